@@ -1,0 +1,81 @@
+"""Answers about each row: labels, responsibilities and log densities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask.families import Family, Parameters
+from gmm_dask.scan import Rows, map_reduce
+from gmm_dask.stack import (
+    Stack,
+    Totals,
+    add_sums,
+    answer_shapes,
+    build_stack,
+    chunk_answers,
+    chunk_sums,
+    unpack_totals,
+)
+
+Array = NDArray[np.float64]
+
+
+def answer_stack(family: Family, parameters: Parameters) -> Stack:
+    """A stack of one model, for answers; the mixture's own mean is its centre."""
+    center = parameters.weights @ parameters.means
+    return build_stack([(family, parameters)], center, np.zeros((len(center), len(center))), answers=True)
+
+
+def answer_rows(rows: Rows, family: Family, parameters: Parameters, wanted: Sequence[str]) -> dict[str, Any]:
+    """Answers for all rows, in their order: ndarrays for rows in memory, otherwise lazy Dask arrays.
+
+    Parameters
+    ----------
+    rows : Rows
+    family : Family
+    parameters : Parameters
+    wanted : sequence of {'label', 'log_density', 'responsibility'}
+        Lazy answers that are computed together share one read of each chunk.
+
+    Returns
+    -------
+    answers : dict of ndarray or dask.array.Array
+        Labels (n_rows,), log densities (n_rows,) and responsibilities (n_rows, n_components).
+    """
+    stack = answer_stack(family, parameters)
+    if rows.in_memory:
+        return chunk_answers(rows.array, stack, wanted)
+    shared = dask.delayed(stack, pure=False)
+    chunks = rows.array.to_delayed().ravel()
+    found = [dask.delayed(_answers_of_chunk, pure=False)(chunk, shared, tuple(wanted)) for chunk in chunks]
+    return {name: _join(found, name, rows.array.chunks[0], len(parameters.weights)) for name in wanted}
+
+
+def _answers_of_chunk(rows: Any, stack: Stack, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    return chunk_answers(np.asarray(rows), stack, wanted)
+
+
+def _join(found: list[Any], name: str, sizes: Sequence[float], n_components: int) -> da.Array:
+    parts = []
+    for part, size in zip(found, sizes, strict=True):
+        shape, dtype = answer_shapes(size, n_components)[name]
+        parts.append(da.from_delayed(part[name], shape=shape, dtype=dtype))
+    return da.concatenate(parts)
+
+
+def total_rows(rows: Rows, family: Family, parameters: Parameters) -> tuple[Totals, int]:
+    """Log-likelihood over all rows with its ICL term, and the number of rows, from one read."""
+    stack = answer_stack(family, parameters)
+    sums = map_reduce(rows, _totals_of_chunk, add_sums, stack, "log-likelihood")
+    return unpack_totals(stack, sums)[0], int(sums[-1])
+
+
+def _totals_of_chunk(rows: Any, weights: Any, stack: Stack, number: int) -> list[Array]:
+    array = np.asarray(rows)
+    return [*chunk_sums(array, None, stack, statistics=False), np.array(float(len(array)))]

@@ -1,0 +1,77 @@
+"""Information criteria, and the choice among candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gmm_dask.em import State, best_start
+from gmm_dask.errors import UserError
+from gmm_dask.families import get_family
+from gmm_dask.stack import Totals
+
+CRITERIA = ("bic", "aic", "icl")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One start of one candidate after the closing pass; NaN where it has no usable parameters.
+
+    Attributes
+    ----------
+    state : State
+    log_likelihood : float
+        Total over the rows, of the final parameters.
+    bic, aic, icl : float
+        The smaller the better. ``icl = bic - 2 sum_i w_i log max_k r_ik`` (mclust's definition, negated).
+    n_parameters : int
+    """
+
+    state: State
+    log_likelihood: float
+    bic: float
+    aic: float
+    icl: float
+    n_parameters: int
+
+
+def evaluate(state: State, n_features: int, totals: Totals | None, total_weight: float) -> Outcome:
+    """Criteria of a state from the closing pass's totals; ``totals`` is None if the state is not usable."""
+    n_parameters = get_family(state.covariance_type).n_parameters(state.n_components, n_features)
+    if totals is None:
+        return Outcome(state, math.nan, math.nan, math.nan, math.nan, n_parameters)
+    deviance = -2.0 * totals.log_likelihood
+    bic = deviance + n_parameters * math.log(total_weight)
+    aic = deviance + 2.0 * n_parameters
+    return Outcome(state, totals.log_likelihood, bic, aic, bic - 2.0 * totals.log_top, n_parameters)
+
+
+def by_candidate(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], list[Outcome]]:
+    """Outcomes of each candidate's starts, by covariance type and number of components, in order."""
+    grouped: dict[tuple[str, int], list[Outcome]] = {}
+    for outcome in outcomes:
+        key = outcome.state.covariance_type, outcome.state.n_components
+        grouped.setdefault(key, []).append(outcome)
+    return grouped
+
+
+def best_outcome(starts: Sequence[Outcome]) -> Outcome:
+    """The outcome of the best start of one candidate; the first start's if none is usable."""
+    best = best_start([outcome.state for outcome in starts])
+    return next((outcome for outcome in starts if outcome.state is best), starts[0])
+
+
+def choose(outcomes: Sequence[Outcome], criterion: str) -> Outcome:
+    """The candidate with the smallest criterion, each by its best start.
+
+    Raises
+    ------
+    UserError
+        If no candidate has usable parameters.
+    """
+    best = [best_outcome(starts) for starts in by_candidate(outcomes).values()]
+    usable = [outcome for outcome in best if not math.isnan(getattr(outcome, criterion))]
+    if not usable:
+        raise UserError(f"none of the {len(best)} candidates could be fitted: {best[0].state.status.remedy}")
+    return min(usable, key=lambda outcome: float(getattr(outcome, criterion)))

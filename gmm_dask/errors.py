@@ -1,0 +1,17 @@
+"""The errors a user can meet, each with its remedy in the message."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake in the data, the settings or the command: the message says what to change."""
+
+
+class SingularError(ValueError):
+    """A covariance matrix is not positive definite, so that a model has no density."""
+
+
+SINGULAR_REMEDY = (
+    "a component collapsed onto too few distinct rows, so its covariance is not positive definite. "
+    "Increase reg_covar, ask for fewer components, or scale the data."
+)

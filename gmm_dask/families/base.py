@@ -1,0 +1,240 @@
+"""What a covariance family is, and the parts that all families share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from gmm_dask.errors import SINGULAR_REMEDY, SingularError
+
+Array = NDArray[np.float64]
+
+LOG_2PI = math.log(2.0 * math.pi)
+# scikit-learn adds this to every component's weight so that an empty one divides by something
+NK_FLOOR = 10.0 * float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """Parameters of one mixture, in scikit-learn's shapes and the data's units.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (n_components,)
+    means : ndarray of shape (n_components, n_features)
+    covariances, precisions_cholesky : ndarray
+        full (n_components, n_features, n_features), tied (n_features, n_features),
+        diag (n_components, n_features), spherical (n_components,). ``precision = U U^T`` with U upper triangular.
+    """
+
+    weights: Array
+    means: Array
+    covariances: Array
+    precisions_cholesky: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sufficient statistics of one mixture: what an M-step needs, all of it additive.
+
+    With responsibilities r (times the row's weight) and y = x - origin:
+
+    Attributes
+    ----------
+    s0 : ndarray of shape (n_components,)
+        ``sum r``.
+    s1 : ndarray of shape (n_components, n_features)
+        ``sum r y``.
+    s2 : ndarray
+        ``sum r`` of: full ``y y^T`` (n_components, n_features, n_features); tied ``y y^T`` over all components too
+        (n_features, n_features); diag ``y_a^2`` (n_components, n_features); spherical ``|y|^2`` (n_components,).
+    origins : ndarray of shape (n_components, n_features)
+        Where each component's sums are taken about.
+    log_likelihood : float
+        Total over the rows, each times its weight.
+    """
+
+    s0: Array
+    s1: Array
+    s2: Array
+    origins: Array
+    log_likelihood: float = math.nan
+
+
+class Family(ABC):
+    """A covariance family: everything that differs between covariance types.
+
+    Its densities are linear in a slice of the feature map; its M-step needs the sums over that slice alone.
+    """
+
+    name: str
+
+    # -- shapes ----------------------------------------------------------------------------------------------
+    @abstractmethod
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of ``covariances`` and ``precisions_cholesky``."""
+
+    @abstractmethod
+    def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
+        """Number of free parameters in the covariances."""
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Number of free parameters: covariances, means and weights."""
+        covariances = self.n_covariance_parameters(n_components, n_features)
+        return covariances + n_components * n_features + n_components - 1
+
+    # -- the feature map -------------------------------------------------------------------------------------
+    @abstractmethod
+    def answer_columns(self, n_features: int) -> slice:
+        """Part of the feature map in which each row's log density is linear."""
+
+    def fit_columns(self, n_features: int) -> slice:
+        """Part of the feature map that a fit needs; a beginning of :meth:`answer_columns`."""
+        return self.answer_columns(n_features)
+
+    @abstractmethod
+    def natural(self, parameters: Parameters, center: Array) -> Array:
+        """Coefficients (n_components, n_answer_columns) of ``log weight + log density`` in the feature map."""
+
+    @abstractmethod
+    def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
+        """Read statistics from sums (n_components, n_fit_columns) over the feature map about ``center``."""
+
+    def log_likelihood_correction(self, parameters: Parameters, scatter: Array) -> float:
+        """What the fit's columns leave out of the total log-likelihood, given the data's scatter about its centre."""
+        return 0.0
+
+    # -- about each component's own centre -------------------------------------------------------------------
+    @abstractmethod
+    def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
+        """Squared Mahalanobis distance of rows x (n_features, n_rows) from component k."""
+
+    @abstractmethod
+    def zero_s2(self, n_components: int, n_features: int) -> Array:
+        """An empty ``s2``."""
+
+    @abstractmethod
+    def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
+        """Add rows y (n_features, n_rows), taken about component k's origin, to ``s2``."""
+
+    def centred_logits(self, x: Array, parameters: Parameters) -> Array:
+        """``log weight + log density`` (n_components, n_rows) of rows x (n_features, n_rows), differences first."""
+        offsets = self.log_weights(parameters) + self.log_norm(parameters)
+        distances = [self.mahalanobis(x, parameters, k) for k in range(len(offsets))]
+        logits: Array = offsets[:, None] - 0.5 * np.stack(distances)
+        return logits
+
+    def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
+        """``s2`` of a start, with what scikit-learn's uncentred formulas count there beyond the assigned rows.
+
+        ``unassigned`` (n_features, n_features) is the raw second moment of the rows that no component was given.
+        """
+        return s2
+
+    # -- densities -------------------------------------------------------------------------------------------
+    @abstractmethod
+    def log_det(self, precisions_cholesky: Array, n_features: int) -> Array:
+        """Logarithm of the determinant of U, (n_components,) or a scalar array."""
+
+    @abstractmethod
+    def precision_traces(self, parameters: Parameters) -> Array | float:
+        """Trace of each component's precision, (n_components,) or one for all: bounds its largest eigenvalue."""
+
+    @staticmethod
+    def log_weights(parameters: Parameters) -> Array:
+        """Logarithm of the weights; minus infinity for an empty component."""
+        with np.errstate(divide="ignore"):
+            logs: Array = np.log(parameters.weights)
+        return logs
+
+    def log_norm(self, parameters: Parameters) -> Array:
+        """Logarithm of each density's normalising constant, (n_components,) or a scalar array."""
+        d = parameters.means.shape[1]
+        norm: Array = self.log_det(parameters.precisions_cholesky, d) - 0.5 * d * LOG_2PI
+        return norm
+
+    def kappa(self, parameters: Parameters, center: Array) -> float:
+        """Bound on the condition of the feature map for these parameters.
+
+        The map's relative rounding error is about ``kappa * 1e-16``, with kappa the largest
+        ``|mean - center|^2 * trace(precision)``; the trace bounds the largest eigenvalue from above.
+        """
+        distances = np.sum((parameters.means - center) ** 2, axis=1)
+        return float(np.max(distances * self.precision_traces(parameters)))
+
+    # -- the M-step ------------------------------------------------------------------------------------------
+    def maximise(self, statistics: Statistics, reg_covar: float) -> Parameters:
+        """The M-step: parameters of largest expected likelihood, in scikit-learn's form.
+
+        Raises
+        ------
+        SingularError
+            If a covariance is not positive definite.
+        """
+        nk = statistics.s0 + NK_FLOOR
+        shift = statistics.s1 / nk[:, None]
+        means = statistics.origins * (statistics.s0 / nk)[:, None] + shift
+        covariances = self.covariances(statistics.s2, nk, shift, reg_covar)
+        return self.parameters(nk / nk.sum(), means, covariances)
+
+    def parameters(self, weights: Array, means: Array, covariances: Array) -> Parameters:
+        """Parameters with the Cholesky factors of their precisions; raises :class:`SingularError`."""
+        return Parameters(weights, means, covariances, self.precisions_cholesky(covariances))
+
+    @abstractmethod
+    def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float) -> Array:
+        """Covariances from ``s2``, the components' weights and the means relative to the origins."""
+
+    @abstractmethod
+    def precisions_cholesky(self, covariances: Array) -> Array:
+        """The factors U of ``precision = U U^T``; raises :class:`SingularError`."""
+
+    @abstractmethod
+    def precisions(self, precisions_cholesky: Array) -> Array:
+        """Precisions from their factors."""
+
+    @abstractmethod
+    def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
+        """Covariances and precision factors from precisions, which must be positive definite."""
+
+    # -- other forms -----------------------------------------------------------------------------------------
+    @abstractmethod
+    def full_covariances(self, parameters: Parameters) -> Array:
+        """The covariances as matrices, (n_components, n_features, n_features)."""
+
+    @abstractmethod
+    def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
+        """Draw rows (n_rows, n_features) of component k, consuming the generator as scikit-learn does."""
+
+
+def upper_precision_factor(covariance: Array) -> Array:
+    """U (n_features, n_features), upper triangular, with ``U U^T`` the inverse of ``covariance``."""
+    try:
+        lower = linalg.cholesky(covariance, lower=True)
+    except (linalg.LinAlgError, ValueError) as error:
+        raise SingularError(SINGULAR_REMEDY) from error
+    inverse: Array = linalg.solve_triangular(lower, np.eye(len(covariance)), lower=True)
+    return inverse.T
+
+
+def upper_factor(precision: Array) -> Array:
+    """U (n_features, n_features), upper triangular, with ``U U^T = precision``."""
+    # reversing rows and columns turns the lower factor that LAPACK gives into the upper one
+    lower: Array = linalg.cholesky(precision[::-1, ::-1], lower=True)
+    return lower[::-1, ::-1]
+
+
+def require_positive(variances: Array) -> None:
+    """Raise :class:`SingularError` unless every variance is a positive number."""
+    if not (np.isfinite(variances).all() and (variances > 0.0).all()):
+        raise SingularError(SINGULAR_REMEDY)
+
+
+def invert(matrices: Array) -> Array:
+    """Inverses of matrices (..., n_features, n_features)."""
+    return np.asarray(np.linalg.inv(matrices), dtype=np.float64)

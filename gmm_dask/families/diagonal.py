@@ -1,0 +1,26 @@
+"""What the diagonal and the spherical family share: precisions that are plain numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gmm_dask.families.base import Array, Family, require_positive
+
+
+class DiagonalFamily(Family):
+    """Families whose ``covariances`` hold variances instead of matrices."""
+
+    def precisions_cholesky(self, covariances: Array) -> Array:
+        """Reciprocal standard deviations."""
+        require_positive(covariances)
+        factors: Array = 1.0 / np.sqrt(covariances)
+        return factors
+
+    def precisions(self, precisions_cholesky: Array) -> Array:
+        """Reciprocal variances."""
+        return precisions_cholesky**2
+
+    def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
+        """Variances and reciprocal standard deviations."""
+        require_positive(precisions)
+        return 1.0 / precisions, np.sqrt(precisions)

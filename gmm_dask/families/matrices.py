@@ -1,0 +1,42 @@
+"""What the full and the tied family share: symmetric matrices, packed as the feature map has them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gmm_dask.families.base import Array
+
+
+def pack_quadratic(precision: Array) -> Array:
+    """Coefficients of ``-z^T precision z / 2`` in the columns ``z_a^2 | z_a z_b (a < b)``.
+
+    Parameters
+    ----------
+    precision : ndarray of shape (..., n_features, n_features)
+        Symmetric.
+
+    Returns
+    -------
+    coefficients : ndarray of shape (..., n_features (n_features + 1) / 2)
+    """
+    upper = np.triu_indices(precision.shape[-1], k=1)
+    squares = -0.5 * np.diagonal(precision, axis1=-2, axis2=-1)
+    return np.concatenate([squares, -precision[..., upper[0], upper[1]]], axis=-1)
+
+
+def unpack_scatter(sums: Array, n_features: int) -> Array:
+    """Symmetric matrices (..., n_features, n_features) from sums of ``z_a^2 | z_a z_b (a < b)``."""
+    matrices = np.empty((*sums.shape[:-1], n_features, n_features))
+    diagonal = np.arange(n_features)
+    upper = np.triu_indices(n_features, k=1)
+    matrices[..., diagonal, diagonal] = sums[..., :n_features]
+    matrices[..., upper[0], upper[1]] = sums[..., n_features:]
+    matrices[..., upper[1], upper[0]] = sums[..., n_features:]
+    return matrices
+
+
+def add_to_diagonal(matrices: Array, value: float) -> Array:
+    """Matrices (..., n, n) with ``value`` added to each diagonal, in place."""
+    diagonal = np.arange(matrices.shape[-1])
+    matrices[..., diagonal, diagonal] += value
+    return matrices

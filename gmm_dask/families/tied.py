@@ -1,0 +1,111 @@
+"""Tied: one covariance matrix for all components."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gmm_dask.families.base import (
+    Array,
+    Family,
+    Parameters,
+    Statistics,
+    invert,
+    upper_factor,
+    upper_precision_factor,
+)
+from gmm_dask.families.matrices import add_to_diagonal, pack_quadratic
+from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
+from gmm_dask.kernels.features import n_monomials
+
+
+class Tied(Family):
+    """Columns ``1 | z`` of the feature map in a fit, all but the first for answers.
+
+    The quadratic term is the same for every component and cancels in the responsibilities. Over all rows it adds
+    ``-tr(precision scatter) / 2`` to the log-likelihood, and the scatter never changes.
+    """
+
+    name = "tied"
+
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """One matrix."""
+        return (n_features, n_features)
+
+    def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
+        """Half a matrix."""
+        return n_features * (n_features + 1) // 2
+
+    def answer_columns(self, n_features: int) -> slice:
+        """``1 | z | z^2 | z_a z_b``."""
+        return slice(1, n_monomials(n_features))
+
+    def fit_columns(self, n_features: int) -> slice:
+        """``1 | z``."""
+        return slice(1, n_features + 2)
+
+    def natural(self, parameters: Parameters, center: Array) -> Array:
+        """Coefficients ``constant | precision m | quadratic``."""
+        factor = parameters.precisions_cholesky
+        whitened = (parameters.means - center) @ factor
+        constant = self.log_weights(parameters) + self.log_norm(parameters) - 0.5 * np.sum(whitened**2, axis=1)
+        quadratic = pack_quadratic(self.precisions(factor))
+        columns = np.broadcast_to(quadratic, (len(whitened), len(quadratic)))
+        return np.column_stack([constant, whitened @ factor.T, columns])
+
+    def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
+        """Read ``1 | z``; the quadratic part is the data's own scatter."""
+        return Statistics(sums[:, 0], sums[:, 1:], scatter, np.broadcast_to(center, sums[:, 1:].shape))
+
+    def log_likelihood_correction(self, parameters: Parameters, scatter: Array) -> float:
+        """``-tr(precision scatter) / 2``."""
+        factor = parameters.precisions_cholesky
+        return -0.5 * float(np.sum((factor.T @ scatter) * factor.T))
+
+    def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
+        """Squared distance in the common metric."""
+        return mahalanobis_matrix(x, parameters.means[k], parameters.precisions_cholesky)
+
+    def zero_s2(self, n_components: int, n_features: int) -> Array:
+        """One matrix."""
+        return np.zeros((n_features, n_features))
+
+    def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
+        """Add ``y y^T``."""
+        s2 += scatter_matrix(y, resp)
+
+    def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
+        """Count the unassigned rows too, about zero."""
+        return s2 + unassigned
+
+    def log_det(self, precisions_cholesky: Array, n_features: int) -> Array:
+        """``sum log u_aa``, the same for every component."""
+        logs: Array = np.log(np.diagonal(precisions_cholesky)).sum()
+        return logs
+
+    def precision_traces(self, parameters: Parameters) -> float:
+        """Squared Frobenius norm of the factor."""
+        return float(np.sum(parameters.precisions_cholesky**2))
+
+    def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float) -> Array:
+        """Scatter about the means, pooled."""
+        return add_to_diagonal((s2 - (nk * shift.T) @ shift) / nk.sum(), reg_covar)
+
+    def precisions_cholesky(self, covariances: Array) -> Array:
+        """One factor."""
+        return upper_precision_factor(covariances)
+
+    def precisions(self, precisions_cholesky: Array) -> Array:
+        """``U U^T``."""
+        return precisions_cholesky @ precisions_cholesky.T
+
+    def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
+        """Inverse, and upper factor."""
+        return invert(precisions), upper_factor(precisions)
+
+    def full_covariances(self, parameters: Parameters) -> Array:
+        """The same matrix for every component."""
+        return np.broadcast_to(parameters.covariances, (len(parameters.weights), *parameters.covariances.shape))
+
+    def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
+        """Multivariate normals."""
+        return rng.multivariate_normal(parameters.means[k], parameters.covariances, n_rows)

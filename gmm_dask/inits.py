@@ -1,0 +1,91 @@
+"""First parameters that a user gives: ``weights_init``, ``means_init`` and ``precisions_init``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_array
+
+from gmm_dask.errors import SingularError, UserError
+from gmm_dask.families import Family, Parameters
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Inits:
+    """Checked first parameters, each None where the start's own are taken; shapes as in :class:`Parameters`."""
+
+    weights: Array | None
+    means: Array | None
+    covariances: Array | None
+    precisions_cholesky: Array | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether no start is needed."""
+        return all(part is not None for part in (self.weights, self.means, self.precisions_cholesky))
+
+    def replace_in(self, parameters: Parameters) -> Parameters:
+        """Parameters of a start, with what the user gave in place of its own."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(parameters, **given)
+
+    def parameters(self) -> Parameters:
+        """The user's parameters, which must be complete."""
+        return Parameters(**vars(self))
+
+
+def check_inits(family: Family, n_components: int, n_features: int, weights: Any, means: Any, precisions: Any) -> Inits:
+    """Check what the user gave.
+
+    Raises
+    ------
+    UserError
+        If a shape is wrong, the weights are not proportions that add up to one, or a precision is not symmetric
+        and positive definite.
+    """
+    checked = {
+        "weights": _check_shape("weights_init", weights, (n_components,)),
+        "means": _check_shape("means_init", means, (n_components, n_features)),
+        "covariances": None,
+        "precisions_cholesky": None,
+    }
+    _check_proportions(checked["weights"])
+    matrix = _check_shape("precisions_init", precisions, family.covariance_shape(n_components, n_features))
+    if matrix is not None:
+        checked["covariances"], checked["precisions_cholesky"] = _factor(family, matrix)
+    return Inits(**checked)
+
+
+def _check_shape(name: str, value: Any, shape: tuple[int, ...]) -> Array | None:
+    if value is None:
+        return None
+    array: Array = check_array(value, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name)
+    if array.shape != shape:
+        raise UserError(f"{name} must have the shape {shape}; got {array.shape}.")
+    return array
+
+
+def _check_proportions(weights: Array | None) -> None:
+    if weights is None:
+        return
+    if (weights < 0).any() or (weights > 1).any() or not np.isclose(weights.sum(), 1.0, rtol=0, atol=1e-6):
+        raise UserError(
+            f"weights_init must be proportions between 0 and 1 that add up to 1; got minimum {weights.min():g}, "
+            f"maximum {weights.max():g}, sum {weights.sum():g}."
+        )
+
+
+def _factor(family: Family, precisions: Array) -> tuple[Array, Array]:
+    message = f"precisions_init must be symmetric and positive definite for covariance_type={family.name!r}."
+    try:
+        covariances, factors = family.from_precisions(precisions)
+    except (SingularError, np.linalg.LinAlgError) as error:
+        raise UserError(message) from error
+    if not np.allclose(family.precisions(factors), precisions, rtol=1e-5):
+        raise UserError(message)
+    return covariances, factors

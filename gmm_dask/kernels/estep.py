@@ -1,0 +1,32 @@
+"""The E-step of a block: from log densities to responsibilities."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def responsibilities(logits: Array) -> tuple[Array, Array]:
+    """Turn weighted log densities into responsibilities, in place.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n_components, n_rows)
+        ``log weight + log density``; overwritten with the responsibilities, whose columns sum to one.
+
+    Returns
+    -------
+    log_density : ndarray of shape (n_rows,)
+        The mixture's log density of each row (log-sum-exp over the components).
+    log_top : ndarray of shape (n_rows,)
+        The logarithm of each row's largest responsibility.
+    """
+    top = logits.max(axis=0)
+    logits -= top
+    np.exp(logits, out=logits)
+    total = logits.sum(axis=0)
+    logits /= total
+    log_total = np.log(total)
+    return top + log_total, -log_total

@@ -1,0 +1,224 @@
+"""Passes over the data: one Dask graph a pass, one task a chunk, and a tree of merges of fixed shape.
+
+This is the only module that builds graphs, and it knows no statistics: a pass is handed the function that a chunk
+goes through and the function that merges. Data of one NumPy chunk goes through the same functions without a graph.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import dask
+import dask.array as da
+import numpy as np
+from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_legacy_graph
+from dask.core import flatten
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from gmm_dask.errors import UserError
+from gmm_dask.families import Statistics
+from gmm_dask.profile import Profile, finish_profile, merge_parts, profile_chunk
+from gmm_dask.stack import Model, Stack, Totals, add_sums, build_stack, chunk_sums, unpack_sums, unpack_totals
+
+Array = NDArray[np.float64]
+Result = TypeVar("Result")
+# (rows, weights or None, what the driver sends, number of the chunk) -> result
+ChunkFunction = Callable[[Any, Any, Any, int], Result]
+Merge = Callable[[Sequence[Result]], Result]
+
+# merges take this many results at a time, in the chunks' order
+MERGE_WIDTH = 8
+# rows in memory are cut into chunks of about this size; up to it, no graph is built
+CHUNK_BYTES = 4 << 20
+
+_passes = itertools.count()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Limit BLAS and OpenMP to one thread each: Dask's threads use the cores, and the bits stay the same.
+
+    It is entered around a whole fit, never inside tasks, where the limit would leak between threads.
+    """
+    with threadpool_limits(limits=1):
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows as chunks that can be read again and again.
+
+    Attributes
+    ----------
+    array : ndarray or dask.array.Array of shape (n_rows, n_features)
+        A Dask array has one chunk of columns; the lengths of its chunks of rows may be unknown.
+    weights : ndarray or dask.array.Array of shape (n_rows,), or None
+        Of the same kind as ``array`` and chunked like its rows.
+    """
+
+    array: Any
+    weights: Any = None
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        return int(self.array.shape[1])
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows are one NumPy array, which needs no graph."""
+        return isinstance(self.array, np.ndarray)
+
+    @cached_property
+    def _reading(self) -> tuple[dict[Hashable, GraphNode], list[Hashable], list[Hashable | None]]:
+        """The optimised graph that reads the chunks, with the keys of rows and weights, chunk by chunk."""
+        collections = [self.array] if self.weights is None else [self.array, self.weights]
+        collections = list(dask.optimize(*collections))
+        graph: dict[Hashable, GraphNode] = {}
+        for collection in collections:
+            graph.update(convert_legacy_graph(dict(collection.__dask_graph__())))
+        keys = [list(flatten(collection.__dask_keys__())) for collection in collections]
+        return graph, keys[0], keys[1] if len(keys) > 1 else [None] * len(keys[0])
+
+
+def as_rows(array: Any, weights: Any = None) -> Rows:
+    """Rows from arrays: NumPy arrays that are one chunk stay as they are, longer ones become Dask arrays."""
+    if isinstance(array, np.ndarray):
+        if array.size * 8 <= CHUNK_BYTES:
+            return Rows(array, weights)
+        array = da.from_array(array, chunks=(CHUNK_BYTES // (8 * array.shape[1]) or 1, -1), name=False)
+    if array.numblocks[1] > 1:
+        array = array.rechunk({1: -1})
+    return Rows(array, None if weights is None else _align_weights(weights, array))
+
+
+def _align_weights(weights: Any, array: da.Array) -> da.Array:
+    unknown = any(np.isnan(size) for size in array.chunks[0])
+    if not isinstance(weights, da.Array):
+        if unknown:
+            raise UserError(
+                "sample_weight in memory needs rows whose chunk lengths are known, and X's are not: call "
+                "X.compute_chunk_sizes() first, or pass sample_weight as a Dask array with X's partitions."
+            )
+        return da.from_array(np.asarray(weights), chunks=(array.chunks[0],), name=False)
+    if unknown and weights.numblocks[0] != array.numblocks[0]:
+        raise UserError(
+            f"sample_weight has {weights.numblocks[0]} partitions and X has {array.numblocks[0]}, of unknown lengths: "
+            "they must be partitioned alike. Call compute_chunk_sizes() on both."
+        )
+    return weights if unknown else weights.rechunk((array.chunks[0],))
+
+
+def map_reduce(rows: Rows, function: ChunkFunction[Result], merge: Merge[Result], shared: Any, name: str) -> Result:
+    """Read every chunk once, send it through ``function``, and merge the results in a tree of fixed shape.
+
+    Parameters
+    ----------
+    rows : Rows
+    function : callable
+        ``function(rows, weights, shared, number)`` of one chunk.
+    merge : callable
+        ``merge(results)``; associative, of up to ``MERGE_WIDTH`` results in the chunks' order.
+    shared : object
+        What the driver sends to all chunks: one key of the graph, which the scheduler can recompute.
+    name : str
+        Name of the chunks' tasks, as a dashboard shows it.
+    """
+    if rows.in_memory:
+        return merge([function(rows.array, rows.weights, shared, 0)])
+    token = f"{next(_passes):06d}-{id(rows):x}"
+    graph, keys = _chunk_tasks(rows, function, shared, name, token)
+    root = _merge_tasks(graph, keys, merge, f"merge-{token}")
+    layer = f"pass-{token}"
+    result: Result = Delayed(root, HighLevelGraph({layer: graph}, {layer: set()}), layer=layer).compute()
+    return result
+
+
+def _merge_tasks(graph: dict[Hashable, GraphNode], level: list[Hashable], merge: Merge[Any], name: str) -> Hashable:
+    """Add the tree of merges over the chunks' keys to the graph; returns the key of its root."""
+    for depth in itertools.count():
+        groups = [level[i : i + MERGE_WIDTH] for i in range(0, len(level), MERGE_WIDTH)]
+        level = [(name, depth, i) for i in range(len(groups))]
+        for key, group in zip(level, groups, strict=True):
+            graph[key] = Task(key, _merge_listed, merge, *(TaskRef(k) for k in group))
+        if len(level) == 1:
+            break
+    return level[0]
+
+
+def _merge_listed(merge: Merge[Result], *results: Result) -> Result:
+    return merge(results)
+
+
+def _chunk_tasks(
+    rows: Rows, function: ChunkFunction[Result], shared: Any, name: str, token: str
+) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
+    reading, row_keys, weight_keys = rows._reading
+    graph = dict(reading)
+    shared_key = f"parameters-{token}"
+    graph[shared_key] = DataNode(shared_key, shared)
+    users = _count_users(reading)
+    keys: list[Hashable] = []
+    for number, (row_key, weight_key) in enumerate(zip(row_keys, weight_keys, strict=True)):
+        key = (f"{name}-{token}", number)
+        weights = None if weight_key is None else TaskRef(weight_key)
+        task = Task(key, function, TaskRef(row_key), weights, TaskRef(shared_key), number)
+        reads = [k for k in (row_key, weight_key) if k is not None and _only_for_us(reading, users, k)]
+        graph[key] = Task.fuse(*(graph.pop(k) for k in reads), task)
+        keys.append(key)
+    return graph, keys
+
+
+def _count_users(graph: dict[Hashable, GraphNode]) -> dict[Hashable, int]:
+    users: dict[Hashable, int] = {}
+    for node in graph.values():
+        for key in node.dependencies:
+            users[key] = users.get(key, 0) + 1
+    return users
+
+
+def _only_for_us(graph: dict[Hashable, GraphNode], users: dict[Hashable, int], key: Hashable) -> bool:
+    """Whether a chunk's reading can be part of the task that uses it: nothing else in the graph needs it."""
+    node = graph.get(key)
+    return isinstance(node, Task) and not isinstance(node, Alias) and key not in users
+
+
+# -- the passes of a fit -----------------------------------------------------------------------------------------
+
+
+def _statistics_of_chunk(rows: Any, weights: Any, shared: tuple[Stack, bool], number: int) -> list[Array]:
+    stack, statistics = shared
+    return chunk_sums(np.asarray(rows), None if weights is None else np.asarray(weights), stack, statistics)
+
+
+def collect_statistics(rows: Rows, profile: Profile, models: Sequence[Model]) -> list[Statistics]:
+    """One pass: the sufficient statistics of every model, from one read of the data."""
+    stack = build_stack(models, profile.center, profile.scatter)
+    sums = map_reduce(rows, _statistics_of_chunk, add_sums, (stack, True), "statistics")
+    return unpack_sums(stack, sums)
+
+
+def collect_totals(rows: Rows, profile: Profile, models: Sequence[Model]) -> list[Totals]:
+    """The closing pass: the log-likelihood of every model, from one read of the data."""
+    stack = build_stack(models, profile.center, profile.scatter)
+    sums = map_reduce(rows, _statistics_of_chunk, add_sums, (stack, False), "log-likelihood")
+    return unpack_totals(stack, sums)
+
+
+def profile_rows(rows: Rows, seed: int, columns: Sequence[str] | None = None) -> Profile:
+    """Pass 0; ``seed`` draws the sample of rows, ``columns`` are names for messages.
+
+    Raises
+    ------
+    UserError
+        If there are no rows, values that are NaN or infinite, or weights that are negative or add up to zero.
+    """
+    return finish_profile(map_reduce(rows, profile_chunk, merge_parts, seed, "profile"), columns)

@@ -1,0 +1,225 @@
+"""The search: every number of components and covariance type at once, from the same reads of the data."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from gmm_dask import criteria, em
+from gmm_dask.criteria import CRITERIA, Outcome
+from gmm_dask.em import Settings, State
+from gmm_dask.errors import UserError
+from gmm_dask.estimator import GaussianMixture, sample_seed
+from gmm_dask.families import FAMILIES, get_family
+from gmm_dask.inputs import read_input, read_weights
+from gmm_dask.profile import Profile
+from gmm_dask.scan import Rows, as_rows, collect_statistics, collect_totals, one_blas_thread, profile_rows
+from gmm_dask.seeding import STARTS, Candidate, start_states
+
+
+class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
+    """Choice of the number of components and the covariance type by an information criterion.
+
+    All candidates and all their starts take their statistics from the same read of the data; a candidate that has
+    converged leaves. Each ends where a :class:`GaussianMixture` with the same settings would.
+
+    Parameters
+    ----------
+    n_components : int or iterable of int, default=range(1, 10)
+    covariance_types : str or iterable of str, default=('full', 'tied', 'diag', 'spherical')
+    criterion : {'bic', 'aic', 'icl'}, default='bic'
+        The smallest wins.
+    n_init, init_params, tol, max_iter, reg_covar
+        As in :class:`GaussianMixture`.
+    random_state : int, RandomState instance or None, default=None
+        Every candidate starts from this seed, or from a copy of this generator.
+
+    Attributes
+    ----------
+    best_estimator_ : GaussianMixture
+        Fitted, with the best start's parameters.
+    best_params_ : dict
+        Its ``n_components`` and ``covariance_type``.
+    results_ : pandas.DataFrame
+        A row a candidate: n_components, covariance_type, status, bic, delta (of the criterion, to the winner), aic,
+        icl, log_likelihood (total over the rows), n_parameters, n_iter, start (the best start's number).
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Where X has column names that are strings.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), "array-like", range],
+        "covariance_types": [StrOptions(set(FAMILIES)), "array-like"],
+        "criterion": [StrOptions(set(CRITERIA))],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions(set(STARTS))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_components: int | Iterable[int] = range(1, 10),
+        covariance_types: str | Iterable[str] = tuple(FAMILIES),
+        *,
+        criterion: str = "bic",
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        tol: float = 1e-3,
+        max_iter: int = 100,
+        reg_covar: float = 1e-6,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_types = covariance_types
+        self.criterion = criterion
+        self.n_init = n_init
+        self.init_params = init_params
+        self.tol = tol
+        self.max_iter = max_iter
+        self.reg_covar = reg_covar
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit all candidates and choose.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features)
+            As in :meth:`GaussianMixture.fit`.
+        y : None
+            Not used, present by convention.
+        sample_weight : array-like of shape (n_rows,), default=None
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or the weights are not usable, or if no candidate could be fitted.
+        """
+        self._validate_params()
+        candidates = check_candidates(self.n_components, self.covariance_types)
+        array = read_input(self, X, reset=True)
+        rows = as_rows(array, read_weights(sample_weight, array))
+        settings = Settings(self.tol, self.max_iter, self.reg_covar)
+        with one_blas_thread():
+            profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
+            states = start_states(
+                candidates,
+                profile.sample,
+                profile.sample_weights,
+                init_params=self.init_params,
+                n_init=self.n_init,
+                random_state=generator_copies(self.random_state),
+                reg_covar=self.reg_covar,
+            )
+            collect = partial(collect_statistics, rows, profile)
+            outcomes = evaluate_states(rows, profile, em.run(states, collect, profile.total_weight, settings))
+        self.results_ = results_table(outcomes, self.criterion)
+        self._set_best(criteria.choose(outcomes, self.criterion))
+        return self
+
+    def _set_best(self, outcome: Outcome) -> None:
+        state = outcome.state
+        self.best_params_: dict[str, Any] = {
+            "n_components": state.n_components,
+            "covariance_type": state.covariance_type,
+        }
+        self.best_estimator_ = GaussianMixture(
+            **self.best_params_,
+            n_init=self.n_init,
+            init_params=self.init_params,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            reg_covar=self.reg_covar,
+            random_state=self.random_state,
+        )
+        self.best_estimator_.set_fitted(state)
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(self, name):
+                setattr(self.best_estimator_, name, getattr(self, name))
+
+    def predict(self, X: Any) -> Any:
+        """Labels of the winner; see :meth:`GaussianMixture.predict`."""
+        return self._winner.predict(X)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Responsibilities of the winner; see :meth:`GaussianMixture.predict_proba`."""
+        return self._winner.predict_proba(X)
+
+    def score_samples(self, X: Any) -> Any:
+        """Log densities of the winner; see :meth:`GaussianMixture.score_samples`."""
+        return self._winner.score_samples(X)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log density of the winner; see :meth:`GaussianMixture.score`."""
+        return self._winner.score(X)
+
+    @property
+    def _winner(self) -> GaussianMixture:
+        check_is_fitted(self)
+        return self.best_estimator_
+
+
+def check_candidates(n_components: int | Iterable[int], covariance_types: str | Iterable[str]) -> list[Candidate]:
+    """All pairs of covariance type and number of components, without repeats; raises :class:`UserError`."""
+    ks = list(dict.fromkeys(n_components if isinstance(n_components, Iterable) else [n_components]))
+    bad = [k for k in ks if not isinstance(k, Integral) or k < 1]
+    if bad or not ks:
+        raise UserError(f"n_components must hold integers of at least 1; got {bad or 'none'}.")
+    names = [covariance_types] if isinstance(covariance_types, str) else covariance_types
+    types = list(dict.fromkeys(get_family(name).name for name in names))
+    if not types:
+        raise UserError(f"covariance_types must name at least one of {', '.join(FAMILIES)}.")
+    return [(name, int(k)) for name, k in itertools.product(types, ks)]
+
+
+def generator_copies(random_state: Any) -> Callable[[], np.random.RandomState]:
+    """A source of equal generators: every candidate draws the same numbers, whatever else is in the search."""
+    original = copy.deepcopy(check_random_state(random_state))
+    return lambda: copy.deepcopy(original)
+
+
+def evaluate_states(rows: Rows, profile: Profile, states: Sequence[State]) -> list[Outcome]:
+    """The closing pass: criteria of the final parameters of all states, from one read of the data."""
+    usable = [state for state in states if state.usable]
+    found = iter(collect_totals(rows, profile, [state.model for state in usable]) if usable else [])
+    return [
+        criteria.evaluate(state, rows.n_features, next(found) if state.usable else None, profile.total_weight)
+        for state in states
+    ]
+
+
+def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
+    """A row a candidate, by its best start, as :attr:`GaussianMixtureSearch.results_` describes it."""
+    best = [criteria.best_outcome(starts) for starts in criteria.by_candidate(outcomes).values()]
+    table = pd.DataFrame(
+        {
+            "n_components": [outcome.state.n_components for outcome in best],
+            "covariance_type": [outcome.state.covariance_type for outcome in best],
+            "status": [outcome.state.status.value for outcome in best],
+            "bic": [outcome.bic for outcome in best],
+            "delta": [getattr(outcome, criterion) for outcome in best],
+            "aic": [outcome.aic for outcome in best],
+            "icl": [outcome.icl for outcome in best],
+            "log_likelihood": [outcome.log_likelihood for outcome in best],
+            "n_parameters": [outcome.n_parameters for outcome in best],
+            "n_iter": [outcome.state.n_iter for outcome in best],
+            "start": [outcome.state.start for outcome in best],
+        }
+    )
+    table["delta"] -= table["delta"].min()
+    return table

@@ -1,0 +1,277 @@
+"""The stack: every model that takes its sums from one read of the data.
+
+A stack is built on the driver from the models still running, and travels to the chunks. Models of one family stand
+side by side in one matrix of coefficients, so that a block of rows costs one matrix product a family and direction.
+A model whose components are too tight for the feature map (:data:`MAX_KAPPA`) is computed about its own means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask.families import Family, Parameters, Statistics
+from gmm_dask.kernels.estep import responsibilities
+from gmm_dask.kernels.features import fill_features
+
+Array = NDArray[np.float64]
+Model = tuple[Family, Parameters]
+Sums = list[Array]
+
+# past this the feature map's rounding error, about kappa * 1e-16, is no longer negligible beside tol
+MAX_KAPPA = 1e7
+# a block's working set; a core's second-level cache holds it with room to spare
+BLOCK_BYTES = 1 << 20
+MIN_BLOCK_ROWS = 64
+
+
+class Totals(NamedTuple):
+    """Log-likelihood over all rows, and ``sum w log max_k r_k`` for ICL."""
+
+    log_likelihood: float
+    log_top: float
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Models of one family, side by side.
+
+    ``members`` are positions in the stack; ``edges`` bound each member's rows of ``eta``, which has shape
+    (n_components of all members, n_columns).
+    """
+
+    family: Family
+    columns: slice
+    eta: Array
+    members: tuple[int, ...]
+    edges: tuple[int, ...]
+
+    def slices(self) -> Iterator[tuple[int, slice]]:
+        """Each member's position in the stack, with its rows in this group."""
+        for member, start, stop in zip(self.members, self.edges, self.edges[1:], strict=False):
+            yield member, slice(start, stop)
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The models of one pass, ready to be evaluated on chunks of rows.
+
+    ``center`` (n_features,) is the feature map's origin; ``scatter`` (n_features, n_features) is the data's about it.
+    """
+
+    models: tuple[Model, ...]
+    center: Array
+    scatter: Array
+    groups: tuple[Group, ...]
+    centred: tuple[int, ...]
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block, so that features and responsibilities stay in the cache."""
+        d = len(self.center)
+        widest = max([len(group.eta) for group in self.groups] + [len(p.weights) for _, p in self.models])
+        stop = max((group.columns.stop for group in self.groups), default=0)
+        rows = BLOCK_BYTES // (8 * (2 * d + stop + 2 * widest))
+        return max(MIN_BLOCK_ROWS, rows // 8 * 8)
+
+
+def build_stack(models: Sequence[Model], center: Array, scatter: Array, *, answers: bool = False) -> Stack:
+    """Stack models over the data's centre and scatter; ``answers`` takes the columns that each row's density needs."""
+    centred = tuple(i for i, (family, p) in enumerate(models) if not family.kappa(p, center) <= MAX_KAPPA)
+    families = list(dict.fromkeys(family for i, (family, _) in enumerate(models) if i not in centred))
+    groups = tuple(_build_group(models, family, centred, center, answers) for family in families)
+    return Stack(tuple(models), center, scatter, groups, centred)
+
+
+def _build_group(
+    models: Sequence[Model], family: Family, centred: tuple[int, ...], center: Array, answers: bool
+) -> Group:
+    members = tuple(i for i, (other, _) in enumerate(models) if other is family and i not in centred)
+    columns = family.answer_columns(len(center)) if answers else family.fit_columns(len(center))
+    etas = [family.natural(models[i][1], center)[:, : columns.stop - columns.start] for i in members]
+    edges = tuple(int(edge) for edge in np.cumsum([0] + [len(eta) for eta in etas]))
+    return Group(family, columns, np.concatenate(etas), members, edges)
+
+
+def iterate_blocks(stack: Stack, n_rows: int) -> Iterator[slice]:
+    """Consecutive blocks of a chunk's rows."""
+    for start in range(0, n_rows, stack.block_rows):
+        yield slice(start, min(start + stack.block_rows, n_rows))
+
+
+def logits_by_group(stack: Stack, x: Array) -> Iterator[tuple[Group, Array, Array]]:
+    """For each group, the features (n_columns, n_rows) and logits (n_components, n_rows) of a block.
+
+    ``x`` has shape (n_features, n_rows). The features' memory is reused by the next group: use it at once.
+    """
+    if not stack.groups:
+        return
+    stop = max(max(group.columns.stop for group in stack.groups), len(x) + 2)
+    phi = np.empty((stop, x.shape[1]))
+    squared_norm = any(group.columns.start == 0 for group in stack.groups)
+    fill_features(x - stack.center[:, None], phi, squared_norm)
+    for group in stack.groups:
+        columns = phi[group.columns]
+        yield group, columns, group.eta @ columns
+
+
+def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, statistics: bool = True) -> Sums:
+    """Sums of every model over one chunk; adding the sums of two chunks merges them.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+    weights : ndarray of shape (n_rows,), or None
+    stack : Stack
+    statistics : bool
+        Whether the M-step's sums are wanted beside the log-likelihoods.
+
+    Returns
+    -------
+    sums : list of ndarray
+        Log-likelihoods (n_models,), logarithms of the largest responsibilities (n_models,), then an array a group
+        and three a centred model, in the stack's order.
+    """
+    sums = _zero_sums(stack, statistics)
+    for block in iterate_blocks(stack, len(rows)):
+        x = np.array(rows[block].T, dtype=np.float64, order="C")
+        _add_block(x, None if weights is None else weights[block], stack, sums, statistics)
+    return sums
+
+
+def add_sums(parts: Sequence[Sums]) -> Sums:
+    """Merge sums, in the order given."""
+    total = [array.copy() for array in parts[0]]
+    for part in parts[1:]:
+        for target, array in zip(total, part, strict=True):
+            target += array
+    return total
+
+
+def _zero_sums(stack: Stack, statistics: bool) -> Sums:
+    sums = [np.zeros(len(stack.models)), np.zeros(len(stack.models))]
+    if statistics:
+        sums += [np.zeros_like(group.eta) for group in stack.groups]
+        for i in stack.centred:
+            family, parameters = stack.models[i]
+            k, d = parameters.means.shape
+            sums += [np.zeros(k), np.zeros((k, d)), family.zero_s2(k, d)]
+    return sums
+
+
+def _add_block(x: Array, weights: Array | None, stack: Stack, sums: Sums, statistics: bool) -> None:
+    for g, (group, phi, resp) in enumerate(logits_by_group(stack, x)):
+        for member, part in group.slices():
+            _normalise(resp[part], weights, sums, member)
+        if statistics:
+            sums[2 + g] += resp @ phi.T
+    for c, member in enumerate(stack.centred):
+        family, parameters = stack.models[member]
+        resp = family.centred_logits(x, parameters)
+        _normalise(resp, weights, sums, member)
+        if statistics:
+            add_centred(family, x, resp, parameters.means, _centred_arrays(stack, sums, c))
+
+
+def _normalise(resp: Array, weights: Array | None, sums: Sums, member: int) -> None:
+    """Logits of one model to weighted responsibilities, in place; their log-likelihood goes to the sums."""
+    log_density, log_top = responsibilities(resp)
+    if weights is None:
+        sums[0][member] += log_density.sum()
+        sums[1][member] += log_top.sum()
+    else:
+        resp *= weights
+        sums[0][member] += log_density @ weights
+        sums[1][member] += log_top @ weights
+
+
+def add_centred(family: Family, x: Array, resp: Array, origins: Array, sums: Sums) -> None:
+    """Add a block's statistics about per-component origins to ``sums``, the arrays s0, s1 and s2.
+
+    ``x`` has shape (n_features, n_rows), ``resp`` (n_components, n_rows), ``origins`` (n_components, n_features).
+    """
+    s0, s1, s2 = sums
+    s0 += resp.sum(axis=1)
+    for k, origin in enumerate(origins):
+        y = x - origin[:, None]
+        s1[k] += y @ resp[k]
+        family.add_s2(s2, k, y, resp[k])
+
+
+def unpack_totals(stack: Stack, sums: Sums) -> list[Totals]:
+    """Log-likelihood of each model of the stack over all rows, and its ICL term."""
+    totals = []
+    for i, (family, parameters) in enumerate(stack.models):
+        correction = 0.0
+        if i not in stack.centred:
+            correction = family.log_likelihood_correction(parameters, stack.scatter)
+        totals.append(Totals(float(sums[0][i]) + correction, float(sums[1][i])))
+    return totals
+
+
+def unpack_sums(stack: Stack, sums: Sums) -> list[Statistics]:
+    """Statistics of each model of the stack, from the sums over all rows."""
+    found: dict[int, Statistics] = {}
+    for group, array in zip(stack.groups, sums[2:], strict=False):
+        for member, part in group.slices():
+            found[member] = group.family.unpack(array[part], stack.center, stack.scatter)
+    for c, member in enumerate(stack.centred):
+        s0, s1, s2 = _centred_arrays(stack, sums, c)
+        found[member] = Statistics(s0, s1, s2, stack.models[member][1].means)
+    totals = unpack_totals(stack, sums)
+    return [replace(found[i], log_likelihood=totals[i].log_likelihood) for i in range(len(totals))]
+
+
+def _centred_arrays(stack: Stack, sums: Sums, c: int) -> Sums:
+    first = 2 + len(stack.groups) + 3 * c
+    return sums[first : first + 3]
+
+
+def chunk_answers(rows: NDArray[np.floating], stack: Stack, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """What one model says about each row of a chunk.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+    stack : Stack
+        Of one model, built for answers.
+    wanted : sequence of {'label', 'log_density', 'responsibility'}
+
+    Returns
+    -------
+    answers : dict of ndarray
+        The most probable component (n_rows,), the mixture's log density (n_rows,) and the responsibilities
+        (n_rows, n_components): those that are wanted.
+    """
+    shapes = answer_shapes(len(rows), len(stack.models[0][1].weights))
+    found = {name: np.empty(*shapes[name]) for name in wanted}
+    for block in iterate_blocks(stack, len(rows)):
+        logits = _single_logits(stack, np.array(rows[block].T, dtype=np.float64, order="C"))
+        if "label" in found:
+            found["label"][block] = logits.argmax(axis=0)
+        log_density, _ = responsibilities(logits)
+        if "log_density" in found:
+            found["log_density"][block] = log_density
+        if "responsibility" in found:
+            found["responsibility"][block] = logits.T
+    return found
+
+
+def answer_shapes(n_rows: float, n_components: int) -> dict[str, tuple[Any, Any]]:
+    """Shape and dtype of each answer."""
+    return {
+        "label": ((n_rows,), np.int64),
+        "log_density": ((n_rows,), np.float64),
+        "responsibility": ((n_rows, n_components), np.float64),
+    }
+
+
+def _single_logits(stack: Stack, x: Array) -> Array:
+    for _, _, logits in logits_by_group(stack, x):
+        return logits
+    family, parameters = stack.models[0]
+    return family.centred_logits(x, parameters)
