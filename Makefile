@@ -20,7 +20,7 @@ lint: $(VENV)/.dev  ## style and types
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev  ## short forms of the measurements
-	$(BIN)/python benchmarks/iteration.py --short
+	$(BIN)/python benchmarks/sweep.py --short
 
 clean:
 	rm -rf $(VENV) results build *.egg-info

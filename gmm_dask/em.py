@@ -12,7 +12,7 @@ from gmm_dask.families import Parameters, Statistics, get_family
 from gmm_dask.stack import Model
 
 # lower bounds closer than this, relatively, differ by rounding alone
-TIE = 1e-9
+TIE = 1e-12
 
 
 class Status(StrEnum):

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import dask
 import dask.array as da
 import numpy as np
-from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_legacy_graph
+from dask._task_spec import DataNode, GraphNode, Task, TaskRef, convert_legacy_graph
 from dask.core import flatten
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -165,30 +165,39 @@ def _chunk_tasks(
     graph = dict(reading)
     shared_key = f"parameters-{token}"
     graph[shared_key] = DataNode(shared_key, shared)
-    users = _count_users(reading)
+    users = _users(reading)
     keys: list[Hashable] = []
     for number, (row_key, weight_key) in enumerate(zip(row_keys, weight_keys, strict=True)):
         key = (f"{name}-{token}", number)
         weights = None if weight_key is None else TaskRef(weight_key)
         task = Task(key, function, TaskRef(row_key), weights, TaskRef(shared_key), number)
-        reads = [k for k in (row_key, weight_key) if k is not None and _only_for_us(reading, users, k)]
+        reads = _reads_of_one_chunk(reading, users, [k for k in (row_key, weight_key) if k is not None])
         graph[key] = Task.fuse(*(graph.pop(k) for k in reads), task)
         keys.append(key)
     return graph, keys
 
 
-def _count_users(graph: dict[Hashable, GraphNode]) -> dict[Hashable, int]:
-    users: dict[Hashable, int] = {}
-    for node in graph.values():
-        for key in node.dependencies:
-            users[key] = users.get(key, 0) + 1
+def _users(graph: dict[Hashable, GraphNode]) -> dict[Hashable, set[Hashable]]:
+    """The keys that need each key."""
+    users: dict[Hashable, set[Hashable]] = {key: set() for key in graph}
+    for key, node in graph.items():
+        for dependency in node.dependencies:
+            users.setdefault(dependency, set()).add(key)
     return users
 
 
-def _only_for_us(graph: dict[Hashable, GraphNode], users: dict[Hashable, int], key: Hashable) -> bool:
-    """Whether a chunk's reading can be part of the task that uses it: nothing else in the graph needs it."""
-    node = graph.get(key)
-    return isinstance(node, Task) and not isinstance(node, Alias) and key not in users
+def _reads_of_one_chunk(
+    graph: dict[Hashable, GraphNode], users: dict[Hashable, set[Hashable]], keys: list[Hashable]
+) -> list[Hashable]:
+    """The tasks that bring one chunk and nothing else: they become part of the task that uses it."""
+    found: dict[Hashable, None] = {}
+    queue = [key for key in keys if not users[key]]
+    while queue:
+        key = queue.pop()
+        if isinstance(graph.get(key), Task):
+            found[key] = None
+            queue += [k for k in graph[key].dependencies if k in users and users[k] <= found.keys()]
+    return list(found)
 
 
 # -- the passes of a fit -----------------------------------------------------------------------------------------

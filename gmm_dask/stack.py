@@ -25,7 +25,7 @@ Sums = list[Array]
 # past this the feature map's rounding error, about kappa * 1e-16, is no longer negligible beside tol
 MAX_KAPPA = 1e7
 # a block's working set; a core's second-level cache holds it with room to spare
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 2 << 20
 MIN_BLOCK_ROWS = 64
 
 

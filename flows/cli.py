@@ -1,0 +1,133 @@
+"""The command ``gmm-dask``.
+
+Imports that take long are made inside the commands, so that help and the first line of ``run`` come at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows import terminal
+
+if TYPE_CHECKING:
+    from pipeline.config import JobConfig
+    from pipeline.progress import Progress
+    from pipeline.run import Summary
+
+MISTAKE, FAULT, INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    name="gmm-dask",
+    help="Gaussian mixtures for data that does not fit in memory: fit them, choose one, label every row.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A job's YAML file.", show_default=False)]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A result store.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Replace a value of the config. May be repeated."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, and what Prefect logs.")]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, replacing a stored result.")] = False,
+    no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Run without a Prefect server.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a job: fit the candidates, choose the best, store it and label the rows.
+
+    An unfinished job goes on where it was; a finished one is shown.
+    """
+    with reporting(debug):
+        terminal.say(f"gmm-dask run {config}")
+        from pipeline.config import load_config
+
+        job = load_config(config, overrides or [])
+        with terminal.watching() as progress:
+            summary = _plain_run(job, fresh, progress) if no_prefect else _flow_run(job, fresh, progress, debug)
+        terminal.show_summary(summary)
+
+
+def _plain_run(job: JobConfig, fresh: bool, progress: Progress) -> Summary:
+    from pipeline.run import run as run_job
+
+    return run_job(job, fresh=fresh, progress=progress)
+
+
+def _flow_run(job: JobConfig, fresh: bool, progress: Progress, debug: bool) -> Summary:
+    from flows.sweep import run_flow
+
+    return run_flow(job, fresh=fresh, progress=progress, verbose=debug)
+
+
+@app.command()
+def validate(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Check a config and the header of its data, and say what a run would cost. Computes nothing."""
+    with reporting(debug):
+        from pipeline.config import load_config
+        from pipeline.estimate import estimate_job
+
+        terminal.show_estimate(estimate_job(load_config(config, overrides or [])))
+
+
+@app.command()
+def show(store: StorePath, debug: Debug = False) -> None:
+    """Print the candidates of a result store, also of an unfinished one."""
+    with reporting(debug):
+        from pipeline.show import read_result
+
+        terminal.show_result(read_result(store))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the config, for editors and checks."""
+    from pipeline.config import config_schema
+
+    print(json.dumps(config_schema(), indent=2))
+
+
+@contextmanager
+def reporting(debug: bool) -> Iterator[None]:
+    """Turn what goes wrong into one paragraph on standard error and an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        terminal.complain("interrupted. The same command goes on from the last checkpoint.")
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _explained(error, debug)
+        terminal.complain(message)
+        raise typer.Exit(code) from None
+
+
+def _explained(error: Exception, debug: bool) -> tuple[str, int]:
+    from gmm_dask.errors import UserError
+
+    if isinstance(error, UserError):
+        return str(error), MISTAKE
+    hint = "" if debug else " Add --debug to see where it happened."
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text.rstrip('.')}.{hint}", FAULT
+
+
+def main() -> None:
+    """Run the command line (the console script ``gmm-dask``)."""
+    sys.exit(app())

@@ -1,0 +1,80 @@
+"""Watchers of a running job: a live line for a terminal, lines of text for anything else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from pipeline.progress import Event, PassDone, StageStarted
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def describe(event: Event) -> str:
+    """The event in words."""
+    if isinstance(event, StageStarted):
+        return f"{event.name}: {event.detail}" if event.detail else event.name
+    counts = {"running": event.running, "converged": event.converged}
+    counts |= {"stopped at max_iter": event.max_iter, "singular": event.singular}
+    words = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    leading = f"; best so far {event.best}" if event.best else ""
+    return f"pass {event.number}: {words}{leading}"
+
+
+class Lines:
+    """Write stages as they start, and passes now and then.
+
+    Parameters
+    ----------
+    write : callable
+        Takes one line of text.
+    clock : callable
+        The time in seconds.
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._last = clock()
+
+    def __call__(self, event: Event) -> None:
+        """Write the event, unless it is a pass and the line before is recent."""
+        now = self._clock()
+        if isinstance(event, PassDone) and now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        self._write(describe(event))
+
+
+class LiveLine:
+    """One line that moves, gone when the job is over. A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[counts]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._line: TaskID = self._bar.add_task("starting", total=None, counts="")
+
+    def __enter__(self) -> LiveLine:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Bring the line up to date."""
+        if isinstance(event, StageStarted):
+            self._bar.update(self._line, description=event.name, total=None, counts=event.detail)
+            return
+        counts = f"pass {event.number}, {event.finished} of {event.total} fits done"
+        self._bar.update(self._line, total=event.total, completed=event.finished, counts=counts)

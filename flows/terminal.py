@@ -1,0 +1,187 @@
+"""What the commands print: results on standard output, progress and complaints on standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.progress import Lines, LiveLine
+from pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.estimate import Estimate
+    from pipeline.run import Summary
+    from pipeline.show import StoredResult
+
+LINES_BESIDE_TABLE = 15  # what else a screen holds: the command, the table's head, the lines below it
+FEWEST_ROWS = 8
+LISTED_COLUMNS = 12
+TROUBLES = ("max_iter", "singular")
+STATUS_STYLES = {"singular": "red", "max_iter": "yellow", "running": "cyan"}
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line on standard output, not wrapped: it may hold a path to copy."""
+    _console().print(text, style=style, soft_wrap=True)
+
+
+def explain(text: str, style: str = "") -> None:
+    """Print a paragraph on standard output, wrapped between words on a terminal."""
+    console = _console()
+    console.print(text, style=style, soft_wrap=not console.is_terminal)
+
+
+def complain(text: str) -> None:
+    """Print a paragraph on standard error, wrapped between words on a terminal."""
+    console = _console(stderr=True)
+    console.print(f"gmm-dask: {text}", soft_wrap=not console.is_terminal)
+
+
+def _console(stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def watching() -> Iterator[Progress]:
+    """A watcher for a job: a live line on a terminal, lines now and then elsewhere."""
+    console = _console(stderr=True)
+    if console.is_terminal:
+        with LiveLine(console) as live:
+            yield live
+    else:
+        yield Lines(lambda line: console.print(line, soft_wrap=True))
+
+
+def show_summary(summary: Summary) -> None:
+    """Print how a job ended: the candidates, the winner, and where everything is."""
+    console = _console()
+    if summary.reused:
+        say("Complete already, nothing was computed; --fresh would start anew.")
+    show_candidates(summary.table, summary.criterion, summary.best, rows_on_screen(console))
+    say(winner_line(summary.table, summary.criterion, summary.best), style="bold green")
+    say(f"store: {summary.store}")
+    for picture in sorted(Path(summary.report).glob("*.png")):
+        say(f"picture: {picture}")
+    say(f"{len(summary.table)} candidates, {summary.passes} passes over the data, {summary.seconds:.1f} s")
+
+
+def show_result(result: StoredResult) -> None:
+    """Print the candidates of a store, under a banner if it is not complete."""
+    if not result.complete:
+        explain(
+            f"UNFINISHED after {result.passes} passes: a run is at work on it, or was stopped (the same "
+            "gmm-dask run goes on from here). Values and order can still change.",
+            "bold yellow",
+        )
+    if len(result.table):
+        show_candidates(result.table, result.criterion, result.best)
+    if result.best:
+        leading = "" if result.complete else "so far, "
+        say(leading + winner_line(result.table, result.criterion, result.best), "bold green")
+    say(f"store: {result.store}")
+
+
+def rows_on_screen(console: Console) -> int | None:
+    """Rows of a table that leave the lines below it in sight; None where the output is no terminal."""
+    return max(FEWEST_ROWS, console.size.height - LINES_BESIDE_TABLE) if console.is_terminal else None
+
+
+def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, most: int | None = None) -> None:
+    """Print the candidates, the best first; of more than ``most``, the rest as one line."""
+    ordered = table.sort_values(["delta", "n_components"], na_position="last", kind="stable")
+    shown = ordered if most is None or len(ordered) <= most else ordered.head(most)
+    _console().print(candidates_table(shown, criterion, best))
+    if len(shown) < len(ordered):
+        say(f"... and {len(ordered) - len(shown)} more: gmm-dask show prints all", style="dim")
+    for line in remedies(ordered):
+        explain(line, style="yellow")
+
+
+def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> Table:
+    """A row a candidate: K, covariance, status, criterion, distance from the best, iterations."""
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("K", justify="right")
+    grid.add_column("covariance")
+    grid.add_column("status")
+    for name in (criterion.upper(), "delta", "iterations"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("")
+    for row in table.to_dict("records"):
+        winner = candidate_name(row) == best
+        status = Text(row["status"], style="" if winner else STATUS_STYLES.get(row["status"], ""))
+        numbers = [_number(row[criterion]), _number(row["delta"]), str(row["n_iter"])]
+        cells = [str(row["n_components"]), row["covariance_type"], status, *numbers, "<- best" if winner else ""]
+        grid.add_row(*cells, style="bold green" if winner else None)
+    return grid
+
+
+def candidate_name(row: Any) -> str:
+    """A candidate's name in the store: ``tied-k3``."""
+    return f"{row['covariance_type']}-k{row['n_components']}"
+
+
+def winner_line(table: pd.DataFrame, criterion: str, best: str) -> str:
+    """The winner and its criterion in words."""
+    (row,) = [row for row in table.to_dict("records") if candidate_name(row) == best]
+    components = "component" if row["n_components"] == 1 else "components"
+    return (
+        f"best: {row['covariance_type']} covariance, {row['n_components']} {components} ({best}), "
+        f"{criterion.upper()} {_number(row[criterion])}"
+    )
+
+
+def remedies(table: pd.DataFrame) -> list[str]:
+    """What to do about candidates that did not converge, a line a status."""
+    from gmm_dask.em import Status
+
+    counts = table["status"].value_counts()
+    return [f"{counts[status]} {status}: {Status(status).remedy}" for status in TROUBLES if status in counts]
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def show_estimate(estimate: Estimate) -> None:
+    """Print what a job would read and need."""
+    grid = Table.grid(padding=(0, 2))
+    for name, text in _estimate_lines(estimate).items():
+        grid.add_row(name, Text(text))
+    _console().print(grid)
+    if estimate.memory_bytes > estimate.memory_limit:
+        explain("The projected memory is more than cluster.memory_limit: lower data.chunk_rows, or raise it.", "yellow")
+
+
+def _estimate_lines(estimate: Estimate) -> dict[str, str]:
+    from dask.utils import format_bytes
+
+    source = estimate.source
+    rows = "unknown until read (CSV)" if source.n_rows is None else f"{source.n_rows:,}"
+    memory, limit = format_bytes(estimate.memory_bytes), format_bytes(estimate.memory_limit)
+    return {
+        "data": f"{source.path} ({source.kind})",
+        "rows": rows + ("" if source.weights is None else ", weighted"),
+        "columns": _listed(source.columns),
+        "chunks": f"{source.array.numblocks[0]:,}",
+        "a pass reads": format_bytes(source.bytes_per_pass),
+        "candidates": f"{estimate.candidates:,}",
+        "starts": f"{estimate.starts:,}",
+        "memory": f"about {memory} projected, with {estimate.threads} threads (limit {limit})",
+        "store": estimate.store,
+    }
+
+
+def _listed(columns: tuple[str, ...]) -> str:
+    names = ", ".join(columns[:LISTED_COLUMNS])
+    more = len(columns) - LISTED_COLUMNS
+    return f"{len(columns)}: {names}" + (f" and {more} more" if more > 0 else "")

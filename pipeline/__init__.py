@@ -1,0 +1,1 @@
+"""The job around the library: configuration, sources of rows, the result store, the stages, the pictures."""

@@ -1,0 +1,251 @@
+"""The job's configuration: what each key of the YAML file means, and the JSON Schema made from it."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from dask.utils import parse_bytes
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationInfo
+
+from gmm_dask.families import FAMILIES
+from pipeline.config_text import explain, read_mapping, with_overrides
+
+Count = Annotated[int, Strict(), Field(ge=1)]
+Whole = Annotated[int, Strict(), Field(ge=0)]
+Real = Annotated[float, Strict(), Field(ge=0.0, allow_inf_nan=False)]
+Switch = Annotated[bool, Strict()]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ComponentRange(Section):
+    """A range of numbers of components, both ends included."""
+
+    min: Count = Field(default=1, description="The smallest number of components.")
+    max: Count = Field(default=9, description="The largest number of components.")
+
+
+def _component_counts(value: Any) -> Any:
+    """Every number of components of a range or a list, ascending."""
+    if isinstance(value, Mapping):
+        unknown = set(value) - set(ComponentRange.model_fields)
+        ends = [value.get(key, field.default) for key, field in ComponentRange.model_fields.items()]
+        if unknown or not all(_is_count(end) for end in ends) or ends[0] > ends[1]:
+            raise ValueError("expected {min: 1, max: 9} with whole numbers, 1 <= min <= max")
+        return tuple(range(ends[0], ends[1] + 1))
+    if not isinstance(value, list | tuple) or not all(_is_count(count) for count in value):
+        raise ValueError("expected {min: 1, max: 9} or a list of whole numbers from 1, such as [2, 3, 5]")
+    return tuple(sorted(_distinct(tuple(value))))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, of which there must be some, and each once."""
+    if not values:
+        raise ValueError("expected a list with at least one entry")
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"expected each value once; {', '.join(map(repr, repeated))} is repeated")
+    return values
+
+
+def _known_families(names: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in FAMILIES]
+    if unknown:
+        raise ValueError(f"expected some of {', '.join(FAMILIES)}; {unknown[0]!r} is none of them")
+    return _distinct(names)
+
+
+def _positive_bytes(value: str) -> str:
+    try:
+        positive = parse_bytes(value) > 0
+    except ValueError:
+        positive = False
+    if not positive:
+        raise ValueError("expected an amount of memory such as 1GiB or 500MB")
+    return value
+
+
+def _store_template(value: str) -> str:
+    try:
+        fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(value)]
+    except ValueError as error:
+        raise ValueError(f"expected a path with {{name}} as its only placeholder; {error}") from None
+    if any(field not in {(None, None, None), ("name", "", None)} for field in fields):
+        raise ValueError("expected a path with {name} as its only placeholder")
+    return value
+
+
+ComponentCounts = Annotated[
+    tuple[int, ...],
+    BeforeValidator(_component_counts, json_schema_input_type=ComponentRange | list[Count]),
+]
+ColumnNames = Annotated[
+    tuple[Text, ...], Field(json_schema_extra={"minItems": 1, "uniqueItems": True}), AfterValidator(_distinct)
+]
+CovarianceTypes = Annotated[
+    tuple[str, ...],
+    Field(json_schema_extra={"minItems": 1, "items": {"type": "string", "enum": list(FAMILIES)}}),
+    AfterValidator(_known_families),
+]
+
+
+class DataConfig(Section):
+    """The rows to cluster."""
+
+    source: Text = Field(
+        description="Path of the data, relative to the current directory: .csv, .npy, .zarr (an array, or a "
+        "group with one array a column) or .parquet (a file, a folder of files or a glob)."
+    )
+    columns: ColumnNames | None = Field(
+        default=None,
+        description="Names of the columns to cluster on; null takes every numeric column. "
+        "Columns without names are x0, x1, ...",
+    )
+    weights: Text | None = Field(
+        default=None, description="Name of a column with each row's weight; null weighs all rows alike."
+    )
+    chunk_rows: Count | Literal["auto"] = Field(
+        default="auto",
+        description="Rows in a chunk, the unit that is read and computed at once; auto takes up to a "
+        "million, at most 32 MiB of them as float64. Zarr's are rounded to whole storage chunks, Parquet's "
+        "end with the file, and those of CSV are cut by bytes, so that they come close only.",
+    )
+    missing: Literal["error"] = Field(
+        default="error", description="What to do with a row that has a missing value: error stops the job."
+    )
+    scale: Literal["none"] = Field(
+        default="none", description="How to scale the columns before the fit: none takes them as they are."
+    )
+
+    @pydantic.field_validator("weights")
+    @classmethod
+    def _not_clustered_on(cls, weights: str | None, info: ValidationInfo) -> str | None:
+        if weights is not None and weights in (info.data.get("columns") or ()):
+            raise ValueError("expected a column that data.columns does not list")
+        return weights
+
+
+class SearchConfig(Section):
+    """The candidates, how each is fitted, and how one is chosen."""
+
+    n_components: ComponentCounts = Field(
+        default=tuple(range(1, 10)),
+        description="Numbers of components to try: a range {min: 1, max: 9}, or a list.",
+    )
+    covariance_types: CovarianceTypes = Field(
+        default=tuple(FAMILIES), description="Covariance types to try with each number of components."
+    )
+    criterion: Literal["bic", "aic", "icl"] = Field(
+        default="bic", description="What the best candidate has the smallest of."
+    )
+    n_init: Count = Field(default=1, description="Starts of each candidate; the best of them counts.")
+    init_params: Literal["kmeans", "k-means++", "random", "random_from_data"] = Field(
+        default="kmeans", description="How a start finds its first responsibilities, as in scikit-learn."
+    )
+    tol: Real = Field(
+        default=1e-3,
+        description="A fit has converged when its mean log-likelihood changes by less than this.",
+    )
+    max_iter: Whole = Field(default=100, description="EM iterations after which a fit stops.")
+    reg_covar: Real = Field(
+        default=1e-6, description="Added to the diagonal of every covariance; in the columns' squared units."
+    )
+    random_state: Annotated[int, Strict(), Field(ge=0, lt=2**32)] = Field(
+        default=0, description="Seed of the random numbers; the same seed gives the same result."
+    )
+
+
+class ClusterConfig(Section):
+    """What computes."""
+
+    kind: Literal["threads"] = Field(default="threads", description="Where to compute: in threads.")
+    memory_limit: Annotated[str, AfterValidator(_positive_bytes)] = Field(
+        default="1GiB", description="Memory that one worker process may use, imports included."
+    )
+
+    @property
+    def memory_bytes(self) -> int:
+        """``memory_limit`` in bytes."""
+        return int(parse_bytes(self.memory_limit))
+
+
+class OutputConfig(Section):
+    """What is kept of the result."""
+
+    store: Annotated[Text, AfterValidator(_store_template)] = Field(
+        default="results/{name}.zarr",
+        description="Path of the result store, relative to the current directory; {name} is filled in.",
+    )
+    labels: Switch = Field(default=True, description="Whether to store each row's component.")
+    responsibilities: Switch = Field(
+        default=False, description="Whether to store each row's probability of every component."
+    )
+    log_density: Switch = Field(default=False, description="Whether to store each row's log density.")
+
+
+class JobConfig(Section):
+    """One job: choose a Gaussian mixture for the data, and store it."""
+
+    name: str = Field(
+        default="gmm-dask",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the job, in messages and file names: letters, digits, dot, dash and underscore.",
+    )
+    data: DataConfig = Field(description="The rows to cluster.")
+    search: SearchConfig = Field(
+        default=SearchConfig(), description="The candidates, how each is fitted, and how one is chosen."
+    )
+    cluster: ClusterConfig = Field(default=ClusterConfig(), description="What computes.")
+    output: OutputConfig = Field(default=OutputConfig(), description="What is kept of the result.")
+
+    @pydantic.field_validator("output")
+    @classmethod
+    def _fill_in_name(cls, output: OutputConfig, info: ValidationInfo) -> OutputConfig:
+        store = output.store.format(name=info.data.get("name", ""))
+        return output.model_copy(update={"store": store})
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> JobConfig:
+    """Read a job's configuration.
+
+    Parameters
+    ----------
+    path : str or Path
+        A YAML file.
+    overrides : list of str
+        Values that replace the file's, each as ``section.key=value`` with a YAML value.
+
+    Returns
+    -------
+    JobConfig
+        With every default filled in, and ``{name}`` in ``output.store``.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or a key or a value is not known. The message names every such key.
+    """
+    values = with_overrides(read_mapping(Path(path)), overrides)
+    try:
+        return JobConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise explain(error, path, JobConfig) from None
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of the configuration, with every key's meaning and default."""
+    schema = JobConfig.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,71 @@
+"""What a running job tells whoever watches: small events, handed to one callable.
+
+The stages of :func:`pipeline.run.run` call ``progress(event)``; drawing is the watcher's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage of the job has begun.
+
+    Parameters
+    ----------
+    name : str
+        The stage, as in the job's list of stages: ``"seed"``, ``"fit"``, ...
+    detail : str
+        What a reader wants to know about it, if anything: ``"going on after pass 40"``.
+    """
+
+    name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class PassDone:
+    """One read of the data is over.
+
+    Parameters
+    ----------
+    number : int
+        Passes so far, those before a resume included.
+    rows : int
+        Rows that the pass read.
+    running, converged, max_iter, singular : int
+        How many members of the stack (candidates times starts) are in each state after the pass.
+    best : str or None
+        The leading candidate so far (``"tied-k3"``), where one is known.
+    value : float or None
+        Its criterion so far.
+    """
+
+    number: int
+    rows: int
+    running: int
+    converged: int
+    max_iter: int
+    singular: int
+    best: str | None = None
+    value: float | None = None
+
+    @property
+    def total(self) -> int:
+        """All members of the stack."""
+        return self.running + self.finished
+
+    @property
+    def finished(self) -> int:
+        """Members that no later pass computes."""
+        return self.converged + self.max_iter + self.singular
+
+
+Event = StageStarted | PassDone
+Progress = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Watch nothing (the default of :func:`pipeline.run.run`)."""

@@ -1,0 +1,111 @@
+"""What a result store says: the candidates of a complete one, and those of an unfinished one as they stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gmm_dask.criteria import evaluate
+from gmm_dask.em import State, Status, best_start
+from gmm_dask.profile import Profile
+from gmm_dask.stack import Totals
+from pipeline.store import ResultStore, load_states, open_store, read_criteria
+
+COLUMNS = ("n_components", "covariance_type", "status", "bic", "aic", "icl", "n_iter")
+ATTEMPTS = 5  # a run at work may replace the checkpoint while it is read
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """The candidates of a result store.
+
+    Attributes
+    ----------
+    store : str
+        Its path.
+    table : DataFrame
+        A row a candidate: ``n_components, covariance_type, status, bic, aic, icl, delta, n_iter`` and more. While
+        the store is unfinished, the criteria come from each candidate's newest lower bound, and ICL is NaN.
+    criterion : str
+        ``"bic"``, ``"aic"`` or ``"icl"``.
+    best : str or None
+        Name of the leading candidate; None if there is none yet.
+    passes : int
+        Reads of the data so far.
+    complete : bool
+    """
+
+    store: str
+    table: pd.DataFrame
+    criterion: str
+    best: str | None
+    passes: int
+    complete: bool
+
+
+def read_result(path: str | Path) -> StoredResult:
+    """Read the candidates of a result store, whether it is complete or not.
+
+    Raises
+    ------
+    UserError
+        If there is no result store at the path.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _read(open_store(path, unfinished=True))
+        except (KeyError, FileNotFoundError):
+            continue
+    return _read(open_store(path, unfinished=True))
+
+
+def _read(store: ResultStore) -> StoredResult:
+    criterion = store.config["search"]["criterion"]
+    table = add_delta(read_criteria(store.path) if store.is_complete else _table_so_far(store), criterion)
+    best = store.best or _leading(table)
+    return StoredResult(store.path, table, criterion, best, store.passes, store.is_complete)
+
+
+def add_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:
+    """The table with a column ``delta``: how much larger the criterion is than the best candidate's."""
+    return table.assign(delta=table[criterion] - table[criterion].min())
+
+
+def _leading(table: pd.DataFrame) -> str | None:
+    if table["delta"].isna().all():
+        return None
+    row = table.iloc[int(table["delta"].argmin())]
+    return f"{row['covariance_type']}-k{row['n_components']}"
+
+
+def _table_so_far(store: ResultStore) -> pd.DataFrame:
+    if store.checkpoint is None:
+        return pd.DataFrame({name: pd.Series(dtype=float) for name in COLUMNS})
+    states, profile, _ = load_states(store.path)
+    candidates: dict[tuple[str, int], list[State]] = {}
+    for state in states:
+        candidates.setdefault((state.covariance_type, state.n_components), []).append(state)
+    return pd.DataFrame([_row_so_far(starts, profile) for starts in candidates.values()], columns=list(COLUMNS))
+
+
+def _row_so_far(starts: Sequence[State], profile: Profile) -> dict[str, Any]:
+    """A candidate by its best start so far; it is running as long as any start is."""
+    state = best_start(starts) or starts[0]
+    running = any(start.status is Status.RUNNING for start in starts)
+    known = state.usable and math.isfinite(state.lower_bound)
+    totals = Totals(state.lower_bound * profile.total_weight, math.nan) if known else None
+    outcome = evaluate(state, len(profile.center), totals, profile.total_weight)
+    return {
+        "n_components": state.n_components,
+        "covariance_type": state.covariance_type,
+        "status": (Status.RUNNING if running else state.status).value,
+        "bic": outcome.bic,
+        "aic": outcome.aic,
+        "icl": outcome.icl,
+        "n_iter": state.n_iter,
+    }

@@ -1,0 +1,198 @@
+"""CSV files: one header line, comma-separated, read in blocks of whole lines.
+
+PyArrow's parser is used: it rounds numbers exactly, refuses lines with too few or too many fields, and lets
+other threads run. A quoted field may not contain a line break.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from gmm_dask.errors import UserError
+from pipeline.config import DataConfig
+from pipeline.sources.arrow import arrow_column, table_block
+from pipeline.sources.base import (
+    Block,
+    Column,
+    Selection,
+    Source,
+    Span,
+    lazy_rows,
+    refuse_empty,
+    rows_per_chunk,
+    select_columns,
+)
+
+# the beginning of the file that tells the columns' types and the length of a line
+SAMPLE_BYTES = 2**20
+# PyArrow's own blocks, so large that a type is inferred from all lines and no line is split
+_LARGEST_BLOCK = 2**30
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The beginning of a file: its header, and some whole lines.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The header's.
+    offset : int
+        Bytes before the first line of numbers.
+    types : pyarrow.Schema
+        As the lines suggest.
+    line_bytes : float
+        Mean length of a line.
+    """
+
+    names: tuple[str, ...]
+    offset: int
+    types: pa.Schema
+    line_bytes: float
+
+
+def open_csv(data: DataConfig) -> Source:
+    """Open a CSV file; see :func:`pipeline.sources.open_source`."""
+    sample = _read_sample(data.source)
+    selection = select_columns([_column(field) for field in sample.types], data)
+    stat = Path(data.source).stat()
+    n_rows = math.ceil((stat.st_size - sample.offset) / sample.line_bytes)
+    step = math.ceil(rows_per_chunk(data, n_rows, len(selection.fields)) * sample.line_bytes)
+    pieces = _blocks_of_lines(data.source, sample.offset, stat.st_size, step)
+    types = {name: _read_type(sample.types.field(name).type) for name in selection.fields}
+    reader = _CsvReader(data.source, sample.names, tuple(types.items()), selection)
+    lengths = [math.nan] * len(pieces)
+    array, weights = lazy_rows(reader, pieces, lengths, selection, data.source, stat.st_size, stat.st_mtime_ns)
+    return Source(array, weights, selection.columns, None, stat.st_size, data.source, "csv")
+
+
+def _column(field: pa.Field) -> Column:
+    """A column, as the sample suggests.
+
+    One that is empty so far counts as numeric: it must not be lost in silence. One without a name holds the
+    rows' numbers, as pandas and R write them.
+    """
+    if pa.types.is_null(field.type):
+        return Column(field.name, "empty", np.dtype(np.float64))
+    column = arrow_column(field)
+    return column if field.name else replace(column, offered=False)
+
+
+def _read_type(inferred: pa.DataType) -> pa.DataType:
+    """What a column is read as, in every block: one block may hold 1 and 2, and the next 1.5."""
+    return inferred if pa.types.is_boolean(inferred) else pa.float64()
+
+
+# -- the beginning of the file -------------------------------------------------------------------------------
+
+
+def _read_sample(path: str) -> _Sample:
+    try:
+        with open(path, "rb") as file:
+            header = file.readline()
+            offset = file.tell()
+            lines = file.read(SAMPLE_BYTES)
+            lines += file.readline()
+    except OSError as error:
+        raise UserError(f"data.source: cannot read {path}: {error.strerror}.") from None
+    names = _header_names(header, path)
+    if not lines.strip():
+        refuse_empty(path)
+    table = _parse(lines, path, names, None)
+    return _Sample(names, offset, table.schema, len(lines) / max(1, table.num_rows))
+
+
+def _header_names(line: bytes, path: str) -> tuple[str, ...]:
+    line = line.removeprefix(_BOM).strip() + b"\n"
+    if not line.strip():
+        raise UserError(f"data.source: {path} is empty; expected a header line with the columns' names.")
+    try:
+        table = csv.read_csv(pa.py_buffer(line), read_options=csv.ReadOptions(use_threads=False))
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise UserError(f"data.source: the first line of {path} is not a CSV header: {error}.") from None
+    names = tuple(name.strip() for name in table.schema.names)
+    if _are_numbers(names):
+        raise UserError(
+            f"data.source: the first line of {path} holds numbers ({', '.join(names[:5])}); "
+            "expected a header line with the columns' names. Add one."
+        )
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"data.source: the header of {path} names the column {repeated[0]!r} twice. Rename one.")
+    return names
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Whether a header is a row of numbers; pandas' names 0, 1, 2, ... of unnamed columns are not."""
+    numbers = all(re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", name) for name in names)
+    return numbers and list(names) != [str(i) for i in range(len(names))]
+
+
+# -- blocks --------------------------------------------------------------------------------------------------
+
+
+def _blocks_of_lines(path: str, start: int, stop: int, step: int) -> list[Span]:
+    """Spans of bytes of about ``step``, each ending with a line; one short read a block finds the ends."""
+    blocks: list[Span] = []
+    with open(path, "rb") as file:
+        while start < stop:
+            # one byte before, so that a line that ends just there is recognised
+            file.seek(min(start + step, stop) - 1)
+            file.readline()
+            end = file.tell()
+            blocks.append(Span(start, end))
+            start = end
+    return blocks
+
+
+@dataclass(frozen=True)
+class _CsvReader:
+    """Reads blocks of lines of a CSV file."""
+
+    path: str
+    names: tuple[str, ...]
+    types: tuple[tuple[str, pa.DataType], ...]
+    selection: Selection
+
+    def read(self, piece: Span) -> Block:
+        """The rows of the lines in bytes ``piece``, (n_rows, n_fields)."""
+        with open(self.path, "rb") as file:
+            file.seek(piece.start)
+            lines = file.read(len(piece))
+        table = _parse(lines, self.path, self.names, dict(self.types), piece.start)
+        return table_block(table, self.selection.fields, self.selection.block_dtype)
+
+
+def _parse(
+    lines: bytes, path: str, names: Sequence[str], types: dict[str, pa.DataType] | None, offset: int = 0
+) -> pa.Table:
+    """A table of lines; ``types`` of the columns to keep, or None to keep all and infer them."""
+    try:
+        return csv.read_csv(
+            pa.py_buffer(lines),
+            read_options=csv.ReadOptions(column_names=list(names), use_threads=False, block_size=_LARGEST_BLOCK),
+            convert_options=csv.ConvertOptions(column_types=types, include_columns=list(types or ())),
+        )
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise UserError(
+            f"data.source: {path} cannot be read as CSV, in the lines from byte {offset} on: "
+            f"{_with_name(str(error), names)}. Correct the file, or list the columns to read in data.columns."
+        ) from None
+
+
+def _with_name(message: str, names: Sequence[str]) -> str:
+    """PyArrow's message, with the column's name in place of its number."""
+    match = re.search(r"In CSV column #(\d+):", message)
+    if not match:
+        return message.rstrip(".")
+    return message.replace(match.group(0), f"in the column {names[int(match.group(1))]!r}:").rstrip(".")

@@ -1,0 +1,40 @@
+"""The result store: a Zarr v3 group that holds what a job found, and what it needs to go on.
+
+::
+
+    STORE/            attributes: format, format_version, status, config, data, software, best, passes,
+                      bytes_read, attempts, checkpoint
+      criteria/       a value for each candidate, and for each of its starts
+      models/tied-k3/ parameters of a candidate, its components sorted by weight, largest first
+      rows/           a value for each row, components numbered as in models/
+      checkpoint/<n>/ the state of an unfinished run
+    STORE.lock        beside the store: held by the run that writes it
+
+Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE, group=..., consolidated=False)``.
+``lifecycle`` makes, checks and completes a store, ``checkpoint`` saves a run's state, ``results`` holds criteria and
+models, ``rows`` the values of rows.
+"""
+
+from pipeline.store.checkpoint import load_states, save_states
+from pipeline.store.lifecycle import ResultStore, StoreStatus, complete, lock, open_store, prepare_store
+from pipeline.store.results import model_name, read_columns, read_criteria, read_model, write_criteria, write_models
+from pipeline.store.rows import row_shapes, write_rows
+
+__all__ = [
+    "ResultStore",
+    "StoreStatus",
+    "complete",
+    "load_states",
+    "lock",
+    "model_name",
+    "open_store",
+    "prepare_store",
+    "read_columns",
+    "read_criteria",
+    "read_model",
+    "row_shapes",
+    "save_states",
+    "write_criteria",
+    "write_models",
+    "write_rows",
+]

@@ -1,0 +1,340 @@
+"""The life of a result store: made, held by one run, found again, completed, opened for reading."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import zarr
+from filelock import FileLock, Timeout
+
+import gmm_dask
+from gmm_dask.errors import UserError
+from pipeline.store.groups import StorePath, as_json, open_root
+
+FORMAT = "gmm-dask-result"
+FORMAT_VERSION = 1
+RUNNING = "running"
+COMPLETE = "complete"
+
+_SOFTWARE = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
+# what does not change the result: what the job is called, what computes, and where the store lies
+_FREE_KEYS = ("name", "cluster.", "output.store")
+# Zarr writes a file under such a name first; one that stays was left by a process that was killed
+_HALF_WRITTEN = "*.partial"
+
+
+class StoreStatus(StrEnum):
+    """What :func:`prepare_store` found."""
+
+    NEW = "new"
+    UNFINISHED = "unfinished"
+    COMPLETE = "complete"
+
+
+@dataclass(frozen=True)
+class ResultStore:
+    """A result store's attributes.
+
+    Attributes
+    ----------
+    path : str
+    status : str
+        ``"running"`` or ``"complete"``.
+    config, data, software : dict
+        The job's configuration, the fingerprint of its data, and the versions it was first run with.
+    best : str or None
+        Name of the chosen model, such as ``"tied-k3"``; None until the store is complete.
+    passes : int
+        Reads of the data so far.
+    bytes_read : int
+    n_rows, total_weight : int, float or None
+        Rows of the data, and the sum of their weights; None until the store is complete.
+    attempts : int
+        Runs that worked on the store.
+    checkpoint : int or None
+        Number of the current checkpoint.
+    """
+
+    path: str
+    status: str
+    config: dict[str, Any]
+    data: dict[str, Any]
+    software: dict[str, str]
+    best: str | None
+    passes: int
+    bytes_read: int
+    n_rows: int | None
+    total_weight: float | None
+    attempts: int
+    checkpoint: int | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the job is done."""
+        return self.status == COMPLETE
+
+
+# -- making and finding --------------------------------------------------------------------------------------
+
+
+def prepare_store(path: StorePath, config: dict[str, Any], data: dict[str, Any], fresh: bool = False) -> StoreStatus:
+    """Make a result store, or find the one that an earlier run of the same job left.
+
+    Call it while :func:`lock` is held.
+
+    Parameters
+    ----------
+    path : str or Path
+    config : dict
+        The job's configuration.
+    data : dict
+        The fingerprint of the data: equal values mean the same data. No NaN.
+    fresh : bool
+        Replace a result that is there.
+
+    Returns
+    -------
+    StoreStatus
+        NEW if there is nothing to go on from, UNFINISHED if there is a checkpoint, COMPLETE if the result is there.
+
+    Raises
+    ------
+    UserError
+        If something else lies at the path, which is never touched, or the result of another configuration or of
+        other data (unless ``fresh``).
+    """
+    config, data = as_json(config), as_json(data)
+    exists = _is_ours(path)
+    if not exists or fresh:
+        _create(Path(path), _first_attributes(config, data), exists)
+        return StoreStatus.NEW
+    store = _read_attributes(path)
+    _require_same(store, config, data)
+    _tidy(Path(path), store)
+    if store.is_complete:
+        return StoreStatus.COMPLETE
+    update_attributes(path, attempts=store.attempts + 1)
+    return StoreStatus.NEW if store.checkpoint is None else StoreStatus.UNFINISHED
+
+
+def _first_attributes(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "status": RUNNING,
+        "config": config,
+        "data": data,
+        "software": _software(),
+        "best": None,
+        "passes": 0,
+        "bytes_read": 0,
+        "n_rows": None,
+        "total_weight": None,
+        "attempts": 1,
+        "checkpoint": None,
+    }
+
+
+def _software() -> dict[str, str]:
+    """What decides the last bits of the result."""
+    versions = {name: version(name) for name in _SOFTWARE}
+    python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return {"gmm-dask": gmm_dask.__version__, "python": python, **versions}
+
+
+def _create(path: Path, attributes: dict[str, Any], replaces: bool) -> None:
+    """Write the root's attributes, at once; what an earlier result left goes after that."""
+    _remove_half_written(path)
+    try:
+        if replaces:
+            open_root(path, "r+").attrs.put(attributes)
+            _remove_groups(path)
+        else:
+            zarr.create_group(str(path), zarr_format=3, attributes=attributes)
+    except OSError as error:
+        raise UserError(
+            f"output.store: cannot write {path}: {error.strerror}. Choose a path that can be written."
+        ) from None
+
+
+def _tidy(path: Path, store: ResultStore) -> None:
+    """Remove what a killed run may have left: half-written files, and checkpoints that are not the current one."""
+    _remove_half_written(path)
+    if store.is_complete:
+        shutil.rmtree(path / "checkpoint", ignore_errors=True)
+    elif store.checkpoint is None:
+        _remove_groups(path)
+    else:
+        for group in path.glob("checkpoint/*/"):
+            if group.name != str(store.checkpoint):
+                shutil.rmtree(group)
+
+
+def _remove_half_written(path: Path) -> None:
+    for file in path.rglob(_HALF_WRITTEN):
+        file.unlink()
+
+
+def _remove_groups(path: Path) -> None:
+    for group in path.glob("*/"):
+        shutil.rmtree(group)
+
+
+# -- ours or not ---------------------------------------------------------------------------------------------
+
+
+def _is_ours(path: StorePath) -> bool:
+    """Whether a result store is there; nothing or an empty folder is not, and anything else is an error."""
+    place = Path(path)
+    if not place.exists() or (place.is_dir() and all(file.match(_HALF_WRITTEN) for file in place.iterdir())):
+        return False
+    try:
+        attributes = open_root(path).attrs.asdict()
+    except (OSError, ValueError, KeyError):
+        attributes = {}
+    if attributes.get("format") != FORMAT:
+        raise UserError(
+            f"{path} exists and is not a result store of gmm-dask, so it is left as it is. Choose another path."
+        )
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"the result store {path} has the format version {attributes.get('format_version')}; this gmm-dask "
+            f"knows version {FORMAT_VERSION}. Use the gmm-dask that wrote it, or choose another path."
+        )
+    return True
+
+
+def _require_same(store: ResultStore, config: dict[str, Any], data: dict[str, Any]) -> None:
+    remedy = "Choose another output.store, or replace this one with --fresh."
+    changed = _differences(store.config, config)
+    if changed:
+        raise UserError(f"the result store {store.path} is of another configuration: {'; '.join(changed)}. {remedy}")
+    changed = _differences(store.data, data)
+    if changed:
+        raise UserError(
+            f"the result store {store.path} is of other data, or its data has changed: {'; '.join(changed)}. {remedy}"
+        )
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Where two nested mappings differ, each with its dotted key and both values."""
+    before, now = _flat(there), _flat(here)
+    return [
+        f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
+        for key in dict.fromkeys((*before, *now))
+        if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+# -- reading and completing ----------------------------------------------------------------------------------
+
+
+def open_store(path: StorePath, *, unfinished: bool = False) -> ResultStore:
+    """Open a result store for reading.
+
+    Parameters
+    ----------
+    path : str or Path
+    unfinished : bool
+        Whether one that is not complete will do.
+
+    Raises
+    ------
+    UserError
+        If there is no result store, or one that is not complete.
+    """
+    if not _is_ours(path):
+        raise UserError(f"there is no result store {path}; 'gmm-dask run' writes one.")
+    store = _read_attributes(path)
+    if not (unfinished or store.is_complete):
+        raise UserError(
+            f"the result store {path} is not complete (status {store.status!r} after {store.passes} passes): "
+            "a run is at work on it, or was stopped. Run the same configuration again to finish it."
+        )
+    return store
+
+
+def _read_attributes(path: StorePath) -> ResultStore:
+    attributes = open_root(path).attrs.asdict()
+    known = {f.name for f in fields(ResultStore)} - {"path"}
+    values: dict[str, Any] = {name: attributes[name] for name in known}
+    return ResultStore(path=str(path), **values)
+
+
+def update_attributes(path: StorePath, **values: Any) -> None:
+    """Change attributes of the root in one write, which happens or does not."""
+    open_root(path, "r+").update_attributes(as_json(values))
+
+
+def complete(
+    path: StorePath, *, best: str, passes: int, bytes_read: int, n_rows: int, total_weight: float
+) -> None:
+    """Mark a store complete, as the last thing that is written; its checkpoint goes after that.
+
+    Parameters
+    ----------
+    path : str or Path
+    best : str
+        Name of the chosen model.
+    passes : int
+        Reads of the data, over all attempts.
+    bytes_read : int
+    n_rows : int
+    total_weight : float
+        Sum of the rows' weights; ``n_rows`` without weights.
+    """
+    update_attributes(
+        path,
+        best=best,
+        passes=passes,
+        bytes_read=bytes_read,
+        n_rows=n_rows,
+        total_weight=total_weight,
+        checkpoint=None,
+        status=COMPLETE,
+    )
+    _tidy(Path(path), _read_attributes(path))
+
+
+@contextmanager
+def lock(path: StorePath) -> Iterator[None]:
+    """Hold a result store for this run; the operating system frees it when the process dies, however it dies.
+
+    Raises
+    ------
+    UserError
+        If another run holds it.
+    """
+    file = Path(f"{str(path).rstrip('/')}.lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(file, blocking=False)
+        held.acquire()
+    except Timeout:
+        raise UserError(
+            f"another run is at work on the result store {path} (it holds {file}). Wait for it, or choose another "
+            "output.store."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"output.store: cannot write {file}: {error.strerror}. Choose a path that can be written."
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()

@@ -1,0 +1,194 @@
+"""Criteria of all candidates, and the parameters of those that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from gmm_dask.criteria import Outcome, best_outcome, by_candidate
+from gmm_dask.em import State, Status
+from gmm_dask.errors import UserError
+from gmm_dask.families import FAMILIES, Parameters
+from pipeline.store.groups import StorePath, get, get_text, open_root, put
+
+_CANDIDATE = ("n_components", "covariance_type")
+# variable -> dtype, value where there is no fit, and how an outcome tells it
+_VARIABLES: dict[str, tuple[Any, Any, Callable[[Outcome], Any]]] = {
+    "status": (np.dtypes.StringDType(), "", lambda outcome: outcome.state.status.value),
+    "bic": (np.float64, np.nan, lambda outcome: outcome.bic),
+    "aic": (np.float64, np.nan, lambda outcome: outcome.aic),
+    "icl": (np.float64, np.nan, lambda outcome: outcome.icl),
+    "log_likelihood": (np.float64, np.nan, lambda outcome: outcome.log_likelihood),
+    "n_parameters": (np.int64, 0, lambda outcome: outcome.n_parameters),
+    "n_iter": (np.int64, 0, lambda outcome: outcome.state.n_iter),
+}
+
+
+# -- criteria ------------------------------------------------------------------------------------------------
+
+
+def write_criteria(path: StorePath, outcomes: Sequence[Outcome]) -> None:
+    """Write the criteria of every start, and of each candidate by its best start.
+
+    Parameters
+    ----------
+    path : str or Path
+        The result store.
+    outcomes : sequence of Outcome
+        All starts of all candidates.
+    """
+    counts = sorted({outcome.state.n_components for outcome in outcomes})
+    kinds = list(dict.fromkeys(outcome.state.covariance_type for outcome in outcomes))
+    starts = sorted({outcome.state.start for outcome in outcomes})
+    group = open_root(path, "r+").create_group("criteria", overwrite=True)
+    put(group, "n_components", counts, ("n_components",))
+    put(group, "covariance_type", kinds, ("covariance_type",))
+    put(group, "start", starts, ("start",))
+    best = [best_outcome(of_candidate) for of_candidate in by_candidate(outcomes).values()]
+    places = [(counts.index(o.state.n_components), kinds.index(o.state.covariance_type)) for o in best]
+    _put_table(group, "", best, places, (len(counts), len(kinds)), _CANDIDATE)
+    places_of_starts = [
+        (counts.index(o.state.n_components), kinds.index(o.state.covariance_type), starts.index(o.state.start))
+        for o in outcomes
+    ]
+    shape = len(counts), len(kinds), len(starts)
+    _put_table(group, "start_", outcomes, places_of_starts, shape, (*_CANDIDATE, "start"))
+
+
+def _put_table(
+    group: zarr.Group,
+    prefix: str,
+    outcomes: Sequence[Outcome],
+    places: Sequence[tuple[int, ...]],
+    shape: tuple[int, ...],
+    dimensions: tuple[str, ...],
+) -> None:
+    for name, (dtype, empty, value) in _VARIABLES.items():
+        values = np.full(shape, empty, dtype=dtype)
+        for place, outcome in zip(places, outcomes, strict=True):
+            values[place] = value(outcome)
+        put(group, f"{prefix}{name}", values, dimensions)
+
+
+def read_criteria(path: StorePath) -> pd.DataFrame:
+    """The candidates' criteria.
+
+    Returns
+    -------
+    DataFrame
+        A row a candidate, with the columns ``n_components, covariance_type, status, bic, aic, icl,
+        log_likelihood, n_parameters, n_iter``; NaN where a candidate could not be fitted.
+
+    Raises
+    ------
+    UserError
+        If no criteria are there yet.
+    """
+    root = open_root(path)
+    try:
+        group = cast(zarr.Group, root["criteria"])
+        counts, kinds = get(group, "n_components").tolist(), get_text(group, "covariance_type")
+        values = {name: get(group, name).T.ravel().tolist() for name in _VARIABLES}
+    except KeyError:
+        raise UserError(
+            f"the result store {path} has no criteria yet; they are written when every candidate has finished."
+        ) from None
+    candidates = [(count, kind) for kind in kinds for count in counts]
+    table = pd.DataFrame(candidates, columns=list(_CANDIDATE)).assign(**values)
+    return table[table["status"] != ""].reset_index(drop=True)
+
+
+# -- models --------------------------------------------------------------------------------------------------
+
+
+def model_name(state: State) -> str:
+    """The name of a candidate's model, such as ``tied-k3``."""
+    return f"{state.covariance_type}-k{state.n_components}"
+
+
+def write_models(path: StorePath, states: Iterable[State], columns: Sequence[str]) -> None:
+    """Write models, each with its components sorted by weight, the largest first.
+
+    Parameters
+    ----------
+    path : str or Path
+        The result store.
+    states : iterable of State
+        One for each candidate that is kept; each has parameters.
+    columns : sequence of str
+        Names of the features.
+    """
+    models = open_root(path, "r+").create_group("models", overwrite=True)
+    for state in states:
+        assert state.parameters is not None
+        parameters = _by_weight(state.covariance_type, state.parameters)
+        group = models.create_group(model_name(state), attributes=_attributes(state))
+        dimensions = _covariance_dimensions(state.covariance_type)
+        put(group, "feature", list(columns), ("feature",))
+        put(group, "weights", parameters.weights, ("component",))
+        put(group, "means", parameters.means, ("component", "feature"))
+        put(group, "covariances", parameters.covariances, dimensions)
+        put(group, "precisions_cholesky", parameters.precisions_cholesky, dimensions)
+        put(group, "lower_bounds", np.asarray(state.lower_bounds, dtype=np.float64), ("iteration",))
+
+
+def _attributes(state: State) -> dict[str, Any]:
+    return {
+        "covariance_type": state.covariance_type,
+        "n_components": state.n_components,
+        "start": state.start,
+        "status": state.status.value,
+    }
+
+
+def _covariance_dimensions(covariance_type: str) -> tuple[str, ...]:
+    """Names of the covariances' dimensions: their shape for 2 components and 3 features, spelled out."""
+    shape = FAMILIES[covariance_type].covariance_shape(2, 3)
+    names = ["component" if size == 2 else "feature" for size in shape]
+    return tuple("feature_other" if name in names[:i] else name for i, name in enumerate(names))
+
+
+def _by_weight(covariance_type: str, parameters: Parameters) -> Parameters:
+    order = np.argsort(-parameters.weights, kind="stable")
+    each = order if "component" in _covariance_dimensions(covariance_type) else slice(None)
+    return Parameters(
+        weights=parameters.weights[order],
+        means=parameters.means[order],
+        covariances=parameters.covariances[each],
+        precisions_cholesky=parameters.precisions_cholesky[each],
+    )
+
+
+def read_model(path: StorePath, name: str) -> State:
+    """A model by its name, with its components as the store sorts them.
+
+    Raises
+    ------
+    UserError
+        If the store has no such model.
+    """
+    root = open_root(path)
+    models = cast(zarr.Group, root["models"]) if "models" in root else None
+    if models is None or name not in models:
+        found = ", ".join(sorted(models.group_keys())) if models is not None else "none"
+        raise UserError(f"the result store {path} has no model {name!r}; its models are: {found}.")
+    group = cast(zarr.Group, models[name])
+    attributes: dict[str, Any] = group.attrs.asdict()
+    names = ("weights", "means", "covariances", "precisions_cholesky")
+    return State(
+        covariance_type=attributes["covariance_type"],
+        n_components=attributes["n_components"],
+        start=attributes["start"],
+        parameters=Parameters(**{name: get(group, name) for name in names}),
+        lower_bounds=tuple(get(group, "lower_bounds").tolist()),
+        status=Status(attributes["status"]),
+    )
+
+
+def read_columns(path: StorePath, name: str) -> tuple[str, ...]:
+    """Names of the features of a model."""
+    return tuple(get_text(cast(zarr.Group, open_root(path)[f"models/{name}"]), "feature"))

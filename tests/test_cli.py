@@ -1,0 +1,299 @@
+"""The command line: what it prints, where, how soon, and with which exit code."""
+
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from flows import cli, terminal
+from flows.progress import Lines, LiveLine, describe
+from pipeline.progress import PassDone, StageStarted
+
+GMM_DASK = Path(sys.executable).with_name("gmm-dask")
+runner = CliRunner(env={"COLUMNS": "80"})
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A small job in the current directory: 300 rows in three clusters."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(3)
+    rows = np.concatenate([random.normal(center, 0.3, (100, 2)) for center in (-3.0, 0.0, 3.0)])
+    np.save("rows.npy", rows)
+    Path("job.yaml").write_text(
+        "name: small\ndata: {source: rows.npy}\nsearch: {n_components: {min: 1, max: 4}, n_init: 2}\n"
+    )
+    return tmp_path
+
+
+def invoke(*arguments):
+    return runner.invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [GMM_DASK, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+# -- how soon ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_heavy_is_imported_for_help():
+    heavy = ["dask", "gmm_dask", "matplotlib", "numpy", "pandas", "prefect", "pydantic", "sklearn", "zarr"]
+    code = f"import sys, flows.cli; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_first_line_of_run_comes_at_once(job):
+    began = time.monotonic()
+    with start("run", "job.yaml", "--no-prefect") as process:
+        first = process.stdout.readline()
+        waited = time.monotonic() - began
+        process.communicate()
+    assert first == "gmm-dask run job.yaml\n"
+    assert waited < 1.0
+    assert process.returncode == 0
+
+
+# -- run and show --------------------------------------------------------------------------------------------
+
+
+def test_run_shows_the_candidates_the_winner_and_where_things_are(job):
+    result = invoke("run", "job.yaml", "--no-prefect")
+    assert result.exit_code == 0, result.output
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert lines[0] == "gmm-dask run job.yaml"
+    rows = [line for line in lines if re.match(r"\s*[1-4] +(full|tied|diag|spherical) ", line)]
+    assert len(rows) == 16
+    assert re.match(r"\s*3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +<- best$", rows[0])
+    assert any(re.match(r"best: spherical covariance, 3 components \(spherical-k3\), BIC \d+\.\d\d$", x) for x in lines)
+    assert "store: results/small.zarr" in lines
+    pictures = [line.removeprefix("picture: ") for line in lines if line.startswith("picture: ")]
+    assert pictures
+    assert all(Path(picture).is_file() for picture in pictures)
+    assert max(map(len, lines)) <= 80
+
+
+def test_progress_goes_to_standard_error_only(job):
+    result = invoke("run", "job.yaml", "--no-prefect")
+    assert "fit" in result.stderr.split()
+    assert "best" not in result.stderr
+
+
+def test_run_again_computes_nothing_and_fresh_starts_anew(job):
+    invoke("run", "job.yaml", "--no-prefect")
+    again = invoke("run", "job.yaml", "--no-prefect")
+    assert "nothing was computed" in again.stdout
+    assert "spherical-k3" in again.stdout
+    fresh = invoke("run", "job.yaml", "--no-prefect", "--fresh")
+    assert "nothing was computed" not in fresh.stdout
+
+
+def test_show_prints_what_run_printed(job):
+    ran = invoke("run", "job.yaml", "--no-prefect").stdout.splitlines()
+    shown = invoke("show", "results/small.zarr").stdout.splitlines()
+    table = slice(1, 20)
+    assert [line for line in ran[table] if "converged" in line] == [line for line in shown if "converged" in line]
+    assert [line for line in shown if line.startswith("best:")] == [line for line in ran if line.startswith("best:")]
+
+
+def test_set_replaces_values_of_the_config(job):
+    result = invoke(
+        "run", "job.yaml", "--no-prefect", "--set", "search.n_components=[2]", "--set", "search.criterion=aic"
+    )
+    assert result.exit_code == 0, result.output
+    assert re.search(r"K +covariance +status +AIC +delta +iterations", result.stdout)
+    assert "4 candidates" in result.stdout
+
+
+def test_candidates_that_failed_are_rows_with_a_remedy(capsys):
+    table = candidates(
+        [("full", 1, "converged", 10.5), ("full", 2, "singular", math.nan), ("full", 3, "max_iter", 9.0)]
+    )
+    terminal.show_candidates(table, "bic", "full-k3")
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r" *3 +full +max_iter +9\.00 +0\.00 +7 +<- best", lines[3])
+    assert re.match(r" *2 +full +singular +- +- +7", lines[5])
+    assert [line.split(":")[0] for line in lines if "reg_covar" in line] == ["1 singular"]
+    assert [line.split(":")[0] for line in lines if "tol" in line] == ["1 max_iter"]
+
+
+def candidates(rows):
+    table = pd.DataFrame(rows, columns=["covariance_type", "n_components", "status", "bic"])
+    return table.assign(delta=table["bic"] - table["bic"].min(), n_iter=7)
+
+
+def test_a_screen_of_24_lines_holds_the_best_and_points_to_the_rest(capsys):
+    table = candidates([("full", k, "converged", 100.0 + k) for k in range(1, 31)])
+    screen = Console(force_terminal=True, width=80, height=24)
+    most = terminal.rows_on_screen(screen)
+    terminal.show_candidates(table, "bic", "full-k1", most)
+    out = capsys.readouterr().out
+    assert out.count("converged") == most == 9
+    assert "... and 21 more: gmm-dask show prints all" in out
+    assert terminal.rows_on_screen(Console(file=io.StringIO())) is None
+
+
+# -- validate and schema -------------------------------------------------------------------------------------
+
+
+def test_validate_says_what_a_run_would_cost_and_computes_nothing(job):
+    result = invoke("validate", "job.yaml", "--set", "search.n_init=5")
+    assert result.exit_code == 0, result.output
+    found = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in result.stdout.splitlines())
+    assert found["data"] == "rows.npy (npy)"
+    assert found["rows"] == "300"
+    assert found["columns"] == "2: x0, x1"
+    assert found["chunks"] == "1"
+    assert found["a pass reads"].startswith("4.69 kiB")
+    assert (found["candidates"], found["starts"]) == ("16", "80")
+    assert re.match(r"about \d+\.\d+ MiB projected, with \d+ threads \(limit 1\.00 GiB\)", found["memory"])
+    assert found["store"] == "results/small.zarr"
+    assert sorted(path.name for path in job.iterdir()) == ["job.yaml", "rows.npy"]
+
+
+def test_validate_does_not_know_the_rows_of_a_csv(job):
+    Path("rows.csv").write_text("a,b\n1,2\n3,4\n")
+    result = invoke("validate", "job.yaml", "--set", "data.source=rows.csv")
+    assert re.search(r"rows +unknown until read \(CSV\)", result.stdout)
+
+
+def test_validate_warns_of_a_projection_past_the_limit(job):
+    result = invoke("validate", "job.yaml", "--set", "cluster.memory_limit=100MB")
+    assert result.exit_code == 0
+    assert "more than cluster.memory_limit" in result.stdout
+
+
+def test_schema_is_json():
+    result = invoke("schema")
+    assert "search" in json.loads(result.stdout)["properties"]
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------------
+
+
+def test_a_mistake_is_one_paragraph_on_standard_error_and_code_2(job):
+    result = invoke("run", "job.yaml", "--set", "data.source=nowhere.npy")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("gmm-dask: data.source: there is no file or folder nowhere.npy.")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "absent.yaml"],
+        ["run", "job.yaml", "--set", "search.n_inti=3"],
+        ["validate", "job.yaml", "--set", "search.n_components=many"],
+        ["show", "absent.zarr"],
+        ["show", "rows.npy"],
+        ["show"],
+        ["run", "job.yaml", "--fast"],
+    ],
+)
+def test_every_mistake_has_code_2(job, arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def fail_with(error):
+    def estimate(config):
+        raise error
+
+    return estimate
+
+
+def test_a_fault_is_one_paragraph_and_code_1(job, monkeypatch):
+    monkeypatch.setattr("pipeline.estimate.estimate_job", fail_with(OSError(28, "No space left on device")))
+    result = invoke("validate", "job.yaml")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "gmm-dask: OSError: [Errno 28] No space left on device. Add --debug to see where it happened.\n"
+    )
+
+
+def test_debug_adds_the_traceback(job, monkeypatch):
+    monkeypatch.setattr("pipeline.estimate.estimate_job", fail_with(ZeroDivisionError("oh")))
+    result = invoke("validate", "job.yaml", "--debug")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Traceback")
+    assert result.stderr.endswith("gmm-dask: ZeroDivisionError: oh.\n")
+
+
+def test_interrupted_is_code_130(job, monkeypatch):
+    monkeypatch.setattr("pipeline.estimate.estimate_job", fail_with(KeyboardInterrupt()))
+    result = invoke("validate", "job.yaml")
+    assert result.exit_code == 130
+    assert result.stderr.startswith("gmm-dask: interrupted.")
+
+
+def test_a_long_message_is_cut_nowhere_when_piped(job):
+    path = "/".join(["a-rather-long-folder-name"] * 6) + "/rows.npy"
+    result = invoke("validate", "job.yaml", "--set", f"data.source={path}")
+    assert path in result.stderr
+
+
+# -- progress ------------------------------------------------------------------------------------------------
+
+
+def a_pass(number, **counts):
+    return PassDone(number, 300, **({"running": 5, "converged": 0, "max_iter": 0, "singular": 0} | counts))
+
+
+def test_events_in_words():
+    assert describe(StageStarted("seed")) == "seed"
+    assert describe(StageStarted("fit", "from pass 40")) == "fit: from pass 40"
+    assert describe(a_pass(3, converged=2, singular=1)) == "pass 3: 5 running, 2 converged, 1 singular"
+    leading = PassDone(4, 300, running=0, converged=6, max_iter=1, singular=0, best="tied-k3", value=2314.3)
+    assert describe(leading) == "pass 4: 6 converged, 1 stopped at max_iter; best so far tied-k3"
+    assert (leading.total, leading.finished) == (7, 7)
+
+
+def test_lines_tell_stages_at_once_and_passes_now_and_then():
+    now, lines = [0.0], []
+    watch = Lines(lines.append, clock=lambda: now[0])
+    watch(StageStarted("fit"))
+    for number in range(1, 40):
+        now[0] = float(number)
+        watch(a_pass(number))
+    assert [line.split(":")[0] for line in lines] == ["fit", "pass 10", "pass 20", "pass 30"]
+
+
+def test_the_live_line_fits_80_columns_and_leaves_nothing():
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with LiveLine(screen) as live:
+        live(StageStarted("fit", "going on after pass 99999"))
+        live(a_pass(99999, running=1234, converged=5678))
+        live._bar.refresh()
+    drawn = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]", screen.file.getvalue())]
+    assert any("pass 99999, 5678 of 6912 fits done" in line for line in drawn)
+    assert max(map(len, drawn)) <= 80
+    assert drawn[-1] == ""
+
+
+# -- the environment -----------------------------------------------------------------------------------------
+
+
+def test_run_without_prefect_never_imports_it(job):
+    code = (
+        "import sys, flows.cli; sys.argv = ['gmm-dask', 'run', 'job.yaml', '--no-prefect']\n"
+        "try: flows.cli.main()\n"
+        "except SystemExit as end: print(end.code, 'prefect' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert done.stdout.splitlines()[-1] == "0 False"
