@@ -101,9 +101,10 @@ def _both(first: Progress, second: Progress) -> Progress:
 def _publish(name: str, summary: Summary) -> None:
     """Leave the candidates' table as an artifact; its key gathers the job's history."""
     columns = ["n_components", "covariance_type", "status", summary.criterion, "delta", "n_iter"]
+    rows = summary.table.sort_values("delta")[columns].to_numpy(dtype=object)
     key = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     create_table_artifact(
-        summary.table[columns].to_dict("records"),
+        [dict(zip(columns, row, strict=True)) for row in rows],
         key=f"{key}-candidates",
         description=f"Best by {summary.criterion.upper()}: **{summary.best}**. Stored in `{summary.store}`.",
     )

@@ -64,15 +64,23 @@ def watching() -> Iterator[Progress]:
 
 def show_summary(summary: Summary) -> None:
     """Print how a job ended: the candidates, the winner, and where everything is."""
-    console = _console()
     if summary.reused:
         say("Complete already, nothing was computed; --fresh would start anew.")
-    show_candidates(summary.table, summary.criterion, summary.best, rows_on_screen(console))
-    say(winner_line(summary.table, summary.criterion, summary.best), style="bold green")
-    say(f"store: {summary.store}")
+    show_candidates(summary.table, summary.criterion, summary.best, rows_on_screen(_console()))
+    say(winner_line(summary.table, summary.criterion, summary.best), "bold green")
+    explain(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
+    say(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} a row")
+    say(f"store: {summary.store}" + _stored_rows(summary.rows))
     for picture in sorted(Path(summary.report).glob("*.png")):
         say(f"picture: {picture}")
-    say(f"{len(summary.table)} candidates, {summary.passes} passes over the data, {summary.seconds:.1f} s")
+    took = "" if summary.reused else f", {summary.seconds:.1f} s"
+    say(f"{len(summary.table)} candidates, {summary.passes} passes over the data{took}")
+
+
+def _stored_rows(shapes: dict[str, tuple[int, ...]]) -> str:
+    """What the store holds about each row: ``, with label (272), responsibility (272, 3)``."""
+    arrays = [f"{name} ({', '.join(map(str, shape))})" for name, shape in shapes.items()]
+    return f", with {', '.join(arrays)}" if arrays else ""
 
 
 def show_result(result: StoredResult) -> None:

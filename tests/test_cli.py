@@ -80,7 +80,7 @@ def test_run_shows_the_candidates_the_winner_and_where_things_are(job):
     assert len(rows) == 16
     assert re.match(r"\s*3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +<- best$", rows[0])
     assert any(re.match(r"best: spherical covariance, 3 components \(spherical-k3\), BIC \d+\.\d\d$", x) for x in lines)
-    assert "store: results/small.zarr" in lines
+    assert "store: results/small.zarr, with label (300)" in lines
     pictures = [line.removeprefix("picture: ") for line in lines if line.startswith("picture: ")]
     assert pictures
     assert all(Path(picture).is_file() for picture in pictures)
@@ -89,7 +89,13 @@ def test_run_shows_the_candidates_the_winner_and_where_things_are(job):
 
 def test_progress_goes_to_standard_error_only(job):
     result = invoke("run", "job.yaml", "--no-prefect")
-    assert "fit" in result.stderr.split()
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
+        "seed",
+        "fit",
+        "select",
+        "write rows",
+        "draw",
+    ]
     assert "best" not in result.stderr
 
 
@@ -186,7 +192,7 @@ def test_schema_is_json():
 
 
 def test_a_mistake_is_one_paragraph_on_standard_error_and_code_2(job):
-    result = invoke("run", "job.yaml", "--set", "data.source=nowhere.npy")
+    result = invoke("run", "job.yaml", "--no-prefect", "--set", "data.source=nowhere.npy")
     assert result.exit_code == 2
     assert result.stderr.startswith("gmm-dask: data.source: there is no file or folder nowhere.npy.")
     assert "Traceback" not in result.stderr

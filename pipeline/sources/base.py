@@ -147,7 +147,7 @@ def select_columns(found: Sequence[Column], data: DataConfig) -> Selection:
     if not chosen:
         listing = ", ".join(f"{column.name} ({column.type})" for column in found) or "no columns at all"
         raise UserError(f"data.source: {data.source} has no numeric columns to cluster on; it has {listing}.")
-    single = all(column.dtype == np.float32 for column in chosen)
+    single = all(c.dtype is not None and c.dtype.newbyteorder("=") == np.float32 for c in chosen)
     return Selection(
         tuple(column.name for column in chosen), data.weights, np.dtype(np.float32 if single else np.float64)
     )

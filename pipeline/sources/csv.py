@@ -118,9 +118,9 @@ def _header_names(line: bytes, path: str) -> tuple[str, ...]:
         raise UserError(f"data.source: {path} is empty; expected a header line with the columns' names.")
     try:
         table = csv.read_csv(pa.py_buffer(line), read_options=csv.ReadOptions(use_threads=False))
+        names = tuple(name.strip() for name in table.schema.names)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise UserError(f"data.source: the first line of {path} is not a CSV header: {error}.") from None
-    names = tuple(name.strip() for name in table.schema.names)
     if _are_numbers(names):
         raise UserError(
             f"data.source: the first line of {path} holds numbers ({', '.join(names[:5])}); "

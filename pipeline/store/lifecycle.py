@@ -281,9 +281,7 @@ def update_attributes(path: StorePath, **values: Any) -> None:
     open_root(path, "r+").update_attributes(as_json(values))
 
 
-def complete(
-    path: StorePath, *, best: str, passes: int, bytes_read: int, n_rows: int, total_weight: float
-) -> None:
+def complete(path: StorePath, *, best: str, passes: int, bytes_read: int, n_rows: int, total_weight: float) -> None:
     """Mark a store complete, as the last thing that is written; its checkpoint goes after that.
 
     Parameters

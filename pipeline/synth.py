@@ -1,0 +1,186 @@
+"""Synthetic mixtures of any size, written chunk by chunk with their true parameters beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask.errors import UserError
+
+Array = NDArray[np.float64]
+
+CHUNK_BYTES = 32 << 20
+# standard deviation of the means, where the components' own is about 1
+SPREAD = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Parameters of a mixture with full covariances.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (n_components,)
+        Largest first.
+    means : ndarray of shape (n_components, n_features)
+    covariances : ndarray of shape (n_components, n_features, n_features)
+    """
+
+    weights: Array
+    means: Array
+    covariances: Array
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to write: ``n_rows`` rows of ``n_features`` columns, ``chunk_rows`` at a time, from ``seed``."""
+
+    n_rows: int
+    n_features: int
+    n_components: int
+    seed: int = 0
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk: 32 MiB of them."""
+        return max(1, CHUNK_BYTES // (8 * self.n_features))
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks."""
+        return -(-self.n_rows // self.chunk_rows)
+
+
+def write_synthetic(out: Path, plan: Plan, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
+    """Write a synthetic mixture; the same plan gives the same rows.
+
+    Parameters
+    ----------
+    out : Path
+        Ends in .zarr, .npy or .parquet, and does not exist. It appears when it is whole.
+    plan : Plan
+    progress : callable
+        Told the chunks done and those in all, after each.
+
+    Returns
+    -------
+    truth : Path
+        A JSON file beside ``out`` with the weights, means and covariances.
+
+    Raises
+    ------
+    UserError
+        If the ending is not known, ``out`` exists, or a number of the plan is not positive.
+    """
+    writer = _check(out, plan)
+    truth = draw_truth(plan)
+    partial = out.with_name(f"{out.name}.partial")
+    _remove(partial)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        writer(partial, plan, _reporting(draw_chunks(truth, plan), plan, progress))
+        partial.replace(out)
+    finally:
+        _remove(partial)
+    beside = out.with_name(f"{out.name}-truth.json")
+    beside.write_text(json.dumps({**vars(plan), **{name: a.tolist() for name, a in vars(truth).items()}}))
+    return beside
+
+
+def draw_truth(plan: Plan) -> Truth:
+    """Parameters of a random mixture: clusters of unequal weight, correlated, mostly apart."""
+    rng = np.random.default_rng(plan.seed)
+    k, d = plan.n_components, plan.n_features
+    weights = np.sort(rng.dirichlet(np.full(k, 5.0)))[::-1]
+    roots = rng.normal(size=(k, d, d)) / np.sqrt(d)
+    covariances = roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(d)
+    return Truth(weights, rng.normal(scale=SPREAD, size=(k, d)), covariances)
+
+
+def draw_chunks(truth: Truth, plan: Plan) -> Iterator[Array]:
+    """The rows, chunk by chunk, each (n_rows, n_features) from a stream of its own."""
+    lowers = np.linalg.cholesky(truth.covariances)
+    for number in range(plan.n_chunks):
+        n_rows = min(plan.chunk_rows, plan.n_rows - number * plan.chunk_rows)
+        stream = np.random.Philox(key=np.array([plan.seed, number], dtype=np.uint64))
+        rng = np.random.Generator(stream)
+        labels = rng.choice(len(truth.weights), size=n_rows, p=truth.weights)
+        rows = rng.standard_normal((n_rows, plan.n_features))
+        for k in range(len(truth.weights)):
+            chosen = labels == k
+            rows[chosen] = rows[chosen] @ lowers[k].T + truth.means[k]
+        yield rows
+
+
+def _reporting(chunks: Iterator[Array], plan: Plan, progress: Callable[[int, int], None]) -> Iterator[Array]:
+    for done, chunk in enumerate(chunks, start=1):
+        yield chunk
+        progress(done, plan.n_chunks)
+
+
+# -- formats -----------------------------------------------------------------------------------------------------
+
+
+def _write_zarr(path: Path, plan: Plan, chunks: Iterator[Array]) -> None:
+    import zarr
+
+    array: Any = zarr.create_array(
+        str(path),
+        shape=(plan.n_rows, plan.n_features),
+        chunks=(min(plan.chunk_rows, plan.n_rows), plan.n_features),
+        dtype=np.float64,
+        dimension_names=("row", "feature"),
+        zarr_format=3,
+    )
+    start = 0
+    for chunk in chunks:
+        array[start : start + len(chunk)] = chunk
+        start += len(chunk)
+
+
+def _write_npy(path: Path, plan: Plan, chunks: Iterator[Array]) -> None:
+    header = {"descr": "<f8", "fortran_order": False, "shape": (plan.n_rows, plan.n_features)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks:
+            chunk.astype("<f8", copy=False).tofile(file)
+
+
+def _write_parquet(path: Path, plan: Plan, chunks: Iterator[Array]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [f"x{i}" for i in range(plan.n_features)]
+    schema = pa.schema([(name, pa.float64()) for name in names])
+    with pq.ParquetWriter(path, schema) as writer:
+        for chunk in chunks:
+            writer.write_table(pa.table([np.ascontiguousarray(column) for column in chunk.T], schema=schema))
+
+
+Writer = Callable[[Path, Plan, Iterator[Array]], None]
+WRITERS: dict[str, Writer] = {".zarr": _write_zarr, ".npy": _write_npy, ".parquet": _write_parquet}
+
+
+def _check(out: Path, plan: Plan) -> Writer:
+    if out.suffix not in WRITERS:
+        raise UserError(f"expected a path that ends in {', '.join(WRITERS)}; got {out}.")
+    if out.exists():
+        raise UserError(f"{out} exists and is left as it is. Choose another path, or remove it first.")
+    for name in ("n_rows", "n_features", "n_components"):
+        if getattr(plan, name) < 1:
+            raise UserError(f"{name} must be at least 1; got {getattr(plan, name)}.")
+    return WRITERS[out.suffix]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,258 @@
+"""The Prefect flow and its embedded server, in real processes with a Prefect home of their own."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import zarr
+
+GMM_DASK = Path(sys.executable).with_name("gmm-dask")
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory):
+    """Shared by the tests, because Prefect takes 10 s to make its database."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture
+def environment(prefect_home):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    return inherited | {"PREFECT_HOME": str(prefect_home), "COLUMNS": "80"}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A folder with a small job, ``job.yaml``."""
+    random = np.random.default_rng(5)
+    rows = np.concatenate([random.normal(center, 0.3, (100, 2)) for center in (-3.0, 0.0, 3.0)])
+    np.save(tmp_path / "rows.npy", rows)
+    (tmp_path / "job.yaml").write_text(
+        "name: Small.job\ndata: {source: rows.npy}\n"
+        "search: {n_components: [2, 3], covariance_types: [tied, diag], tol: 1.0e-4}\n"
+        "output: {store: small.zarr}\n"
+    )
+    return tmp_path
+
+
+ENDLESS = ["--set", "search.tol=0", "--set", "search.max_iter=1000000000"]
+
+
+@contextmanager
+def started(*command, **options):
+    """A process with its output as text; killed at the end, if need be."""
+    process = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+    try:
+        with process:
+            yield process
+    finally:
+        process.kill()
+
+
+def run_job(folder, environment, *arguments):
+    command = [GMM_DASK, "run", "job.yaml", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def until(condition, what):
+    """Wait for a condition; its value."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    pytest.fail(f"waited {PATIENCE:.0f} s in vain for {what}")
+
+
+def is_gone(process):
+    """Whether a process has ended; one that nobody has waited for yet has, too."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def query(home, statement):
+    with closing(sqlite3.connect(f"file:{home}/prefect.db?mode=ro", uri=True)) as database:
+        return database.execute(statement).fetchall()
+
+
+def newest_state(home):
+    ((state,),) = query(home, "select state_name from flow_run order by created desc limit 1")
+    return state
+
+
+# -- the flow ------------------------------------------------------------------------------------------------
+
+
+def test_run_is_a_flow_with_its_stages_as_tasks_and_the_table_as_artifact(job, prefect_home, environment):
+    done = run_job(job, environment)
+    assert done.returncode == 0, done.stderr
+    assert "tied covariance, 3 components" in done.stdout
+    ((run_id, flow, state, parameters),) = query(
+        prefect_home,
+        "select run.id, flow.name, run.state_name, run.parameters from flow_run run "
+        "join flow on flow.id = run.flow_id where run.name = 'Small.job' order by run.created desc limit 1",
+    )
+    assert (flow, state) == ("bic-sweep", "Completed")
+    assert json.loads(parameters)["config"]["search"]["covariance_types"] == ["tied", "diag"]
+    tasks = query(prefect_home, f"select name, state_name from task_run where flow_run_id = '{run_id}'")
+    assert {state for _, state in tasks} == {"Completed"}
+    assert {name for name, _ in tasks} >= {"prepare", "seed", "fit", "select", "write_rows", "draw"}
+    check_artifact(prefect_home, run_id)
+
+
+def check_artifact(home, run_id):
+    ((key, kind, data, description),) = query(
+        home, f"select key, type, data, description from artifact where flow_run_id = '{run_id}'"
+    )
+    assert (key, kind) == ("small-job-candidates", "table")
+    rows = json.loads(json.loads(data))
+    assert [row["delta"] for row in rows] == sorted(row["delta"] for row in rows)
+    assert {(row["covariance_type"], row["n_components"]) for row in rows} == {
+        (kind, k) for kind in ("tied", "diag") for k in (2, 3)
+    }
+    assert "tied-k3" in description
+
+
+def test_the_run_log_tells_the_stages_and_the_terminal_is_left_alone(job, prefect_home, environment):
+    done = run_job(job, environment)
+    assert {line.split(":")[0] for line in done.stderr.splitlines()} == {
+        *("prefect", "seed", "fit", "select", "write rows", "draw")
+    }
+    logged = {message.split(":")[0] for (message,) in query(prefect_home, "select message from log")}
+    assert {"seed", "fit", "select"} <= logged
+
+
+def test_a_mistake_fails_the_flow_run_and_is_told_once(job, prefect_home, environment):
+    (job / "rows.npy").write_bytes((job / "rows.npy").read_bytes()[:100])
+    done = run_job(job, environment)
+    assert done.returncode == 2
+    assert [line[:9] for line in done.stderr.splitlines()] == ["prefect: ", "gmm-dask:"]
+    assert newest_state(prefect_home) == "Failed"
+
+
+def test_a_server_that_is_set_is_used_and_must_answer(job, environment):
+    done = run_job(job, environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    assert done.returncode == 2
+    assert "expected a Prefect server at http://127.0.0.1:9/api" in done.stderr
+    assert "--no-prefect" in done.stderr
+
+
+def test_a_server_that_is_set_gets_the_run(job, prefect_home, environment):
+    with server_of_another_process(environment) as (url, server):
+        with started(GMM_DASK, "run", "job.yaml", cwd=job, env=environment | {"PREFECT_API_URL": url}) as run:
+            children = set()
+            while run.poll() is None:
+                children |= {child.pid for child in psutil.Process(run.pid).children()}
+                time.sleep(0.1)
+        assert run.returncode == 0
+        assert not children
+        assert not is_gone(server)
+    assert newest_state(prefect_home) == "Completed"
+
+
+def test_telemetry_is_off_before_prefect_is_imported(environment):
+    code = (
+        "import sys, flows; assert 'prefect' not in sys.modules; import flows.sweep\n"
+        "from prefect._internal.analytics import is_telemetry_enabled\n"
+        "from prefect.settings import get_current_settings\n"
+        "settings = get_current_settings()\n"
+        "print(is_telemetry_enabled(), settings.server.analytics_enabled,"
+        " settings.telemetry.enable_resource_metrics, settings.cloud.enable_orchestration_telemetry)"
+    )
+    wanted = {"DO_NOT_TRACK": "0", "PREFECT_SERVER_ANALYTICS_ENABLED": "true", "CI": ""}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment | wanted, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["False"] * 4
+
+
+# -- the embedded server -------------------------------------------------------------------------------------
+
+PARENT = """
+import sys, time
+from flows.server import EmbeddedServer
+server = EmbeddedServer()
+if sys.argv[1] == "ready":
+    server.wait_until_ready()
+print(server._process.pid, server.url, flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def server_of_another_process(environment, when="ready"):
+    """URL and process of an embedded server, and its parent as the process's ``parent()``."""
+    with started(sys.executable, "-c", PARENT, when, env=environment) as parent:
+        pid, url = parent.stdout.readline().split()
+        yield url, psutil.Process(int(pid))
+        parent.kill()
+
+
+@pytest.mark.parametrize("when", ["ready", "starting"])
+def test_the_server_dies_with_its_parent_also_when_that_is_killed(environment, when):
+    with server_of_another_process(environment, when) as (_, server):
+        assert not is_gone(server)
+        server.parent().send_signal(signal.SIGKILL)
+        until(lambda: is_gone(server), "the server's end")
+
+
+def test_kill_9_in_the_middle_of_a_run_leaves_no_process(job, environment):
+    with started(GMM_DASK, "run", "job.yaml", *ENDLESS, cwd=job, env=environment) as run:
+        wait_for_the_fit(run)
+        children = psutil.Process(run.pid).children(recursive=True)
+        assert children
+        run.send_signal(signal.SIGKILL)
+        until(lambda: all(map(is_gone, children)), "the end of all children")
+
+
+def wait_for_the_fit(run):
+    for line in run.stderr:
+        if line.startswith("fit"):
+            return
+    pytest.fail("the run ended before its fit began")
+
+
+def test_ctrl_c_is_code_130_and_a_crashed_flow_run(job, prefect_home, environment):
+    with started(GMM_DASK, "run", "job.yaml", *ENDLESS, cwd=job, env=environment) as run:
+        wait_for_the_fit(run)
+        children = psutil.Process(run.pid).children(recursive=True)
+        time.sleep(1.0)
+        run.send_signal(signal.SIGINT)
+        _, complaint = run.communicate(timeout=PATIENCE)
+    assert run.returncode == 130
+    assert "gmm-dask: interrupted." in complaint
+    assert all(map(is_gone, children))
+    assert newest_state(prefect_home) == "Crashed"
+    assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] == "running"
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_is_named_and_the_result_stays(job, environment):
+    with started(
+        GMM_DASK, "run", "job.yaml", *ENDLESS[:2], "--set", "search.max_iter=3000", cwd=job, env=environment
+    ) as run:
+        wait_for_the_fit(run)
+        (server,) = psutil.Process(run.pid).children()
+        server.kill()
+        _, complaint = run.communicate(timeout=600)
+    assert run.returncode == 1
+    assert "ServerError: Prefect's embedded server ended during the run" in complaint
+    assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] == "complete"
+
+
+@pytest.mark.slow
+def test_first_starts_at_the_same_time_both_succeed(tmp_path, environment):
+    environment |= {"PREFECT_HOME": str(tmp_path)}
+    with server_of_another_process(environment) as (one, _), server_of_another_process(environment) as (other, _):
+        assert one != other
