@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from prefect import Flow, flow, get_client, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.progress import Lines
 from flows.server import EmbeddedServer
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.run import Summary
 
 Stage = TypeVar("Stage", bound=Callable[..., Any])
+LOCAL_RETRIES = 3  # a server of our own is busy for a moment or gone for good: no minutes of waiting
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
@@ -120,7 +121,8 @@ def prefect_api(verbose: bool = False) -> Iterator[None]:
     server = EmbeddedServer(verbose=verbose)
     import pipeline.run  # noqa: F401 (takes seconds, as the server's start does: at the same time)
 
-    with temporary_settings({PREFECT_API_URL: server.wait_until_ready()}):
+    found = {PREFECT_API_URL: server.wait_until_ready(), PREFECT_CLIENT_MAX_RETRIES: LOCAL_RETRIES}
+    with temporary_settings(found):
         try:
             yield
         except Exception as error:

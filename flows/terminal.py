@@ -66,7 +66,8 @@ def show_summary(summary: Summary) -> None:
     """Print how a job ended: the candidates, the winner, and where everything is."""
     if summary.reused:
         say("Complete already, nothing was computed; --fresh would start anew.")
-    show_candidates(summary.table, summary.criterion, summary.best, rows_on_screen(_console()))
+    most = rows_on_screen(_console())
+    show_candidates(summary.table, summary.criterion, summary.best, summary.store, most)
     say(winner_line(summary.table, summary.criterion, summary.best), "bold green")
     explain(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
     say(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} a row")
@@ -74,7 +75,7 @@ def show_summary(summary: Summary) -> None:
     for picture in sorted(Path(summary.report).glob("*.png")):
         say(f"picture: {picture}")
     took = "" if summary.reused else f", {summary.seconds:.1f} s"
-    say(f"{len(summary.table)} candidates, {summary.passes} passes over the data{took}")
+    say(f"{_counted(len(summary.table), 'candidate')}, {_counted(summary.passes, 'pass', 'es')} over the data{took}")
 
 
 def _stored_rows(shapes: dict[str, tuple[int, ...]]) -> str:
@@ -87,15 +88,15 @@ def show_result(result: StoredResult) -> None:
     """Print the candidates of a store, under a banner if it is not complete."""
     if not result.complete:
         explain(
-            f"UNFINISHED after {result.passes} passes: a run is at work on it, or was stopped (the same "
-            "gmm-dask run goes on from here). Values and order can still change.",
+            f"UNFINISHED after {_counted(result.passes, 'pass', 'es')}: a run is at work on it, or was stopped "
+            "(the same gmm-dask run goes on from here). Values and order can still change.",
             "bold yellow",
         )
     if len(result.table):
-        show_candidates(result.table, result.criterion, result.best)
+        show_candidates(result.table, result.criterion, result.best, result.store)
     if result.best:
-        leading = "" if result.complete else "so far, "
-        say(leading + winner_line(result.table, result.criterion, result.best), "bold green")
+        label = "best" if result.complete else "best so far"
+        say(winner_line(result.table, result.criterion, result.best, label), "bold green")
     say(f"store: {result.store}")
 
 
@@ -104,15 +105,15 @@ def rows_on_screen(console: Console) -> int | None:
     return max(FEWEST_ROWS, console.size.height - LINES_BESIDE_TABLE) if console.is_terminal else None
 
 
-def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, most: int | None = None) -> None:
+def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, store: str, most: int | None = None) -> None:
     """Print the candidates, the best first; of more than ``most``, the rest as one line."""
     ordered = table.sort_values(["delta", "n_components"], na_position="last", kind="stable")
-    shown = ordered if most is None or len(ordered) <= most else ordered.head(most)
+    shown = ordered if most is None else ordered.head(most)
     _console().print(candidates_table(shown, criterion, best))
     if len(shown) < len(ordered):
-        say(f"... and {len(ordered) - len(shown)} more: gmm-dask show prints all", style="dim")
+        say(f"... and {len(ordered) - len(shown)} more: gmm-dask show {store}", "dim")
     for line in remedies(ordered):
-        explain(line, style="yellow")
+        explain(line, "yellow")
 
 
 def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> Table:
@@ -138,12 +139,11 @@ def candidate_name(row: Any) -> str:
     return f"{row['covariance_type']}-k{row['n_components']}"
 
 
-def winner_line(table: pd.DataFrame, criterion: str, best: str) -> str:
+def winner_line(table: pd.DataFrame, criterion: str, best: str, label: str = "best") -> str:
     """The winner and its criterion in words."""
     (row,) = [row for row in table.to_dict("records") if candidate_name(row) == best]
-    components = "component" if row["n_components"] == 1 else "components"
     return (
-        f"best: {row['covariance_type']} covariance, {row['n_components']} {components} ({best}), "
+        f"{label}: {row['covariance_type']} covariance, {_counted(row['n_components'], 'component')} ({best}), "
         f"{criterion.upper()} {_number(row[criterion])}"
     )
 
@@ -154,6 +154,10 @@ def remedies(table: pd.DataFrame) -> list[str]:
 
     counts = table["status"].value_counts()
     return [f"{counts[status]} {status}: {Status(status).remedy}" for status in TROUBLES if status in counts]
+
+
+def _counted(count: int, noun: str, plural: str = "s") -> str:
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 def _number(value: float) -> str:

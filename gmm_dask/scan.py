@@ -114,6 +114,11 @@ def _align_weights(weights: Any, array: da.Array) -> da.Array:
             f"sample_weight has {weights.numblocks[0]} partitions and X has {array.numblocks[0]}, of unknown lengths: "
             "they must be partitioned alike. Call compute_chunk_sizes() on both."
         )
+    if not unknown and np.isnan(weights.shape[0]):
+        raise UserError(
+            "sample_weight has partitions of unknown lengths, and X's are known: call compute_chunk_sizes() on "
+            "sample_weight first."
+        )
     return weights if unknown else weights.rechunk((array.chunks[0],))
 
 

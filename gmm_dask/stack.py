@@ -7,6 +7,7 @@ A model whose components are too tight for the feature map (:data:`MAX_KAPPA`) i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -54,6 +55,12 @@ class Group:
         """Each member's position in the stack, with its rows in this group."""
         for member, start, stop in zip(self.members, self.edges, self.edges[1:], strict=False):
             yield member, slice(start, stop)
+
+    def runs(self) -> Iterator[tuple[list[int], slice]]:
+        """Neighbours with equally many components, as :meth:`slices` of several members at once."""
+        for _, run in itertools.groupby(self.slices(), key=lambda item: item[1].stop - item[1].start):
+            members, parts = zip(*run, strict=True)
+            yield list(members), slice(parts[0].start, parts[-1].stop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,28 +172,28 @@ def _zero_sums(stack: Stack, statistics: bool) -> Sums:
 
 def _add_block(x: Array, weights: Array | None, stack: Stack, sums: Sums, statistics: bool) -> None:
     for g, (group, phi, resp) in enumerate(logits_by_group(stack, x)):
-        for member, part in group.slices():
-            _normalise(resp[part], weights, sums, member)
+        for members, part in group.runs():
+            _normalise(resp[part].reshape(len(members), -1, x.shape[1]), weights, sums, members)
         if statistics:
             sums[2 + g] += resp @ phi.T
     for c, member in enumerate(stack.centred):
         family, parameters = stack.models[member]
         resp = family.centred_logits(x, parameters)
-        _normalise(resp, weights, sums, member)
+        _normalise(resp[None], weights, sums, [member])
         if statistics:
             add_centred(family, x, resp, parameters.means, _centred_arrays(stack, sums, c))
 
 
-def _normalise(resp: Array, weights: Array | None, sums: Sums, member: int) -> None:
-    """Logits of one model to weighted responsibilities, in place; their log-likelihood goes to the sums."""
+def _normalise(resp: Array, weights: Array | None, sums: Sums, members: list[int]) -> None:
+    """Logits (n_members, n_components, n_rows) to weighted responsibilities, in place; log-likelihoods to the sums."""
     log_density, log_top = responsibilities(resp)
     if weights is None:
-        sums[0][member] += log_density.sum()
-        sums[1][member] += log_top.sum()
+        sums[0][members] += log_density.sum(axis=1)
+        sums[1][members] += log_top.sum(axis=1)
     else:
         resp *= weights
-        sums[0][member] += log_density @ weights
-        sums[1][member] += log_top @ weights
+        sums[0][members] += log_density @ weights
+        sums[1][members] += log_top @ weights
 
 
 def add_centred(family: Family, x: Array, resp: Array, origins: Array, sums: Sums) -> None:

@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs --runslow"))
 
 
-@pytest.fixture(params=COVARIANCE_TYPES)
+@pytest.fixture(params=COVARIANCE_TYPES, scope="session")
 def covariance_type(request):
     return request.param
 

@@ -129,7 +129,7 @@ def test_candidates_that_failed_are_rows_with_a_remedy(capsys):
     table = candidates(
         [("full", 1, "converged", 10.5), ("full", 2, "singular", math.nan), ("full", 3, "max_iter", 9.0)]
     )
-    terminal.show_candidates(table, "bic", "full-k3")
+    terminal.show_candidates(table, "bic", "full-k3", "some.zarr")
     lines = capsys.readouterr().out.splitlines()
     assert re.match(r" *3 +full +max_iter +9\.00 +0\.00 +7 +<- best", lines[3])
     assert re.match(r" *2 +full +singular +- +- +7", lines[5])
@@ -146,10 +146,10 @@ def test_a_screen_of_24_lines_holds_the_best_and_points_to_the_rest(capsys):
     table = candidates([("full", k, "converged", 100.0 + k) for k in range(1, 31)])
     screen = Console(force_terminal=True, width=80, height=24)
     most = terminal.rows_on_screen(screen)
-    terminal.show_candidates(table, "bic", "full-k1", most)
+    terminal.show_candidates(table, "bic", "full-k1", "some.zarr", most)
     out = capsys.readouterr().out
     assert out.count("converged") == most == 9
-    assert "... and 21 more: gmm-dask show prints all" in out
+    assert "... and 21 more: gmm-dask show some.zarr" in out
     assert terminal.rows_on_screen(Console(file=io.StringIO())) is None
 
 

@@ -45,7 +45,8 @@ def row_shapes(path: StorePath) -> dict[str, tuple[int, ...]]:
     root = open_root(path)
     if "rows" not in root:
         return {}
-    return {name: array.shape for name, array in cast(zarr.Group, root["rows"]).arrays()}
+    group = cast(zarr.Group, root["rows"])
+    return {name: cast(zarr.Array[Any], group[name]).shape for name in _ROWS if name in group}
 
 
 def _regular(array: da.Array) -> da.Array:

@@ -1,0 +1,149 @@
+"""Memory in bytes, projected before anything runs, and the waves that a stack is cut into so that it fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gmm_dask.errors import UserError
+from gmm_dask.families import get_family
+from gmm_dask.profile import sample_limit
+from gmm_dask.scan import MERGE_WIDTH
+from gmm_dask.seeding import Candidate
+from gmm_dask.stack import BLOCK_BYTES
+
+# resident after the imports of a job, measured on Linux
+IMPORTS_BYTES = 330 << 20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What computes: ``threads`` chunks at a time in one process that may use ``memory_limit`` bytes."""
+
+    threads: int
+    memory_limit: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is read: ``n_features`` columns in ``n_chunks`` chunks of at most ``chunk_rows`` rows."""
+
+    n_features: int
+    n_chunks: int
+    chunk_rows: int
+
+    @property
+    def chunk_bytes(self) -> int:
+        """A chunk as float64."""
+        return 8 * self.chunk_rows * self.n_features
+
+
+def model_bytes(candidate: Candidate, n_features: int) -> int:
+    """Bytes of the sums that one fit of a candidate takes from a chunk."""
+    name, n_components = candidate
+    columns = get_family(name).fit_columns(n_features)
+    return 8 * n_components * (columns.stop - columns.start)
+
+
+def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
+    """What a pass needs whatever is in its stack: imports, chunks and blocks in work, the states of all fits.
+
+    A chunk is held as it is read and as it is decoded; a state before and after its step, as covariances and as
+    their factors.
+    """
+    working = machine.threads * (2 * shape.chunk_bytes + 2 * BLOCK_BYTES)
+    states = 0
+    for name, k in candidates:
+        covariances = math.prod(get_family(name).covariance_shape(k, shape.n_features))
+        states += 2 * 8 * (2 * covariances + k * (shape.n_features + 1))
+    return IMPORTS_BYTES + working + n_init * states
+
+
+def copies_of_sums(shape: Shape, machine: Machine) -> int:
+    """How many times a stack's sums can be alive: in work, waiting in the tree of merges, and as coefficients."""
+    depth = max(1, math.ceil(math.log(max(2, shape.n_chunks), MERGE_WIDTH)))
+    return machine.threads + (MERGE_WIDTH - 1) * depth + 3
+
+
+def seeding_bytes(shape: Shape, most_components: int) -> int:
+    """The sample of rows, two copies that k-means makes of it, and a start's responsibilities."""
+    rows = min(sample_limit(shape.n_features), shape.n_chunks * shape.chunk_rows)
+    return 8 * rows * (3 * shape.n_features + 2 * most_components)
+
+
+def projected_bytes(
+    shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int, waves: Iterable[int]
+) -> int:
+    """Projected peak of the process: the heaviest wave's pass, or the seeding if that is more.
+
+    Parameters
+    ----------
+    shape : Shape
+    machine : Machine
+    candidates : sequence of (covariance_type, n_components)
+    n_init : int
+        Fits of each candidate.
+    waves : iterable of int
+        Number of fits in each wave, from :func:`plan_waves`.
+    """
+    sizes = _sizes(shape, candidates, n_init)
+    starts = _starts(waves)
+    heaviest = max(sum(sizes[a:b]) for a, b in starts)
+    seeding = IMPORTS_BYTES + seeding_bytes(shape, max(k for _, k in candidates))
+    return max(
+        resting_bytes(shape, machine, candidates, n_init) + copies_of_sums(shape, machine) * heaviest, seeding
+    )
+
+
+def plan_waves(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> tuple[int, ...]:
+    """Cut the stack, candidate by candidate and start by start, into waves whose sums fit the memory.
+
+    Returns
+    -------
+    waves : tuple of int
+        Number of fits in each wave.
+
+    Raises
+    ------
+    UserError
+        If one chunk or one fit is too much.
+    """
+    available = machine.memory_limit - resting_bytes(shape, machine, candidates, n_init)
+    copies = copies_of_sums(shape, machine)
+    waves, used = [0], 0
+    for size in _sizes(shape, candidates, n_init):
+        if copies * size > available:
+            raise _too_small(shape, machine, candidates, n_init, copies * size)
+        if used + copies * size > available:
+            waves.append(0)
+            used = 0
+        waves[-1] += 1
+        used += copies * size
+    return tuple(waves)
+
+
+def _sizes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> list[int]:
+    return [model_bytes(candidate, shape.n_features) for candidate in candidates for _ in range(n_init)]
+
+
+def _starts(waves: Iterable[int]) -> list[tuple[int, int]]:
+    """First and last position of each wave."""
+    bounds, stop = [], 0
+    for length in waves:
+        bounds.append((stop, stop + length))
+        stop += length
+    return bounds
+
+
+def _too_small(
+    shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int, needed: int
+) -> UserError:
+    mib = 1 << 20
+    total = resting_bytes(shape, machine, candidates, n_init) + needed
+    return UserError(
+        f"the memory limit is {machine.memory_limit / mib:,.0f} MiB, and {total / mib:,.0f} MiB are needed: "
+        f"{IMPORTS_BYTES / mib:,.0f} for the program, {2 * machine.threads * shape.chunk_bytes / mib:,.0f} for "
+        f"{machine.threads} chunks of {shape.chunk_rows:,} rows in work, the rest for sums and states. Use smaller "
+        "chunks (data.chunk_rows), fewer threads or components, or a higher cluster.memory_limit."
+    )

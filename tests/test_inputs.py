@@ -1,0 +1,128 @@
+"""Every kind of X gives the result that a NumPy array gives."""
+
+from __future__ import annotations
+
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
+from gmm_dask.inputs import read_input
+from mixtures import assert_same_parameters
+
+NAMES = ["sepal length", "sepal width", "petal length", "petal width"]
+LAZY = {"dask", "dask, cut columns", "dask, unknown lengths", "dask frame", "dask of integers"}
+KINDS = ["list", "float32", "fortran", "pandas", "zarr", "sharded zarr", *sorted(LAZY)]
+
+
+def as_kind(X, kind, tmp_path):
+    if kind == "dask, unknown lengths":
+        lazy = da.from_array(np.vstack([X, X[:9]]), chunks=(40, 4))
+        keep = da.from_array(np.arange(len(lazy)) < len(X), chunks=40)
+        return lazy[keep]
+    if "zarr" in kind:
+        shards = {"shards": (60, 4)} if kind == "sharded zarr" else {}
+        stored = zarr.create_array(tmp_path / "x.zarr", shape=X.shape, chunks=(30, 2), dtype=X.dtype, **shards)
+        stored[:] = X
+        return stored
+    return {
+        "list": lambda: X.tolist(),
+        "float32": lambda: X.astype(np.float32),
+        "fortran": lambda: np.asfortranarray(X),
+        "pandas": lambda: pd.DataFrame(X, columns=NAMES),
+        "dask": lambda: da.from_array(X, chunks=(40, 4)),
+        "dask, cut columns": lambda: da.from_array(X, chunks=(40, 3)),
+        "dask frame": lambda: dd.from_pandas(pd.DataFrame(X, columns=NAMES), npartitions=4),
+        "dask of integers": lambda: da.from_array(np.rint(X * 10).astype(int), chunks=(40, 4)) / 10,
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_the_same(iris, kind, tmp_path):
+    X = as_kind(iris, kind, tmp_path)
+    plain = np.asarray(iris, dtype=np.float32).astype(float) if kind == "float32" else iris
+    expected = GaussianMixture(3, n_init=2, random_state=0).fit(plain)
+    found = GaussianMixture(3, n_init=2, random_state=0).fit(X)
+    assert found.n_iter_ == expected.n_iter_
+    assert_same_parameters(found, expected, rtol=1e-9)
+    assert found.means_.dtype == np.float64
+    for method in ("predict", "predict_proba", "score_samples"):
+        answer = getattr(found, method)(X)
+        assert isinstance(answer, da.Array if kind in LAZY else np.ndarray), method
+        np.testing.assert_allclose(np.asarray(answer), getattr(expected, method)(plain), atol=1e-8)
+    for method in ("score", "bic", "aic", "icl"):
+        assert getattr(found, method)(X) == pytest.approx(getattr(expected, method)(plain), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_takes_every_kind(iris, kind, tmp_path):
+    plain = np.asarray(iris, dtype=np.float32).astype(float) if kind == "float32" else iris
+    settings = {"n_components": [1, 2], "covariance_types": ["full", "diag"], "random_state": 0}
+    expected = GaussianMixtureSearch(**settings).fit(plain).results_
+    found = GaussianMixtureSearch(**settings).fit(as_kind(iris, kind, tmp_path)).results_
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9)
+
+
+def test_zarr_is_read_in_whole_stored_chunks(iris, tmp_path):
+    for kind, unit in (("zarr", 30), ("sharded zarr", 60)):
+        stored = as_kind(iris, kind, tmp_path / kind)
+        sizes = read_input(GaussianMixture(), stored, reset=True).chunks
+        assert sizes[1] == (4,)
+        assert all(size % unit == 0 for size in sizes[0][:-1])
+
+
+@pytest.mark.parametrize("kind", ["pandas", "dask frame"])
+def test_feature_names(iris, kind, tmp_path):
+    frame = as_kind(iris, kind, tmp_path)
+    fitted = GaussianMixture(2, random_state=0).fit(frame)
+    assert list(fitted.feature_names_in_) == NAMES
+    assert fitted.n_features_in_ == 4
+    with pytest.raises(ValueError, match="feature names should match those that were passed during fit"):
+        fitted.predict(frame.rename(columns={"petal width": "width"}))
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        fitted.predict(iris)
+    with pytest.warns(UserWarning, match="X has feature names, but GaussianMixture was fitted without"):
+        GaussianMixture(2, random_state=0).fit(iris).predict(frame)
+
+
+@pytest.mark.parametrize("kind", sorted(LAZY - {"dask frame"} | {"zarr"}))
+def test_another_number_of_features(iris, kind, tmp_path):
+    fitted = GaussianMixture(2, random_state=0).fit(iris[:, :3])
+    with pytest.raises(ValueError, match="X has 4 features, but GaussianMixture is expecting 3"):
+        fitted.predict(as_kind(iris, kind, tmp_path))
+
+
+WEIGHTS = {
+    "numpy": lambda w: w,
+    "list": lambda w: w.tolist(),
+    "pandas": pd.Series,
+    "dask": lambda w: da.from_array(w, chunks=25),
+    "dask series": lambda w: dd.from_pandas(pd.Series(w), npartitions=4),
+}
+KNOWN = [(X, w) for X in ("list", "zarr", "dask") for w in WEIGHTS if X == "list" or w != "dask series"]
+
+
+@pytest.mark.parametrize(("X_kind", "kind"), [*KNOWN, ("dask frame", "dask series")])
+def test_every_kind_of_weights(iris, X_kind, kind, tmp_path):
+    weights = np.random.RandomState(0).uniform(0.5, 2, len(iris))
+    expected = GaussianMixture(2, random_state=0).fit(iris, sample_weight=weights)
+    X = as_kind(iris, X_kind, tmp_path)
+    found = GaussianMixture(2, random_state=0).fit(X, sample_weight=WEIGHTS[kind](weights))
+    assert_same_parameters(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("X_kind", "kind", "message"),
+    [
+        ("dask frame", "numpy", r"needs rows whose chunk lengths are known.*X\.compute_chunk_sizes\(\)"),
+        ("dask frame", "dask", r"has 6 partitions and X has 4, of unknown lengths.*compute_chunk_sizes\(\) on both"),
+        ("dask", "dask series", r"partitions of unknown lengths, and X's are known.*compute_chunk_sizes\(\)"),
+    ],
+)
+def test_weights_that_cannot_be_aligned(iris, X_kind, kind, message, tmp_path):
+    X = as_kind(iris, X_kind, tmp_path)
+    with pytest.raises(UserError, match=message):
+        GaussianMixture(2).fit(X, sample_weight=WEIGHTS[kind](np.ones(len(iris))))

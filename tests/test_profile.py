@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gmm_dask import profile as profile_module
+from gmm_dask.profile import finish_profile, merge_parts, profile_chunk, sample_limit
+from mixtures import random_rows
+
+
+def profile_of(X, weights=None, cuts=(), seed=0):
+    edges = [0, *sorted(cuts), len(X)]
+    chunks = [slice(*edge) for edge in zip(edges, edges[1:], strict=False)]
+    parts = [profile_chunk(X[c], None if weights is None else weights[c], seed, n) for n, c in enumerate(chunks)]
+    return finish_profile(merge_parts(parts))
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(cuts=st.lists(st.integers(0, 90), max_size=6), weighted=st.booleans(), offset=st.sampled_from([0, 1e6]))
+def test_moments_of_any_chunks(cuts, weighted, offset):
+    X = random_rows(90, 3)
+    weights = np.random.RandomState(0).uniform(0, 2, 90) if weighted else None
+    found = profile_of(X + offset, weights, cuts)
+    center = np.average(X, axis=0, weights=weights)
+    scatter = ((X - center).T * (1 if weights is None else weights)) @ (X - center)
+    rounding = 1e-15 * offset
+    assert found.n_rows == 90
+    assert found.total_weight == pytest.approx(90 if weights is None else weights.sum(), rel=1e-14)
+    np.testing.assert_allclose(found.center - offset, center, atol=1e-13 + rounding)
+    np.testing.assert_allclose(found.scatter, scatter, atol=1e-10 + 1e3 * rounding)
+    np.testing.assert_array_equal(found.minimum, (X + offset).min(axis=0))
+    np.testing.assert_array_equal(found.maximum, (X + offset).max(axis=0))
+    assert sum(found.chunk_rows) == 90
+    np.testing.assert_array_equal(found.sample, X + offset)
+
+
+def test_few_rows_are_all_in_the_sample_in_order():
+    X, weights = random_rows(50, 2), np.arange(1.0, 51.0)
+    found = profile_of(X, weights, cuts=(20, 20, 35))
+    assert found.chunk_rows == (20, 0, 15, 15)
+    np.testing.assert_array_equal(found.sample, X)
+    np.testing.assert_array_equal(found.sample_weights, weights)
+
+
+def test_the_sample_is_drawn_from_all_chunks_alike(monkeypatch):
+    monkeypatch.setattr(profile_module, "SAMPLE_ROWS", 40)
+    X, drawn = np.arange(400.0)[:, None], np.zeros(400)
+    for seed in range(200):
+        found = profile_of(X, X[:, 0] + 1, cuts=(30, 300), seed=seed)
+        rows = found.sample[:, 0].astype(int)
+        assert len(rows) == 40
+        assert (np.diff(rows) > 0).all()
+        np.testing.assert_array_equal(found.sample_weights, rows + 1)
+        drawn[rows] += 1
+    shares = [drawn[:30].mean(), drawn[30:300].mean(), drawn[300:].mean()]
+    np.testing.assert_allclose(shares, 20, atol=2)
+
+
+def test_the_sample_depends_on_the_seed_alone(monkeypatch):
+    monkeypatch.setattr(profile_module, "SAMPLE_ROWS", 40)
+    X = random_rows(400, 2)
+    first, again, other = (profile_of(X, cuts=(100, 200), seed=seed).sample for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_merging_associates_in_the_sample_too(monkeypatch):
+    monkeypatch.setattr(profile_module, "SAMPLE_ROWS", 40)
+    X = random_rows(300, 2)
+    a, b, c = (profile_chunk(part, None, 5, n) for n, part in enumerate(np.split(X, [100, 200])))
+    left, right = merge_parts([merge_parts([a, b]), c]), merge_parts([a, merge_parts([b, c])])
+    np.testing.assert_array_equal(left.sample, right.sample)
+    np.testing.assert_allclose(left.scatter, right.scatter, rtol=1e-12)
+
+
+def test_the_sample_has_a_limit_in_bytes():
+    assert sample_limit(2) == 2**18
+    assert sample_limit(8) == 2**18
+    assert sample_limit(100) * 100 * 8 <= 16 << 20
+
+
+def test_float32_is_summed_in_float64():
+    X = (random_rows(10_000, 2) + 1000).astype(np.float32)
+    found = profile_of(X, cuts=(3000,))
+    np.testing.assert_allclose(found.center, X.astype(np.float64).mean(axis=0), rtol=1e-12)
+    assert found.sample.dtype == found.center.dtype == np.float64

@@ -1,0 +1,737 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from gmm_dask.criteria import Outcome
+from gmm_dask.em import State, Status
+from gmm_dask.errors import UserError
+from gmm_dask.families import FAMILIES, Parameters
+from gmm_dask.profile import Profile
+from pipeline.store import (
+    StoreStatus,
+    complete,
+    load_states,
+    lock,
+    model_name,
+    open_store,
+    prepare_store,
+    read_columns,
+    read_criteria,
+    read_model,
+    row_shapes,
+    save_states,
+    write_criteria,
+    write_models,
+    write_rows,
+)
+from pipeline.store.rows import require_aligned
+
+CONFIG = {
+    "name": "a",
+    "data": {"source": "a.csv"},
+    "search": {"tol": 1e-3, "n_components": (1, 2)},
+    "cluster": {"kind": "threads"},
+    "output": {"store": "r.zarr", "labels": True},
+}
+DATA = {"path": "a.csv", "n_rows": 10, "columns": ("x", "y")}
+D = 3
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "r.zarr"
+    prepare_store(path, CONFIG, DATA)
+    return path
+
+
+def parameters(kind, k, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = FAMILIES[kind].covariance_shape(k, D)
+    weights = rng.permutation(np.arange(1.0, k + 1))
+    return Parameters(weights / weights.sum(), rng.normal(size=(k, D)), rng.random(shape), rng.random(shape))
+
+
+def state(kind="full", k=2, start=0, status=Status.RUNNING, bounds=(-3.5, -3.25), seed=0):
+    return State(kind, k, start, parameters(kind, k, seed), bounds, status)
+
+
+def states_of_all_kinds():
+    return [state(kind, k, start, seed=k + 10 * start) for kind in FAMILIES for k in (1, 2, 5) for start in range(2)]
+
+
+def profile(seed=0):
+    rng = np.random.default_rng(seed)
+    return Profile(
+        n_rows=10,
+        total_weight=0.1 + 0.2,
+        center=rng.normal(size=D),
+        scatter=rng.normal(size=(D, D)),
+        minimum=rng.normal(size=D),
+        maximum=rng.normal(size=D),
+        chunk_rows=(6, 4),
+        sample=rng.normal(size=(10, D)),
+        sample_weights=None,
+    )
+
+
+def outcome(of, bic):
+    return Outcome(of, -bic / 2, bic, bic + 1, bic + 2, 7)
+
+
+def assert_same_bits(a, b):
+    assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    assert a.tobytes() == b.tobytes()
+
+
+def assert_same_parameters(a, b):
+    for name in ("weights", "means", "covariances", "precisions_cholesky"):
+        assert_same_bits(getattr(a, name), getattr(b, name))
+
+
+def assert_same_states(found, expected):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert (a.parameters is None) == (b.parameters is None)
+        if b.parameters is not None:
+            assert_same_parameters(a.parameters, b.parameters)
+        assert replace(a, parameters=None).__dict__ == replace(b, parameters=None).__dict__
+        assert type(a.n_components) is int
+        assert type(a.start) is int
+
+
+def attributes(path):
+    return json.loads((Path(path) / "zarr.json").read_text())["attributes"]
+
+
+def write_everything(path):
+    """A whole result: all kinds of models, one of them singular."""
+    states = [replace(s, status=Status.CONVERGED) for s in states_of_all_kinds()]
+    save_states(path, states, profile(), passes=5)
+    singular = replace(states[0], n_components=9, parameters=None, status=Status.SINGULAR, lower_bounds=())
+    outcomes = [outcome(s, 100.0 + i) for i, s in enumerate(states)]
+    write_criteria(path, [*outcomes, outcome(singular, np.nan)])
+    write_models(path, [s for s in states if s.start == 0], ["x", "y", "z"])
+    label = da.arange(10, chunks=4) % 3
+    write_rows(path, {"label": label, "log_density": label * 0.5, "responsibility": da.ones((10, 3), chunks=(4, 3))})
+
+
+def finish(path):
+    complete(path, best="full-k2", passes=9, bytes_read=90, n_rows=10, total_weight=10.0)
+
+
+# -- making and finding --------------------------------------------------------------------------------------
+
+
+def test_a_new_store(store):
+    found = open_store(store, unfinished=True)
+    assert (found.status, found.is_complete, found.attempts, found.passes) == ("running", False, 1, 0)
+    assert found.best is None
+    assert found.checkpoint is None
+    assert found.config["search"] == {"tol": 1e-3, "n_components": [1, 2]}
+    assert found.data == {"path": "a.csv", "n_rows": 10, "columns": ["x", "y"]}
+    assert {"gmm-dask", "python", "numpy", "zarr"} <= found.software.keys()
+    assert attributes(store)["format"] == "gmm-dask-result"
+    assert attributes(store)["format_version"] == 1
+
+
+def test_the_life_of_a_store(tmp_path):
+    path = tmp_path / "deep" / "r.zarr"
+    assert prepare_store(path, CONFIG, DATA) is StoreStatus.NEW
+    assert prepare_store(path, CONFIG, DATA) is StoreStatus.NEW  # there is nothing to go on from
+    save_states(path, [state()], profile(), passes=3)
+    assert prepare_store(str(path), CONFIG, DATA) is StoreStatus.UNFINISHED
+    assert open_store(path, unfinished=True).attempts == 3
+    assert open_store(path, unfinished=True).passes == 3
+    complete(path, best="tied-k3", passes=7, bytes_read=70, n_rows=10, total_weight=2.5)
+    assert prepare_store(path, CONFIG, DATA) is StoreStatus.COMPLETE
+    found = open_store(path)
+    assert (found.status, found.best, found.passes, found.bytes_read) == ("complete", "tied-k3", 7, 70)
+    assert (found.attempts, found.n_rows, found.total_weight) == (3, 10, 2.5)
+    assert not (path / "checkpoint").exists()
+
+
+def test_status_is_text():
+    assert StoreStatus.NEW == "new"
+    assert f"{StoreStatus.UNFINISHED}" == "unfinished"
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_fresh_starts_over(store, done):
+    write_everything(store)
+    if done:
+        finish(store)
+    other = {**CONFIG, "search": {"tol": 0.5}}
+    assert prepare_store(store, other, {"n_rows": 11}, fresh=True) is StoreStatus.NEW
+    found = open_store(store, unfinished=True)
+    assert (found.attempts, found.passes, found.best, found.checkpoint) == (1, 0, None, None)
+    assert found.config["search"] == {"tol": 0.5}
+    assert found.data == {"n_rows": 11}
+    assert [entry.name for entry in store.iterdir()] == ["zarr.json"]
+
+
+def test_fresh_without_a_store(tmp_path):
+    assert prepare_store(tmp_path / "r.zarr", CONFIG, DATA, fresh=True) is StoreStatus.NEW
+
+
+def test_another_configuration_is_refused_with_the_difference(store):
+    other = {**CONFIG, "search": {"tol": 1e-5, "n_init": 3, "n_components": [1, 2]}}
+    with pytest.raises(UserError) as caught:
+        prepare_store(store, other, DATA)
+    assert str(caught.value) == (
+        f"the result store {store} is of another configuration: search.tol is 0.001 there and 1e-05 here; "
+        "search.n_init is absent there and 3 here. Choose another output.store, or replace this one with --fresh."
+    )
+    assert open_store(store, unfinished=True).attempts == 1
+
+
+def test_other_data_are_refused_with_the_difference(store):
+    with pytest.raises(UserError) as caught:
+        prepare_store(store, CONFIG, {**DATA, "n_rows": 12})
+    assert str(caught.value) == (
+        f"the result store {store} is of other data, or its data has changed: n_rows is 10 there and 12 here. "
+        "Choose another output.store, or replace this one with --fresh."
+    )
+
+
+def test_what_computes_and_where_does_not_matter(store):
+    other = {
+        **CONFIG,
+        "name": "b",
+        "cluster": {"kind": "local"},
+        "output": {"store": "moved.zarr", "labels": True},
+    }
+    assert prepare_store(store, other, DATA) is StoreStatus.NEW
+
+
+def test_nan_in_attributes_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        prepare_store(tmp_path / "r.zarr", CONFIG, {"mean": float("nan")})
+    assert not (tmp_path / "r.zarr").exists()
+
+
+def _file(path):
+    path.write_text("mine")
+
+
+def _folder(path):
+    path.mkdir()
+    (path / "thesis.tex").write_text("mine")
+
+
+def _group(path):
+    zarr.create_group(path, attributes={"mine": True})
+
+
+def _array(path):
+    zarr.create_array(path, data=np.arange(3))
+
+
+def _old_group(path):
+    zarr.create_group(path, zarr_format=2, attributes={"format": "gmm-dask-result"})
+
+
+def _broken(path):
+    path.mkdir()
+    (path / "zarr.json").write_text("{")
+
+
+@pytest.mark.parametrize("make", [_file, _folder, _group, _array, _old_group, _broken])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_not_ours_is_never_touched(tmp_path, make, fresh):
+    path = tmp_path / "r.zarr"
+    make(path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    expected = f"{path} exists and is not a result store of gmm-dask, so it is left as it is. Choose another path."
+    with pytest.raises(UserError) as caught:
+        prepare_store(path, CONFIG, DATA, fresh=fresh)
+    assert str(caught.value) == expected
+    with pytest.raises(UserError) as caught:
+        open_store(path)
+    assert str(caught.value) == expected
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_an_empty_folder_may_become_a_store(tmp_path):
+    (tmp_path / "zarr.0123.partial").touch()  # left by a run that was killed in its first write
+    assert prepare_store(tmp_path, CONFIG, DATA) is StoreStatus.NEW
+    assert [file.name for file in tmp_path.iterdir()] == ["zarr.json"]
+
+
+def test_another_format_version_is_refused(store):
+    zarr.open_group(store).attrs["format_version"] = 2
+    with pytest.raises(UserError, match="has the format version 2; this gmm-dask knows version 1"):
+        prepare_store(store, CONFIG, DATA, fresh=True)
+
+
+def test_a_path_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"output\.store: cannot write .*Not a directory.*Choose a path"):
+        prepare_store(tmp_path / "file" / "r.zarr", CONFIG, DATA)
+    with (
+        pytest.raises(UserError, match=r"output\.store: cannot write .*r\.zarr\.lock"),
+        lock(tmp_path / "file" / "r.zarr"),
+    ):
+        pass
+
+
+def test_opening_what_is_not_there_or_not_complete(store, tmp_path):
+    with pytest.raises(UserError) as caught:
+        open_store(tmp_path / "no.zarr")
+    assert str(caught.value) == f"there is no result store {tmp_path / 'no.zarr'}; 'gmm-dask run' writes one."
+    with pytest.raises(UserError) as caught:
+        open_store(store)
+    assert str(caught.value) == (
+        f"the result store {store} is not complete (status 'running' after 0 passes): a run is at work on it, "
+        "or was stopped. Run the same configuration again to finish it."
+    )
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------
+
+
+def test_states_round_trip_bit_for_bit(store):
+    states, saved = states_of_all_kinds(), profile()
+    save_states(store, states, saved, passes=4)
+    found, found_profile, passes = load_states(store)
+    assert passes == 4
+    assert_same_states(found, states)
+    for name in ("center", "scatter", "minimum", "maximum"):
+        assert_same_bits(getattr(found_profile, name), getattr(saved, name))
+    assert (found_profile.n_rows, found_profile.chunk_rows) == (10, (6, 4))
+    assert found_profile.total_weight == saved.total_weight
+    assert_same_bits(found_profile.sample, saved.sample)
+    assert found_profile.sample_weights is None
+
+
+def test_states_of_every_kind_of_end(store):
+    odd = parameters("diag", 2)
+    odd.covariances[...] = -0.0
+    odd.means[0] = [5e-324, np.inf, -np.nan]
+    states = [
+        State("full", 2, 0, None, (), Status.SINGULAR),
+        State("diag", 2, 1, odd, (-0.0, 1e308), Status.SINGULAR),
+        State("tied", 3, 0, parameters("tied", 3), (), Status.RUNNING, prior_bound=-2.5),
+        State("spherical", 1, 0, parameters("spherical", 1), (1.0,) * 50, Status.CONVERGED),
+        State("spherical", 1, 1, parameters("spherical", 1), (1.0,), Status.MAX_ITER),
+    ]
+    save_states(store, states, profile(), passes=1)
+    assert_same_states(load_states(store)[0], states)
+
+
+def test_a_profile_before_any_state(store):
+    save_states(store, [], profile(), passes=1)
+    assert load_states(store)[0] == []
+
+
+def test_the_checkpoint_before_goes(store):
+    for passes in (1, 2, 3):
+        save_states(store, [state(seed=passes)], profile(), passes)
+    assert [group.name for group in store.glob("checkpoint/*/")] == ["3"]
+    assert_same_states(load_states(store)[0], [state(seed=3)])
+    assert attributes(store)["checkpoint"] == 3
+    assert attributes(store)["passes"] == 3
+
+
+def test_no_checkpoint(store):
+    with pytest.raises(UserError, match=r"has no checkpoint to go on from\. Run the job with --fresh"):
+        load_states(store)
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing on the way cleans up after it, as nothing does after kill -9."""
+
+
+def dies_in_write(monkeypatch, number):
+    """Let the process die when it renames its ``number``-th file into place."""
+    rename, count = Path.replace, 0
+
+    def dying(self, target):
+        nonlocal count
+        count += 1
+        if count >= number:
+            raise Killed
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+
+
+def test_a_crash_in_any_write_leaves_this_checkpoint_or_the_one_before(tmp_path, monkeypatch):
+    before, after = [state(seed=1)], [state(seed=2), state("tied", seed=3)]
+    outcomes = []
+    for number in range(1, 1000):
+        path = tmp_path / f"{number}.zarr"
+        prepare_store(path, CONFIG, DATA)
+        save_states(path, before, profile(1), passes=1)
+        with monkeypatch.context() as patched:
+            dies_in_write(patched, number)
+            try:
+                save_states(path, after, profile(2), passes=2)
+                died = False
+            except Killed:
+                died = True
+        found, found_profile, passes = load_states(path)
+        assert_same_states(found, before if passes == 1 else after)
+        assert_same_bits(found_profile.center, profile(passes).center)
+        outcomes.append(passes)
+        assert prepare_store(path, CONFIG, DATA) is StoreStatus.UNFINISHED
+        assert_tidy(path)
+        save_states(path, after, profile(2), passes=2)
+        assert_same_states(load_states(path)[0], after)
+        if not died:
+            break
+    assert outcomes == [1] * (len(outcomes) - 1) + [2]  # the write that makes it current is the last
+    assert len(outcomes) > 20
+
+
+@pytest.mark.parametrize("number", [1, 12, 30])
+def test_kill_9_while_a_checkpoint_is_saved(store, number):
+    save_states(store, [state(seed=1)], profile(), passes=1)
+    script = f"""
+import os, signal
+from pathlib import Path
+import numpy as np
+from pipeline.store import load_states, save_states
+states, profile, passes = load_states({str(store)!r})
+rename, count = Path.replace, 0
+def dying(self, target):
+    global count
+    count += 1
+    if count >= {number}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.replace = dying
+save_states({str(store)!r}, states, profile, 2)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], env=_environment(), check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(store.rglob("*.partial"))
+    assert_same_states(load_states(store)[0], [state(seed=1)])
+    assert prepare_store(store, CONFIG, DATA) is StoreStatus.UNFINISHED
+    assert_tidy(store)
+
+
+def _environment():
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+def test_a_crash_in_complete_leaves_it_unfinished(store, monkeypatch):
+    save_states(store, [state()], profile(), passes=1)
+    with monkeypatch.context() as patched:
+        dies_in_write(patched, 1)
+        with pytest.raises(Killed):
+            finish(store)
+    assert prepare_store(store, CONFIG, DATA) is StoreStatus.UNFINISHED
+    assert open_store(store, unfinished=True).best is None
+    assert_same_states(load_states(store)[0], [state()])
+
+
+def test_a_crash_after_complete_leaves_it_complete(store, monkeypatch):
+    save_states(store, [state()], profile(), passes=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda *args, **kwargs: None)
+        finish(store)
+    assert (store / "checkpoint").exists()
+    assert prepare_store(store, CONFIG, DATA) is StoreStatus.COMPLETE
+    assert not (store / "checkpoint").exists()
+
+
+def test_a_crash_in_fresh_leaves_nothing_of_the_old_result(store, monkeypatch):
+    write_everything(store)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda *args, **kwargs: None)
+        prepare_store(store, {**CONFIG, "search": {}}, DATA, fresh=True)
+    assert prepare_store(store, {**CONFIG, "search": {}}, DATA) is StoreStatus.NEW
+    assert_tidy(store)
+    with pytest.raises(UserError, match="no criteria yet"):
+        read_criteria(store)
+
+
+# -- criteria ------------------------------------------------------------------------------------------------
+
+
+def test_criteria_of_candidates_and_starts(store):
+    worse = state("tied", 2, start=0, status=Status.CONVERGED, bounds=(-4.0, -3.5))
+    better = state("tied", 2, start=1, status=Status.MAX_ITER, bounds=(-4.0, -3.5, -3.0))
+    singular = State("full", 3, 0, None, (), Status.SINGULAR)
+    write_criteria(store, [outcome(worse, 20.0), outcome(better, 10.0), outcome(singular, np.nan)])
+    table = read_criteria(store)
+    assert list(table.columns) == [
+        "n_components", "covariance_type", "status", "bic", "aic", "icl", "log_likelihood", "n_parameters", "n_iter",
+    ]  # fmt: skip
+    first, second = table.to_dict("records")
+    assert first == {
+        "n_components": 2,
+        "covariance_type": "tied",
+        "status": "max_iter",
+        "bic": 10.0,
+        "aic": 11.0,
+        "icl": 12.0,
+        "log_likelihood": -5.0,
+        "n_parameters": 7,
+        "n_iter": 3,
+    }
+    assert (second["n_components"], second["covariance_type"], second["status"]) == (3, "full", "singular")
+    assert np.isnan(second["bic"])
+    assert table["bic"].dtype == np.float64
+    assert table["n_iter"].dtype == np.int64
+
+    starts = xr.open_zarr(store, group="criteria", consolidated=False).load()
+    assert starts["start_bic"].dims == ("n_components", "covariance_type", "start")
+    assert starts["start_bic"].sel(n_components=2, covariance_type="tied").values.tolist() == [20.0, 10.0]
+    assert starts["start_status"].sel(n_components=3, covariance_type="full", start=0).item() == "singular"
+
+
+def test_criteria_of_all_candidates_come_in_order(store):
+    outcomes = [outcome(state(kind, k), float(k)) for k in (1, 2) for kind in ("tied", "diag")]
+    write_criteria(store, outcomes)
+    write_criteria(store, outcomes)  # as after a resume
+    table = read_criteria(store)
+    assert list(zip(table["covariance_type"], table["n_components"], strict=True)) == [
+        ("tied", 1),
+        ("tied", 2),
+        ("diag", 1),
+        ("diag", 2),
+    ]
+    assert table["bic"].tolist() == [1.0, 2.0, 1.0, 2.0]
+
+
+def test_no_criteria_yet(store):
+    with pytest.raises(UserError) as caught:
+        read_criteria(store)
+    assert str(caught.value) == (
+        f"the result store {store} has no criteria yet; they are written when every candidate has finished."
+    )
+
+
+# -- models --------------------------------------------------------------------------------------------------
+
+
+def test_model_names():
+    assert model_name(state("tied", 3)) == "tied-k3"
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_models_are_sorted_by_weight(store, kind, k):
+    fitted = state(kind, k, start=2, status=Status.CONVERGED, seed=k)
+    write_models(store, [fitted], ["x", "y", "z"])
+    found = read_model(store, model_name(fitted))
+    order = np.argsort(fitted.parameters.weights)[::-1]
+    shared = kind == "tied"
+    expected = Parameters(
+        fitted.parameters.weights[order],
+        fitted.parameters.means[order],
+        fitted.parameters.covariances if shared else fitted.parameters.covariances[order],
+        fitted.parameters.precisions_cholesky if shared else fitted.parameters.precisions_cholesky[order],
+    )
+    assert_same_states([found], [replace(fitted, parameters=expected)])
+
+
+def test_components_of_equal_weight_keep_their_order(store):
+    fitted = state("diag", 3)
+    equal = replace(fitted, parameters=replace(fitted.parameters, weights=np.full(3, 1 / 3)))
+    write_models(store, [equal], ["x", "y", "z"])
+    assert_same_parameters(read_model(store, "diag-k3").parameters, equal.parameters)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dimensions"),
+    [
+        ("full", ("component", "feature", "feature_other")),
+        ("tied", ("feature", "feature_other")),
+        ("diag", ("component", "feature")),
+        ("spherical", ("component",)),
+    ],
+)
+def test_models_open_with_xarray(store, kind, dimensions):
+    write_models(store, [state(kind, D)], ["x", "y", "z"])  # as many components as features
+    model = xr.open_zarr(store, group=f"models/{kind}-k{D}", consolidated=False)
+    assert model["covariances"].dims == dimensions
+    assert model["means"].sel(feature="y").shape == (D,)
+    assert model["lower_bounds"].values.tolist() == [-3.5, -3.25]
+    assert model.attrs["covariance_type"] == kind
+    assert list(read_columns(store, f"{kind}-k{D}")) == ["x", "y", "z"]
+
+
+def test_no_such_model(store):
+    with pytest.raises(UserError) as caught:
+        read_model(store, "full-k2")
+    assert str(caught.value) == f"the result store {store} has no model 'full-k2'; its models are: none."
+    write_models(store, [state("tied", 3), state("diag", 2)], ["x", "y", "z"])
+    with pytest.raises(UserError, match=r"its models are: diag-k2, tied-k3\.$"):
+        read_model(store, "full-k2")
+
+
+# -- rows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunks", [(4, 4, 2), (10,), (3, 4, 2, 1), (1, 9), (4, 0, 6)])
+def test_rows(store, chunks):
+    read = []
+
+    def answer(block, block_info=None):
+        read.append(block_info[0]["chunk-location"])
+        return np.tile(block[:, None], (1, 5)) + np.array([0, 0.5, 1, 2, 3])
+
+    answers = da.arange(10, chunks=(chunks,)).map_blocks(
+        answer, chunks=(chunks, (5,)), new_axis=1, dtype=float, meta=np.empty((0, 0))
+    )
+    write_rows(store, {"label": answers[:, 0], "log_density": answers[:, 1], "responsibility": answers[:, 2:]})
+    rows = xr.open_zarr(store, group="rows", consolidated=False)
+    assert rows["label"].dtype == np.int32
+    assert rows["label"].values.tolist() == list(range(10))
+    assert rows["log_density"].values.tolist() == [i + 0.5 for i in range(10)]
+    assert rows["responsibility"].dims == ("row", "component")
+    np.testing.assert_array_equal(rows["responsibility"], np.arange(10)[:, None] + [1, 2, 3])
+    assert len(read) == sum(length > 0 for length in chunks)  # one pass for all three
+    assert row_shapes(store) == {"label": (10,), "log_density": (10,), "responsibility": (10, 3)}
+
+
+def test_rows_are_written_again_after_a_resume(store):
+    write_rows(store, {"label": da.zeros(10, chunks=5), "log_density": da.zeros(10, chunks=5)})
+    write_rows(store, {"label": da.ones(10, chunks=5)})
+    rows = xr.open_zarr(store, group="rows", consolidated=False)
+    assert list(rows) == ["label"]
+    assert rows["label"].values.tolist() == [1] * 10
+
+
+def test_no_rows(store):
+    assert row_shapes(store) == {}
+
+
+def test_rows_of_unknown_number(store):
+    array = da.arange(10, chunks=5)
+    with pytest.raises(ValueError, match="expects chunks of known length"):
+        write_rows(store, {"label": array[array > 3]})
+
+
+def test_alignment():
+    require_aligned([(4, 4, 2), (3,)], (4, 3))
+    require_aligned([(8, 4, 1)], (2,))
+    with pytest.raises(AssertionError, match=r"Dask chunks \(3, 4\) do not end where Zarr's of 2 end"):
+        require_aligned([(3, 4)], (2,))
+
+
+# -- the lock ------------------------------------------------------------------------------------------------
+
+
+def test_one_run_a_store(tmp_path):
+    path = tmp_path / "deep" / "r.zarr"
+    with lock(path):
+        with pytest.raises(UserError) as caught, lock(f"{path}/"):
+            pass
+        assert str(caught.value) == (
+            f"another run is at work on the result store {path}/ (it holds {path}.lock). "
+            "Wait for it, or choose another output.store."
+        )
+        with lock(tmp_path / "other.zarr"):
+            pass
+    with lock(path):
+        pass
+    assert not path.exists()
+
+
+def test_the_lock_dies_with_its_holder(tmp_path):
+    path = tmp_path / "r.zarr"
+    script = f"""
+import time
+from pipeline.store import lock
+with lock({str(path)!r}):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", script], env=_environment(), stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another run is at work"), lock(path):
+            pass
+        holder.kill()
+        holder.wait()
+        with lock(path):
+            pass
+
+
+def test_the_lock_is_freed_after_an_error(tmp_path):
+    with pytest.raises(KeyError), lock(tmp_path / "r.zarr"):
+        raise KeyError
+    with lock(tmp_path / "r.zarr"):
+        pass
+
+
+# -- the layout ----------------------------------------------------------------------------------------------
+
+
+def assert_tidy(path):
+    """Nothing foreign: metadata and chunks only, of the groups that belong there."""
+    for file in path.rglob("*"):
+        if file.is_file():
+            relative = file.relative_to(path)
+            assert file.name == "zarr.json" or "c" in relative.parts, relative
+    current = attributes(path)["checkpoint"]
+    assert [group.name for group in path.glob("checkpoint/*/")] == ([] if current is None else [str(current)])
+
+
+@pytest.fixture
+def whole(store):
+    write_everything(store)
+    return store
+
+
+def test_nothing_foreign_inside(whole):
+    assert_tidy(whole)
+    assert sorted(group.name for group in whole.glob("*/")) == ["checkpoint", "criteria", "models", "rows"]
+    finish(whole)
+    assert_tidy(whole)
+    assert sorted(group.name for group in whole.glob("*/")) == ["criteria", "models", "rows"]
+
+
+def test_xarray_opens_every_group(whole):
+    groups = [file.parent for file in whole.rglob("zarr.json") if _metadata(file)["node_type"] == "group"]
+    assert len(groups) > 15
+    for group in groups:
+        name = "/" if group == whole else str(group.relative_to(whole))
+        xr.open_zarr(whole, group=name, consolidated=False).load()
+
+
+def _metadata(file):
+    def refuse(constant):
+        raise AssertionError(f"{constant} in {file}")
+
+    return json.loads(file.read_text(), parse_constant=refuse)
+
+
+def test_metadata_is_plain(whole):
+    for file in whole.rglob("zarr.json"):
+        metadata = _metadata(file)
+        assert metadata["zarr_format"] == 3
+        assert "consolidated_metadata" not in metadata or metadata["consolidated_metadata"] is None
+        if metadata["node_type"] == "array":
+            assert len(metadata["dimension_names"]) == len(metadata["shape"])
+            assert all(metadata["dimension_names"])
+            assert "pickle" not in file.read_text()
+
+
+def test_text_is_of_variable_length(whole):
+    for name in ("criteria/covariance_type", "criteria/status", "models/full-k1/feature"):
+        assert _metadata(whole / name / "zarr.json")["data_type"] == "string"
+
+
+def test_criteria_open_with_xarray(whole):
+    criteria = xr.open_zarr(whole, group="criteria", consolidated=False).load()
+    assert criteria["bic"].dims == ("n_components", "covariance_type")
+    assert criteria["n_components"].dtype == np.int64
+    assert criteria["n_components"].values.tolist() == [1, 2, 5, 9]
+    assert list(criteria["covariance_type"].values) == list(FAMILIES)
+    assert criteria["bic"].sel(n_components=2, covariance_type="diag").item() == 114.0
+    assert criteria["status"].sel(n_components=9, covariance_type="full").item() == "singular"
+    assert np.isnan(criteria["bic"].sel(n_components=9, covariance_type="full").item())
