@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from pipeline.progress import Event, PassDone, StageStarted
 
 SECONDS_BETWEEN_LINES = 10.0
+LASTING = ("resume", "compare")  # stages that the live line leaves a message of
 
 
 def describe(event: Event) -> str:
@@ -21,7 +23,17 @@ def describe(event: Event) -> str:
     counts |= {"stopped at max_iter": event.max_iter, "singular": event.singular}
     words = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     leading = f"; best so far {event.best}" if event.best else ""
-    return f"pass {event.number}: {words}{leading}"
+    return f"pass {event.number} took {event.seconds:.2g} s: {words}; {_time_left(event)}{leading}"
+
+
+def _time_left(event: PassDone) -> str:
+    """How long the fits will take: ``about 40 s left``."""
+    seconds = event.seconds_left
+    if seconds < 100:
+        return f"about {math.ceil(seconds)} s left"
+    if seconds < 100 * 60:
+        return f"about {seconds / 60:.0f} min left"
+    return f"about {seconds / 3600:.0f} h left"
 
 
 class Lines:
@@ -56,13 +68,12 @@ class LiveLine:
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[counts]}"),
-            TimeElapsedColumn(),
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[words]}"),
             console=console,
             transient=True,
         )
-        self._line: TaskID = self._bar.add_task("starting", total=None, counts="")
+        self._line: TaskID = self._bar.add_task("starting", total=None, words="")
 
     def __enter__(self) -> LiveLine:
         self._bar.start()
@@ -73,8 +84,10 @@ class LiveLine:
 
     def __call__(self, event: Event) -> None:
         """Bring the line up to date."""
-        if isinstance(event, StageStarted):
-            self._bar.update(self._line, description=event.name, total=None, counts=event.detail)
+        if isinstance(event, PassDone):
+            words = f"pass {event.number}, {event.finished} of {event.total} fits done, {_time_left(event)}"
+            self._bar.update(self._line, total=event.total, completed=event.finished, words=words)
             return
-        counts = f"pass {event.number}, {event.finished} of {event.total} fits done"
-        self._bar.update(self._line, total=event.total, completed=event.finished, counts=counts)
+        if event.name in LASTING:
+            self._bar.console.print(describe(event))
+        self._bar.update(self._line, description=event.name, total=None, words=event.detail)

@@ -170,25 +170,24 @@ def show_estimate(estimate: Estimate) -> None:
     for name, text in _estimate_lines(estimate).items():
         grid.add_row(name, Text(text))
     _console().print(grid)
-    if estimate.memory_bytes > estimate.memory_limit:
-        explain("The projected memory is more than cluster.memory_limit: lower data.chunk_rows, or raise it.", "yellow")
 
 
 def _estimate_lines(estimate: Estimate) -> dict[str, str]:
     from dask.utils import format_bytes
 
-    source = estimate.source
+    source, machine = estimate.source, estimate.machine
     rows = "unknown until read (CSV)" if source.n_rows is None else f"{source.n_rows:,}"
-    memory, limit = format_bytes(estimate.memory_bytes), format_bytes(estimate.memory_limit)
+    memory, limit = format_bytes(estimate.memory_bytes), format_bytes(machine.memory_limit)
+    waves = "" if len(estimate.waves) == 1 else f", in {len(estimate.waves)} waves to fit the memory"
     return {
         "data": f"{source.path} ({source.kind})",
         "rows": rows + ("" if source.weights is None else ", weighted"),
         "columns": _listed(source.columns),
         "chunks": f"{source.array.numblocks[0]:,}",
         "a pass reads": format_bytes(source.bytes_per_pass),
-        "candidates": f"{estimate.candidates:,}",
-        "starts": f"{estimate.starts:,}",
-        "memory": f"about {memory} projected, with {estimate.threads} threads (limit {limit})",
+        "candidates": f"{estimate.n_candidates:,}",
+        "starts": f"{estimate.n_fits:,}{waves}",
+        "memory": f"about {memory} projected, with {_counted(machine.threads, 'thread')} (limit {limit})",
         "store": estimate.store,
     }
 

@@ -43,7 +43,8 @@ def model_bytes(candidate: Candidate, n_features: int) -> int:
     """Bytes of the sums that one fit of a candidate takes from a chunk."""
     name, n_components = candidate
     columns = get_family(name).fit_columns(n_features)
-    return 8 * n_components * (columns.stop - columns.start)
+    n_columns: int = columns.stop - columns.start
+    return 8 * n_components * n_columns
 
 
 def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
@@ -91,9 +92,7 @@ def projected_bytes(
     starts = _starts(waves)
     heaviest = max(sum(sizes[a:b]) for a, b in starts)
     seeding = IMPORTS_BYTES + seeding_bytes(shape, max(k for _, k in candidates))
-    return max(
-        resting_bytes(shape, machine, candidates, n_init) + copies_of_sums(shape, machine) * heaviest, seeding
-    )
+    return max(resting_bytes(shape, machine, candidates, n_init) + copies_of_sums(shape, machine) * heaviest, seeding)
 
 
 def plan_waves(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> tuple[int, ...]:
@@ -136,9 +135,7 @@ def _starts(waves: Iterable[int]) -> list[tuple[int, int]]:
     return bounds
 
 
-def _too_small(
-    shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int, needed: int
-) -> UserError:
+def _too_small(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int, needed: int) -> UserError:
     mib = 1 << 20
     total = resting_bytes(shape, machine, candidates, n_init) + needed
     return UserError(

@@ -5,6 +5,7 @@ Moments are merged as in Chan, Golub and LeVeque (1983), "Algorithms for computi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,27 @@ SAMPLE_ROWS = 1 << 18
 def sample_limit(n_features: int) -> int:
     """Largest number of rows in the sample that starts are made from."""
     return max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // (8 * n_features)))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the sample is drawn: the seed, and the priority from which on a row surely is not in it.
+
+    Each row gets a random priority between 0 and 1, and the smallest make the sample. Where the number of rows is
+    known, most rows are out at once, and no chunk sends more than its share.
+    """
+
+    seed: int
+    ceiling: float
+
+    @classmethod
+    def of(cls, n_rows: float, n_features: int, seed: int) -> Draw:
+        """The draw from ``n_rows`` rows, NaN if unknown."""
+        limit = sample_limit(n_features)
+        if math.isnan(n_rows) or n_rows <= limit:
+            return cls(seed, 1.0)
+        # of the priorities under the ceiling there are fewer than the limit about once in 10^23 draws
+        return cls(seed, min(1.0, (limit + 10.0 * math.sqrt(limit) + 100.0) / n_rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +104,10 @@ class Part:
     sample_weights: Array | None
 
 
-def profile_chunk(rows: Any, weights: Any, seed: int, number: int) -> Part:
-    """Profile one chunk: rows (n_rows, n_features), weights (n_rows,) or None, seed of the sample, chunk's number."""
+def profile_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
+    """Profile one chunk: rows (n_rows, n_features), weights (n_rows,) or None, the sample's draw, chunk's number."""
     x = np.asarray(rows)
-    w = None if weights is None else np.asarray(weights, dtype=np.float64)
+    w, bad_weights = _usable_weights(weights)
     finite = np.isfinite(x)
     first_bad = None
     if not finite.all():
@@ -94,9 +116,10 @@ def profile_chunk(rows: Any, weights: Any, seed: int, number: int) -> Part:
         x = np.where(finite, x, 0)
     mean, scatter, weight = _moments(x, w)
     low, high = (x.min(axis=0), x.max(axis=0)) if len(x) else (mean + np.inf, mean - np.inf)
-    stream = np.random.Philox(key=np.array([seed, number], dtype=np.uint64))
+    stream = np.random.Philox(key=np.array([draw.seed, number], dtype=np.uint64))
     priority = np.random.Generator(stream).random(len(x))
-    chosen = _smallest(priority, sample_limit(x.shape[1]))
+    candidates = np.flatnonzero(priority < draw.ceiling)
+    chosen = candidates[_smallest(priority[candidates], sample_limit(x.shape[1]))]
     return Part(
         chunk_rows=(len(x),),
         weight=weight,
@@ -106,12 +129,21 @@ def profile_chunk(rows: Any, weights: Any, seed: int, number: int) -> Part:
         maximum=high.astype(np.float64),
         bad=np.count_nonzero(~finite, axis=0),
         first_bad=first_bad,
-        bad_weights=0 if w is None else int(np.count_nonzero(~(np.isfinite(w) & (w >= 0)))),
+        bad_weights=bad_weights,
         priority=priority[chosen],
         position=np.column_stack([np.full(len(chosen), number), chosen]),
         sample=x[chosen].astype(np.float64),
         sample_weights=None if w is None else w[chosen],
     )
+
+
+def _usable_weights(weights: Any) -> tuple[Array | None, int]:
+    """Weights with a zero for each that cannot be used, and how many these are."""
+    if weights is None:
+        return None, 0
+    w = np.asarray(weights, dtype=np.float64)
+    bad = ~(np.isfinite(w) & (w >= 0))
+    return (np.where(bad, 0.0, w) if bad.any() else w), int(np.count_nonzero(bad))
 
 
 def _moments(x: NDArray[np.floating], w: Array | None) -> tuple[Array, Array, float]:

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import Statistics
-from gmm_dask.profile import Profile, finish_profile, merge_parts, profile_chunk
+from gmm_dask.profile import Draw, Profile, finish_profile, merge_parts, profile_chunk
 from gmm_dask.stack import Model, Stack, Totals, add_sums, build_stack, chunk_sums, unpack_sums, unpack_totals
 
 Array = NDArray[np.float64]
@@ -235,4 +235,5 @@ def profile_rows(rows: Rows, seed: int, columns: Sequence[str] | None = None) ->
     UserError
         If there are no rows, values that are NaN or infinite, or weights that are negative or add up to zero.
     """
-    return finish_profile(map_reduce(rows, profile_chunk, merge_parts, seed, "profile"), columns)
+    draw = Draw.of(rows.array.shape[0], rows.n_features, seed)
+    return finish_profile(map_reduce(rows, profile_chunk, merge_parts, draw, "profile"), columns)

@@ -35,6 +35,10 @@ class PassDone:
         Passes so far, those before a resume included.
     rows : int
         Rows that the pass read.
+    seconds : float
+        That it took.
+    seconds_left : float
+        Until no fit is running, if they all go on as they do.
     running, converged, max_iter, singular : int
         How many members of the stack (candidates times starts) are in each state after the pass.
     best : str or None
@@ -45,6 +49,8 @@ class PassDone:
 
     number: int
     rows: int
+    seconds: float
+    seconds_left: float
     running: int
     converged: int
     max_iter: int

@@ -7,8 +7,7 @@ as a task, and a job that was stopped goes on from its last checkpoint.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,23 +20,26 @@ import pandas as pd
 from gmm_dask import em
 from gmm_dask.answers import answer_rows
 from gmm_dask.criteria import best_outcome, by_candidate, choose
-from gmm_dask.em import Settings, State, Status
+from gmm_dask.em import Settings, Status
+from gmm_dask.memory import plan_waves
 from gmm_dask.profile import Profile
 from gmm_dask.scan import Rows, as_rows, collect_statistics, one_blas_thread, profile_rows
 from gmm_dask.search import check_candidates, evaluate_states, generator_copies
 from gmm_dask.seeding import start_states
 from pipeline import pictures, store
 from pipeline.config import JobConfig
-from pipeline.progress import PassDone, Progress, StageStarted, silent
+from pipeline.estimate import machine_of, shape_of
+from pipeline.fingerprint import contents_of, header_of, require_same_contents
+from pipeline.keeper import Keeper
+from pipeline.progress import Progress, StageStarted, silent
+from pipeline.show import add_delta
 from pipeline.sources import Source, open_source
-from pipeline.store import StoreStatus
+from pipeline.store import Checkpoint, StoreStatus
 
 Stage = Callable[..., Any]
 
 # data of up to this many bytes are read once a stage and held in memory
 HELD_BYTES = 16 << 20
-# a checkpoint is written after a pass, but not more often than this
-CHECKPOINT_SECONDS = 10.0
 # rows in the picture of the clusters
 DRAWN_ROWS = 2000
 
@@ -118,11 +120,12 @@ def run(
     begin = time.monotonic()
     path = config.output.store
     with store.lock(path):
-        found = as_task(prepare)(config, fresh)
+        found = as_task(prepare)(config, fresh, progress)
         if found is not StoreStatus.COMPLETE:
             if found is StoreStatus.NEW:
                 as_task(seed)(config, progress)
-            as_task(fit)(config, progress)
+            for wave in range(len(store.load_checkpoint(path).waves)):
+                as_task(fit_wave)(config, wave, progress)
             best = as_task(select)(config, progress)
             as_task(write_rows)(config, best, progress)
             as_task(draw)(config, best, progress)
@@ -133,28 +136,48 @@ def run(
 # -- the stages --------------------------------------------------------------------------------------------------
 
 
-def prepare(config: JobConfig, fresh: bool) -> StoreStatus:
+def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
     """Read the data's header, and make the store or find what an earlier run left of it."""
     source = open_source(config.data)
-    data = {
-        "path": source.path,
-        "kind": source.kind,
-        "columns": list(source.columns),
-        "n_rows": source.n_rows,
-        "bytes_per_pass": source.bytes_per_pass,
-    }
-    return store.prepare_store(config.output.store, config.model_dump(mode="json"), data, fresh)
+    header = header_of(source)
+    path = config.output.store
+    found = store.prepare_store(path, config.model_dump(mode="json"), header, fresh)
+    if found is not StoreStatus.NEW:
+        _require_unchanged(config, source, header, progress)
+    if found is StoreStatus.UNFINISHED:
+        checkpoint = store.load_checkpoint(path)
+        finished = sum(state.status is not Status.RUNNING for state in checkpoint.states)
+        detail = f"after pass {checkpoint.passes}, {finished} of {len(checkpoint.states)} fits done"
+        progress(StageStarted("resume", f"{path} is unfinished: {detail}"))
+    return found
+
+
+def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any], progress: Progress) -> None:
+    """If the data's files are newer than the store knows, compare what is in them."""
+    path = config.output.store
+    known = store.open_store(path, unfinished=True).data
+    if known["modified"] == header["modified"]:
+        return
+    progress(StageStarted("compare", "the data's files have another time than when the run began"))
+    with one_blas_thread():
+        profile = profile_rows(_hold(source), config.search.random_state, source.columns)
+    require_same_contents(path, source.columns, known["contents"], contents_of(profile))
+    store.record_data(path, {**known, "modified": header["modified"]})
 
 
 def seed(config: JobConfig, progress: Progress) -> None:
     """Pass 0, and the starts of all candidates; they are the first checkpoint."""
-    progress(StageStarted("seed"))
-    source, rows = _open_rows(config)
+    progress(StageStarted("seed", "reading the data once, then the starts"))
+    source = open_source(config.data)
     search = config.search
+    candidates = check_candidates(search.n_components, search.covariance_types)
+    path = config.output.store
     with one_blas_thread():
-        profile = profile_rows(rows, search.random_state, source.columns)
+        profile = profile_rows(_hold(source), search.random_state, source.columns)
+        shape = replace(shape_of(source), chunk_rows=max(profile.chunk_rows))
+        waves = plan_waves(shape, machine_of(config), candidates, search.n_init)
         states = start_states(
-            check_candidates(search.n_components, search.covariance_types),
+            candidates,
             profile.sample,
             profile.sample_weights,
             init_params=search.init_params,
@@ -162,40 +185,36 @@ def seed(config: JobConfig, progress: Progress) -> None:
             random_state=generator_copies(search.random_state),
             reg_covar=search.reg_covar,
         )
+    store.record_data(path, {**header_of(source), "contents": contents_of(profile)})
     step = -(-len(profile.sample) // DRAWN_ROWS)
-    store.save_states(config.output.store, states, replace(profile, sample=profile.sample[::step]), passes=1)
+    profile = replace(profile, sample=profile.sample[::step])
+    store.save_checkpoint(path, Checkpoint(states, profile, 1, waves))
 
 
-def fit(config: JobConfig, progress: Progress) -> None:
-    """EM from the last checkpoint until no candidate is running."""
-    states, profile, passes = store.load_states(config.output.store)
-    progress(StageStarted("fit", f"{len(states)} fits, from pass {passes}"))
-    _, rows = _open_rows(config)
-    search = config.search
-    saved = time.monotonic()
-
-    def after_pass(states: list[State]) -> None:
-        nonlocal passes, saved
-        passes += 1
-        progress(_pass_done(states, passes, profile.n_rows))
-        if time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            store.save_states(config.output.store, states, profile, passes)
-            saved = time.monotonic()
-
-    settings = Settings(search.tol, search.max_iter, search.reg_covar)
+def fit_wave(config: JobConfig, wave: int, progress: Progress) -> None:
+    """EM of one wave's states, from the last checkpoint until none of them is running."""
+    path = config.output.store
+    checkpoint = store.load_checkpoint(path)
+    first = sum(checkpoint.waves[:wave])
+    part = slice(first, first + checkpoint.waves[wave])
+    count = "" if len(checkpoint.waves) == 1 else f", wave {wave + 1} of {len(checkpoint.waves)}"
+    progress(StageStarted("fit", f"{checkpoint.waves[wave]} fits{count}, from pass {checkpoint.passes}"))
+    rows = _hold(open_source(config.data))
+    keeper = Keeper(path, checkpoint, part, settings_of(config), config.search.criterion, progress)
     with one_blas_thread():
-        collect = partial(collect_statistics, rows, profile)
-        states = em.run(states, collect, profile.total_weight, settings, after_pass)
-    store.save_states(config.output.store, states, profile, passes)
+        collect = partial(collect_statistics, rows, checkpoint.profile)
+        states = checkpoint.states[part]
+        states = em.run(states, collect, checkpoint.profile.total_weight, settings_of(config), keeper.after_pass)
+    keeper.save(states)
 
 
 def select(config: JobConfig, progress: Progress) -> str:
     """The closing pass: criteria of all candidates, and the choice; returns the winner's name."""
-    progress(StageStarted("select"))
-    states, profile, _ = store.load_states(config.output.store)
-    source, rows = _open_rows(config)
+    progress(StageStarted("select", "the closing pass"))
+    checkpoint = store.load_checkpoint(config.output.store)
+    source = open_source(config.data)
     with one_blas_thread():
-        outcomes = evaluate_states(rows, profile, states)
+        outcomes = evaluate_states(_hold(source), checkpoint.profile, checkpoint.states)
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
     store.write_criteria(config.output.store, outcomes)
     store.write_models(config.output.store, [state for state in best_starts if state.usable], source.columns)
@@ -209,12 +228,11 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
     if not wanted:
         return
     progress(StageStarted("write rows", ", ".join(wanted)))
-    _, profile, _ = store.load_states(output.store)
-    state = store.read_model(output.store, best)
-    _, rows = _open_rows(config)
-    family, parameters = state.model
+    profile = store.load_checkpoint(output.store).profile
+    rows = _known_chunks(_hold(open_source(config.data)), profile)
+    family, parameters = store.read_model(output.store, best).model
     with one_blas_thread():
-        answers = answer_rows(_known_chunks(rows, profile), family, parameters, wanted)
+        answers = answer_rows(rows, family, parameters, wanted)
         store.write_rows(output.store, answers)
 
 
@@ -224,10 +242,10 @@ def draw(config: JobConfig, best: str, progress: Progress) -> None:
     path, criterion = config.output.store, config.search.criterion
     folder = Path(report_folder(path))
     title = f"{config.name}: {criterion.upper()} by number of components"
-    figure = pictures.draw_criterion(candidates_table(path, criterion), criterion, title)
+    figure = pictures.draw_criterion(add_delta(store.read_criteria(path), criterion), criterion, title)
     pictures.save_picture(figure, folder / f"{criterion}.png")
     state = store.read_model(path, best)
-    _, profile, _ = store.load_states(path)
+    profile = store.load_checkpoint(path).profile
     if profile.sample.shape[1] < 2:
         return
     family, parameters = state.model
@@ -240,11 +258,12 @@ def draw(config: JobConfig, best: str, progress: Progress) -> None:
 def finish(config: JobConfig, best: str) -> None:
     """Mark the store complete, as the last thing."""
     source = open_source(config.data)
-    _, profile, passes = store.load_states(config.output.store)
+    checkpoint = store.load_checkpoint(config.output.store)
+    profile = checkpoint.profile
     after_fit = 2 if wanted_answers(config) else 1  # the closing pass, and the answers
-    passes += after_fit
-    # data that are held are read once by each stage: seed, fit, and those after them
-    reads = 2 + after_fit if _is_held(source) else passes
+    passes = checkpoint.passes + after_fit
+    # data that are held are read once by each stage: seed, the waves, and those after them
+    reads = 1 + len(checkpoint.waves) + after_fit if _is_held(source) else passes
     store.complete(
         config.output.store,
         best=best,
@@ -261,7 +280,7 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
     found = store.open_store(path)
     assert found.best is not None
     assert found.total_weight is not None
-    table = candidates_table(path, criterion)
+    table = add_delta(store.read_criteria(path), criterion)
     state = store.read_model(path, found.best)
     assert state.parameters is not None
     log_likelihood = float(table.sort_values("delta")["log_likelihood"].iloc[0])
@@ -295,19 +314,17 @@ def report_folder(path: str) -> str:
     return f"{path.rstrip('/')}-report"
 
 
-def candidates_table(path: str, criterion: str) -> pd.DataFrame:
-    """The stored criteria of all candidates, with each one's distance to the winner as ``delta``."""
-    table = store.read_criteria(path)
-    table.insert(3, "delta", table[criterion] - table[criterion].min())
-    return table
+def settings_of(config: JobConfig) -> Settings:
+    """When EM stops."""
+    return Settings(config.search.tol, config.search.max_iter, config.search.reg_covar)
 
 
-def _open_rows(config: JobConfig) -> tuple[Source, Rows]:
-    source = open_source(config.data)
+def _hold(source: Source) -> Rows:
+    """The rows of a source; in memory if they are few."""
     if not _is_held(source):
-        return source, as_rows(source.array, source.weights)
+        return as_rows(source.array, source.weights)
     collections = [source.array] if source.weights is None else [source.array, source.weights]
-    return source, as_rows(*dask.compute(*collections))
+    return as_rows(*dask.compute(*collections))
 
 
 def _is_held(source: Source) -> bool:
@@ -324,15 +341,3 @@ def _known_chunks(rows: Rows, profile: Profile) -> Rows:
         return Rows(da.from_array(array, chunks=array.shape, name=False))
     chunks = profile.chunk_rows, (rows.n_features,)
     return Rows(da.Array(array.dask, array.name, chunks=chunks, dtype=array.dtype))
-
-
-def _pass_done(states: Sequence[State], number: int, n_rows: int) -> PassDone:
-    count = Counter(state.status for state in states)
-    return PassDone(
-        number=number,
-        rows=n_rows,
-        running=count[Status.RUNNING],
-        converged=count[Status.CONVERGED],
-        max_iter=count[Status.MAX_ITER],
-        singular=count[Status.SINGULAR],
-    )

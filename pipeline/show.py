@@ -14,7 +14,7 @@ from gmm_dask.criteria import evaluate
 from gmm_dask.em import State, Status, best_start
 from gmm_dask.profile import Profile
 from gmm_dask.stack import Totals
-from pipeline.store import ResultStore, load_states, open_store, read_criteria
+from pipeline.store import ResultStore, load_checkpoint, open_store, read_criteria
 
 COLUMNS = ("n_components", "covariance_type", "status", "bic", "aic", "icl", "n_iter")
 ATTEMPTS = 5  # a run at work may replace the checkpoint while it is read
@@ -76,6 +76,13 @@ def add_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:
     return table.assign(delta=table[criterion] - table[criterion].min())
 
 
+def leading_candidate(states: Sequence[State], profile: Profile, criterion: str) -> tuple[str | None, float | None]:
+    """Name and criterion of the candidate that leads an unfinished run; None where it is not known."""
+    table = add_delta(table_so_far(states, profile), criterion)
+    best = _leading(table)
+    return best, None if best is None else float(table[criterion].min())
+
+
 def _leading(table: pd.DataFrame) -> str | None:
     if table["delta"].isna().all():
         return None
@@ -86,7 +93,12 @@ def _leading(table: pd.DataFrame) -> str | None:
 def _table_so_far(store: ResultStore) -> pd.DataFrame:
     if store.checkpoint is None:
         return pd.DataFrame({name: pd.Series(dtype=float) for name in COLUMNS})
-    states, profile, _ = load_states(store.path)
+    checkpoint = load_checkpoint(store.path)
+    return table_so_far(checkpoint.states, checkpoint.profile)
+
+
+def table_so_far(states: Sequence[State], profile: Profile) -> pd.DataFrame:
+    """The candidates of an unfinished run, with criteria from each one's newest lower bound."""
     candidates: dict[tuple[str, int], list[State]] = {}
     for state in states:
         candidates.setdefault((state.covariance_type, state.n_components), []).append(state)

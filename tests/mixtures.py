@@ -6,7 +6,7 @@ import numpy as np
 
 from gmm_dask.em import State
 from gmm_dask.families import FAMILIES, Parameters, Statistics, get_family
-from gmm_dask.profile import profile_chunk
+from gmm_dask.profile import Draw, profile_chunk
 
 
 def random_rows(n_rows, n_features, seed=0):
@@ -32,7 +32,7 @@ def inits_of(covariance_type, parameters: Parameters) -> dict:
 
 def moments(X, weights=None):
     """Centre and scatter of rows, as pass 0 takes them."""
-    part = profile_chunk(X, weights, 0, 0)
+    part = profile_chunk(X, weights, Draw(0, 1.0), 0)
     return part.mean, part.scatter
 
 
@@ -50,10 +50,13 @@ def assert_same_statistics(found: list[Statistics], expected: list[Statistics], 
 
 
 def assert_same_parameters(ours, theirs, rtol=1e-9):
-    """Compare parameters, states, or fitted estimators, each array relative to its largest entry."""
+    """Compare parameters, states, or fitted estimators: arrays by their largest entry, means by the widths too."""
     for name in ("weights", "means", "covariances", "precisions_cholesky"):
         a, b = _part(ours, name), _part(theirs, name)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max(), err_msg=name)
+        size = np.abs(b).max()
+        if name == "means":
+            size = max(size, np.sqrt(np.abs(_part(theirs, "covariances")).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * size, err_msg=name)
 
 
 def assert_identical(ours, theirs):

@@ -102,7 +102,10 @@ def weighted_log_densities(rows, model: Model, arithmetic=FLOATS):
     factors = [cholesky(covariance, arithmetic) for covariance in model.covariances]
     logs = [arithmetic.log(weight) for weight in model.weights]
     return [
-        [log + log_density(row, mean, lower, arithmetic) for log, mean, lower in zip(logs, model.means, factors, strict=True)]
+        [
+            log + log_density(row, mean, lower, arithmetic)
+            for log, mean, lower in zip(logs, model.means, factors, strict=True)
+        ]
         for row in rows
     ]
 

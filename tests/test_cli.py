@@ -166,7 +166,7 @@ def test_validate_says_what_a_run_would_cost_and_computes_nothing(job):
     assert found["chunks"] == "1"
     assert found["a pass reads"].startswith("4.69 kiB")
     assert (found["candidates"], found["starts"]) == ("16", "80")
-    assert re.match(r"about \d+\.\d+ MiB projected, with \d+ threads \(limit 1\.00 GiB\)", found["memory"])
+    assert re.match(r"about \d+\.\d+ MiB projected, with \d+ threads? \(limit 1\.00 GiB\)", found["memory"])
     assert found["store"] == "results/small.zarr"
     assert sorted(path.name for path in job.iterdir()) == ["job.yaml", "rows.npy"]
 
@@ -177,10 +177,17 @@ def test_validate_does_not_know_the_rows_of_a_csv(job):
     assert re.search(r"rows +unknown until read \(CSV\)", result.stdout)
 
 
-def test_validate_warns_of_a_projection_past_the_limit(job):
+def test_validate_refuses_a_limit_that_one_fit_would_pass(job):
     result = invoke("validate", "job.yaml", "--set", "cluster.memory_limit=100MB")
-    assert result.exit_code == 0
-    assert "more than cluster.memory_limit" in result.stdout
+    assert result.exit_code == 2
+    assert "cluster.memory_limit" in result.stderr
+
+
+def test_validate_tells_waves_where_the_memory_is_little(job):
+    np.save("wide.npy", np.zeros((4000, 200)))
+    most = ["--set", "data.source=wide.npy", "--set", "search.n_init=20", "--set", "data.chunk_rows=100"]
+    result = invoke("validate", "job.yaml", *most)
+    assert re.search(r"starts +320, in \d+ waves to fit the memory", result.stdout)
 
 
 def test_schema_is_json():
@@ -257,17 +264,23 @@ def test_a_long_message_is_cut_nowhere_when_piped(job):
 # -- progress ------------------------------------------------------------------------------------------------
 
 
-def a_pass(number, **counts):
-    return PassDone(number, 300, **({"running": 5, "converged": 0, "max_iter": 0, "singular": 0} | counts))
+def a_pass(number, seconds_left=40.0, best=None, **counts):
+    counts = {"running": 5, "converged": 0, "max_iter": 0, "singular": 0} | counts
+    return PassDone(number, rows=300, seconds=0.25, seconds_left=seconds_left, best=best, **counts)
 
 
-def test_events_in_words():
+def test_stages_in_words():
     assert describe(StageStarted("seed")) == "seed"
     assert describe(StageStarted("fit", "from pass 40")) == "fit: from pass 40"
-    assert describe(a_pass(3, converged=2, singular=1)) == "pass 3: 5 running, 2 converged, 1 singular"
-    leading = PassDone(4, 300, running=0, converged=6, max_iter=1, singular=0, best="tied-k3", value=2314.3)
-    assert describe(leading) == "pass 4: 6 converged, 1 stopped at max_iter; best so far tied-k3"
-    assert (leading.total, leading.finished) == (7, 7)
+
+
+def test_passes_in_words():
+    event = a_pass(3, converged=2, singular=1)
+    assert describe(event) == "pass 3 took 0.25 s: 5 running, 2 converged, 1 singular; about 40 s left"
+    assert (event.total, event.finished) == (8, 3)
+    event = a_pass(4, seconds_left=600, best="tied-k3", max_iter=1)
+    assert describe(event).endswith("5 running, 1 stopped at max_iter; about 10 min left; best so far tied-k3")
+    assert "about 30 h left" in describe(a_pass(5, seconds_left=108_000))
 
 
 def test_lines_tell_stages_at_once_and_passes_now_and_then():
@@ -277,18 +290,20 @@ def test_lines_tell_stages_at_once_and_passes_now_and_then():
     for number in range(1, 40):
         now[0] = float(number)
         watch(a_pass(number))
-    assert [line.split(":")[0] for line in lines] == ["fit", "pass 10", "pass 20", "pass 30"]
+    assert [" ".join(line.split()[:2]) for line in lines] == ["fit", "pass 10", "pass 20", "pass 30"]
 
 
-def test_the_live_line_fits_80_columns_and_leaves_nothing():
+def test_the_live_line_fits_80_columns_and_leaves_only_what_lasts():
     screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     with LiveLine(screen) as live:
-        live(StageStarted("fit", "going on after pass 99999"))
-        live(a_pass(99999, running=1234, converged=5678))
+        live(StageStarted("resume", "after pass 40"))
+        live(StageStarted("fit"))
+        live(a_pass(99999, running=123, converged=567, seconds_left=5000))
         live._bar.refresh()
     drawn = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]", screen.file.getvalue())]
-    assert any("pass 99999, 5678 of 6912 fits done" in line for line in drawn)
+    assert any("pass 99999, 567 of 690 fits done, about 83 min left" in line for line in drawn)
     assert max(map(len, drawn)) <= 80
+    assert [line for line in drawn if "resume: after pass 40" in line]
     assert drawn[-1] == ""
 
 

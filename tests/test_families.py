@@ -6,7 +6,7 @@ from scipy.stats import multivariate_normal
 
 import naive
 from gmm_dask.errors import SingularError, UserError
-from gmm_dask.families import FAMILIES, get_family
+from gmm_dask.families import FAMILIES, Statistics, get_family
 from gmm_dask.kernels.features import fill_features, n_monomials
 from mixtures import assert_same_parameters, moments, random_parameters, random_rows
 
@@ -112,16 +112,10 @@ def test_m_step_matches_loops(covariance_type, row_weights):
     if covariance_type == "tied":  # pooled about one origin
         s1, s2 = weighted.T @ (X - origins[0]), ((X - origins[0]).T * weighted.sum(axis=1)) @ (X - origins[0])
         origins = np.tile(origins[0], (4, 1))
-    found = family.maximise(_statistics(s0, s1, s2, origins), reg_covar=0.01)
+    found = family.maximise(Statistics(s0, s1, s2, origins), reg_covar=0.01)
     rows = naive.numbers(X)
     expected = naive.m_step(covariance_type, rows, resp.tolist(), None if weights is None else weights.tolist(), 0.01)
     assert_same_parameters(found, naive.parameters_of(covariance_type, expected), rtol=1e-11)
-
-
-def _statistics(*parts):
-    from gmm_dask.families import Statistics
-
-    return Statistics(*parts)
 
 
 def test_singular_covariances_are_refused(covariance_type):

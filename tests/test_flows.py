@@ -25,7 +25,7 @@ def prefect_home(tmp_path_factory):
     return tmp_path_factory.mktemp("prefect")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def environment(prefect_home):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     return inherited | {"PREFECT_HOME": str(prefect_home), "COLUMNS": "80"}
@@ -34,15 +34,27 @@ def environment(prefect_home):
 @pytest.fixture
 def job(tmp_path):
     """A folder with a small job, ``job.yaml``."""
+    return write_job(tmp_path)
+
+
+def write_job(folder):
     random = np.random.default_rng(5)
     rows = np.concatenate([random.normal(center, 0.3, (100, 2)) for center in (-3.0, 0.0, 3.0)])
-    np.save(tmp_path / "rows.npy", rows)
-    (tmp_path / "job.yaml").write_text(
+    np.save(folder / "rows.npy", rows)
+    (folder / "job.yaml").write_text(
         "name: Small.job\ndata: {source: rows.npy}\n"
         "search: {n_components: [2, 3], covariance_types: [tied, diag], tol: 1.0e-4}\n"
         "output: {store: small.zarr}\n"
     )
-    return tmp_path
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, prefect_home, environment):
+    """A run with the embedded server that came to its end, and the id of its flow run."""
+    done = run_job(write_job(tmp_path_factory.mktemp("finished")), environment)
+    ((run_id,),) = query(prefect_home, "select id from flow_run order by created desc limit 1")
+    return done, run_id
 
 
 ENDLESS = ["--set", "search.tol=0", "--set", "search.max_iter=1000000000"]
@@ -66,14 +78,14 @@ def run_job(folder, environment, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def until(condition, what):
+def until(condition, what, patience=PATIENCE):
     """Wait for a condition; its value."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         if value := condition():
             return value
         time.sleep(0.05)
-    pytest.fail(f"waited {PATIENCE:.0f} s in vain for {what}")
+    pytest.fail(f"waited {patience} s in vain for {what}")
 
 
 def is_gone(process):
@@ -94,43 +106,40 @@ def newest_state(home):
 # -- the flow ------------------------------------------------------------------------------------------------
 
 
-def test_run_is_a_flow_with_its_stages_as_tasks_and_the_table_as_artifact(job, prefect_home, environment):
-    done = run_job(job, environment)
+def test_run_is_a_flow_with_its_stages_as_tasks(finished, prefect_home):
+    done, run_id = finished
     assert done.returncode == 0, done.stderr
     assert "tied covariance, 3 components" in done.stdout
-    ((run_id, flow, state, parameters),) = query(
+    ((flow, name, state, parameters),) = query(
         prefect_home,
-        "select run.id, flow.name, run.state_name, run.parameters from flow_run run "
-        "join flow on flow.id = run.flow_id where run.name = 'Small.job' order by run.created desc limit 1",
+        "select flow.name, run.name, run.state_name, run.parameters from flow_run run "
+        f"join flow on flow.id = run.flow_id where run.id = '{run_id}'",
     )
-    assert (flow, state) == ("bic-sweep", "Completed")
+    assert (flow, name, state) == ("bic-sweep", "Small.job", "Completed")
     assert json.loads(parameters)["config"]["search"]["covariance_types"] == ["tied", "diag"]
     tasks = query(prefect_home, f"select name, state_name from task_run where flow_run_id = '{run_id}'")
     assert {state for _, state in tasks} == {"Completed"}
-    assert {name for name, _ in tasks} >= {"prepare", "seed", "fit", "select", "write_rows", "draw"}
-    check_artifact(prefect_home, run_id)
+    assert {name for name, _ in tasks} >= {"prepare", "seed", "fit_wave", "select", "write_rows", "draw"}
 
 
-def check_artifact(home, run_id):
+def test_the_candidates_are_an_artifact_of_the_flow_run(finished, prefect_home):
     ((key, kind, data, description),) = query(
-        home, f"select key, type, data, description from artifact where flow_run_id = '{run_id}'"
+        prefect_home, f"select key, type, data, description from artifact where flow_run_id = '{finished[1]}'"
     )
     assert (key, kind) == ("small-job-candidates", "table")
     rows = json.loads(json.loads(data))
     assert [row["delta"] for row in rows] == sorted(row["delta"] for row in rows)
-    assert {(row["covariance_type"], row["n_components"]) for row in rows} == {
-        (kind, k) for kind in ("tied", "diag") for k in (2, 3)
-    }
+    candidates = {(row["covariance_type"], row["n_components"]) for row in rows}
+    assert candidates == {(kind, k) for kind in ("tied", "diag") for k in (2, 3)}
     assert "tied-k3" in description
 
 
-def test_the_run_log_tells_the_stages_and_the_terminal_is_left_alone(job, prefect_home, environment):
-    done = run_job(job, environment)
-    assert {line.split(":")[0] for line in done.stderr.splitlines()} == {
-        *("prefect", "seed", "fit", "select", "write rows", "draw")
-    }
-    logged = {message.split(":")[0] for (message,) in query(prefect_home, "select message from log")}
-    assert {"seed", "fit", "select"} <= logged
+def test_the_run_log_tells_the_stages_and_the_terminal_is_left_alone(finished, prefect_home):
+    done, run_id = finished
+    told = [line.split(":")[0] for line in done.stderr.splitlines()]
+    assert told == ["prefect", "seed", "fit", "select", "write rows", "draw"]
+    logged = query(prefect_home, f"select message from log where flow_run_id = '{run_id}'")
+    assert set(told[1:]) <= {message.split(":")[0] for (message,) in logged}
 
 
 def test_a_mistake_fails_the_flow_run_and_is_told_once(job, prefect_home, environment):
@@ -199,12 +208,13 @@ def server_of_another_process(environment, when="ready"):
         parent.kill()
 
 
-@pytest.mark.parametrize("when", ["ready", "starting"])
-def test_the_server_dies_with_its_parent_also_when_that_is_killed(environment, when):
+# a server that starts needs 2 s before it could notice anything but the end of the pipe
+@pytest.mark.parametrize(("when", "patience"), [("ready", PATIENCE), ("starting", 1.5)])
+def test_the_server_dies_with_its_parent_also_when_that_is_killed(environment, when, patience):
     with server_of_another_process(environment, when) as (_, server):
         assert not is_gone(server)
         server.parent().send_signal(signal.SIGKILL)
-        until(lambda: is_gone(server), "the server's end")
+        until(lambda: is_gone(server), "the server's end", patience)
 
 
 def test_kill_9_in_the_middle_of_a_run_leaves_no_process(job, environment):
@@ -217,18 +227,21 @@ def test_kill_9_in_the_middle_of_a_run_leaves_no_process(job, environment):
 
 
 def wait_for_the_fit(run):
+    lines = []
     for line in run.stderr:
+        lines.append(line)
         if line.startswith("fit"):
             return
-    pytest.fail("the run ended before its fit began")
+    pytest.fail(f"the run ended before its fit began, with exit code {run.wait()}: {lines}")
 
 
 def test_ctrl_c_is_code_130_and_a_crashed_flow_run(job, prefect_home, environment):
-    with started(GMM_DASK, "run", "job.yaml", *ENDLESS, cwd=job, env=environment) as run:
+    command = [GMM_DASK, "run", "job.yaml", *ENDLESS]
+    with started(*command, cwd=job, env=environment, start_new_session=True) as run:
         wait_for_the_fit(run)
         children = psutil.Process(run.pid).children(recursive=True)
         time.sleep(1.0)
-        run.send_signal(signal.SIGINT)
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does, to the job and what it started
         _, complaint = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130
     assert "gmm-dask: interrupted." in complaint

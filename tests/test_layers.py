@@ -23,7 +23,7 @@ LAYERS = [
     {"profile", "criteria"},
     {"seeding", "inits", "inputs"},
     {"scan"},
-    {"answers"},
+    {"answers", "memory"},
     {"estimator"},
     {"search"},
 ]

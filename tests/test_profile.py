@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmm_dask import profile as profile_module
-from gmm_dask.profile import finish_profile, merge_parts, profile_chunk, sample_limit
+from gmm_dask.profile import Draw, finish_profile, merge_parts, profile_chunk, sample_limit
 from mixtures import random_rows
 
 
 def profile_of(X, weights=None, cuts=(), seed=0):
     edges = [0, *sorted(cuts), len(X)]
-    chunks = [slice(*edge) for edge in zip(edges, edges[1:], strict=False)]
-    parts = [profile_chunk(X[c], None if weights is None else weights[c], seed, n) for n, c in enumerate(chunks)]
+    chunks = [slice(*edge) for edge in itertools.pairwise(edges)]
+    parts = [
+        profile_chunk(X[c], None if weights is None else weights[c], Draw(seed, 1.0), n) for n, c in enumerate(chunks)
+    ]
     return finish_profile(merge_parts(parts))
 
 
@@ -69,7 +73,7 @@ def test_the_sample_depends_on_the_seed_alone(monkeypatch):
 def test_merging_associates_in_the_sample_too(monkeypatch):
     monkeypatch.setattr(profile_module, "SAMPLE_ROWS", 40)
     X = random_rows(300, 2)
-    a, b, c = (profile_chunk(part, None, 5, n) for n, part in enumerate(np.split(X, [100, 200])))
+    a, b, c = (profile_chunk(part, None, Draw(5, 1.0), n) for n, part in enumerate(np.split(X, [100, 200])))
     left, right = merge_parts([merge_parts([a, b]), c]), merge_parts([a, merge_parts([b, c])])
     np.testing.assert_array_equal(left.sample, right.sample)
     np.testing.assert_allclose(left.scatter, right.scatter, rtol=1e-12)
@@ -86,3 +90,18 @@ def test_float32_is_summed_in_float64():
     found = profile_of(X, cuts=(3000,))
     np.testing.assert_allclose(found.center, X.astype(np.float64).mean(axis=0), rtol=1e-12)
     assert found.sample.dtype == found.center.dtype == np.float64
+
+
+def test_a_ceiling_on_the_priorities_leaves_the_sample_as_it_is():
+    """Where the number of rows is known, chunks send less; the same rows are drawn."""
+    n_rows = 3 * sample_limit(8)
+    X = np.random.default_rng(0).normal(size=(n_rows, 8))
+    chunks = np.array_split(X, 5)
+    parts = [
+        [profile_chunk(c, None, draw, n) for n, c in enumerate(chunks)]
+        for draw in (Draw(1, 1.0), Draw.of(n_rows, 8, 1))
+    ]
+    assert sum(len(part.sample) for part in parts[1]) < 1.1 * sample_limit(8)
+    unknown, known = (finish_profile(merge_parts(found)) for found in parts)
+    assert len(known.sample) == sample_limit(8)
+    np.testing.assert_array_equal(known.sample, unknown.sample)

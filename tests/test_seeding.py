@@ -53,12 +53,13 @@ def test_too_few_rows(blobs):
 
 @pytest.mark.parametrize("init_params", STARTS)
 def test_rows_without_weight_are_never_chosen(init_params):
-    """Half of the rows weigh nothing, and no start has a mean among them."""
+    """Half of the rows weigh nothing, and no start spends a component on them."""
     rng = np.random.RandomState(0)
     X = np.concatenate([rng.normal(0, 1, (50, 2)), rng.normal(1000, 1, (50, 2))])
     weights = np.repeat([1.0, 0.0], 50)
     for state in states([("diag", 3)], X, weights, n_init=5, init_params=init_params):
         assert np.abs(state.parameters.means).max() < 10
+        assert (state.parameters.weights > 1e-6).all()
 
 
 @pytest.mark.parametrize("init_params", STARTS)

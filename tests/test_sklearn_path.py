@@ -78,7 +78,7 @@ def test_same_random_state(dataset, covariance_type, init_params, n_init):
 
 @pytest.mark.parametrize("init_params", INIT_PARAMS)
 def test_start_alone(dataset, covariance_type, init_params):
-    name, X, k = dataset
+    _, X, k = dataset
     settings = {"covariance_type": covariance_type, "init_params": init_params, "random_state": 1}
     ours, theirs = fit_both(X, n_components=k, max_iter=0, **settings)
     assert ours.n_iter_ == theirs.n_iter_ == 0
@@ -133,7 +133,9 @@ def test_one_generator_runs_through_all_fits(iris):
 
 @pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
 def test_one_row_starts_are_exact(iris, covariance_type):
-    ours, theirs = fit_both(iris, n_components=3, covariance_type=covariance_type, init_params="k-means++", random_state=0)
+    ours, theirs = fit_both(
+        iris, n_components=3, covariance_type=covariance_type, init_params="k-means++", random_state=0
+    )
     _, indices = kmeans_plusplus(iris, 3, random_state=np.random.RandomState(0))
     start = naive.one_row_start(covariance_type, iris, indices, 1e-6, naive.EXTENDED)
     exact, bounds = naive.run_em(covariance_type, iris, start, ours.n_iter_, 1e-6, naive.EXTENDED)

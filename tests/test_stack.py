@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,14 @@ import naive
 from gmm_dask import stack as stack_module
 from gmm_dask.families import get_family
 from gmm_dask.stack import add_sums, build_stack, chunk_answers, chunk_sums, unpack_sums, unpack_totals
-from mixtures import assert_same_parameters, assert_same_statistics, every_model, moments, random_parameters, random_rows
+from mixtures import (
+    assert_same_parameters,
+    assert_same_statistics,
+    every_model,
+    moments,
+    random_parameters,
+    random_rows,
+)
 
 N_ROWS = 150
 
@@ -20,7 +29,7 @@ def statistics(models, X, weights=None, cuts=(), order=None):
     """Statistics of rows cut into chunks, their sums merged in ``order``."""
     stack = build_stack(models, *moments(X, weights))
     edges = [0, *sorted(cuts), len(X)]
-    chunks = [slice(*edge) for edge in zip(edges, edges[1:], strict=False)]
+    chunks = [slice(*edge) for edge in itertools.pairwise(edges)]
     sums = [chunk_sums(X[c], None if weights is None else weights[c], stack) for c in chunks]
     return unpack_sums(stack, add_sums([sums[i] for i in (order or range(len(sums)))]))
 

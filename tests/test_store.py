@@ -18,9 +18,10 @@ from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.profile import Profile
 from pipeline.store import (
+    Checkpoint,
     StoreStatus,
     complete,
-    load_states,
+    load_checkpoint,
     lock,
     model_name,
     open_store,
@@ -29,7 +30,7 @@ from pipeline.store import (
     read_criteria,
     read_model,
     row_shapes,
-    save_states,
+    save_checkpoint,
     write_criteria,
     write_models,
     write_rows,
@@ -84,6 +85,16 @@ def profile(seed=0):
     )
 
 
+def save(path, states, profile, passes):
+    save_checkpoint(path, Checkpoint(states, profile, passes, waves=(1, len(states) - 1)))
+
+
+def load(path):
+    found = load_checkpoint(path)
+    assert found.waves == (1, len(found.states) - 1)
+    return found.states, found.profile, found.passes
+
+
 def outcome(of, bic):
     return Outcome(of, -bic / 2, bic, bic + 1, bic + 2, 7)
 
@@ -116,7 +127,7 @@ def attributes(path):
 def write_everything(path):
     """A whole result: all kinds of models, one of them singular."""
     states = [replace(s, status=Status.CONVERGED) for s in states_of_all_kinds()]
-    save_states(path, states, profile(), passes=5)
+    save(path, states, profile(), passes=5)
     singular = replace(states[0], n_components=9, parameters=None, status=Status.SINGULAR, lower_bounds=())
     outcomes = [outcome(s, 100.0 + i) for i, s in enumerate(states)]
     write_criteria(path, [*outcomes, outcome(singular, np.nan)])
@@ -148,7 +159,7 @@ def test_the_life_of_a_store(tmp_path):
     path = tmp_path / "deep" / "r.zarr"
     assert prepare_store(path, CONFIG, DATA) is StoreStatus.NEW
     assert prepare_store(path, CONFIG, DATA) is StoreStatus.NEW  # there is nothing to go on from
-    save_states(path, [state()], profile(), passes=3)
+    save(path, [state()], profile(), passes=3)
     assert prepare_store(str(path), CONFIG, DATA) is StoreStatus.UNFINISHED
     assert open_store(path, unfinished=True).attempts == 3
     assert open_store(path, unfinished=True).passes == 3
@@ -301,8 +312,8 @@ def test_opening_what_is_not_there_or_not_complete(store, tmp_path):
 
 def test_states_round_trip_bit_for_bit(store):
     states, saved = states_of_all_kinds(), profile()
-    save_states(store, states, saved, passes=4)
-    found, found_profile, passes = load_states(store)
+    save(store, states, saved, passes=4)
+    found, found_profile, passes = load(store)
     assert passes == 4
     assert_same_states(found, states)
     for name in ("center", "scatter", "minimum", "maximum"):
@@ -324,27 +335,27 @@ def test_states_of_every_kind_of_end(store):
         State("spherical", 1, 0, parameters("spherical", 1), (1.0,) * 50, Status.CONVERGED),
         State("spherical", 1, 1, parameters("spherical", 1), (1.0,), Status.MAX_ITER),
     ]
-    save_states(store, states, profile(), passes=1)
-    assert_same_states(load_states(store)[0], states)
+    save(store, states, profile(), passes=1)
+    assert_same_states(load(store)[0], states)
 
 
 def test_a_profile_before_any_state(store):
-    save_states(store, [], profile(), passes=1)
-    assert load_states(store)[0] == []
+    save(store, [], profile(), passes=1)
+    assert load(store)[0] == []
 
 
 def test_the_checkpoint_before_goes(store):
     for passes in (1, 2, 3):
-        save_states(store, [state(seed=passes)], profile(), passes)
+        save(store, [state(seed=passes)], profile(), passes)
     assert [group.name for group in store.glob("checkpoint/*/")] == ["3"]
-    assert_same_states(load_states(store)[0], [state(seed=3)])
+    assert_same_states(load(store)[0], [state(seed=3)])
     assert attributes(store)["checkpoint"] == 3
     assert attributes(store)["passes"] == 3
 
 
 def test_no_checkpoint(store):
     with pytest.raises(UserError, match=r"has no checkpoint to go on from\. Run the job with --fresh"):
-        load_states(store)
+        load(store)
 
 
 class Killed(BaseException):
@@ -371,22 +382,22 @@ def test_a_crash_in_any_write_leaves_this_checkpoint_or_the_one_before(tmp_path,
     for number in range(1, 1000):
         path = tmp_path / f"{number}.zarr"
         prepare_store(path, CONFIG, DATA)
-        save_states(path, before, profile(1), passes=1)
+        save(path, before, profile(1), passes=1)
         with monkeypatch.context() as patched:
             dies_in_write(patched, number)
             try:
-                save_states(path, after, profile(2), passes=2)
+                save(path, after, profile(2), passes=2)
                 died = False
             except Killed:
                 died = True
-        found, found_profile, passes = load_states(path)
+        found, found_profile, passes = load(path)
         assert_same_states(found, before if passes == 1 else after)
         assert_same_bits(found_profile.center, profile(passes).center)
         outcomes.append(passes)
         assert prepare_store(path, CONFIG, DATA) is StoreStatus.UNFINISHED
         assert_tidy(path)
-        save_states(path, after, profile(2), passes=2)
-        assert_same_states(load_states(path)[0], after)
+        save(path, after, profile(2), passes=2)
+        assert_same_states(load(path)[0], after)
         if not died:
             break
     assert outcomes == [1] * (len(outcomes) - 1) + [2]  # the write that makes it current is the last
@@ -395,13 +406,14 @@ def test_a_crash_in_any_write_leaves_this_checkpoint_or_the_one_before(tmp_path,
 
 @pytest.mark.parametrize("number", [1, 12, 30])
 def test_kill_9_while_a_checkpoint_is_saved(store, number):
-    save_states(store, [state(seed=1)], profile(), passes=1)
+    save(store, [state(seed=1)], profile(), passes=1)
     script = f"""
 import os, signal
 from pathlib import Path
 import numpy as np
-from pipeline.store import load_states, save_states
-states, profile, passes = load_states({str(store)!r})
+from dataclasses import replace
+from pipeline.store import load_checkpoint, save_checkpoint
+checkpoint = load_checkpoint({str(store)!r})
 rename, count = Path.replace, 0
 def dying(self, target):
     global count
@@ -410,12 +422,12 @@ def dying(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
     return rename(self, target)
 Path.replace = dying
-save_states({str(store)!r}, states, profile, 2)
+save_checkpoint({str(store)!r}, replace(checkpoint, passes=2))
 """
     killed = subprocess.run([sys.executable, "-c", script], env=_environment(), check=False)
     assert killed.returncode == -signal.SIGKILL
     assert list(store.rglob("*.partial"))
-    assert_same_states(load_states(store)[0], [state(seed=1)])
+    assert_same_states(load(store)[0], [state(seed=1)])
     assert prepare_store(store, CONFIG, DATA) is StoreStatus.UNFINISHED
     assert_tidy(store)
 
@@ -425,18 +437,18 @@ def _environment():
 
 
 def test_a_crash_in_complete_leaves_it_unfinished(store, monkeypatch):
-    save_states(store, [state()], profile(), passes=1)
+    save(store, [state()], profile(), passes=1)
     with monkeypatch.context() as patched:
         dies_in_write(patched, 1)
         with pytest.raises(Killed):
             finish(store)
     assert prepare_store(store, CONFIG, DATA) is StoreStatus.UNFINISHED
     assert open_store(store, unfinished=True).best is None
-    assert_same_states(load_states(store)[0], [state()])
+    assert_same_states(load(store)[0], [state()])
 
 
 def test_a_crash_after_complete_leaves_it_complete(store, monkeypatch):
-    save_states(store, [state()], profile(), passes=1)
+    save(store, [state()], profile(), passes=1)
     with monkeypatch.context() as patched:
         patched.setattr("shutil.rmtree", lambda *args, **kwargs: None)
         finish(store)

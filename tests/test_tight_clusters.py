@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dask.array as da
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture as Peer
@@ -35,7 +36,7 @@ def first_parameters(covariance_type, means):
     family, k = get_family(covariance_type), len(means)
     covariances = np.broadcast_to(np.eye(2), (k, 2, 2))
     shaped = {"full": covariances, "tied": np.eye(2), "diag": np.ones((k, 2)), "spherical": np.ones(k)}
-    return family.parameters(np.full(k, 1 / k), means + [0.4, -0.3], shaped[covariance_type].copy())
+    return family.parameters(np.full(k, 1 / k), means + np.array([0.4, -0.3]), shaped[covariance_type].copy())
 
 
 @pytest.fixture
@@ -94,8 +95,6 @@ def test_full_agrees_with_scikit_learn(start):
 
 
 def test_chunks_do_not_matter(covariance_type):
-    import dask.array as da
-
     X, means = tight_rows(SPREAD)
     inits = inits_of(covariance_type, first_parameters(covariance_type, means))
     settings = {"covariance_type": covariance_type, "reg_covar": 0, "tol": 1e-4, "max_iter": 200, **inits}

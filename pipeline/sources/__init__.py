@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
@@ -36,6 +37,13 @@ def open_source(data: DataConfig) -> Source:
     """
     _require_existing(data.source)
     return _opener(_ending(data.source))(data)
+
+
+def last_modified(path: str) -> int:
+    """When the newest file of a source was changed, in nanoseconds since 1970."""
+    files = [Path(found) for found in glob.glob(path, recursive=True)] if glob.has_magic(path) else [Path(path)]
+    below = (inside for file in files if file.is_dir() for inside in file.rglob("*"))
+    return max((file.stat().st_mtime_ns for file in itertools.chain(files, below)), default=0)
 
 
 def _require_existing(path: str) -> None:
@@ -83,4 +91,4 @@ def _opener(ending: str) -> Opener:
     return open_parquet
 
 
-__all__ = ["ENDINGS", "Source", "open_source"]
+__all__ = ["ENDINGS", "Source", "last_modified", "open_source"]

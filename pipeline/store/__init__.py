@@ -15,16 +15,17 @@ Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE
 models, ``rows`` the values of rows.
 """
 
-from pipeline.store.checkpoint import load_states, save_states
-from pipeline.store.lifecycle import ResultStore, StoreStatus, complete, lock, open_store, prepare_store
+from pipeline.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.store.lifecycle import ResultStore, StoreStatus, complete, lock, open_store, prepare_store, record_data
 from pipeline.store.results import model_name, read_columns, read_criteria, read_model, write_criteria, write_models
 from pipeline.store.rows import row_shapes, write_rows
 
 __all__ = [
+    "Checkpoint",
     "ResultStore",
     "StoreStatus",
     "complete",
-    "load_states",
+    "load_checkpoint",
     "lock",
     "model_name",
     "open_store",
@@ -32,8 +33,9 @@ __all__ = [
     "read_columns",
     "read_criteria",
     "read_model",
+    "record_data",
     "row_shapes",
-    "save_states",
+    "save_checkpoint",
     "write_criteria",
     "write_models",
     "write_rows",

@@ -25,36 +25,45 @@ from pipeline.store.lifecycle import open_store, update_attributes
 Array = NDArray[np.float64]
 
 
-def save_states(path: StorePath, states: Sequence[State], profile: Profile, passes: int) -> None:
-    """Save the state of a run.
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The state of a run between two passes.
 
-    A crash at any moment leaves this checkpoint or the one before.
-
-    Parameters
+    Attributes
     ----------
-    path : str or Path
-        The result store.
     states : sequence of State
         In the stack's order.
     profile : Profile
         With the rows that pictures show as its sample; their weights are not kept.
     passes : int
         Reads of the data so far.
+    waves : tuple of int
+        How many states are fitted at a time, one wave after the other.
     """
+
+    states: Sequence[State]
+    profile: Profile
+    passes: int
+    waves: tuple[int, ...]
+
+
+def save_checkpoint(path: StorePath, checkpoint: Checkpoint) -> None:
+    """Save the state of a run in its result store; a crash at any moment leaves this checkpoint or the one before."""
     before = open_store(path, unfinished=True).checkpoint
     number = 1 if before is None else before + 1
     checkpoints = open_root(path, "r+").require_group("checkpoint")
     group = checkpoints.create_group(str(number), overwrite=True)
-    _put_profile(group, profile)
-    _put_states(group, states)
-    group.update_attributes({"passes": passes, "n_rows": profile.n_rows})
-    update_attributes(path, checkpoint=number, passes=passes)
+    _put_profile(group, checkpoint.profile)
+    _put_states(group, checkpoint.states)
+    put(group, "waves", np.array(checkpoint.waves, dtype=np.int64), ("wave",))
+    group.update_attributes({"passes": checkpoint.passes, "n_rows": checkpoint.profile.n_rows})
+    update_attributes(path, checkpoint=number, passes=checkpoint.passes)
     if before is not None:
         del checkpoints[str(before)]
 
 
-def load_states(path: StorePath) -> tuple[list[State], Profile, int]:
-    """The states, the profile (with the sample it was saved with) and the number of passes of the checkpoint.
+def load_checkpoint(path: StorePath) -> Checkpoint:
+    """The current checkpoint of a result store.
 
     Raises
     ------
@@ -66,7 +75,12 @@ def load_states(path: StorePath) -> tuple[list[State], Profile, int]:
         raise UserError(f"the result store {path} has no checkpoint to go on from. Run the job with --fresh.")
     group = cast(zarr.Group, open_root(path)[f"checkpoint/{number}"])
     profile = _get_profile(group)
-    return list(_get_states(group, len(profile.center))), profile, cast(int, group.attrs["passes"])
+    return Checkpoint(
+        states=list(_get_states(group, len(profile.center))),
+        profile=profile,
+        passes=cast(int, group.attrs["passes"]),
+        waves=tuple(get(group, "waves").tolist()),
+    )
 
 
 # -- the profile ---------------------------------------------------------------------------------------------

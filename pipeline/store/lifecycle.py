@@ -27,6 +27,8 @@ COMPLETE = "complete"
 _SOFTWARE = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
 # what does not change the result: what the job is called, what computes, and where the store lies
 _FREE_KEYS = ("name", "cluster.", "output.store")
+# what the run looks into when it differs: a file's time may change without its contents
+_LOOSE_DATA = ("modified", "contents")
 # Zarr writes a file under such a name first; one that stays was left by a process that was killed
 _HALF_WRITTEN = "*.partial"
 
@@ -96,7 +98,8 @@ def prepare_store(path: StorePath, config: dict[str, Any], data: dict[str, Any],
     config : dict
         The job's configuration.
     data : dict
-        The fingerprint of the data: equal values mean the same data. No NaN.
+        What tells the data from any other: values that differ mean other data. ``modified`` and ``contents`` are
+        kept, and left to the caller to compare. No NaN.
     fresh : bool
         Replace a result that is there.
 
@@ -217,7 +220,8 @@ def _require_same(store: ResultStore, config: dict[str, Any], data: dict[str, An
     changed = _differences(store.config, config)
     if changed:
         raise UserError(f"the result store {store.path} is of another configuration: {'; '.join(changed)}. {remedy}")
-    changed = _differences(store.data, data)
+    strict = [{key: value for key, value in d.items() if key not in _LOOSE_DATA} for d in (store.data, data)]
+    changed = _differences(*strict)
     if changed:
         raise UserError(
             f"the result store {store.path} is of other data, or its data has changed: {'; '.join(changed)}. {remedy}"
@@ -225,7 +229,7 @@ def _require_same(store: ResultStore, config: dict[str, Any], data: dict[str, An
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Where two nested mappings differ, each with its dotted key and both values."""
+    """Where two nested mappings differ, each with its dotted key and both values; free keys aside."""
     before, now = _flat(there), _flat(here)
     return [
         f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
@@ -279,6 +283,11 @@ def _read_attributes(path: StorePath) -> ResultStore:
 def update_attributes(path: StorePath, **values: Any) -> None:
     """Change attributes of the root in one write, which happens or does not."""
     open_root(path, "r+").update_attributes(as_json(values))
+
+
+def record_data(path: StorePath, data: dict[str, Any]) -> None:
+    """Replace what the store knows of its data."""
+    update_attributes(path, data=data)
 
 
 def complete(path: StorePath, *, best: str, passes: int, bytes_read: int, n_rows: int, total_weight: float) -> None:
