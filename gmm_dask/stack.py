@@ -186,12 +186,11 @@ def _add_block(x: Array, weights: Array | None, stack: Stack, sums: Sums, statis
 
 def _normalise(resp: Array, weights: Array | None, sums: Sums, members: list[int]) -> None:
     """Logits (n_members, n_components, n_rows) to weighted responsibilities, in place; log-likelihoods to the sums."""
-    log_density, log_top = responsibilities(resp)
+    log_density, log_top = responsibilities(resp, weights)
     if weights is None:
         sums[0][members] += log_density.sum(axis=1)
         sums[1][members] += log_top.sum(axis=1)
     else:
-        resp *= weights
         sums[0][members] += log_density @ weights
         sums[1][members] += log_top @ weights
 
@@ -260,9 +259,9 @@ def chunk_answers(rows: NDArray[np.floating], stack: Stack, wanted: Sequence[str
         logits = _single_logits(stack, np.array(rows[block].T, dtype=np.float64, order="C"))
         if "label" in found:
             found["label"][block] = logits.argmax(axis=0)
-        log_density, _ = responsibilities(logits)
+        log_density, _ = responsibilities(logits[None])
         if "log_density" in found:
-            found["log_density"][block] = log_density
+            found["log_density"][block] = log_density[0]
         if "responsibility" in found:
             found["responsibility"][block] = logits.T
     return found

@@ -18,7 +18,10 @@ from typer.testing import CliRunner
 
 from flows import cli, terminal
 from flows.progress import Lines, LiveLine, describe
-from pipeline.progress import PassDone, StageStarted
+from pipeline import run as stages
+from pipeline.config import load_config
+from pipeline.progress import PassDone, StageStarted, silent
+from pipeline.show import read_result
 
 GMM_DASK = Path(sys.executable).with_name("gmm-dask")
 runner = CliRunner(env={"COLUMNS": "80"})
@@ -114,6 +117,31 @@ def test_show_prints_what_run_printed(job):
     table = slice(1, 20)
     assert [line for line in ran[table] if "converged" in line] == [line for line in shown if "converged" in line]
     assert [line for line in shown if line.startswith("best:")] == [line for line in ran if line.startswith("best:")]
+
+
+def test_show_tells_of_a_run_that_was_killed(job):
+    endless = ["--set", "search.tol=0", "--set", "search.max_iter=1000000000"]
+    with start("run", "job.yaml", "--no-prefect", *endless) as run:
+        assert any(line.startswith("fit") for line in run.stderr)
+        run.kill()
+    result = invoke("show", "results/small.zarr")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("UNFINISHED after 1 pass: ")
+    assert len(re.findall(r"\d +(?:full|tied|diag|spherical) +running", result.stdout)) == 16
+    assert "best" not in result.stdout
+
+
+def test_an_unfinished_store_is_read_as_its_newest_bounds_say(job):
+    config = load_config("job.yaml", ["search.tol=1e-6"])
+    stages.prepare(config, False, silent)
+    stages.seed(config, silent)
+    stages.fit_wave(config, 0, silent)
+    before = read_result(config.output.store)
+    after = stages.run(config)
+    assert not before.complete
+    assert before.best == after.best
+    pd.testing.assert_series_equal(before.table["bic"], after.table["bic"], atol=0.1)
+    assert "UNFINISHED" not in invoke("show", config.output.store).stdout
 
 
 def test_set_replaces_values_of_the_config(job):

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -58,7 +62,7 @@ def test_unpacked_sums_are_the_scatter(block):
 def test_responsibilities_match_loops():
     logits = np.random.RandomState(3).standard_normal((4, 30)) * 300
     resp = logits.copy()
-    log_density, log_top = responsibilities(resp)
+    (log_density,), (log_top,) = responsibilities(resp[None])
     for i, terms in enumerate(logits.T):
         exact = [naive.EXTENDED.exp(naive.EXTENDED.number(t)) for t in terms]
         np.testing.assert_allclose(resp[:, i], naive.array([e / sum(exact) for e in exact]), rtol=1e-12, atol=1e-300)
@@ -68,10 +72,52 @@ def test_responsibilities_match_loops():
 
 def test_responsibilities_of_an_empty_component_are_zero():
     resp = np.array([[-np.inf, -np.inf], [-800.0, 3.0]])
-    log_density, log_top = responsibilities(resp)
+    (log_density,), (log_top,) = responsibilities(resp[None])
     np.testing.assert_array_equal(resp, [[0, 0], [1, 1]])
     np.testing.assert_array_equal(log_density, [-800.0, 3.0])
     np.testing.assert_array_equal(log_top, [0, 0])
+
+
+def test_responsibilities_of_several_mixtures_with_weights():
+    logits, weights = np.random.RandomState(5).standard_normal((3, 4, 20)) * 5, np.arange(20.0)
+    resp = logits.copy()
+    log_density, log_top = responsibilities(resp, weights)
+    alone = logits.copy()
+    for m in range(3):
+        one_density, one_top = responsibilities(alone[m : m + 1])
+        np.testing.assert_array_equal(log_density[m], one_density[0])
+        np.testing.assert_array_equal(log_top[m], one_top[0])
+    np.testing.assert_allclose(resp, alone * weights, rtol=1e-15)
+
+
+def test_the_exponential_is_exact_to_two_units_in_the_last_place():
+    x = np.concatenate([-np.geomspace(1e-300, 700, 20_000), [0.0]])
+    resp = np.stack([np.zeros_like(x), x])[None]
+    responsibilities(resp)
+    exponential = np.exp(x.astype(np.longdouble))
+    error = np.abs(resp[0, 1] / (exponential / (1 + exponential)) - 1)
+    assert error.max() < 4 * np.finfo(float).eps
+
+
+def test_nan_stays_nan():
+    resp = np.zeros((1, 3, 5))
+    resp[0, 1, 2] = np.nan
+    responsibilities(resp)
+    assert np.isnan(resp[0, :, 2]).all()
+    assert np.isfinite(np.delete(resp, 2, axis=2)).all()
+
+
+def test_kernels_run_where_no_machine_code_can_be_kept(tmp_path):
+    """A read-only installation and a home that cannot be written: compiled in memory, with the same numbers."""
+    script = """
+import numpy as np, numba.core.caching as caching
+caching.CacheImpl._locator_classes.clear()
+from gmm_dask.kernels.estep import responsibilities
+resp = np.zeros((1, 2, 8))
+responsibilities(resp)
+assert (resp == 0.5).all()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)
 
 
 def test_mahalanobis_matches_loops(block):

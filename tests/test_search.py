@@ -44,8 +44,7 @@ def states(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("init_params", STARTS)
-@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(("init_params", "lazy"), [*((start, False) for start in STARTS), ("kmeans", True)])
 def test_a_cell_is_the_single_fit(dataset, init_params, lazy, states):
     _, X, _ = dataset
     settings = {"n_init": 2, "init_params": init_params, "random_state": 3, "max_iter": 40}

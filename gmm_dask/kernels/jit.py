@@ -1,0 +1,32 @@
+"""Compilation of kernels: one place for what Numba is told, and nothing imported before a kernel is first called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, TypeVar
+
+Kernel = TypeVar("Kernel", bound=Callable[..., None])
+
+
+def compiled(kernel: Kernel) -> Kernel:
+    """Compile a kernel at its first call, without Python's lock, and keep the machine code on disk.
+
+    Products and sums may be contracted (fused multiply-add), never reordered: the same input gives the same bits.
+    """
+
+    @cache
+    def machine_code() -> Any:
+        import numba
+
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+        try:
+            return numba.njit(cache=True, **options)(kernel)
+        except RuntimeError:  # neither the package's folder nor the user's cache can be written
+            return numba.njit(**options)(kernel)
+
+    @wraps(kernel)
+    def call(*arrays: Any) -> None:
+        machine_code()(*arrays)
+
+    return call  # type: ignore[return-value]
