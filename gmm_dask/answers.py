@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask.errors import UserError
 from gmm_dask.families import Family, Parameters
 from gmm_dask.scan import Rows, map_reduce
 from gmm_dask.stack import (
@@ -58,7 +59,18 @@ def answer_rows(rows: Rows, family: Family, parameters: Parameters, wanted: Sequ
 
 
 def _answers_of_chunk(rows: Any, stack: Stack, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    return chunk_answers(np.asarray(rows), stack, wanted)
+    return chunk_answers(_finite(rows), stack, wanted)
+
+
+def _finite(rows: Any) -> NDArray[np.floating[Any]]:
+    """A chunk as an array; raises :class:`UserError` if it holds NaN or infinity."""
+    array = np.asarray(rows)
+    bad = int(np.count_nonzero(~np.isfinite(array).all(axis=1)))
+    if bad:
+        raise UserError(
+            f"Input X contains NaN or infinity in {bad} of a chunk's {len(array)} rows. Drop or impute them first."
+        )
+    return array
 
 
 def _join(found: list[Any], name: str, sizes: Sequence[float], n_components: int) -> da.Array:
@@ -77,5 +89,5 @@ def total_rows(rows: Rows, family: Family, parameters: Parameters) -> tuple[Tota
 
 
 def _totals_of_chunk(rows: Any, weights: Any, stack: Stack, number: int) -> list[Array]:
-    array = np.asarray(rows)
+    array = _finite(rows)
     return [*chunk_sums(array, None, stack, statistics=False), np.array(float(len(array)))]

@@ -49,16 +49,29 @@ def read_input(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
     elif isinstance(X, da.Array):
         names = None
     else:
-        minimum = 2 if reset else 1
-        dtypes = [np.float64, np.float32]
-        return validate_data(
-            estimator, X, reset=reset, dtype=dtypes, ensure_min_samples=minimum, ensure_all_finite=not reset
-        )
+        return _check_array(estimator, X, reset)
     array = _require_float_matrix(X)
     template = np.empty((0, array.shape[1])) if names is None else names
     _check_feature_names(estimator, template, reset=reset)
     _check_n_features(estimator, template, reset=reset)
     return array.rechunk({1: -1}) if array.numblocks[1] > 1 else array
+
+
+def _check_array(estimator: BaseEstimator, X: Any, reset: bool) -> Any:
+    """What fits in memory, checked by scikit-learn; a frame's columns that are not numbers are named."""
+    try:
+        return validate_data(
+            estimator,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_min_samples=2 if reset else 1,
+            ensure_all_finite=not reset,
+        )
+    except ValueError:
+        if hasattr(X, "dtypes") and hasattr(X, "columns"):
+            _require_number_columns(X)
+        raise
 
 
 def read_weights(sample_weight: Any, X: Any) -> Any:
@@ -86,10 +99,14 @@ def _is_zarr(X: Any) -> bool:
     return type(X).__module__.partition(".")[0] == "zarr" and hasattr(X, "chunks")
 
 
-def _frame_to_array(frame: Any) -> da.Array:
+def _require_number_columns(frame: Any) -> None:
     bad = [str(name) for name, dtype in frame.dtypes.items() if not _is_number(dtype)]
     if bad:
         raise UserError(f"X must have numeric columns only; not numeric: {', '.join(bad)}. Leave them out: X[[...]].")
+
+
+def _frame_to_array(frame: Any) -> da.Array:
+    _require_number_columns(frame)
     return frame.to_dask_array().astype(np.float64)
 
 

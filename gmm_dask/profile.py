@@ -243,8 +243,9 @@ def finish_profile(part: Part, columns: Sequence[str] | None = None) -> Profile:
 
 
 def _refuse_bad_values(part: Part, columns: Sequence[str] | None) -> None:
-    if not sum(part.chunk_rows):
-        raise UserError("The data has no rows (0 sample(s)); a fit needs at least two.")
+    n_rows = sum(part.chunk_rows)
+    if n_rows < 2:
+        raise UserError(f"The data has {n_rows or 'no'} rows (n_samples = {n_rows}); a fit needs at least two.")
     if part.first_bad is None:
         return
     names = [str(i) for i in range(len(part.bad))] if columns is None else [repr(name) for name in columns]

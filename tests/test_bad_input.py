@@ -84,7 +84,7 @@ def test_fewer_rows_than_given_components(X, as_array):
 
 # -- shapes and kinds --------------------------------------------------------------------------------------------
 UNUSABLE = {
-    "no rows": (lambda X: X[:0], r"0 sample\(s\)"),
+    "no rows": (lambda X: X[:0], r"0 sample\(s\)|n_samples = 0"),
     "no columns": (lambda X: X[:, :0], r"0 feature\(s\) \(shape=\(100, 0\)\) while a minimum of 1 is required"),
     "one dimension": (lambda X: X[:, 0], "Expected 2D array, got 1D array"),
     "three dimensions": (lambda X: X[None], "3D array|dim 3"),
@@ -207,3 +207,26 @@ def test_wrong_settings(X, changes, message):
 def test_wrong_search_settings(X, changes, message):
     with pytest.raises(ValueError, match=message):
         GaussianMixtureSearch(**changes).fit(X)
+
+
+def test_nan_in_lazy_answers_is_an_error_when_computed(blobs):
+    mixture = GaussianMixture(2, random_state=0).fit(blobs)
+    X = blobs.copy()
+    X[17, 1] = np.nan
+    lazy = da.from_array(X, chunks=(50, -1))
+    for answer in (mixture.predict, mixture.predict_proba, mixture.score_samples):
+        with pytest.raises(UserError, match=r"NaN or infinity in 1 of a chunk's 50 rows"):
+            answer(lazy).compute()
+    with pytest.raises(UserError, match="NaN or infinity"):
+        mixture.score(lazy)
+
+
+def test_one_row_is_refused_lazily_too():
+    with pytest.raises(UserError, match="n_samples = 1"):
+        GaussianMixture().fit(da.ones((1, 2)))
+
+
+def test_text_in_a_frame_is_named():
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "kind": ["x", "y", "z"]})
+    with pytest.raises(UserError, match="not numeric: kind"):
+        GaussianMixture().fit(frame)
