@@ -95,6 +95,25 @@ def show(store: StorePath, debug: Debug = False) -> None:
 
 
 @app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A path that ends in .zarr, .npy or .parquet.")],
+    rows: Annotated[int, typer.Option(help="Number of rows.")],
+    features: Annotated[int, typer.Option(help="Number of columns.")] = 8,
+    components: Annotated[int, typer.Option(help="Number of components.")] = 5,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same rows.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Write a synthetic mixture of any size, chunk by chunk, with its true parameters beside it."""
+    with reporting(debug):
+        from pipeline.synth import Plan, write_synthetic
+
+        with terminal.counting("writing") as progress:
+            truth = write_synthetic(out, Plan(rows, features, components, seed), progress)
+        terminal.say(f"rows: {out}")
+        terminal.say(f"truth: {truth}")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of the config, for editors and checks."""
     from pipeline.config import config_schema

@@ -19,11 +19,25 @@ def describe(event: Event) -> str:
     """The event in words."""
     if isinstance(event, StageStarted):
         return f"{event.name}: {event.detail}" if event.detail else event.name
+    took = f"took {event.seconds:.2g} s, {_rate(event)}"
+    return f"pass {event.number} {took}: {_counts(event)}; {_time_left(event)}{_leading(event)}"
+
+
+def _counts(event: PassDone) -> str:
+    """How many fits are in which state: ``5 running, 2 converged``."""
     counts = {"running": event.running, "converged": event.converged}
     counts |= {"stopped at max_iter": event.max_iter, "singular": event.singular}
-    words = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    leading = f"; best so far {event.best}" if event.best else ""
-    return f"pass {event.number} took {event.seconds:.2g} s: {words}; {_time_left(event)}{leading}"
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _rate(event: PassDone) -> str:
+    """How fast rows are read and computed: ``1.2 M rows/s``."""
+    rate = event.rows / max(event.seconds, 1e-9)
+    return f"{rate / 1e6:.1f} M rows/s" if rate >= 1e5 else f"{rate / 1e3:.1f} k rows/s"
+
+
+def _leading(event: PassDone) -> str:
+    return f"; best so far {event.best}" if event.best else ""
 
 
 def _time_left(event: PassDone) -> str:
@@ -62,7 +76,7 @@ class Lines:
 
 
 class LiveLine:
-    """One line that moves, gone when the job is over. A context manager."""
+    """A bar with a few words that move, gone when the job is over. A context manager."""
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
@@ -86,6 +100,7 @@ class LiveLine:
         """Bring the line up to date."""
         if isinstance(event, PassDone):
             words = f"pass {event.number}, {event.finished} of {event.total} fits done, {_time_left(event)}"
+            words += f"\n{_counts(event)}\n{_rate(event)}{_leading(event)}"
             self._bar.update(self._line, total=event.total, completed=event.finished, words=words)
             return
         if event.name in LASTING:

@@ -13,8 +13,8 @@ from gmm_dask.scan import MERGE_WIDTH
 from gmm_dask.seeding import Candidate
 from gmm_dask.stack import BLOCK_BYTES
 
-# resident after the imports of a job, measured on Linux
-IMPORTS_BYTES = 330 << 20
+# resident before the data: the imports of a job and its compiled kernels, measured on Linux
+IMPORTS_BYTES = 400 << 20
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,25 @@ def copies_of_sums(shape: Shape, machine: Machine) -> int:
     return machine.threads + (MERGE_WIDTH - 1) * depth + 3
 
 
+def profile_bytes(shape: Shape, machine: Machine) -> int:
+    """Pass 0: chunks in work, with a flag a value and three numbers a row; twice the sample as its parts merge."""
+    working = machine.threads * (2 * shape.chunk_bytes + shape.chunk_bytes // 8 + 24 * shape.chunk_rows)
+    return working + 2 * 8 * _sampled(shape) * (shape.n_features + 3)
+
+
 def seeding_bytes(shape: Shape, most_components: int) -> int:
     """The sample of rows, two copies that k-means makes of it, and a start's responsibilities."""
-    rows = min(sample_limit(shape.n_features), shape.n_chunks * shape.chunk_rows)
-    return 8 * rows * (3 * shape.n_features + 2 * most_components)
+    return 8 * _sampled(shape) * (3 * shape.n_features + 2 * most_components)
+
+
+def _sampled(shape: Shape) -> int:
+    return min(sample_limit(shape.n_features), shape.n_chunks * shape.chunk_rows)
 
 
 def projected_bytes(
     shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int, waves: Iterable[int]
 ) -> int:
-    """Projected peak of the process: the heaviest wave's pass, or the seeding if that is more.
+    """Projected peak of the process: the heaviest wave's pass, pass 0 or the seeding, whichever is most.
 
     Parameters
     ----------
@@ -91,8 +100,14 @@ def projected_bytes(
     sizes = _sizes(shape, candidates, n_init)
     starts = _starts(waves)
     heaviest = max(sum(sizes[a:b]) for a, b in starts)
-    seeding = IMPORTS_BYTES + seeding_bytes(shape, max(k for _, k in candidates))
-    return max(resting_bytes(shape, machine, candidates, n_init) + copies_of_sums(shape, machine) * heaviest, seeding)
+    passing = resting_bytes(shape, machine, candidates, n_init) + copies_of_sums(shape, machine) * heaviest
+    return max(passing, starting_bytes(shape, machine, candidates))
+
+
+def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate]) -> int:
+    """What the work before the first pass needs: the imports, and pass 0 or the seeding, whichever is more."""
+    seeding = seeding_bytes(shape, max(k for _, k in candidates))
+    return IMPORTS_BYTES + max(profile_bytes(shape, machine), seeding)
 
 
 def plan_waves(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> tuple[int, ...]:
@@ -108,12 +123,14 @@ def plan_waves(shape: Shape, machine: Machine, candidates: Sequence[Candidate], 
     UserError
         If one chunk or one fit is too much.
     """
-    available = machine.memory_limit - resting_bytes(shape, machine, candidates, n_init)
-    copies = copies_of_sums(shape, machine)
+    resting, copies = resting_bytes(shape, machine, candidates, n_init), copies_of_sums(shape, machine)
+    sizes = _sizes(shape, candidates, n_init)
+    needed = max(resting + copies * max(sizes), starting_bytes(shape, machine, candidates))
+    if needed > machine.memory_limit:
+        raise _too_small(shape, machine, needed)
+    available = machine.memory_limit - resting
     waves, used = [0], 0
-    for size in _sizes(shape, candidates, n_init):
-        if copies * size > available:
-            raise _too_small(shape, machine, candidates, n_init, copies * size)
+    for size in sizes:
         if used + copies * size > available:
             waves.append(0)
             used = 0
@@ -135,12 +152,11 @@ def _starts(waves: Iterable[int]) -> list[tuple[int, int]]:
     return bounds
 
 
-def _too_small(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int, needed: int) -> UserError:
+def _too_small(shape: Shape, machine: Machine, needed: int) -> UserError:
     mib = 1 << 20
-    total = resting_bytes(shape, machine, candidates, n_init) + needed
     return UserError(
-        f"the memory limit is {machine.memory_limit / mib:,.0f} MiB, and {total / mib:,.0f} MiB are needed: "
+        f"the memory limit is {machine.memory_limit / mib:,.0f} MiB, and {needed / mib:,.0f} MiB are needed: "
         f"{IMPORTS_BYTES / mib:,.0f} for the program, {2 * machine.threads * shape.chunk_bytes / mib:,.0f} for "
-        f"{machine.threads} chunks of {shape.chunk_rows:,} rows in work, the rest for sums and states. Use smaller "
-        "chunks (data.chunk_rows), fewer threads or components, or a higher cluster.memory_limit."
+        f"{machine.threads} chunks of {shape.chunk_rows:,} rows in work, the rest for the starts, sums and states. "
+        "Use smaller chunks (data.chunk_rows), fewer threads or components, or a higher cluster.memory_limit."
     )

@@ -7,7 +7,6 @@ A model whose components are too tight for the feature map (:data:`MAX_KAPPA`) i
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ Sums = list[Array]
 # past this the feature map's rounding error, about kappa * 1e-16, is no longer negligible beside tol
 MAX_KAPPA = 1e7
 # a block's working set; a core's second-level cache holds it with room to spare
-BLOCK_BYTES = 2 << 20
+BLOCK_BYTES = 1 << 20
 MIN_BLOCK_ROWS = 64
 
 
@@ -49,18 +48,12 @@ class Group:
     columns: slice
     eta: Array
     members: tuple[int, ...]
-    edges: tuple[int, ...]
+    edges: NDArray[np.int64]
 
     def slices(self) -> Iterator[tuple[int, slice]]:
         """Each member's position in the stack, with its rows in this group."""
         for member, start, stop in zip(self.members, self.edges, self.edges[1:], strict=False):
             yield member, slice(start, stop)
-
-    def runs(self) -> Iterator[tuple[list[int], slice]]:
-        """Neighbours with equally many components, as :meth:`slices` of several members at once."""
-        for _, run in itertools.groupby(self.slices(), key=lambda item: item[1].stop - item[1].start):
-            members, parts = zip(*run, strict=True)
-            yield list(members), slice(parts[0].start, parts[-1].stop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +70,21 @@ class Stack:
     centred: tuple[int, ...]
 
     @property
+    def n_columns(self) -> int:
+        """Rows of the feature map up to the last that a group needs."""
+        stops: list[int] = [group.columns.stop for group in self.groups]
+        return max([len(self.center) + 2, *stops])
+
+    @property
+    def widest(self) -> int:
+        """Components that are computed together: those of the largest group."""
+        return max([0] + [len(group.eta) for group in self.groups])
+
+    @property
     def block_rows(self) -> int:
         """Rows of a block, so that features and responsibilities stay in the cache."""
-        d = len(self.center)
-        widest = max([len(group.eta) for group in self.groups] + [len(p.weights) for _, p in self.models])
-        stop = max((group.columns.stop for group in self.groups), default=0)
-        rows = BLOCK_BYTES // (8 * (2 * d + stop + 2 * widest))
+        most = max(self.widest, *(len(parameters.weights) for _, parameters in self.models))
+        rows = BLOCK_BYTES // (8 * (2 * len(self.center) + self.n_columns + 2 * most))
         return max(MIN_BLOCK_ROWS, rows // 8 * 8)
 
 
@@ -100,30 +102,49 @@ def _build_group(
     members = tuple(i for i, (other, _) in enumerate(models) if other is family and i not in centred)
     columns = family.answer_columns(len(center)) if answers else family.fit_columns(len(center))
     etas = [family.natural(models[i][1], center)[:, : columns.stop - columns.start] for i in members]
-    edges = tuple(int(edge) for edge in np.cumsum([0] + [len(eta) for eta in etas]))
+    edges = np.cumsum([0] + [len(eta) for eta in etas])
     return Group(family, columns, np.concatenate(etas), members, edges)
 
 
-def iterate_blocks(stack: Stack, n_rows: int) -> Iterator[slice]:
-    """Consecutive blocks of a chunk's rows."""
-    for start in range(0, n_rows, stack.block_rows):
-        yield slice(start, min(start + stack.block_rows, n_rows))
+class Blocks:
+    """The blocks of a chunk, with the memory that they share.
 
-
-def logits_by_group(stack: Stack, x: Array) -> Iterator[tuple[Group, Array, Array]]:
-    """For each group, the features (n_columns, n_rows) and logits (n_components, n_rows) of a block.
-
-    ``x`` has shape (n_features, n_rows). The features' memory is reused by the next group: use it at once.
+    Parameters
+    ----------
+    stack : Stack
+    rows : ndarray of shape (n_rows, n_features)
     """
-    if not stack.groups:
-        return
-    stop = max(max(group.columns.stop for group in stack.groups), len(x) + 2)
-    phi = np.empty((stop, x.shape[1]))
-    squared_norm = any(group.columns.start == 0 for group in stack.groups)
-    fill_features(x - stack.center[:, None], phi, squared_norm)
-    for group in stack.groups:
-        columns = phi[group.columns]
-        yield group, columns, group.eta @ columns
+
+    def __init__(self, stack: Stack, rows: NDArray[np.floating]) -> None:
+        self._stack = stack
+        self._rows = rows
+        block_rows = min(stack.block_rows, len(rows))
+        self._phi = np.empty(stack.n_columns * block_rows)
+        self._logits = np.empty(stack.widest * block_rows)
+
+    def __iter__(self) -> Iterator[tuple[slice, Array]]:
+        """Each block's place in the chunk, and its rows (n_features, n_rows)."""
+        for start in range(0, len(self._rows), self._stack.block_rows):
+            block = slice(start, min(start + self._stack.block_rows, len(self._rows)))
+            yield block, np.array(self._rows[block].T, dtype=np.float64, order="C")
+
+    def logits(self, x: Array) -> Iterator[tuple[Group, Array, Array]]:
+        """For each group, the features (n_columns, n_rows) and logits (n_components, n_rows) of a block ``x``.
+
+        The memory of both is used again by the next group.
+        """
+        if not self._stack.groups:
+            return
+        phi = _shaped(self._phi, self._stack.n_columns, x.shape[1])
+        squared_norm = any(group.columns.start == 0 for group in self._stack.groups)
+        fill_features(x - self._stack.center[:, None], phi, squared_norm)
+        for group in self._stack.groups:
+            logits = _shaped(self._logits, len(group.eta), x.shape[1])
+            yield group, phi[group.columns], np.matmul(group.eta, phi[group.columns], out=logits)
+
+
+def _shaped(memory: Array, n_lines: int, n_rows: int) -> Array:
+    return memory[: n_lines * n_rows].reshape(n_lines, n_rows)
 
 
 def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, statistics: bool = True) -> Sums:
@@ -144,9 +165,11 @@ def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, 
         and three a centred model, in the stack's order.
     """
     sums = _zero_sums(stack, statistics)
-    for block in iterate_blocks(stack, len(rows)):
-        x = np.array(rows[block].T, dtype=np.float64, order="C")
-        _add_block(x, None if weights is None else weights[block], stack, sums, statistics)
+    blocks = Blocks(stack, rows)
+    ones = np.ones(stack.block_rows)
+    for block, x in blocks:
+        block_weights = ones[: x.shape[1]] if weights is None else weights[block]
+        _add_block(blocks, x, block_weights, stack, sums, statistics)
     return sums
 
 
@@ -170,29 +193,24 @@ def _zero_sums(stack: Stack, statistics: bool) -> Sums:
     return sums
 
 
-def _add_block(x: Array, weights: Array | None, stack: Stack, sums: Sums, statistics: bool) -> None:
-    for g, (group, phi, resp) in enumerate(logits_by_group(stack, x)):
-        for members, part in group.runs():
-            _normalise(resp[part].reshape(len(members), -1, x.shape[1]), weights, sums, members)
+def _add_block(blocks: Blocks, x: Array, weights: Array, stack: Stack, sums: Sums, statistics: bool) -> None:
+    for g, (group, phi, resp) in enumerate(blocks.logits(x)):
+        _normalise(resp, group.edges, weights, sums, list(group.members))
         if statistics:
             sums[2 + g] += resp @ phi.T
     for c, member in enumerate(stack.centred):
         family, parameters = stack.models[member]
         resp = family.centred_logits(x, parameters)
-        _normalise(resp[None], weights, sums, [member])
+        _normalise(resp, np.array([0, len(resp)]), weights, sums, [member])
         if statistics:
             add_centred(family, x, resp, parameters.means, _centred_arrays(stack, sums, c))
 
 
-def _normalise(resp: Array, weights: Array | None, sums: Sums, members: list[int]) -> None:
-    """Logits (n_members, n_components, n_rows) to weighted responsibilities, in place; log-likelihoods to the sums."""
-    log_density, log_top = responsibilities(resp, weights)
-    if weights is None:
-        sums[0][members] += log_density.sum(axis=1)
-        sums[1][members] += log_top.sum(axis=1)
-    else:
-        sums[0][members] += log_density @ weights
-        sums[1][members] += log_top @ weights
+def _normalise(resp: Array, edges: NDArray[np.int64], weights: Array, sums: Sums, members: list[int]) -> None:
+    """Logits of some members to weighted responsibilities, in place; their log-likelihoods go to the sums."""
+    log_density, log_top = responsibilities(resp, edges, weights)
+    sums[0][members] += log_density @ weights
+    sums[1][members] += log_top @ weights
 
 
 def add_centred(family: Family, x: Array, resp: Array, origins: Array, sums: Sums) -> None:
@@ -255,11 +273,12 @@ def chunk_answers(rows: NDArray[np.floating], stack: Stack, wanted: Sequence[str
     """
     shapes = answer_shapes(len(rows), len(stack.models[0][1].weights))
     found = {name: np.empty(*shapes[name]) for name in wanted}
-    for block in iterate_blocks(stack, len(rows)):
-        logits = _single_logits(stack, np.array(rows[block].T, dtype=np.float64, order="C"))
+    blocks = Blocks(stack, rows)
+    for block, x in blocks:
+        logits = _single_logits(blocks, stack, x)
         if "label" in found:
             found["label"][block] = logits.argmax(axis=0)
-        log_density, _ = responsibilities(logits[None])
+        log_density, _ = responsibilities(logits, np.array([0, len(logits)]), np.ones(x.shape[1]))
         if "log_density" in found:
             found["log_density"][block] = log_density[0]
         if "responsibility" in found:
@@ -276,8 +295,8 @@ def answer_shapes(n_rows: float, n_components: int) -> dict[str, tuple[Any, Any]
     }
 
 
-def _single_logits(stack: Stack, x: Array) -> Array:
-    for _, _, logits in logits_by_group(stack, x):
+def _single_logits(blocks: Blocks, stack: Stack, x: Array) -> Array:
+    for _, _, logits in blocks.logits(x):
         return logits
     family, parameters = stack.models[0]
     return family.centred_logits(x, parameters)

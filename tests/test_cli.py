@@ -304,7 +304,7 @@ def test_stages_in_words():
 
 def test_passes_in_words():
     event = a_pass(3, converged=2, singular=1)
-    assert describe(event) == "pass 3 took 0.25 s: 5 running, 2 converged, 1 singular; about 40 s left"
+    assert describe(event) == "pass 3 took 0.25 s, 1.2 k rows/s: 5 running, 2 converged, 1 singular; about 40 s left"
     assert (event.total, event.finished) == (8, 3)
     event = a_pass(4, seconds_left=600, best="tied-k3", max_iter=1)
     assert describe(event).endswith("5 running, 1 stopped at max_iter; about 10 min left; best so far tied-k3")

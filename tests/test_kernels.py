@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -59,10 +60,15 @@ def test_unpacked_sums_are_the_scatter(block):
     np.testing.assert_allclose(unpack_scatter(phi[5:].sum(axis=1), 3), block @ block.T, rtol=1e-12)
 
 
+def softmax_of_one(logits):
+    """Of one mixture, and rows that weigh alike."""
+    return responsibilities(logits, np.array([0, len(logits)]), np.ones(logits.shape[1]))
+
+
 def test_responsibilities_match_loops():
     logits = np.random.RandomState(3).standard_normal((4, 30)) * 300
     resp = logits.copy()
-    (log_density,), (log_top,) = responsibilities(resp[None])
+    (log_density,), (log_top,) = softmax_of_one(resp)
     for i, terms in enumerate(logits.T):
         exact = [naive.EXTENDED.exp(naive.EXTENDED.number(t)) for t in terms]
         np.testing.assert_allclose(resp[:, i], naive.array([e / sum(exact) for e in exact]), rtol=1e-12, atol=1e-300)
@@ -72,39 +78,40 @@ def test_responsibilities_match_loops():
 
 def test_responsibilities_of_an_empty_component_are_zero():
     resp = np.array([[-np.inf, -np.inf], [-800.0, 3.0]])
-    (log_density,), (log_top,) = responsibilities(resp[None])
+    (log_density,), (log_top,) = softmax_of_one(resp)
     np.testing.assert_array_equal(resp, [[0, 0], [1, 1]])
     np.testing.assert_array_equal(log_density, [-800.0, 3.0])
     np.testing.assert_array_equal(log_top, [0, 0])
 
 
 def test_responsibilities_of_several_mixtures_with_weights():
-    logits, weights = np.random.RandomState(5).standard_normal((3, 4, 20)) * 5, np.arange(20.0)
+    logits, weights = np.random.RandomState(5).standard_normal((9, 20)) * 5, np.arange(20.0)
+    edges = np.array([0, 4, 5, 9])
     resp = logits.copy()
-    log_density, log_top = responsibilities(resp, weights)
-    alone = logits.copy()
-    for m in range(3):
-        one_density, one_top = responsibilities(alone[m : m + 1])
-        np.testing.assert_array_equal(log_density[m], one_density[0])
-        np.testing.assert_array_equal(log_top[m], one_top[0])
-    np.testing.assert_allclose(resp, alone * weights, rtol=1e-15)
+    log_density, log_top = responsibilities(resp, edges, weights)
+    for m, part in enumerate(slice(a, b) for a, b in itertools.pairwise(edges)):
+        alone = logits[part].copy()
+        (one_density,), (one_top,) = softmax_of_one(alone)
+        np.testing.assert_array_equal(log_density[m], one_density)
+        np.testing.assert_array_equal(log_top[m], one_top)
+        np.testing.assert_allclose(resp[part], alone * weights, rtol=1e-15)
 
 
 def test_the_exponential_is_exact_to_two_units_in_the_last_place():
     x = np.concatenate([-np.geomspace(1e-300, 700, 20_000), [0.0]])
-    resp = np.stack([np.zeros_like(x), x])[None]
-    responsibilities(resp)
+    resp = np.stack([np.zeros_like(x), x])
+    softmax_of_one(resp)
     exponential = np.exp(x.astype(np.longdouble))
-    error = np.abs(resp[0, 1] / (exponential / (1 + exponential)) - 1)
+    error = np.abs(resp[1] / (exponential / (1 + exponential)) - 1)
     assert error.max() < 4 * np.finfo(float).eps
 
 
 def test_nan_stays_nan():
-    resp = np.zeros((1, 3, 5))
-    resp[0, 1, 2] = np.nan
-    responsibilities(resp)
-    assert np.isnan(resp[0, :, 2]).all()
-    assert np.isfinite(np.delete(resp, 2, axis=2)).all()
+    resp = np.zeros((3, 5))
+    resp[1, 2] = np.nan
+    softmax_of_one(resp)
+    assert np.isnan(resp[:, 2]).all()
+    assert np.isfinite(np.delete(resp, 2, axis=1)).all()
 
 
 def test_kernels_run_where_no_machine_code_can_be_kept(tmp_path):
@@ -113,8 +120,8 @@ def test_kernels_run_where_no_machine_code_can_be_kept(tmp_path):
 import numpy as np, numba.core.caching as caching
 caching.CacheImpl._locator_classes.clear()
 from gmm_dask.kernels.estep import responsibilities
-resp = np.zeros((1, 2, 8))
-responsibilities(resp)
+resp = np.zeros((2, 8))
+responsibilities(resp, np.array([0, 2]), np.ones(8))
 assert (resp == 0.5).all()
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)

@@ -10,15 +10,17 @@ from gmm_dask.kernels.softmax import softmax
 Array = NDArray[np.float64]
 
 
-def responsibilities(logits: Array, weights: Array | None = None) -> tuple[Array, Array]:
+def responsibilities(logits: Array, edges: NDArray[np.int64], weights: Array) -> tuple[Array, Array]:
     """Turn weighted log densities into responsibilities, in place.
 
     Parameters
     ----------
-    logits : ndarray of shape (n_mixtures, n_components, n_rows)
-        ``log weight + log density`` of several mixtures; overwritten with the responsibilities, which sum to one over
-        each mixture's components, times the rows' weights.
-    weights : ndarray of shape (n_rows,), or None for ones
+    logits : ndarray of shape (n_components, n_rows)
+        ``log weight + log density``, of the components of one or several mixtures; overwritten with the
+        responsibilities, which sum to one over each mixture's components, times the rows' weights.
+    edges : ndarray of shape (n_mixtures + 1,)
+        Where each mixture's components begin, and where the last one's end.
+    weights : ndarray of shape (n_rows,)
 
     Returns
     -------
@@ -27,8 +29,7 @@ def responsibilities(logits: Array, weights: Array | None = None) -> tuple[Array
     log_top : ndarray of shape (n_mixtures, n_rows)
         The logarithm of each row's largest responsibility, without its weight.
     """
-    n_mixtures, _, n_rows = logits.shape
-    top, total = np.empty((n_mixtures, n_rows)), np.empty((n_mixtures, n_rows))
-    softmax(logits, np.ones(n_rows) if weights is None else weights, top, total)
+    top, total = np.empty((len(edges) - 1, len(weights))), np.empty((len(edges) - 1, len(weights)))
+    softmax(logits, edges, weights, top, total)
     log_total = np.log(total)
     return top + log_total, -log_total

@@ -20,34 +20,36 @@ SMALLEST = -708.0
 
 
 @compiled
-def softmax(logits: Array, weights: Array, top: Array, total: Array) -> None:
+def softmax(logits: Array, edges: NDArray[np.int64], weights: Array, top: Array, total: Array) -> None:
     """Responsibilities from weighted log densities, in place.
 
-    The exponential is ``2^n e^r`` with x = n ln 2 + r and \\|r\\| <= ln 2 / 2, and e^r its Taylor polynomial of degree
-    13, whose remainder is under r^14 / 14! e^r < 5e-18.
+    The exponential is ``2^n e^r`` with x = n ln 2 + r and abs(r) <= ln 2 / 2, and e^r its Taylor polynomial of degree
+    13, whose remainder is under r^14 / 14! e^r < 6e-18.
 
     Parameters
     ----------
-    logits : ndarray of shape (n_mixtures, n_components, n_rows)
-        Overwritten with the responsibilities times the rows' weights.
+    logits : ndarray of shape (n_components, n_rows)
+        Of the components of all mixtures; overwritten with the responsibilities times the rows' weights.
+    edges : ndarray of shape (n_mixtures + 1,)
+        Where each mixture's components begin, and where the last one's end.
     weights : ndarray of shape (n_rows,)
     top, total : ndarray of shape (n_mixtures, n_rows)
         Receive each row's largest logit, and its sum of ``exp(logit - top)``.
     """
     bits = logits.view(np.int64)
-    n_mixtures, n_components, n_rows = logits.shape
+    n_rows = logits.shape[1]
     scale = np.empty(n_rows)
-    for m in range(n_mixtures):
+    for m in range(len(edges) - 1):
         for i in range(n_rows):
-            top[m, i] = logits[m, 0, i]
+            top[m, i] = logits[edges[m], i]
             total[m, i] = 0.0
-        for k in range(1, n_components):
+        for k in range(edges[m] + 1, edges[m + 1]):
             for i in range(n_rows):
                 # written so that NaN is kept
-                top[m, i] = top[m, i] if logits[m, k, i] <= top[m, i] else logits[m, k, i]
-        for k in range(n_components):
+                top[m, i] = top[m, i] if logits[k, i] <= top[m, i] else logits[k, i]
+        for k in range(edges[m], edges[m + 1]):
             for i in range(n_rows):
-                x = logits[m, k, i] - top[m, i]
+                x = logits[k, i] - top[m, i]
                 n = (x * LOG2_E + ROUND) - ROUND
                 r = (x - n * LN2_HIGH) - n * LN2_LOW
                 p = 1.6059043836821613e-10
@@ -64,13 +66,13 @@ def softmax(logits: Array, weights: Array, top: Array, total: Array) -> None:
                 p = p * r + 0.5
                 p = p * r + 1.0
                 p = p * r + 1.0
-                logits[m, k, i] = 0.0 if x < SMALLEST else p
-                bits[m, k, i] += 0 if x < SMALLEST else np.int64(n) << 52
-        for k in range(n_components):
+                logits[k, i] = 0.0 if x < SMALLEST else p
+                bits[k, i] += 0 if x < SMALLEST else np.int64(n) << 52
+        for k in range(edges[m], edges[m + 1]):
             for i in range(n_rows):
-                total[m, i] += logits[m, k, i]
+                total[m, i] += logits[k, i]
         for i in range(n_rows):
             scale[i] = weights[i] / total[m, i]
-        for k in range(n_components):
+        for k in range(edges[m], edges[m + 1]):
             for i in range(n_rows):
-                logits[m, k, i] *= scale[i]
+                logits[k, i] *= scale[i]
