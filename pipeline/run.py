@@ -21,7 +21,7 @@ from gmm_dask import em
 from gmm_dask.answers import answer_rows
 from gmm_dask.criteria import best_outcome, by_candidate, choose
 from gmm_dask.em import Settings, Status
-from gmm_dask.memory import plan_waves
+from gmm_dask.memory import Shape, plan_waves
 from gmm_dask.profile import Profile
 from gmm_dask.scan import Rows, as_rows, collect_statistics, one_blas_thread, profile_rows
 from gmm_dask.search import check_candidates, evaluate_states, generator_copies
@@ -137,9 +137,13 @@ def run(
 
 
 def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
-    """Read the data's header, and make the store or find what an earlier run left of it."""
+    """Read the data's header, and make the store or find what an earlier run left of it.
+
+    What cannot fit the memory limit is refused here, before a row is read.
+    """
     source = open_source(config.data)
     header = header_of(source)
+    _plan(config, shape_of(source))
     path = config.output.store
     found = store.prepare_store(path, config.model_dump(mode="json"), header, fresh)
     if found is not StoreStatus.NEW:
@@ -174,8 +178,8 @@ def seed(config: JobConfig, progress: Progress) -> None:
     path = config.output.store
     with one_blas_thread():
         profile = profile_rows(_hold(source), search.random_state, source.columns)
-        shape = replace(shape_of(source), chunk_rows=max(profile.chunk_rows))
-        waves = plan_waves(shape, machine_of(config), candidates, search.n_init)
+        shape = Shape(len(source.columns), len(profile.chunk_rows), max(profile.chunk_rows))
+        waves = _plan(config, shape)
         states = start_states(
             candidates,
             profile.sample,
@@ -317,6 +321,13 @@ def report_folder(path: str) -> str:
 def settings_of(config: JobConfig) -> Settings:
     """When EM stops."""
     return Settings(config.search.tol, config.search.max_iter, config.search.reg_covar)
+
+
+def _plan(config: JobConfig, shape: Shape) -> tuple[int, ...]:
+    """The waves that the fits are cut into."""
+    search = config.search
+    candidates = check_candidates(search.n_components, search.covariance_types)
+    return plan_waves(shape, machine_of(config), candidates, search.n_init)
 
 
 def _hold(source: Source) -> Rows:

@@ -346,3 +346,21 @@ def test_run_without_prefect_never_imports_it(job):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     assert done.stdout.splitlines()[-1] == "0 False"
+
+
+# -- synth ---------------------------------------------------------------------------------------------------
+
+
+def test_synth_writes_rows_and_their_truth(tmp_path):
+    out = tmp_path / "rows.npy"
+    result = invoke("synth", str(out), "--rows", "500", "--features", "3", "--components", "2", "--seed", "4")
+    assert result.exit_code == 0
+    assert np.load(out).shape == (500, 3)
+    assert f"truth: {out}-truth.json" in result.stdout
+
+
+def test_synth_never_overwrites(tmp_path):
+    (tmp_path / "rows.npy").touch()
+    result = invoke("synth", str(tmp_path / "rows.npy"), "--rows", "500")
+    assert result.exit_code == 2
+    assert "exists and is left as it is" in result.stderr

@@ -15,9 +15,12 @@ import zarr
 
 import pipeline.keeper
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
-from pipeline.config import JobConfig, load_config
+from gmm_dask.memory import copies_of_sums, model_bytes, resting_bytes
+from pipeline.config import ClusterConfig, JobConfig, load_config
+from pipeline.estimate import machine_of, shape_of
 from pipeline.progress import PassDone, StageStarted
 from pipeline.run import run
+from pipeline.sources import open_source
 from pipeline.store import load_checkpoint, lock, open_store
 from pipeline.synth import Plan, write_synthetic
 
@@ -151,6 +154,39 @@ def test_a_second_run_on_a_store_is_refused(tmp_path, in_project):
     config = quickstart(tmp_path)
     with lock(config.output.store), pytest.raises(UserError, match="another run is at work"):
         run(config)
+
+
+def test_what_does_not_fit_the_memory_is_refused_before_a_store_is_made(tmp_path, in_project):
+    config = load_config(
+        ROOT / "configs/quickstart.yaml", [f"output.store={tmp_path}/result.zarr", "cluster.memory_limit=100MiB"]
+    )
+    with pytest.raises(UserError, match=r"the memory limit is 100 MiB, and 4\d\d MiB are needed"):
+        run(config)
+    assert not (tmp_path / "result.zarr").exists()
+
+
+def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
+    write_synthetic(tmp_path / "data.npy", Plan(600, 40, 3))
+    values = {
+        "data": {"source": str(tmp_path / "data.npy"), "chunk_rows": 600},
+        "search": {"n_components": [1, 2, 3, 4], "covariance_types": ["full"], "n_init": 4, "max_iter": 5},
+    }
+    whole = JobConfig.model_validate({**values, "output": {"store": str(tmp_path / "whole.zarr")}})
+    shape, machine = shape_of(open_source(whole.data)), machine_of(whole)
+    resting = resting_bytes(shape, machine, [("full", k) for k in range(1, 5)], 4)
+    least = resting + 4 * copies_of_sums(shape, machine) * model_bytes(("full", 4), 40)
+    cut = whole.model_copy(
+        update={
+            "cluster": ClusterConfig(memory_limit=str(least)),
+            "output": whole.output.model_copy(update={"store": str(tmp_path / "cut.zarr")}),
+        }
+    )
+    events = []
+    tables = run(whole).table, run(cut, progress=events.append).table
+    waves = [event.detail for event in events if isinstance(event, StageStarted) and event.name == "fit"]
+    assert len(waves) > 1
+    assert "wave 2 of" in waves[1]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-9)
 
 
 class Stop(BaseException):
