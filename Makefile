@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
-# BLAS runs one thread each: the program's own threads use the cores.
-export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: quickstart test lint bench clean
 

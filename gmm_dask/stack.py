@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -253,50 +253,3 @@ def unpack_sums(stack: Stack, sums: Sums) -> list[Statistics]:
 def _centred_arrays(stack: Stack, sums: Sums, c: int) -> Sums:
     first = 2 + len(stack.groups) + 3 * c
     return sums[first : first + 3]
-
-
-def chunk_answers(rows: NDArray[np.floating], stack: Stack, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """What one model says about each row of a chunk.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_rows, n_features)
-    stack : Stack
-        Of one model, built for answers.
-    wanted : sequence of {'label', 'log_density', 'responsibility'}
-
-    Returns
-    -------
-    answers : dict of ndarray
-        The most probable component (n_rows,), the mixture's log density (n_rows,) and the responsibilities
-        (n_rows, n_components): those that are wanted.
-    """
-    shapes = answer_shapes(len(rows), len(stack.models[0][1].weights))
-    found = {name: np.empty(*shapes[name]) for name in wanted}
-    blocks = Blocks(stack, rows)
-    for block, x in blocks:
-        logits = _single_logits(blocks, stack, x)
-        if "label" in found:
-            found["label"][block] = logits.argmax(axis=0)
-        log_density, _ = responsibilities(logits, np.array([0, len(logits)]), np.ones(x.shape[1]))
-        if "log_density" in found:
-            found["log_density"][block] = log_density[0]
-        if "responsibility" in found:
-            found["responsibility"][block] = logits.T
-    return found
-
-
-def answer_shapes(n_rows: float, n_components: int) -> dict[str, tuple[Any, Any]]:
-    """Shape and dtype of each answer."""
-    return {
-        "label": ((n_rows,), np.int64),
-        "log_density": ((n_rows,), np.float64),
-        "responsibility": ((n_rows, n_components), np.float64),
-    }
-
-
-def _single_logits(blocks: Blocks, stack: Stack, x: Array) -> Array:
-    for _, _, logits in blocks.logits(x):
-        return logits
-    family, parameters = stack.models[0]
-    return family.centred_logits(x, parameters)

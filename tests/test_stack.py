@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import naive
 from gmm_dask import stack as stack_module
+from gmm_dask.answers import chunk_answers
 from gmm_dask.families import get_family
-from gmm_dask.stack import add_sums, build_stack, chunk_answers, chunk_sums, unpack_sums, unpack_totals
+from gmm_dask.stack import add_sums, build_stack, chunk_sums, unpack_sums, unpack_totals
 from mixtures import (
     assert_same_parameters,
     assert_same_statistics,
