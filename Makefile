@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 quickstart: $(VENV)/.run  ## install, then choose a mixture for Old Faithful
 	@$(BIN)/gmm-dask run configs/quickstart.yaml --no-prefect
 
-test: $(VENV)/.dev  ## the whole test suite
+test: $(VENV)/.dev  ## the tests; ARGS=--runslow adds those that kill processes or take much memory
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev  ## style and types
@@ -19,6 +19,7 @@ lint: $(VENV)/.dev  ## style and types
 
 bench: $(VENV)/.dev  ## short forms of the measurements
 	$(BIN)/python benchmarks/sweep.py --short
+	$(BIN)/python benchmarks/out_of_core.py --rows 2000000
 
 clean:
 	rm -rf $(VENV) results build *.egg-info

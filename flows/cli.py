@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,21 @@ Overrides = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, and what Prefect logs.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"gmm-dask {version('gmm-dask')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take what is said before a command; the app's help is its own."""
+
+
 @app.command()
 def run(
     config: ConfigPath,
@@ -53,7 +69,7 @@ def run(
 
     An unfinished job goes on where it was; a finished one is shown.
     """
-    with reporting(debug):
+    with reporting(debug, "The same command goes on from the last checkpoint."):
         terminal.say(f"gmm-dask run {config}")
         from pipeline.config import load_config
 
@@ -97,10 +113,10 @@ def show(store: StorePath, debug: Debug = False) -> None:
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A path that ends in .zarr, .npy or .parquet.")],
-    rows: Annotated[int, typer.Option(help="Number of rows.")],
-    features: Annotated[int, typer.Option(help="Number of columns.")] = 8,
-    components: Annotated[int, typer.Option(help="Number of components.")] = 5,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same rows.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows.")],
+    features: Annotated[int, typer.Option(min=1, help="Number of columns.")] = 8,
+    components: Annotated[int, typer.Option(min=1, help="Number of components.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same rows.")] = 0,
     debug: Debug = False,
 ) -> None:
     """Write a synthetic mixture of any size, chunk by chunk, with its true parameters beside it."""
@@ -122,12 +138,12 @@ def schema() -> None:
 
 
 @contextmanager
-def reporting(debug: bool) -> Iterator[None]:
+def reporting(debug: bool, after_interrupt: str = "") -> Iterator[None]:
     """Turn what goes wrong into one paragraph on standard error and an exit code."""
     try:
         yield
     except KeyboardInterrupt:
-        terminal.complain("interrupted. The same command goes on from the last checkpoint.")
+        terminal.complain(f"interrupted. {after_interrupt}".rstrip())
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if debug:

@@ -12,6 +12,8 @@ from gmm_dask.families import get_family
 from gmm_dask.stack import Totals
 
 CRITERIA = ("bic", "aic", "icl")
+# criteria closer than this, relatively, are equal: more than rounding, less than any evidence
+TIE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,22 @@ def choose(outcomes: Sequence[Outcome], criterion: str) -> Outcome:
         If no candidate has usable parameters.
     """
     best = [best_outcome(starts) for starts in by_candidate(outcomes).values()]
-    usable = [outcome for outcome in best if not math.isnan(getattr(outcome, criterion))]
-    if not usable:
+    values = [float(getattr(outcome, criterion)) for outcome in best]
+    position = best_position(values, [outcome.n_parameters for outcome in best])
+    if position is None:
         raise UserError(f"none of the {len(best)} candidates could be fitted: {best[0].state.status.remedy}")
-    return min(usable, key=lambda outcome: float(getattr(outcome, criterion)))
+    return best[position]
+
+
+def best_position(values: Sequence[float], n_parameters: Sequence[int]) -> int | None:
+    """Position of the smallest criterion among candidates; None if all are NaN.
+
+    Candidates may be one model in two forms (full and tied with one component), whose criteria differ by rounding
+    alone. Among equals the one with the fewest parameters is taken, then the first.
+    """
+    known = [i for i, value in enumerate(values) if not math.isnan(value)]
+    if not known:
+        return None
+    least = min(values[i] for i in known)
+    equal = [i for i in known if values[i] - least <= TIE * max(1.0, abs(least))]
+    return min(equal, key=lambda i: n_parameters[i])

@@ -393,4 +393,4 @@ def _copy_fitted(source: Any, target: Any) -> Any:
 
 def sample_seed(random_state: Any) -> int:
     """A seed for the sample of rows that leaves the generator of the starts as it is."""
-    return int(check_random_state(copy.deepcopy(random_state)).randint(2**31 - 1))
+    return int(copy.deepcopy(check_random_state(random_state)).randint(2**31 - 1))

@@ -8,13 +8,19 @@ from dataclasses import dataclass
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
+from gmm_dask.kernels.features import n_monomials
 from gmm_dask.profile import sample_limit
 from gmm_dask.scan import MERGE_WIDTH
 from gmm_dask.seeding import Candidate
-from gmm_dask.stack import BLOCK_BYTES
+from gmm_dask.stack import BLOCK_BYTES, MIN_BLOCK_ROWS
 
 # resident before the data: the imports of a job and its compiled kernels, measured on Linux
 IMPORTS_BYTES = 400 << 20
+# copies of a chunk that a thread causes, measured on compressed Zarr: as it is read, decoded and handed over, and
+# what the C library keeps of those before
+CHUNK_COPIES = 6
+# the sample of rows while parts of it are put together
+SAMPLE_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Shape:
-    """What is read: ``n_features`` columns in ``n_chunks`` chunks of at most ``chunk_rows`` rows."""
+    """What is read: ``n_features`` columns in ``n_chunks`` chunks of at most ``chunk_rows`` rows.
+
+    ``answers`` is how many numbers are written for each row.
+    """
 
     n_features: int
     n_chunks: int
     chunk_rows: int
+    answers: int = 0
 
     @property
     def chunk_bytes(self) -> int:
@@ -47,30 +57,39 @@ def model_bytes(candidate: Candidate, n_features: int) -> int:
     return 8 * n_components * n_columns
 
 
-def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
-    """What a pass needs whatever is in its stack: imports, chunks and blocks in work, the states of all fits.
+def thread_bytes(shape: Shape) -> int:
+    """What a thread works on: a chunk as it is read, decoded and computed, a block of it, its answers."""
+    block = max(BLOCK_BYTES, MIN_BLOCK_ROWS * 8 * n_monomials(shape.n_features))
+    return CHUNK_COPIES * shape.chunk_bytes + 2 * block + 3 * 8 * shape.answers * shape.chunk_rows
 
-    A chunk is held as it is read and as it is decoded; a state before and after its step, as covariances and as
-    their factors.
+
+def affordable_threads(shape: Shape, memory_limit: int, most: int) -> int:
+    """How many threads, up to ``most``, leave a quarter of the memory that data may use to sums and states."""
+    available = memory_limit - IMPORTS_BYTES - profile_bytes(shape)
+    return max(1, min(most, int(0.75 * available) // thread_bytes(shape)))
+
+
+def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
+    """What a pass needs whatever is in its stack: imports, the threads' work, the states of all fits.
+
+    A state is held before and after its step, as covariances and as their factors.
     """
-    working = machine.threads * (2 * shape.chunk_bytes + 2 * BLOCK_BYTES)
     states = 0
     for name, k in candidates:
         covariances = math.prod(get_family(name).covariance_shape(k, shape.n_features))
         states += 2 * 8 * (2 * covariances + k * (shape.n_features + 1))
-    return IMPORTS_BYTES + working + n_init * states
+    return IMPORTS_BYTES + machine.threads * thread_bytes(shape) + n_init * states
 
 
 def copies_of_sums(shape: Shape, machine: Machine) -> int:
-    """How many times a stack's sums can be alive: in work, waiting in the tree of merges, and as coefficients."""
+    """How many times a stack's sums can be alive: in work twice, waiting in the tree of merges, and as coefficients."""
     depth = max(1, math.ceil(math.log(max(2, shape.n_chunks), MERGE_WIDTH)))
-    return machine.threads + (MERGE_WIDTH - 1) * depth + 3
+    return 2 * machine.threads + (MERGE_WIDTH - 1) * depth + 3
 
 
-def profile_bytes(shape: Shape, machine: Machine) -> int:
-    """Pass 0: chunks in work, with a flag a value and three numbers a row; twice the sample as its parts merge."""
-    working = machine.threads * (2 * shape.chunk_bytes + shape.chunk_bytes // 8 + 24 * shape.chunk_rows)
-    return working + 2 * 8 * _sampled(shape) * (shape.n_features + 3)
+def profile_bytes(shape: Shape) -> int:
+    """What pass 0 holds beside the chunks in work: its sample, as the parts of it are merged."""
+    return SAMPLE_COPIES * 8 * _sampled(shape) * (shape.n_features + 3)
 
 
 def seeding_bytes(shape: Shape, most_components: int) -> int:
@@ -107,7 +126,7 @@ def projected_bytes(
 def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate]) -> int:
     """What the work before the first pass needs: the imports, and pass 0 or the seeding, whichever is more."""
     seeding = seeding_bytes(shape, max(k for _, k in candidates))
-    return IMPORTS_BYTES + max(profile_bytes(shape, machine), seeding)
+    return IMPORTS_BYTES + max(machine.threads * thread_bytes(shape) + profile_bytes(shape), seeding)
 
 
 def plan_waves(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> tuple[int, ...]:
@@ -156,7 +175,8 @@ def _too_small(shape: Shape, machine: Machine, needed: int) -> UserError:
     mib = 1 << 20
     return UserError(
         f"the memory limit is {machine.memory_limit / mib:,.0f} MiB, and {needed / mib:,.0f} MiB are needed: "
-        f"{IMPORTS_BYTES / mib:,.0f} for the program, {2 * machine.threads * shape.chunk_bytes / mib:,.0f} for "
+        f"{IMPORTS_BYTES / mib:,.0f} for the program, {machine.threads * thread_bytes(shape) / mib:,.0f} for "
         f"{machine.threads} chunks of {shape.chunk_rows:,} rows in work, the rest for the starts, sums and states. "
-        "Use smaller chunks (data.chunk_rows), fewer threads or components, or a higher cluster.memory_limit."
+        "Raise cluster.memory_limit, search fewer components, or use smaller chunks: data.chunk_rows, and for a "
+        "Zarr array those it is stored in."
     )

@@ -84,9 +84,10 @@ class Profile:
 class Part:
     """The profile of some chunks, as it is merged.
 
-    ``priority`` (n_sampled,) are random numbers a row: the smallest make the sample, however rows are chunked into
-    tasks. ``position`` (n_sampled, 2) is the number of the chunk and the row in it. ``bad`` (n_features,) counts
-    values that are NaN or infinite; ``first_bad`` is (chunk, row, column) of the first, or None.
+    ``priority`` (n_sampled,) are random numbers, one a row of positive weight, from a stream of the chunk's own: the
+    smallest make the sample, in whatever order the chunks are merged. ``position`` (n_sampled, 2) is the number of
+    the chunk and the row in it. ``bad`` (n_features,) counts values that are NaN or infinite; ``first_bad`` is (chunk,
+    row, column) of the first, or None.
     """
 
     chunk_rows: tuple[int, ...]
@@ -108,6 +109,10 @@ def profile_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
     """Profile one chunk: rows (n_rows, n_features), weights (n_rows,) or None, the sample's draw, chunk's number."""
     x = np.asarray(rows)
     w, bad_weights = _usable_weights(weights)
+    if w is not None and len(w) != len(x):
+        raise UserError(
+            f"sample_weight has {len(w)} numbers where X has {len(x)} rows (chunk {number}): partition both alike."
+        )
     finite = np.isfinite(x)
     first_bad = None
     if not finite.all():
@@ -118,7 +123,10 @@ def profile_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
     low, high = (x.min(axis=0), x.max(axis=0)) if len(x) else (mean + np.inf, mean - np.inf)
     stream = np.random.Philox(key=np.array([draw.seed, number], dtype=np.uint64))
     priority = np.random.Generator(stream).random(len(x))
-    candidates = np.flatnonzero(priority < draw.ceiling)
+    eligible = priority < draw.ceiling
+    if w is not None:
+        eligible &= w > 0  # a row without weight is as good as absent, and starts are not made from it
+    candidates = np.flatnonzero(eligible)
     chosen = candidates[_smallest(priority[candidates], sample_limit(x.shape[1]))]
     return Part(
         chunk_rows=(len(x),),
@@ -152,6 +160,12 @@ def _moments(x: NDArray[np.floating], w: Array | None) -> tuple[Array, Array, fl
     total = float(len(x)) if w is None else float(w.sum())
     if total == 0.0:
         return np.zeros(d), np.zeros((d, d)), 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # values that overflow are refused by name, in the end
+        return *_sums(x, w, total), total
+
+
+def _sums(x: NDArray[np.floating], w: Array | None, total: float) -> tuple[Array, Array]:
+    d = x.shape[1]
     mean = (x.sum(axis=0, dtype=np.float64) if w is None else w @ x) / total
     scatter = np.zeros((d, d))
     drift = np.zeros(d)
@@ -162,7 +176,7 @@ def _moments(x: NDArray[np.floating], w: Array | None) -> tuple[Array, Array, fl
         drift += wy.sum(axis=0)
     # the mean's own rounding error, taken out of both
     drift /= total
-    return mean + drift, scatter - total * np.outer(drift, drift), total
+    return mean + drift, scatter - total * np.outer(drift, drift)
 
 
 def _smallest(priority: Array, limit: int) -> NDArray[np.int64]:
@@ -175,8 +189,9 @@ def _smallest(priority: Array, limit: int) -> NDArray[np.int64]:
 def merge_parts(parts: Sequence[Part]) -> Part:
     """Merge profiles of consecutive chunks."""
     total = parts[0]
-    for part in parts[1:]:
-        total = _merge_two(total, part)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in parts[1:]:
+            total = _merge_two(total, part)
     return total
 
 
@@ -229,6 +244,7 @@ def finish_profile(part: Part, columns: Sequence[str] | None = None) -> Profile:
     """
     _refuse_bad_values(part, columns)
     _refuse_bad_weights(part)
+    _refuse_overflow(part, columns)
     return Profile(
         n_rows=sum(part.chunk_rows),
         total_weight=part.weight,
@@ -255,6 +271,18 @@ def _refuse_bad_values(part: Part, columns: Sequence[str] | None) -> None:
     raise UserError(
         f"Input X contains NaN or infinity: {counts}; the first in row {row} (counted from 0), column {names[column]}. "
         "A mixture needs finite numbers: drop or impute these rows first."
+    )
+
+
+def _refuse_overflow(part: Part, columns: Sequence[str] | None) -> None:
+    if np.isfinite(part.scatter).all():
+        return
+    largest = np.maximum(np.abs(part.minimum), np.abs(part.maximum))
+    i = int(largest.argmax())
+    name = str(i) if columns is None else repr(columns[i])
+    raise UserError(
+        f"The values of column {name} reach {largest[i]:.3g}, and their squares are too large for float64. Scale the "
+        "data, to standard deviations of about one."
     )
 
 

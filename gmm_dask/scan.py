@@ -7,6 +7,7 @@ goes through and the function that merges. Data of one NumPy chunk goes through 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -235,5 +236,7 @@ def profile_rows(rows: Rows, seed: int, columns: Sequence[str] | None = None) ->
     UserError
         If there are no rows, values that are NaN or infinite, or weights that are negative or add up to zero.
     """
-    draw = Draw.of(rows.array.shape[0], rows.n_features, seed)
+    # with weights, the rows that count may be few: none of them is left out beforehand
+    n_rows = rows.array.shape[0] if rows.weights is None else math.nan
+    draw = Draw.of(n_rows, rows.n_features, seed)
     return finish_profile(map_reduce(rows, profile_chunk, merge_parts, draw, "profile"), columns)

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils import check_random_state
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from gmm_dask import criteria, em
 from gmm_dask.criteria import CRITERIA, Outcome
-from gmm_dask.em import Settings, State
-from gmm_dask.errors import UserError
+from gmm_dask.em import Settings, Status
 from gmm_dask.estimator import GaussianMixture, sample_seed
-from gmm_dask.families import FAMILIES, get_family
+from gmm_dask.families import FAMILIES
 from gmm_dask.inputs import read_input, read_weights
-from gmm_dask.profile import Profile
-from gmm_dask.scan import Rows, as_rows, collect_statistics, collect_totals, one_blas_thread, profile_rows
-from gmm_dask.seeding import STARTS, Candidate, start_states
+from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.seeding import STARTS, start_states
+from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 
 
 class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -104,6 +101,11 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         y : None
             Not used, present by convention.
         sample_weight : array-like of shape (n_rows,), default=None
+            How often each row counts, for the starts too, as in :meth:`GaussianMixture.fit`.
+
+        Returns
+        -------
+        self : GaussianMixtureSearch
 
         Raises
         ------
@@ -148,9 +150,15 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
             random_state=self.random_state,
         )
         self.best_estimator_.set_fitted(state)
+        if state.status is Status.MAX_ITER:
+            warnings.warn(f"The winner did not converge: {state.status.remedy}", ConvergenceWarning, stacklevel=3)
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self, name):
                 setattr(self.best_estimator_, name, getattr(self, name))
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit all candidates, choose, and label the rows of X; as ``fit(X).predict(X)``."""
+        return self.fit(X, sample_weight=sample_weight).predict(X)
 
     def predict(self, X: Any) -> Any:
         """Labels of the winner; see :meth:`GaussianMixture.predict`."""
@@ -172,35 +180,6 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _winner(self) -> GaussianMixture:
         check_is_fitted(self)
         return self.best_estimator_
-
-
-def check_candidates(n_components: int | Iterable[int], covariance_types: str | Iterable[str]) -> list[Candidate]:
-    """All pairs of covariance type and number of components, without repeats; raises :class:`UserError`."""
-    ks = list(dict.fromkeys(n_components if isinstance(n_components, Iterable) else [n_components]))
-    bad = [k for k in ks if not isinstance(k, Integral) or k < 1]
-    if bad or not ks:
-        raise UserError(f"n_components must hold integers of at least 1; got {bad or 'none'}.")
-    names = [covariance_types] if isinstance(covariance_types, str) else covariance_types
-    types = list(dict.fromkeys(get_family(name).name for name in names))
-    if not types:
-        raise UserError(f"covariance_types must name at least one of {', '.join(FAMILIES)}.")
-    return [(name, int(k)) for name, k in itertools.product(types, ks)]
-
-
-def generator_copies(random_state: Any) -> Callable[[], np.random.RandomState]:
-    """A source of equal generators: every candidate draws the same numbers, whatever else is in the search."""
-    original = copy.deepcopy(check_random_state(random_state))
-    return lambda: copy.deepcopy(original)
-
-
-def evaluate_states(rows: Rows, profile: Profile, states: Sequence[State]) -> list[Outcome]:
-    """The closing pass: criteria of the final parameters of all states, from one read of the data."""
-    usable = [state for state in states if state.usable]
-    found = iter(collect_totals(rows, profile, [state.model for state in usable]) if usable else [])
-    return [
-        criteria.evaluate(state, rows.n_features, next(found) if state.usable else None, profile.total_weight)
-        for state in states
-    ]
 
 
 def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:

@@ -85,6 +85,8 @@ def _store_template(value: str) -> str:
         raise ValueError(f"expected a path with {{name}} as its only placeholder; {error}") from None
     if any(field not in {(None, None, None), ("name", "", None)} for field in fields):
         raise ValueError("expected a path with {name} as its only placeholder")
+    if "://" in value:
+        raise ValueError("expected a path on a local disk")
     return value
 
 
@@ -120,7 +122,7 @@ class DataConfig(Section):
     chunk_rows: Count | Literal["auto"] = Field(
         default="auto",
         description="Rows in a chunk, the unit that is read and computed at once; auto takes up to a "
-        "million, at most 32 MiB of them as float64. Zarr's are rounded to whole storage chunks, Parquet's "
+        "million, at most 16 MiB of them as float64. Zarr's are rounded to whole storage chunks, Parquet's "
         "end with the file, and those of CSV are cut by bytes, so that they come close only.",
     )
     missing: Literal["error"] = Field(

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import dask
 from dask.system import CPU_COUNT
 
-from gmm_dask.memory import Machine, Shape, plan_waves, projected_bytes
-from gmm_dask.search import check_candidates
+from gmm_dask.memory import Machine, Shape, affordable_threads, plan_waves, projected_bytes
+from gmm_dask.seeding import require_rows
+from gmm_dask.sweep import check_candidates
 from pipeline.config import JobConfig
 from pipeline.sources import Source, open_source
-
-CSV_BYTES = 4  # a number in a CSV file has at least about so many, its comma included
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +53,10 @@ def estimate_job(config: JobConfig) -> Estimate:
         As :func:`pipeline.sources.open_source`, and if ``cluster.memory_limit`` is too little for one fit.
     """
     source = open_source(config.data)
-    search, machine, shape = config.search, machine_of(config), shape_of(source)
+    search, shape = config.search, shape_of(source, config)
+    machine = machine_of(config, shape)
+    if source.n_rows is not None:
+        require_rows(source.n_rows, max(search.n_components))
     candidates = check_candidates(search.n_components, search.covariance_types)
     waves = plan_waves(shape, machine, candidates, search.n_init)
     return Estimate(
@@ -68,16 +70,15 @@ def estimate_job(config: JobConfig) -> Estimate:
     )
 
 
-def machine_of(config: JobConfig) -> Machine:
-    """The threads that Dask starts, and the memory that the process may use."""
-    return Machine(dask.config.get("num_workers", None) or CPU_COUNT, config.cluster.memory_bytes)
+def machine_of(config: JobConfig, shape: Shape) -> Machine:
+    """The memory that the process may use, and as many of the processor's threads as it allows."""
+    cores = dask.config.get("num_workers", None) or CPU_COUNT
+    limit = config.cluster.memory_bytes
+    return Machine(affordable_threads(shape, limit, cores), limit)
 
 
-def shape_of(source: Source) -> Shape:
-    """Columns and chunks of a source; of a CSV, the most rows that a chunk's text may hold."""
-    n_features, n_chunks = len(source.columns), int(source.array.numblocks[0])
-    if source.n_rows is None:
-        chunk_rows = source.bytes_per_pass // (n_chunks * n_features * CSV_BYTES) + 1
-    else:
-        chunk_rows = int(max(source.array.chunks[0]))
-    return Shape(n_features, n_chunks, chunk_rows)
+def shape_of(source: Source, config: JobConfig) -> Shape:
+    """Columns, chunks and answers of a job."""
+    output = config.output
+    answers = int(output.labels) + int(output.log_density) + output.responsibilities * max(config.search.n_components)
+    return Shape(len(source.columns), int(source.array.numblocks[0]), source.chunk_rows, answers)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from gmm_dask.profile import Profile
@@ -12,6 +14,10 @@ from pipeline.sources import Source, last_modified
 
 # moments of the same rows, summed by other versions or processors, agree to better than this
 TOLERANCE = 1e-9
+# in so many fixed directions it is compared how the columns vary together: all pairs would be too many to store
+DIRECTIONS = 8
+
+Array = NDArray[np.float64]
 
 
 def header_of(source: Source) -> dict[str, Any]:
@@ -27,13 +33,38 @@ def header_of(source: Source) -> dict[str, Any]:
 
 
 def contents_of(profile: Profile) -> dict[str, Any]:
-    """What pass 0 found: rows, weight, and each column's mean and standard deviation."""
+    """What pass 0 found: rows, weight, each column's moments and range, how columns vary together, some rows.
+
+    The profile is as pass 0 leaves it, with its whole sample.
+    """
+    deviations = np.sqrt(np.diagonal(profile.scatter) / profile.total_weight)
+    directions = _directions(deviations)
+    variances = np.einsum("ij,jk,ik->i", directions, profile.scatter, directions, optimize=True)
     return {
         "n_rows": profile.n_rows,
         "total_weight": profile.total_weight,
         "means": profile.center.tolist(),
-        "deviations": np.sqrt(np.diagonal(profile.scatter) / profile.total_weight).tolist(),
+        "deviations": deviations.tolist(),
+        "minima": profile.minimum.tolist(),
+        "maxima": profile.maximum.tolist(),
+        "variances": (variances / profile.total_weight).tolist(),
+        "sample": _digest(profile),
     }
+
+
+def _directions(deviations: Array) -> Array:
+    """Pseudo-random directions, always the same, in the columns' own units; a constant column has no part in them."""
+    varies = deviations > 0.0
+    directions = np.random.Generator(np.random.Philox(0)).standard_normal((DIRECTIONS, len(deviations)))
+    return np.where(varies, directions / np.where(varies, deviations, 1.0), 0.0)
+
+
+def _digest(profile: Profile) -> str:
+    """A hash of the sample's rows and weights, in their order."""
+    found = hashlib.sha256(np.ascontiguousarray(profile.sample))
+    if profile.sample_weights is not None:
+        found.update(np.ascontiguousarray(profile.sample_weights))
+    return found.hexdigest()
 
 
 def require_same_contents(path: str, columns: tuple[str, ...], there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -53,13 +84,32 @@ def require_same_contents(path: str, columns: tuple[str, ...], there: dict[str, 
 
 
 def _difference(columns: tuple[str, ...], there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    if len(there["means"]) != len(here["means"]):
+        return f"it had {len(there['means'])} columns and has {len(here['means'])}"
     for key in ("n_rows", "total_weight"):
         if not np.isclose(there[key], here[key], rtol=TOLERANCE):
             return f"{key} was {there[key]:,} and is {here[key]:,}"
+    return _difference_of_columns(columns, there, here) or _difference_of_rows(there, here)
+
+
+def _difference_of_columns(columns: tuple[str, ...], there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    words = {"means": "mean", "deviations": "standard deviation", "minima": "minimum", "maxima": "maximum"}
     scale = np.abs(there["means"]) + np.array(there["deviations"])
-    for key, word in (("means", "mean"), ("deviations", "standard deviation")):
+    for key, word in words.items():
         off = np.abs(np.subtract(there[key], here[key])) > TOLERANCE * scale
         if off.any():
             i = int(off.argmax())
             return f"the {word} of column {columns[i]!r} was {there[key][i]:.10g} and is {here[key][i]:.10g}"
+    return None
+
+
+def _difference_of_rows(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    means, deviations = np.abs(there["means"]), np.array(there["deviations"])
+    weights = np.abs(_directions(deviations))
+    # a covariance is rounded by the size of one column times the spread of the other
+    size = (weights @ deviations) * (weights @ (deviations + 2.0 * means))
+    if np.any(np.abs(np.subtract(there["variances"], here["variances"])) > TOLERANCE * size):
+        return "its columns vary together differently"
+    if there["sample"] != here["sample"]:
+        return "its rows were changed, reordered or stored in other chunks"
     return None

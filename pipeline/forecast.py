@@ -20,8 +20,18 @@ def iterations_left(state: State, settings: Settings) -> int:
     return max(1, min(most, math.ceil(math.log(settings.tol / newer) / math.log(newer / older))))
 
 
-def seconds_left(states: Sequence[State], settings: Settings, seconds_of_pass: float) -> float:
-    """Seconds until no state is running, given those of the last pass, which each running state has a share of."""
-    running = [state for state in states if state.status is Status.RUNNING]
-    left = [iterations_left(state, settings) for state in running]
-    return seconds_of_pass * sum(left) / len(running) if running else 0.0
+def seconds_left(states: Sequence[State], settings: Settings, seconds_of_pass: float, computed: int) -> float:
+    """Seconds until no state is running, those of later waves included.
+
+    Parameters
+    ----------
+    states : sequence of State
+        Of all waves.
+    settings : Settings
+    seconds_of_pass : float
+        That the last pass took.
+    computed : int
+        How many states it computed: each iteration that is left takes as long as one of them did.
+    """
+    left = [iterations_left(state, settings) for state in states if state.status is Status.RUNNING]
+    return seconds_of_pass * sum(left) / computed

@@ -56,8 +56,9 @@ class Keeper:
         """Count a pass that brought the wave's states here."""
         now = time.monotonic()
         seconds, self._passed = now - self._passed, now
+        before = self._checkpoint.states[self._part]
         self._checkpoint = self._with(states, self._checkpoint.passes + 1)
-        self._progress(self._event(seconds))
+        self._progress(self._event(seconds, sum(state.status is Status.RUNNING for state in before)))
         if now - self._saved >= CHECKPOINT_SECONDS:
             self.save(states)
 
@@ -71,7 +72,7 @@ class Keeper:
         every[self._part] = states
         return replace(self._checkpoint, states=every, passes=passes)
 
-    def _event(self, seconds: float) -> PassDone:
+    def _event(self, seconds: float, computed: int) -> PassDone:
         states, profile = self._checkpoint.states, self._checkpoint.profile
         count = Counter(state.status for state in states)
         best, value = leading_candidate(states, profile, self._criterion)
@@ -79,7 +80,7 @@ class Keeper:
             number=self._checkpoint.passes,
             rows=profile.n_rows,
             seconds=seconds,
-            seconds_left=seconds_left(states, self._settings, seconds),
+            seconds_left=seconds_left(states, self._settings, seconds, computed),
             running=count[Status.RUNNING],
             converged=count[Status.CONVERGED],
             max_iter=count[Status.MAX_ITER],

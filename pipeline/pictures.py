@@ -15,6 +15,7 @@ from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from gmm_dask.criteria import CRITERIA
 from gmm_dask.families import Parameters, get_family
 
 Array = NDArray[np.float64]
@@ -27,7 +28,7 @@ MARKERS = "os^Dv<>"
 RADIUS_95 = float(np.sqrt(-2.0 * np.log(0.05)))
 
 
-def draw_criterion(table: pd.DataFrame, criterion: str, title: str) -> Figure:
+def draw_criterion(table: pd.DataFrame, criterion: str, winner: int, title: str) -> Figure:
     """The criterion by number of components, a line a covariance type, the winner marked; and a close-up.
 
     Parameters
@@ -35,13 +36,15 @@ def draw_criterion(table: pd.DataFrame, criterion: str, title: str) -> Figure:
     table : DataFrame
         A row a candidate, with n_components, covariance_type, delta and the criterion's column.
     criterion : {'bic', 'aic', 'icl'}
+    winner : int
+        Position of the winner's row.
     title : str
     """
+    best: Any = table.iloc[winner]
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     whole, close = figure.subplots(1, 2)
     for axes in (whole, close):
-        _draw_lines(axes, table, criterion)
-    best: Any = table.sort_values("delta").iloc[0]
+        _draw_lines(axes, table, criterion, best)
     _zoom(close, table, float(best[criterion]), criterion)
     close.annotate(
         f"{best['covariance_type']}, K = {best['n_components']}\n{best[criterion]:,.1f}",
@@ -58,11 +61,10 @@ def draw_criterion(table: pd.DataFrame, criterion: str, title: str) -> Figure:
     return figure
 
 
-def _draw_lines(axes: Axes, table: pd.DataFrame, criterion: str) -> None:
+def _draw_lines(axes: Axes, table: pd.DataFrame, criterion: str, best: Any) -> None:
     for i, (name, rows) in enumerate(table.groupby("covariance_type", sort=False)):
         rows = rows.sort_values("n_components")
         axes.plot(rows["n_components"], rows[criterion], marker=MARKERS[i % len(MARKERS)], ms=5, label=str(name))
-    best: Any = table.sort_values("delta").iloc[0]
     ring: dict[str, Any] = {"marker": "o", "ms": 15, "mfc": "none", "mec": "black", "mew": 1.5, "ls": "none"}
     axes.plot(best["n_components"], best[criterion], label="winner", **ring)
     axes.set_xlabel("number of components K")
@@ -96,13 +98,13 @@ def draw_clusters(
     """
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.subplots()
-    a, b = most_telling_columns(parameters, get_family(name).full_covariances(parameters))
+    covariances = get_family(name).full_covariances(parameters)
+    a, b = most_telling_columns(parameters, covariances)
     palette = mpl.colormaps["tab10" if len(parameters.weights) <= 10 else "tab20"]
     for k, weight in enumerate(parameters.weights):
         color, part = palette(k % palette.N), rows[labels == k]
         axes.scatter(part[:, a], part[:, b], s=14, alpha=0.6, lw=0, color=color, label=f"{k}: {weight:.1%}")
-        covariance = get_family(name).full_covariances(parameters)[k][np.ix_([a, b], [a, b])]
-        axes.add_patch(_ellipse(parameters.means[k][[a, b]], covariance, color))
+        axes.add_patch(_ellipse(parameters.means[k][[a, b]], covariances[k][np.ix_([a, b], [a, b])], color))
     cross: dict[str, Any] = {"marker": "x", "c": "red", "s": 80, "lw": 2, "zorder": 3}
     axes.scatter(parameters.means[:, a], parameters.means[:, b], label="centres", **cross)
     axes.set_xlabel(columns[a])
@@ -127,6 +129,13 @@ def _ellipse(mean: Array, covariance: Array, color: Any) -> Ellipse:
     width, height = 2.0 * RADIUS_95 * np.sqrt(variances)
     angle = float(np.degrees(np.arctan2(axes[1, 0], axes[0, 0])))
     return Ellipse((mean[0], mean[1]), width, height, angle=angle, fill=False, ec=color, lw=1.8)
+
+
+def clear_pictures(folder: Path) -> None:
+    """Remove the pictures that an earlier run left in a folder; other files stay."""
+    for name in (*CRITERIA, "clusters"):
+        for suffix in (".png", ".partial"):
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def save_picture(figure: Figure, path: Path) -> None:

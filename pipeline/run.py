@@ -13,33 +13,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import dask
-import dask.array as da
 import pandas as pd
 
 from gmm_dask import em
 from gmm_dask.answers import answer_rows
 from gmm_dask.criteria import best_outcome, by_candidate, choose
 from gmm_dask.em import Settings, Status
-from gmm_dask.memory import Shape, plan_waves
+from gmm_dask.errors import UserError
+from gmm_dask.memory import Shape, plan_waves, projected_bytes
 from gmm_dask.profile import Profile
-from gmm_dask.scan import Rows, as_rows, collect_statistics, one_blas_thread, profile_rows
-from gmm_dask.search import check_candidates, evaluate_states, generator_copies
-from gmm_dask.seeding import start_states
+from gmm_dask.scan import Rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.seeding import Candidate, start_states
+from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 from pipeline import pictures, store
 from pipeline.config import JobConfig
 from pipeline.estimate import machine_of, shape_of
 from pipeline.fingerprint import contents_of, header_of, require_same_contents
+from pipeline.held import hold, is_held, known_chunks, require_same_chunks
 from pipeline.keeper import Keeper
 from pipeline.progress import Progress, StageStarted, silent
-from pipeline.show import add_delta
+from pipeline.show import add_delta, position_of
 from pipeline.sources import Source, open_source
 from pipeline.store import Checkpoint, StoreStatus
 
 Stage = Callable[..., Any]
 
-# data of up to this many bytes are read once a stage and held in memory
-HELD_BYTES = 16 << 20
 # rows in the picture of the clusters
 DRAWN_ROWS = 2000
 
@@ -53,7 +51,7 @@ class Summary:
     store, report : str
         Paths of the result store and of the folder with its pictures.
     table : DataFrame
-        A row a candidate, as :attr:`gmm_dask.GaussianMixtureSearch.results_` has it.
+        A row a candidate, with the columns of :attr:`gmm_dask.GaussianMixtureSearch.results_` but for ``start``.
     best : str
         Name of the winner's model, such as ``tied-k3``.
     criterion : str
@@ -65,6 +63,8 @@ class Summary:
         Shape of each array that the store holds about the rows.
     passes : int
         Reads of the data.
+    bytes_read : int
+        That the passes read.
     seconds : float
         That this run took.
     reused : bool
@@ -80,6 +80,7 @@ class Summary:
     mean_log_likelihood: float
     rows: dict[str, tuple[int, ...]]
     passes: int
+    bytes_read: int
     seconds: float
     reused: bool
 
@@ -124,12 +125,12 @@ def run(
         if found is not StoreStatus.COMPLETE:
             if found is StoreStatus.NEW:
                 as_task(seed)(config, progress)
-            for wave in range(len(store.load_checkpoint(path).waves)):
+            for wave in range(len(store.load_waves(path))):
                 as_task(fit_wave)(config, wave, progress)
             best = as_task(select)(config, progress)
             as_task(write_rows)(config, best, progress)
             as_task(draw)(config, best, progress)
-            as_task(finish)(config, best)
+            as_task(finish)(config, best, progress)
     return summarise(config, time.monotonic() - begin, reused=found is StoreStatus.COMPLETE)
 
 
@@ -143,28 +144,52 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
     """
     source = open_source(config.data)
     header = header_of(source)
-    _plan(config, shape_of(source))
     path = config.output.store
+    if fresh or store.find_store(path) is StoreStatus.NEW:
+        _plan(config, shape_of(source, config))
     found = store.prepare_store(path, config.model_dump(mode="json"), header, fresh)
+    if found is StoreStatus.UNFINISHED:
+        _go_on(config, source, progress)
     if found is not StoreStatus.NEW:
         _require_unchanged(config, source, header, progress)
-    if found is StoreStatus.UNFINISHED:
-        checkpoint = store.load_checkpoint(path)
-        finished = sum(state.status is not Status.RUNNING for state in checkpoint.states)
-        detail = f"after pass {checkpoint.passes}, {finished} of {len(checkpoint.states)} fits done"
-        progress(StageStarted("resume", f"{path} is unfinished: {detail}"))
+    elif store.open_store(path, unfinished=True).attempts > 1:
+        progress(StageStarted("resume", f"{path} is unfinished, with nothing saved: starting anew"))
     return found
 
 
+def _go_on(config: JobConfig, source: Source, progress: Progress) -> None:
+    """Tell where an unfinished run stands; its chunks and waves must do for the rest of it."""
+    path = config.output.store
+    checkpoint = store.load_checkpoint(path)
+    require_same_chunks(path, source, checkpoint.profile)
+    _require_memory(config, source, checkpoint)
+    finished = sum(state.status is not Status.RUNNING for state in checkpoint.states)
+    detail = f"after pass {checkpoint.passes}, {finished} of {len(checkpoint.states)} fits done"
+    progress(StageStarted("resume", f"{path} is unfinished: {detail}"))
+
+
+def _require_memory(config: JobConfig, source: Source, checkpoint: Checkpoint) -> None:
+    """Raise :class:`UserError` if the waves of an unfinished run do not fit the memory limit."""
+    shape = _shape_found(config, source, checkpoint.profile)
+    machine, candidates = machine_of(config, shape), _candidates(config)
+    needed = projected_bytes(shape, machine, candidates, config.search.n_init, checkpoint.waves)
+    if needed > machine.memory_limit:
+        raise UserError(
+            f"cluster.memory_limit is {machine.memory_limit / 2**20:,.0f} MiB, and the unfinished run of "
+            f"{config.output.store} was planned with more: going on needs {needed / 2**20:,.0f} MiB. Raise "
+            "cluster.memory_limit, or start anew with --fresh."
+        )
+
+
 def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any], progress: Progress) -> None:
-    """If the data's files are newer than the store knows, compare what is in them."""
+    """If the data's files have another time than the store knows, compare what is in them."""
     path = config.output.store
     known = store.open_store(path, unfinished=True).data
     if known["modified"] == header["modified"]:
         return
     progress(StageStarted("compare", "the data's files have another time than when the run began"))
     with one_blas_thread():
-        profile = profile_rows(_hold(source), config.search.random_state, source.columns)
+        profile = profile_rows(hold(source), config.search.random_state, source.columns)
     require_same_contents(path, source.columns, known["contents"], contents_of(profile))
     store.record_data(path, {**known, "modified": header["modified"]})
 
@@ -173,15 +198,13 @@ def seed(config: JobConfig, progress: Progress) -> None:
     """Pass 0, and the starts of all candidates; they are the first checkpoint."""
     progress(StageStarted("seed", "reading the data once, then the starts"))
     source = open_source(config.data)
-    search = config.search
-    candidates = check_candidates(search.n_components, search.covariance_types)
-    path = config.output.store
+    header = header_of(source)  # as it is before the first row is read
+    search, path = config.search, config.output.store
     with one_blas_thread():
-        profile = profile_rows(_hold(source), search.random_state, source.columns)
-        shape = Shape(len(source.columns), len(profile.chunk_rows), max(profile.chunk_rows))
-        waves = _plan(config, shape)
+        profile = profile_rows(hold(source), search.random_state, source.columns)
+        waves = _plan(config, _shape_found(config, source, profile))
         states = start_states(
-            candidates,
+            _candidates(config),
             profile.sample,
             profile.sample_weights,
             init_params=search.init_params,
@@ -189,7 +212,7 @@ def seed(config: JobConfig, progress: Progress) -> None:
             random_state=generator_copies(search.random_state),
             reg_covar=search.reg_covar,
         )
-    store.record_data(path, {**header_of(source), "contents": contents_of(profile)})
+    store.record_data(path, {**header, "contents": contents_of(profile)})
     step = -(-len(profile.sample) // DRAWN_ROWS)
     profile = replace(profile, sample=profile.sample[::step])
     store.save_checkpoint(path, Checkpoint(states, profile, 1, waves))
@@ -201,9 +224,11 @@ def fit_wave(config: JobConfig, wave: int, progress: Progress) -> None:
     checkpoint = store.load_checkpoint(path)
     first = sum(checkpoint.waves[:wave])
     part = slice(first, first + checkpoint.waves[wave])
+    if all(state.status is not Status.RUNNING for state in checkpoint.states[part]):
+        return
     count = "" if len(checkpoint.waves) == 1 else f", wave {wave + 1} of {len(checkpoint.waves)}"
     progress(StageStarted("fit", f"{checkpoint.waves[wave]} fits{count}, from pass {checkpoint.passes}"))
-    rows = _hold(open_source(config.data))
+    rows = hold(open_source(config.data))
     keeper = Keeper(path, checkpoint, part, settings_of(config), config.search.criterion, progress)
     with one_blas_thread():
         collect = partial(collect_statistics, rows, checkpoint.profile)
@@ -218,7 +243,7 @@ def select(config: JobConfig, progress: Progress) -> str:
     checkpoint = store.load_checkpoint(config.output.store)
     source = open_source(config.data)
     with one_blas_thread():
-        outcomes = evaluate_states(_hold(source), checkpoint.profile, checkpoint.states)
+        outcomes = evaluate_states(hold(source), checkpoint.profile, checkpoint.states)
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
     store.write_criteria(config.output.store, outcomes)
     store.write_models(config.output.store, [state for state in best_starts if state.usable], source.columns)
@@ -233,7 +258,7 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
         return
     progress(StageStarted("write rows", ", ".join(wanted)))
     profile = store.load_checkpoint(output.store).profile
-    rows = _known_chunks(_hold(open_source(config.data)), profile)
+    rows = known_chunks(hold(open_source(config.data)), profile)
     family, parameters = store.read_model(output.store, best).model
     with one_blas_thread():
         answers = answer_rows(rows, family, parameters, wanted)
@@ -245,8 +270,10 @@ def draw(config: JobConfig, best: str, progress: Progress) -> None:
     progress(StageStarted("draw"))
     path, criterion = config.output.store, config.search.criterion
     folder = Path(report_folder(path))
+    pictures.clear_pictures(folder)
+    table = add_delta(store.read_criteria(path), criterion)
     title = f"{config.name}: {criterion.upper()} by number of components"
-    figure = pictures.draw_criterion(add_delta(store.read_criteria(path), criterion), criterion, title)
+    figure = pictures.draw_criterion(table, criterion, position_of(table, best), title)
     pictures.save_picture(figure, folder / f"{criterion}.png")
     state = store.read_model(path, best)
     profile = store.load_checkpoint(path).profile
@@ -259,15 +286,16 @@ def draw(config: JobConfig, best: str, progress: Progress) -> None:
     pictures.save_picture(figure, folder / "clusters.png")
 
 
-def finish(config: JobConfig, best: str) -> None:
-    """Mark the store complete, as the last thing."""
+def finish(config: JobConfig, best: str, progress: Progress) -> None:
+    """Mark the store complete, as the last thing, if the data are still those that pass 0 read."""
     source = open_source(config.data)
+    _require_unchanged(config, source, header_of(source), progress)
     checkpoint = store.load_checkpoint(config.output.store)
     profile = checkpoint.profile
     after_fit = 2 if wanted_answers(config) else 1  # the closing pass, and the answers
     passes = checkpoint.passes + after_fit
     # data that are held are read once by each stage: seed, the waves, and those after them
-    reads = 1 + len(checkpoint.waves) + after_fit if _is_held(source) else passes
+    reads = 1 + len(checkpoint.waves) + after_fit if is_held(source) else passes
     store.complete(
         config.output.store,
         best=best,
@@ -287,7 +315,7 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
     table = add_delta(store.read_criteria(path), criterion)
     state = store.read_model(path, found.best)
     assert state.parameters is not None
-    log_likelihood = float(table.sort_values("delta")["log_likelihood"].iloc[0])
+    log_likelihood = float(table["log_likelihood"].iloc[position_of(table, found.best)])
     return Summary(
         store=path,
         report=report_folder(path),
@@ -298,6 +326,7 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
         mean_log_likelihood=log_likelihood / found.total_weight,
         rows=store.row_shapes(path),
         passes=found.passes,
+        bytes_read=found.bytes_read,
         seconds=seconds,
         reused=reused,
     )
@@ -325,30 +354,15 @@ def settings_of(config: JobConfig) -> Settings:
 
 def _plan(config: JobConfig, shape: Shape) -> tuple[int, ...]:
     """The waves that the fits are cut into."""
-    search = config.search
-    candidates = check_candidates(search.n_components, search.covariance_types)
-    return plan_waves(shape, machine_of(config), candidates, search.n_init)
+    return plan_waves(shape, machine_of(config, shape), _candidates(config), config.search.n_init)
 
 
-def _hold(source: Source) -> Rows:
-    """The rows of a source; in memory if they are few."""
-    if not _is_held(source):
-        return as_rows(source.array, source.weights)
-    collections = [source.array] if source.weights is None else [source.array, source.weights]
-    return as_rows(*dask.compute(*collections))
+def _candidates(config: JobConfig) -> list[Candidate]:
+    """The pairs of a covariance type and a number of components."""
+    return check_candidates(config.search.n_components, config.search.covariance_types)
 
 
-def _is_held(source: Source) -> bool:
-    """Whether the data are so small that a stage reads them once."""
-    if source.n_rows is None:
-        return source.bytes_per_pass <= HELD_BYTES
-    return source.n_rows * len(source.columns) * 8 <= HELD_BYTES
-
-
-def _known_chunks(rows: Rows, profile: Profile) -> Rows:
-    """Rows as a Dask array whose chunks have the lengths that the profile found."""
-    array = rows.array
-    if rows.in_memory:
-        return Rows(da.from_array(array, chunks=array.shape, name=False))
-    chunks = profile.chunk_rows, (rows.n_features,)
-    return Rows(da.Array(array.dask, array.name, chunks=chunks, dtype=array.dtype))
+def _shape_found(config: JobConfig, source: Source, profile: Profile) -> Shape:
+    """What is read, with the chunks that pass 0 found."""
+    chunks = {"n_chunks": len(profile.chunk_rows), "chunk_rows": max(profile.chunk_rows)}
+    return replace(shape_of(source, config), **chunks)

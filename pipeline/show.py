@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from gmm_dask.criteria import evaluate
+from gmm_dask.criteria import Outcome, best_position, evaluate
 from gmm_dask.em import State, Status, best_start
 from gmm_dask.profile import Profile
 from gmm_dask.stack import Totals
-from pipeline.store import ResultStore, load_checkpoint, open_store, read_criteria
+from pipeline.store import DamagedError, ResultStore, load_checkpoint, model_name, open_store, read_criteria
 
-COLUMNS = ("n_components", "covariance_type", "status", "bic", "aic", "icl", "n_iter")
+COLUMNS = ("n_components", "covariance_type", "status", "bic", "aic", "icl", "n_parameters", "n_iter")
 ATTEMPTS = 5  # a run at work may replace the checkpoint while it is read
 
 
@@ -54,12 +54,12 @@ def read_result(path: str | Path) -> StoredResult:
     Raises
     ------
     UserError
-        If there is no result store at the path.
+        If there is no result store at the path, or an unfinished one whose checkpoint is damaged.
     """
     for _ in range(ATTEMPTS - 1):
         try:
             return _read(open_store(path, unfinished=True))
-        except (KeyError, FileNotFoundError):
+        except (KeyError, FileNotFoundError, DamagedError):
             continue
     return _read(open_store(path, unfinished=True))
 
@@ -67,7 +67,7 @@ def read_result(path: str | Path) -> StoredResult:
 def _read(store: ResultStore) -> StoredResult:
     criterion = store.config["search"]["criterion"]
     table = add_delta(read_criteria(store.path) if store.is_complete else _table_so_far(store), criterion)
-    best = store.best or _leading(table)
+    best = store.best or _leading(table, criterion)
     return StoredResult(store.path, table, criterion, best, store.passes, store.is_complete)
 
 
@@ -76,17 +76,25 @@ def add_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:
     return table.assign(delta=table[criterion] - table[criterion].min())
 
 
+def position_of(table: pd.DataFrame, name: str) -> int:
+    """Position of a candidate's row by the name of its model, such as ``tied-k3``."""
+    names = [f"{kind}-k{k}" for kind, k in zip(table["covariance_type"], table["n_components"], strict=True)]
+    return names.index(name)
+
+
 def leading_candidate(states: Sequence[State], profile: Profile, criterion: str) -> tuple[str | None, float | None]:
     """Name and criterion of the candidate that leads an unfinished run; None where it is not known."""
-    table = add_delta(table_so_far(states, profile), criterion)
-    best = _leading(table)
-    return best, None if best is None else float(table[criterion].min())
+    outcomes = [_outcome_so_far(starts, profile) for starts in _by_candidate(states)]
+    values = [float(getattr(outcome, criterion)) for outcome in outcomes]
+    best = best_position(values, [outcome.n_parameters for outcome in outcomes])
+    return (None, None) if best is None else (model_name(outcomes[best].state), values[best])
 
 
-def _leading(table: pd.DataFrame) -> str | None:
-    if table["delta"].isna().all():
+def _leading(table: pd.DataFrame, criterion: str) -> str | None:
+    best = best_position(table[criterion].tolist(), table["n_parameters"].tolist())
+    if best is None:
         return None
-    row = table.iloc[int(table["delta"].argmin())]
+    row = table.iloc[best]
     return f"{row['covariance_type']}-k{row['n_components']}"
 
 
@@ -99,19 +107,30 @@ def _table_so_far(store: ResultStore) -> pd.DataFrame:
 
 def table_so_far(states: Sequence[State], profile: Profile) -> pd.DataFrame:
     """The candidates of an unfinished run, with criteria from each one's newest lower bound."""
+    rows = [_row_so_far(starts, profile) for starts in _by_candidate(states)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _by_candidate(states: Sequence[State]) -> list[list[State]]:
     candidates: dict[tuple[str, int], list[State]] = {}
     for state in states:
         candidates.setdefault((state.covariance_type, state.n_components), []).append(state)
-    return pd.DataFrame([_row_so_far(starts, profile) for starts in candidates.values()], columns=list(COLUMNS))
+    return list(candidates.values())
+
+
+def _outcome_so_far(starts: Sequence[State], profile: Profile) -> Outcome:
+    """Criteria of a candidate's best start so far, from its newest lower bound."""
+    state = best_start(starts) or starts[0]
+    known = state.usable and math.isfinite(state.lower_bound)
+    totals = Totals(state.lower_bound * profile.total_weight, math.nan) if known else None
+    return evaluate(state, len(profile.center), totals, profile.total_weight)
 
 
 def _row_so_far(starts: Sequence[State], profile: Profile) -> dict[str, Any]:
     """A candidate by its best start so far; it is running as long as any start is."""
-    state = best_start(starts) or starts[0]
+    outcome = _outcome_so_far(starts, profile)
+    state = outcome.state
     running = any(start.status is Status.RUNNING for start in starts)
-    known = state.usable and math.isfinite(state.lower_bound)
-    totals = Totals(state.lower_bound * profile.total_weight, math.nan) if known else None
-    outcome = evaluate(state, len(profile.center), totals, profile.total_weight)
     return {
         "n_components": state.n_components,
         "covariance_type": state.covariance_type,
@@ -119,5 +138,6 @@ def _row_so_far(starts: Sequence[State], profile: Profile) -> dict[str, Any]:
         "bic": outcome.bic,
         "aic": outcome.aic,
         "icl": outcome.icl,
+        "n_parameters": outcome.n_parameters,
         "n_iter": state.n_iter,
     }

@@ -77,20 +77,20 @@ def write_synthetic(out: Path, plan: Plan, progress: Callable[[int, int], None] 
     Raises
     ------
     UserError
-        If the ending is not known, ``out`` exists, or a number of the plan is not positive.
+        If the ending is not known, ``out`` exists, or a number of the plan cannot be used.
     """
     writer = _check(out, plan)
     truth = draw_truth(plan)
-    partial = out.with_name(f"{out.name}.partial")
+    partial, beside = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}-truth.json")
     _remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         writer(partial, plan, _reporting(draw_chunks(truth, plan), plan, progress))
+        # before the data appear: they are never without their truth
+        beside.write_text(json.dumps({**vars(plan), **{name: a.tolist() for name, a in vars(truth).items()}}))
         partial.replace(out)
     finally:
         _remove(partial)
-    beside = out.with_name(f"{out.name}-truth.json")
-    beside.write_text(json.dumps({**vars(plan), **{name: a.tolist() for name, a in vars(truth).items()}}))
     return beside
 
 
@@ -176,6 +176,8 @@ def _check(out: Path, plan: Plan) -> Writer:
     for name in ("n_rows", "n_features", "n_components"):
         if getattr(plan, name) < 1:
             raise UserError(f"{name} must be at least 1; got {getattr(plan, name)}.")
+    if not 0 <= plan.seed < 2**64:
+        raise UserError(f"seed must be a whole number from 0 to 2**64 - 1; got {plan.seed}.")
     return WRITERS[out.suffix]
 
 

@@ -230,3 +230,16 @@ def test_text_in_a_frame_is_named():
     frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "kind": ["x", "y", "z"]})
     with pytest.raises(UserError, match="not numeric: kind"):
         GaussianMixture().fit(frame)
+
+
+def test_values_whose_squares_overflow_are_named():
+    X = np.random.RandomState(0).standard_normal((50, 2)) * [1.0, 1e200]
+    with pytest.raises(UserError, match=r"column 1 reach .*e\+200.*Scale the data"):
+        GaussianMixture(2).fit(X)
+
+
+def test_lazy_weights_of_other_lengths_are_refused():
+    frame = dd.from_pandas(pd.DataFrame({"a": np.arange(40.0), "b": np.arange(40.0) ** 2}), npartitions=2)
+    weights = dd.from_pandas(pd.Series(np.ones(30)), npartitions=2).to_dask_array()
+    with pytest.raises(UserError, match="partition both alike"):
+        GaussianMixture(2).fit(frame, sample_weight=weights)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,11 @@ def test_the_first_line_of_run_comes_at_once(job):
     assert process.returncode == 0
 
 
+def test_version_is_the_distributions():
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"gmm-dask {version('gmm-dask')}\n")
+
+
 # -- run and show --------------------------------------------------------------------------------------------
 
 
@@ -87,6 +93,7 @@ def test_run_shows_the_candidates_the_winner_and_where_things_are(job):
     pictures = [line.removeprefix("picture: ") for line in lines if line.startswith("picture: ")]
     assert pictures
     assert all(Path(picture).is_file() for picture in pictures)
+    assert re.match(r"16 candidates, \d+ passes over the data \(\d+\.\d\d kiB read\), \d+\.\d s$", lines[-1])
     assert max(map(len, lines)) <= 80
 
 
@@ -151,6 +158,11 @@ def test_set_replaces_values_of_the_config(job):
     assert result.exit_code == 0, result.output
     assert re.search(r"K +covariance +status +AIC +delta +iterations", result.stdout)
     assert "4 candidates" in result.stdout
+
+
+def test_one_candidate_is_not_many(job):
+    one = ["--set", "search.n_components=[2]", "--set", "search.covariance_types=[tied]"]
+    assert "\n1 candidate, " in invoke("run", "job.yaml", "--no-prefect", *one).stdout
 
 
 def test_candidates_that_failed_are_rows_with_a_remedy(capsys):
@@ -280,7 +292,17 @@ def test_interrupted_is_code_130(job, monkeypatch):
     monkeypatch.setattr("pipeline.estimate.estimate_job", fail_with(KeyboardInterrupt()))
     result = invoke("validate", "job.yaml")
     assert result.exit_code == 130
-    assert result.stderr.startswith("gmm-dask: interrupted.")
+    assert result.stderr == "gmm-dask: interrupted.\n"
+
+
+def test_an_interrupted_run_says_how_to_go_on(job, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.run.run", interrupt)
+    result = invoke("run", "job.yaml", "--no-prefect")
+    assert result.exit_code == 130
+    assert result.stderr == "gmm-dask: interrupted. The same command goes on from the last checkpoint.\n"
 
 
 def test_a_long_message_is_cut_nowhere_when_piped(job):
@@ -364,3 +386,13 @@ def test_synth_never_overwrites(tmp_path):
     result = invoke("synth", str(tmp_path / "rows.npy"), "--rows", "500")
     assert result.exit_code == 2
     assert "exists and is left as it is" in result.stderr
+
+
+@pytest.mark.parametrize(("option", "value"), [("rows", 0), ("features", 0), ("components", 0), ("seed", -1)])
+def test_synth_names_the_option_that_is_too_small(tmp_path, option, value):
+    options = {"rows": 500} | {option: value}
+    arguments = [str(part) for name, number in options.items() for part in (f"--{name}", number)]
+    result = invoke("synth", tmp_path / "rows.npy", *arguments)
+    assert result.exit_code == 2
+    assert f"--{option}" in result.stderr
+    assert not any(tmp_path.iterdir())

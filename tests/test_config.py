@@ -269,6 +269,10 @@ def test_overrides_are_validated(error):
             "output.store: expected a path with {name} as its only placeholder; got 'a{b}.zarr'.",
         ),
         (
+            "output: {store: 's3://bucket/r.zarr'}",
+            "output.store: expected a path on a local disk; got 's3://bucket/r.zarr'.",
+        ),
+        (
             "output: {store: 'a{.zarr'}",
             "output.store: expected a path with {name} as its only placeholder; "
             "expected '}' before end of string; got 'a{.zarr'.",

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import math
 
+import dask.array as da
 import numpy as np
 import pytest
 
-from gmm_dask import GaussianMixture
-from gmm_dask.criteria import best_outcome, by_candidate, choose, evaluate
+from gmm_dask import GaussianMixture, GaussianMixtureSearch
+from gmm_dask.criteria import best_outcome, best_position, by_candidate, choose, evaluate
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.stack import Totals
@@ -66,3 +67,16 @@ def test_criteria_of_a_fit_are_computed_directly(dataset, covariance_type):
     assert fitted.aic(X) == pytest.approx(theirs.aic(X), rel=1e-9)
     icl = theirs.bic(X) - 2 * np.log(theirs.predict_proba(X).max(axis=1)).sum()
     assert fitted.icl(X) == pytest.approx(icl, rel=1e-9)
+
+
+def test_among_equal_candidates_the_simplest_is_chosen_then_the_first():
+    assert best_position([3.0, 1.0 + 1e-12, 1.0], [9, 5, 7]) == 1
+    assert best_position([1.0, 1.0], [5, 5]) == 0
+    assert best_position([math.nan, 2.0], [1, 9]) == 1
+    assert best_position([math.nan], [1]) is None
+
+
+@pytest.mark.parametrize("chunk", [400, 97, 53, 31])
+def test_the_choice_between_two_forms_of_one_model_does_not_depend_on_chunks(chunk):
+    X = da.from_array(np.random.RandomState(0).standard_normal((400, 2)), chunks=(chunk, -1))
+    assert GaussianMixtureSearch([1], ["full", "tied"], random_state=0).fit(X).best_params_["covariance_type"] == "full"

@@ -199,3 +199,11 @@ def test_verbose(iris, capsys):
     with pytest.warns(UserWarning, match="did not converge"):
         GaussianMixture(3, verbose=2, **settings).fit(iris)
     assert "best lower bound -1." in capsys.readouterr().out
+
+
+def test_numpys_global_generator_is_drawn_from_as_scikit_learn_does(blobs):
+    means = []
+    for cls in (Peer, GaussianMixture):
+        np.random.seed(0)  # noqa: NPY002 (it is what the test is about)
+        means.append(cls(3, init_params="random", tol=1e-4).fit(blobs).means_)
+    np.testing.assert_allclose(means[1], means[0], rtol=1e-9)

@@ -244,7 +244,7 @@ def test_ctrl_c_is_code_130_and_a_crashed_flow_run(job, prefect_home, environmen
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does, to the job and what it started
         _, complaint = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130
-    assert "gmm-dask: interrupted." in complaint
+    assert "gmm-dask: interrupted. The same command goes on from the last checkpoint." in complaint
     assert all(map(is_gone, children))
     assert newest_state(prefect_home) == "Crashed"
     assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] == "running"

@@ -24,7 +24,7 @@ LAYERS = [
     {"profile", "criteria"},
     {"seeding", "inits", "inputs"},
     {"scan"},
-    {"answers", "memory"},
+    {"answers", "memory", "sweep"},
     {"estimator"},
     {"search"},
 ]

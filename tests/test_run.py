@@ -5,23 +5,32 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 import zarr
 
+import pipeline.held
 import pipeline.keeper
+import pipeline.pictures
+import pipeline.run
+import pipeline.store
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.memory import copies_of_sums, model_bytes, resting_bytes
+from gmm_dask.scan import as_rows, profile_rows
 from pipeline.config import ClusterConfig, JobConfig, load_config
 from pipeline.estimate import machine_of, shape_of
+from pipeline.fingerprint import contents_of, require_same_contents
 from pipeline.progress import PassDone, StageStarted
-from pipeline.run import run
+from pipeline.run import draw, run
+from pipeline.show import leading_candidate, read_result, table_so_far
 from pipeline.sources import open_source
-from pipeline.store import load_checkpoint, lock, open_store
+from pipeline.store import Checkpoint, load_checkpoint, lock, open_store, read_criteria
 from pipeline.synth import Plan, write_synthetic
 
 ROOT = Path(__file__).parent.parent
@@ -132,22 +141,106 @@ def csv_config(tmp_path, rows, **search):
     )
 
 
-def test_changed_data_is_refused_and_touched_data_is_not(tmp_path):
-    rows = np.round(np.random.default_rng(0).normal(size=(100, 2)), 3)
-    config = csv_config(tmp_path, rows)
+def some_rows():
+    return np.round(np.random.default_rng(0).normal(size=(100, 2)), 3)
+
+
+def test_touched_data_is_taken_as_unchanged(tmp_path):
+    config = csv_config(tmp_path, some_rows())
     run(config)
     os.utime(config.data.source, ns=(1, 1))
     assert run(config).reused
-    rows[[0, 1], 1] = rows[[1, 0], 1]  # the same columns' moments, another correlation, and another time
-    rows[7, 1] += 0.5
-    text = Path(config.data.source).read_text()
+
+
+def shuffle_a_column(rows):
+    rows[:, 1] = np.random.default_rng(1).permutation(rows[:, 1])
+
+
+def reverse(rows):
+    rows[:] = rows[::-1].copy()
+
+
+def stretch(rows):
+    rows[np.flatnonzero((rows[:, 1] > 1.0) & (rows[:, 1] < 1.5))[0], 1] += 0.25  # of the same width as text
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (shuffle_a_column, "its columns vary together differently"),
+        (reverse, "its rows were changed, reordered"),
+        (stretch, "the mean of column 'b' was"),
+    ],
+)
+def test_changed_data_is_refused(tmp_path, change, difference):
+    rows = some_rows()
+    config = csv_config(tmp_path, rows)
+    run(config)
+    change(rows)
     csv_config(tmp_path, rows)
-    if len(Path(config.data.source).read_text()) == len(text):
-        match = r"of other data, or its data has changed: the mean of column 'b' was"
-    else:
-        match = r"of other data, or its data has changed"
-    with pytest.raises(UserError, match=match):
+    with pytest.raises(UserError, match=f"is of other data, or its data has changed: {difference}"):
         run(config)
+
+
+def profile_of(rows, weights=None):
+    return profile_rows(as_rows(rows, weights), 0)
+
+
+def test_the_fingerprint_sees_ranges_and_weights():
+    rows = some_rows()
+    before = contents_of(profile_of(rows))
+    for key, word in (("minima", "minimum"), ("maxima", "maximum")):
+        after = {**before, key: [before[key][0], before[key][1] * 1.5]}
+        with pytest.raises(UserError, match=f"the {word} of column 'b' was"):
+            require_same_contents("r.zarr", ("a", "b"), before, after)
+    weights = np.tile([1.0, 2.0], 50)
+    doubled = np.repeat(rows[:50], 2, axis=0)  # swapping the weights changes no moment
+    first, second = (contents_of(profile_of(doubled, w)) for w in (weights, weights[::-1].copy()))
+    with pytest.raises(UserError, match="its rows were changed"):
+        require_same_contents("r.zarr", ("a", "b"), first, second)
+
+
+def test_the_fingerprint_is_small_and_knows_constant_columns():
+    rows = np.random.default_rng(0).normal(size=(50, 300))
+    rows[:, 7] = 3.0
+    contents = contents_of(profile_of(rows))
+    assert len(contents["variances"]) == 8
+    assert np.isfinite(contents["variances"]).all()
+    require_same_contents("r.zarr", tuple(map(str, range(300))), contents, json.loads(json.dumps(contents)))
+
+
+def test_data_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
+    rows = some_rows()
+    config = csv_config(tmp_path, rows)
+
+    def read_then_change(*args):
+        profile = profile_rows(*args)
+        monkeypatch.setattr(pipeline.run, "profile_rows", profile_rows)
+        shuffle_a_column(rows)
+        csv_config(tmp_path, rows)
+        os.utime(config.data.source, ns=(1, 1))
+        return profile
+
+    monkeypatch.setattr(pipeline.run, "profile_rows", read_then_change)
+    with pytest.raises(UserError, match=r"its data has changed: its columns vary together.*--fresh"):
+        run(config)
+    assert not open_store(config.output.store, unfinished=True).is_complete
+
+
+@pytest.mark.parametrize("wrong", ["nan", "components"])
+def test_a_run_that_saved_nothing_does_not_block_the_corrected_one(tmp_path, wrong):
+    rows = some_rows()
+    good = csv_config(tmp_path, rows)
+    bad = csv_config(tmp_path, rows, **({"n_components": [101]} if wrong == "components" else {}))
+    if wrong == "nan":
+        csv_config(tmp_path, np.where(rows == rows.max(), np.nan, rows))
+    with pytest.raises(UserError):
+        run(bad)
+    csv_config(tmp_path, rows)
+    events = []
+    assert not run(good, progress=events.append).reused
+    assert events[0].name == "resume"
+    assert "nothing saved: starting anew" in events[0].detail
 
 
 def test_a_second_run_on_a_store_is_refused(tmp_path, in_project):
@@ -172,7 +265,8 @@ def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
         "search": {"n_components": [1, 2, 3, 4], "covariance_types": ["full"], "n_init": 4, "max_iter": 5},
     }
     whole = JobConfig.model_validate({**values, "output": {"store": str(tmp_path / "whole.zarr")}})
-    shape, machine = shape_of(open_source(whole.data)), machine_of(whole)
+    shape = shape_of(open_source(whole.data), whole)
+    machine = machine_of(whole, shape)
     resting = resting_bytes(shape, machine, [("full", k) for k in range(1, 5)], 4)
     least = resting + 4 * copies_of_sums(shape, machine) * model_bytes(("full", 4), 40)
     cut = whole.model_copy(
@@ -231,6 +325,120 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, in_project, monkeypatch
     assert "after pass 59" in events[0].detail
     assert everything_in(parts.output.store) == everything_in(whole.output.store)
     assert open_store(parts.output.store).attempts == 6
+
+
+def limited(config, memory):
+    return config.model_copy(update={"cluster": ClusterConfig(memory_limit=memory)})
+
+
+def test_a_complete_store_is_reported_whatever_the_memory(tmp_path, in_project):
+    config = quickstart(tmp_path, n_components="[2]")
+    run(config)
+    assert run(limited(config, "100MiB")).reused
+
+
+def test_waves_that_do_not_fit_a_smaller_memory_are_refused(tmp_path, in_project, monkeypatch):
+    monkeypatch.setattr(pipeline.keeper, "CHECKPOINT_SECONDS", 0.0)
+    config = quickstart(tmp_path, n_components="[2]")
+    with pytest.raises(Stop):
+        run(config, progress=stop_at(4))
+    with pytest.raises(UserError, match=r"memory_limit is 100 MiB, and the unfinished run .* Raise .* --fresh"):
+        run(limited(config, "100MiB"))
+    assert run(config).best == "full-k2"
+
+
+def test_waves_that_are_done_are_not_read_again(tmp_path, in_project):
+    config = quickstart(tmp_path, n_components="[2]")
+
+    def stop(event):
+        if event.name == "select":
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(config, progress=lambda event: isinstance(event, StageStarted) and stop(event))
+    number = open_store(config.output.store, unfinished=True).checkpoint
+    events = []
+    with pytest.raises(Stop):
+        run(config, progress=lambda event: events.append(event.name) or stop(event))
+    assert events == ["resume", "select"]
+    assert open_store(config.output.store, unfinished=True).checkpoint == number
+
+
+def zarr_config(tmp_path, rows, chunk_rows):
+    zarr.create_array(tmp_path / "data.zarr", data=rows, chunks=(chunk_rows, 2), overwrite=True)
+    return JobConfig.model_validate(
+        {
+            "data": {"source": str(tmp_path / "data.zarr"), "chunk_rows": chunk_rows},
+            "search": {"n_components": [2], "tol": 0.0, "max_iter": 9},
+            "output": {"store": str(tmp_path / "result.zarr")},
+        }
+    )
+
+
+def test_going_on_with_other_chunks_is_refused_unless_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.keeper, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline.held, "HELD_BYTES", 0)
+    config = zarr_config(tmp_path, some_rows(), 30)
+    with pytest.raises(Stop):
+        run(config, progress=stop_at(4))
+    zarr_config(tmp_path, some_rows(), 20)
+    with pytest.raises(UserError, match=r"4 of up to 30 rows then, 5 of up to 20 now.*--fresh.*data\.chunk_rows"):
+        run(config)
+    zarr_config(tmp_path, some_rows(), 30)
+    assert run(config).rows == {"label": (100,)}
+    monkeypatch.setattr(pipeline.held, "HELD_BYTES", 16 << 20)
+    with pytest.raises(Stop):
+        run(config, fresh=True, progress=stop_at(4))
+    zarr_config(tmp_path, some_rows(), 20)
+    assert run(config).rows == {"label": (100,)}
+
+
+def test_rows_keep_their_own_chunks_where_these_are_known():
+    profile = profile_of(some_rows())
+    known = da.from_array(some_rows(), chunks=(30, 2))
+    assert pipeline.held.known_chunks(as_rows(known), profile).array.chunks[0] == (30, 30, 30, 10)
+    unknown = da.Array(known.dask, known.name, chunks=((np.nan,) * 4, (2,)), dtype=known.dtype)
+    found = replace(profile, chunk_rows=(30, 30, 30, 10))
+    assert pipeline.held.known_chunks(as_rows(unknown), found).array.chunks[0] == (30, 30, 30, 10)
+
+
+# -- the choice and its pictures ---------------------------------------------------------------------------------
+
+
+def test_only_the_pictures_of_this_run_are_left(tmp_path, in_project):
+    config = quickstart(tmp_path, n_components="[2]")
+    folder = Path(run(config).report)
+    (folder / "notes.txt").write_text("mine")
+    summary = run(quickstart(tmp_path, n_components="[2]", criterion="aic"), fresh=True)
+    assert {path.name for path in folder.iterdir()} == {"aic.png", "clusters.png", "notes.txt"}
+    assert summary.bytes_read == open_store(summary.store).bytes_read > 0
+
+
+def test_the_winner_is_the_chosen_one_also_in_a_tie(tmp_path, monkeypatch):
+    """With one component, full and tied are one model, whose criteria differ by rounding."""
+    config = csv_config(tmp_path, some_rows(), n_components=[1], covariance_types=["full", "tied"])
+    first, drawn = run(config), []
+    assert first.best == "full-k1"
+    table = read_criteria(config.output.store).assign(bic=[1.0, 1.0 - 1e-15], log_likelihood=[-200.0, -300.0])
+    monkeypatch.setattr(pipeline.store, "read_criteria", lambda path: table)
+    assert run(config).mean_log_likelihood == -2.0
+    monkeypatch.setattr(pipeline.pictures, "save_picture", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(pipeline.store, "load_checkpoint", lambda path: Checkpoint([], profile_of(some_rows()), 1, ()))
+    draw(config, "full-k1", print)
+    assert drawn[0].axes[1].texts[-1].get_text().startswith("full, K = 1")
+
+
+def test_the_leader_of_a_run_is_that_of_its_table(tmp_path, in_project, monkeypatch):
+    monkeypatch.setattr(pipeline.keeper, "CHECKPOINT_SECONDS", 0.0)
+    config, events = quickstart(tmp_path), []
+    with pytest.raises(Stop):
+        run(config, progress=lambda event: events.append(event) or stop_at(9)(event))
+    checkpoint = load_checkpoint(config.output.store)
+    table = table_so_far(checkpoint.states, checkpoint.profile)
+    name, value = leading_candidate(checkpoint.states, checkpoint.profile, "bic")
+    assert (name, value) == (read_result(config.output.store).best, table["bic"].min())
+    assert name == events[-2].best
+    assert leading_candidate(checkpoint.states, checkpoint.profile, "icl") == (None, None)
 
 
 JOB = """

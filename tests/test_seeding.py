@@ -81,3 +81,12 @@ def test_more_rows_than_the_sample_takes(blobs, monkeypatch, init_params):
     monkeypatch.undo()
     whole = GaussianMixture(3, **settings).fit(X)
     assert first.score(blobs) == pytest.approx(whole.score(blobs), abs=1e-4)
+
+
+@pytest.mark.parametrize("init_params", STARTS)
+def test_rows_without_weight_are_as_good_as_absent(init_params, blobs):
+    weights = np.zeros(len(blobs))
+    weights[::3] = 1.0
+    weighted = GaussianMixture(2, init_params=init_params, random_state=0).fit(blobs, sample_weight=weights)
+    alone = GaussianMixture(2, init_params=init_params, random_state=0).fit(blobs[::3], sample_weight=weights[::3])
+    np.testing.assert_allclose(weighted.means_, alone.means_, rtol=1e-9)

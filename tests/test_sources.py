@@ -751,14 +751,14 @@ def test_parquet_errors(here, frame):
         (50, 2, 100_000),
         (3_200_000, 2, 200_000),
         (10**9, 2, 1_000_000),
-        (10**9, 40, 104_857),
+        (10**9, 40, 52_428),
         (10**9, 10**9, 1),
     ],
 )
 def test_automatic_chunks(n_rows, n_fields, expected):
     rows = rows_per_chunk(DataConfig(source="x"), n_rows, n_fields)
     assert rows == expected
-    assert rows == 1 or rows * n_fields * 8 <= 32 * 2**20
+    assert rows == 1 or rows * n_fields * 8 <= 16 * 2**20
 
 
 def test_chunks_as_configured():

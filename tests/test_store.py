@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +13,21 @@ import pytest
 import xarray as xr
 import zarr
 
+import pipeline.show
 from gmm_dask.criteria import Outcome
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.profile import Profile
+from pipeline.show import read_result
 from pipeline.store import (
     Checkpoint,
+    DamagedError,
     StoreStatus,
     complete,
+    find_store,
     load_checkpoint,
+    load_waves,
     lock,
     model_name,
     open_store,
@@ -194,7 +200,30 @@ def test_fresh_without_a_store(tmp_path):
     assert prepare_store(tmp_path / "r.zarr", CONFIG, DATA, fresh=True) is StoreStatus.NEW
 
 
+def test_a_store_without_a_checkpoint_is_made_anew_for_any_job(store):
+    (store / "left").mkdir()
+    other = {**CONFIG, "search": {"tol": 0.5}}
+    assert find_store(store) is StoreStatus.NEW
+    assert prepare_store(store, other, {"n_rows": 11}) is StoreStatus.NEW
+    found = open_store(store, unfinished=True)
+    assert (found.config["search"], found.data, found.attempts) == ({"tol": 0.5}, {"n_rows": 11}, 2)
+    assert [entry.name for entry in store.iterdir()] == ["zarr.json"]
+
+
+def test_finding_a_store_leaves_it_as_it_is(tmp_path):
+    path = tmp_path / "r.zarr"
+    assert find_store(path) is StoreStatus.NEW
+    assert not path.exists()
+    prepare_store(path, CONFIG, DATA)
+    save(path, [state()], profile(), passes=3)
+    assert find_store(path) is StoreStatus.UNFINISHED
+    finish(path)
+    assert find_store(path) is StoreStatus.COMPLETE
+    assert open_store(path).attempts == 1
+
+
 def test_another_configuration_is_refused_with_the_difference(store):
+    save(store, [state()], profile(), passes=1)
     other = {**CONFIG, "search": {"tol": 1e-5, "n_init": 3, "n_components": [1, 2]}}
     with pytest.raises(UserError) as caught:
         prepare_store(store, other, DATA)
@@ -206,6 +235,7 @@ def test_another_configuration_is_refused_with_the_difference(store):
 
 
 def test_other_data_are_refused_with_the_difference(store):
+    save(store, [state()], profile(), passes=1)
     with pytest.raises(UserError) as caught:
         prepare_store(store, CONFIG, {**DATA, "n_rows": 12})
     assert str(caught.value) == (
@@ -221,7 +251,8 @@ def test_what_computes_and_where_does_not_matter(store):
         "cluster": {"kind": "local"},
         "output": {"store": "moved.zarr", "labels": True},
     }
-    assert prepare_store(store, other, DATA) is StoreStatus.NEW
+    save(store, [state()], profile(), passes=1)
+    assert prepare_store(store, other, DATA) is StoreStatus.UNFINISHED
 
 
 def test_nan_in_attributes_is_an_error(tmp_path):
@@ -356,6 +387,62 @@ def test_the_checkpoint_before_goes(store):
 def test_no_checkpoint(store):
     with pytest.raises(UserError, match=r"has no checkpoint to go on from\. Run the job with --fresh"):
         load(store)
+
+
+def _lose(group):
+    shutil.rmtree(group)
+
+
+def _lose_a_chunk(group):
+    (group / "parameters/c/0").unlink()  # read as zeros
+
+
+def _lose_an_array(group):
+    shutil.rmtree(group / "waves")
+
+
+def _cut_a_chunk(group):
+    chunk = group / "scatter/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+
+
+@pytest.mark.parametrize("damage", [_lose, _lose_a_chunk, _lose_an_array, _cut_a_chunk])
+def test_a_damaged_checkpoint_is_refused(store, damage):
+    save(store, states_of_all_kinds(), profile(), passes=1)
+    damage(store / "checkpoint/1")
+    with pytest.raises(DamagedError) as caught:
+        load(store)
+    assert str(caught.value) == (
+        f"the checkpoint 1 of the result store {store} is damaged: its files are not as the run wrote them. "
+        "Run the job with --fresh to start anew."
+    )
+    assert isinstance(caught.value, UserError)
+
+
+def test_waves_without_the_states(store):
+    save(store, states_of_all_kinds(), profile(), passes=1)
+    _lose_a_chunk(store / "checkpoint/1")
+    assert load_waves(store) == (1, len(states_of_all_kinds()) - 1)
+    _lose(store / "checkpoint/1")
+    with pytest.raises(DamagedError):
+        load_waves(store)
+
+
+def test_showing_a_store_reads_again_when_the_run_replaces_its_checkpoint(tmp_path, monkeypatch):
+    store = tmp_path / "r.zarr"
+    prepare_store(store, {**CONFIG, "search": {"criterion": "bic"}}, DATA)
+    save(store, [state(), state("tied")], profile(), passes=1)
+    calls = []
+
+    def torn(path):
+        calls.append(path)
+        if len(calls) == 1:
+            raise DamagedError("half of it is gone")
+        return load_checkpoint(path)
+
+    monkeypatch.setattr(pipeline.show, "load_checkpoint", torn)
+    assert read_result(store).best == "full-k2"
+    assert len(calls) == 2
 
 
 class Killed(BaseException):
@@ -651,6 +738,18 @@ def test_one_run_a_store(tmp_path):
     with lock(path):
         pass
     assert not path.exists()
+
+
+def test_a_link_has_the_lock_of_its_store(tmp_path):
+    (tmp_path / "r.zarr").mkdir()
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "r.zarr")
+    with (
+        lock(tmp_path / "link.zarr"),
+        pytest.raises(UserError, match="another run is at work"),
+        lock(tmp_path / "r.zarr"),
+    ):
+        pass
+    assert not (tmp_path / "link.zarr.lock").exists()
 
 
 def test_the_lock_dies_with_its_holder(tmp_path):

@@ -1,6 +1,7 @@
 """Synthetic mixtures: whole or not there, reproducible, and true to their truth."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -64,7 +65,20 @@ def test_what_stops_half_way_leaves_nothing(tmp_path, small_chunks):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_data_are_never_without_their_truth(tmp_path, monkeypatch):
+    def killed(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_synthetic(tmp_path / "a.npy", Plan(10, 2, 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy-truth.json"]
+
+
 def test_mistakes(tmp_path):
+    for seed in (-1, 2**64):
+        with pytest.raises(UserError, match=f"seed must be a whole number from 0 .*; got {seed}"):
+            write_synthetic(tmp_path / "a.npy", Plan(10, 2, 2, seed))
     (tmp_path / "there.npy").touch()
     with pytest.raises(UserError, match="exists and is left as it is"):
         write_synthetic(tmp_path / "there.npy", Plan(10, 2, 2))

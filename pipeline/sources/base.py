@@ -23,7 +23,7 @@ Piece = TypeVar("Piece")
 PieceIn = TypeVar("PieceIn", contravariant=True)
 
 # an automatic chunk: enough rows to be worth a task, few enough for a worker's memory
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 16 * 2**20
 CHUNK_ROWS = 100_000, 1_000_000
 CHUNKS_WANTED = 16
 
@@ -42,6 +42,8 @@ class Source:
         The array's columns.
     n_rows : int or None
         None where only a read of the data can tell (CSV).
+    chunk_rows : int
+        Rows of the largest chunk; of a CSV an estimate, on the large side.
     bytes_per_pass : int
         Bytes that one read of the data takes from the disk; of a Zarr array before compression.
     path : str
@@ -54,6 +56,7 @@ class Source:
     weights: da.Array | None
     columns: tuple[str, ...]
     n_rows: int | None
+    chunk_rows: int
     bytes_per_pass: int
     path: str
     kind: str
@@ -193,7 +196,7 @@ def refuse_empty(path: str) -> NoReturn:
 
 
 def rows_per_chunk(data: DataConfig, n_rows: int, n_fields: int) -> int:
-    """Rows that a chunk should have: as configured, or enough for a task and within 32 MiB of float64."""
+    """Rows that a chunk should have: as configured, or enough for a task and within 16 MiB of float64."""
     if data.chunk_rows != "auto":
         return data.chunk_rows
     fewest, most = CHUNK_ROWS

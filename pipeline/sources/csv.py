@@ -34,6 +34,8 @@ from pipeline.sources.base import (
 
 # the beginning of the file that tells the columns' types and the length of a line
 SAMPLE_BYTES = 2**20
+# lines elsewhere may be so much shorter than those of the sample
+SHORTER_LINES = 1.25
 # PyArrow's own blocks, so large that a type is inferred from all lines and no line is split
 _LARGEST_BLOCK = 2**30
 _BOM = b"\xef\xbb\xbf"
@@ -73,7 +75,8 @@ def open_csv(data: DataConfig) -> Source:
     reader = _CsvReader(data.source, sample.names, tuple(types.items()), selection)
     lengths = [math.nan] * len(pieces)
     array, weights = lazy_rows(reader, pieces, lengths, selection, data.source, stat.st_size, stat.st_mtime_ns)
-    return Source(array, weights, selection.columns, None, stat.st_size, data.source, "csv")
+    chunk_rows = math.ceil(SHORTER_LINES * max(map(len, pieces)) / sample.line_bytes)
+    return Source(array, weights, selection.columns, None, chunk_rows, stat.st_size, data.source, "csv")
 
 
 def _column(field: pa.Field) -> Column:

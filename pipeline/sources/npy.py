@@ -51,7 +51,7 @@ def open_npy(data: DataConfig) -> Source:
     )
     n_read = len(reader.positions) if header.fortran_order else header.n_columns
     n_bytes = header.n_rows * n_read * header.dtype.itemsize
-    return Source(array, weights, selection.columns, header.n_rows, n_bytes, data.source, "npy")
+    return Source(array, weights, selection.columns, header.n_rows, max(map(len, pieces)), n_bytes, data.source, "npy")
 
 
 def _read_header(path: str) -> _Header:

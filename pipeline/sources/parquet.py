@@ -84,7 +84,7 @@ def open_parquet(data: DataConfig) -> Source:
     reader = _ParquetReader(selection.fields, selection.block_dtype)
     array, weights = lazy_rows(reader, pieces, lengths, selection, [f.identity for f in footers])
     n_bytes = _bytes_read(footers, pieces, selection.fields)
-    return Source(array, weights, selection.columns, n_rows, n_bytes, data.source, "parquet")
+    return Source(array, weights, selection.columns, n_rows, max(lengths), n_bytes, data.source, "parquet")
 
 
 # -- files ---------------------------------------------------------------------------------------------------

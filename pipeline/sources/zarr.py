@@ -154,7 +154,7 @@ def _source(reader: Reader[Span], arrays: Sequence[zarr.Array[Any]], selection: 
     identity = [array.metadata.to_dict() for array in arrays]
     array, weights = lazy_rows(reader, pieces, list(map(len, pieces)), selection, data.source, identity)
     n_bytes = sum(array.nbytes for array in arrays)
-    return Source(array, weights, selection.columns, n_rows, n_bytes, data.source, "zarr")
+    return Source(array, weights, selection.columns, n_rows, max(map(len, pieces)), n_bytes, data.source, "zarr")
 
 
 def _storage_rows(arrays: Sequence[zarr.Array[Any]]) -> int:

@@ -15,17 +15,29 @@ Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE
 models, ``rows`` the values of rows.
 """
 
-from pipeline.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pipeline.store.lifecycle import ResultStore, StoreStatus, complete, lock, open_store, prepare_store, record_data
+from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, load_waves, save_checkpoint
+from pipeline.store.lifecycle import (
+    ResultStore,
+    StoreStatus,
+    complete,
+    find_store,
+    lock,
+    open_store,
+    prepare_store,
+    record_data,
+)
 from pipeline.store.results import model_name, read_columns, read_criteria, read_model, write_criteria, write_models
 from pipeline.store.rows import row_shapes, write_rows
 
 __all__ = [
     "Checkpoint",
+    "DamagedError",
     "ResultStore",
     "StoreStatus",
     "complete",
+    "find_store",
     "load_checkpoint",
+    "load_waves",
     "lock",
     "model_name",
     "open_store",

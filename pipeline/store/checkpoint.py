@@ -6,7 +6,8 @@ group; one attribute write makes it the current one; then the one before goes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
@@ -19,10 +20,28 @@ from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.profile import Profile
-from pipeline.store.groups import StorePath, get, get_text, open_root, put
+from pipeline.store.groups import StorePath, get, open_root, put
 from pipeline.store.lifecycle import open_store, update_attributes
 
 Array = NDArray[np.float64]
+# arrays of a checkpoint by name, and the names of their dimensions
+Arrays = Mapping[str, NDArray[Any]]
+_DIMENSIONS = {
+    "total_weight": ("total",),
+    "center": ("feature",),
+    "scatter": ("feature", "feature_other"),
+    "minimum": ("feature",),
+    "maximum": ("feature",),
+    "sample": ("sample", "feature"),
+    "chunk_rows": ("chunk",),
+    "waves": ("wave",),
+    "lower_bounds": ("iteration",),
+    "parameters": ("value",),
+}
+
+
+class DamagedError(UserError):
+    """A checkpoint that is not whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +72,12 @@ def save_checkpoint(path: StorePath, checkpoint: Checkpoint) -> None:
     number = 1 if before is None else before + 1
     checkpoints = open_root(path, "r+").require_group("checkpoint")
     group = checkpoints.create_group(str(number), overwrite=True)
-    _put_profile(group, checkpoint.profile)
-    _put_states(group, checkpoint.states)
-    put(group, "waves", np.array(checkpoint.waves, dtype=np.int64), ("wave",))
-    group.update_attributes({"passes": checkpoint.passes, "n_rows": checkpoint.profile.n_rows})
+    waves = np.array(checkpoint.waves, dtype=np.int64)
+    arrays = {**_profile_arrays(checkpoint.profile), **_state_arrays(checkpoint.states), "waves": waves}
+    for name, values in arrays.items():
+        put(group, name, values, _DIMENSIONS.get(name, ("state",)))
+    counts = {"passes": checkpoint.passes, "n_rows": checkpoint.profile.n_rows}
+    group.update_attributes({**counts, "sha256": _digest(arrays)})
     update_attributes(path, checkpoint=number, passes=checkpoint.passes)
     if before is not None:
         del checkpoints[str(before)]
@@ -68,64 +89,100 @@ def load_checkpoint(path: StorePath) -> Checkpoint:
     Raises
     ------
     UserError
-        If the store has no checkpoint.
+        If the store has no checkpoint, or (:class:`DamagedError`) one that is not as it was saved.
     """
+    number = _current(path)
+    try:
+        group = cast(zarr.Group, open_root(path)[f"checkpoint/{number}"])
+        attributes: dict[str, Any] = group.attrs.asdict()
+        arrays = {name: get(group, name) for name in group.array_keys()}
+    except (KeyError, OSError, ValueError, RuntimeError) as error:
+        raise _damaged(path, number) from error
+    if _digest(arrays) != attributes.get("sha256"):
+        raise _damaged(path, number)
+    profile = _profile_of(arrays, attributes["n_rows"])
+    states = list(_states_of(arrays, len(profile.center)))
+    return Checkpoint(states, profile, attributes["passes"], tuple(arrays["waves"].tolist()))
+
+
+def load_waves(path: StorePath) -> tuple[int, ...]:
+    """The waves of the current checkpoint, without its states; :class:`UserError` as :func:`load_checkpoint`."""
+    number = _current(path)
+    try:
+        group = cast(zarr.Group, open_root(path)[f"checkpoint/{number}"])
+        return tuple(get(group, "waves").tolist())
+    except (KeyError, OSError, ValueError, RuntimeError) as error:
+        raise _damaged(path, number) from error
+
+
+def _current(path: StorePath) -> int:
     number = open_store(path, unfinished=True).checkpoint
     if number is None:
         raise UserError(f"the result store {path} has no checkpoint to go on from. Run the job with --fresh.")
-    group = cast(zarr.Group, open_root(path)[f"checkpoint/{number}"])
-    profile = _get_profile(group)
-    return Checkpoint(
-        states=list(_get_states(group, len(profile.center))),
-        profile=profile,
-        passes=cast(int, group.attrs["passes"]),
-        waves=tuple(get(group, "waves").tolist()),
+    return number
+
+
+def _damaged(path: StorePath, number: int) -> DamagedError:
+    return DamagedError(
+        f"the checkpoint {number} of the result store {path} is damaged: its files are not as the run wrote them. "
+        "Run the job with --fresh to start anew."
     )
+
+
+def _digest(arrays: Arrays) -> str:
+    """A hash of all arrays: a chunk that is lost would be read as zeros."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        values = arrays[name]
+        is_text = values.dtype.kind in "TUO"
+        found.update(f"{name} {'text' if is_text else values.dtype.str} {values.shape}\n".encode())
+        found.update("\n".join(values.tolist()).encode() if is_text else np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()
 
 
 # -- the profile ---------------------------------------------------------------------------------------------
 
 
-def _put_profile(group: zarr.Group, profile: Profile) -> None:
-    put(group, "total_weight", [profile.total_weight], ("total",))
-    put(group, "center", profile.center, ("feature",))
-    put(group, "scatter", profile.scatter, ("feature", "feature_other"))
-    put(group, "minimum", profile.minimum, ("feature",))
-    put(group, "maximum", profile.maximum, ("feature",))
-    put(group, "sample", profile.sample, ("sample", "feature"))
-    put(group, "chunk_rows", np.asarray(profile.chunk_rows, dtype=np.int64), ("chunk",))
+def _profile_arrays(profile: Profile) -> dict[str, NDArray[Any]]:
+    return {
+        "total_weight": np.array([profile.total_weight]),
+        "center": profile.center,
+        "scatter": profile.scatter,
+        "minimum": profile.minimum,
+        "maximum": profile.maximum,
+        "sample": profile.sample,
+        "chunk_rows": np.array(profile.chunk_rows, dtype=np.int64),
+    }
 
 
-def _get_profile(group: zarr.Group) -> Profile:
-    center = get(group, "center")
+def _profile_of(arrays: Arrays, n_rows: int) -> Profile:
+    names = ("center", "scatter", "minimum", "maximum", "sample")
     return Profile(
-        n_rows=cast(int, group.attrs["n_rows"]),
-        total_weight=float(get(group, "total_weight")[0]),
-        center=center,
-        scatter=get(group, "scatter"),
-        minimum=get(group, "minimum"),
-        maximum=get(group, "maximum"),
-        chunk_rows=tuple(get(group, "chunk_rows").tolist()),
-        sample=get(group, "sample"),
+        n_rows=n_rows,
+        total_weight=float(arrays["total_weight"][0]),
+        chunk_rows=tuple(arrays["chunk_rows"].tolist()),
         sample_weights=None,
+        **{name: arrays[name] for name in names},
     )
 
 
 # -- the states ----------------------------------------------------------------------------------------------
 
 
-def _put_states(group: zarr.Group, states: Sequence[State]) -> None:
-    put(group, "covariance_type", _text([s.covariance_type for s in states]), ("state",))
-    put(group, "status", _text([s.status.value for s in states]), ("state",))
-    put(group, "n_components", np.array([s.n_components for s in states], dtype=np.int64), ("state",))
-    put(group, "start", np.array([s.start for s in states], dtype=np.int64), ("state",))
-    put(group, "n_iter", np.array([s.n_iter for s in states], dtype=np.int64), ("state",))
-    put(group, "prior_bound", np.array([s.prior_bound for s in states], dtype=np.float64), ("state",))
-    put(group, "has_parameters", np.array([s.parameters is not None for s in states], dtype=bool), ("state",))
+def _state_arrays(states: Sequence[State]) -> dict[str, NDArray[Any]]:
     bounds = [np.asarray(s.lower_bounds, dtype=np.float64) for s in states]
-    put(group, "lower_bounds", np.concatenate([np.empty(0), *bounds]), ("iteration",))
     values = [_flatten(s.parameters) for s in states if s.parameters is not None]
-    put(group, "parameters", np.concatenate([np.empty(0), *values]), ("value",))
+    return {
+        "covariance_type": _text([s.covariance_type for s in states]),
+        "status": _text([s.status.value for s in states]),
+        "n_components": np.array([s.n_components for s in states], dtype=np.int64),
+        "start": np.array([s.start for s in states], dtype=np.int64),
+        "n_iter": np.array([s.n_iter for s in states], dtype=np.int64),
+        "prior_bound": np.array([s.prior_bound for s in states], dtype=np.float64),
+        "has_parameters": np.array([s.parameters is not None for s in states], dtype=bool),
+        "lower_bounds": np.concatenate([np.empty(0), *bounds]),
+        "parameters": np.concatenate([np.empty(0), *values]),
+    }
 
 
 def _text(values: list[str]) -> NDArray[Any]:
@@ -150,12 +207,11 @@ class _Tape:
         return self.values[begin : self.position].reshape(shape).copy()
 
 
-def _get_states(group: zarr.Group, n_features: int) -> Iterator[State]:
-    bounds, parameters = _Tape(get(group, "lower_bounds")), _Tape(get(group, "parameters"))
-    numbers = [get(group, name).tolist() for name in ("n_components", "start", "n_iter", "prior_bound")]
-    columns = [get_text(group, "covariance_type"), get_text(group, "status"), *numbers]
-    has_parameters = get(group, "has_parameters").tolist()
-    for kind, status, n_components, start, n_iter, prior_bound, has in zip(*columns, has_parameters, strict=True):
+def _states_of(arrays: Arrays, n_features: int) -> Iterator[State]:
+    bounds, parameters = _Tape(arrays["lower_bounds"]), _Tape(arrays["parameters"])
+    names = ("covariance_type", "status", "n_components", "start", "n_iter", "prior_bound", "has_parameters")
+    columns = [arrays[name].tolist() for name in names]
+    for kind, status, n_components, start, n_iter, prior_bound, has in zip(*columns, strict=True):
         yield State(
             covariance_type=kind,
             n_components=n_components,

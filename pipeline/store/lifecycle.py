@@ -107,6 +107,8 @@ def prepare_store(path: StorePath, config: dict[str, Any], data: dict[str, Any],
     -------
     StoreStatus
         NEW if there is nothing to go on from, UNFINISHED if there is a checkpoint, COMPLETE if the result is there.
+        A store of ours in which nothing was saved is made anew, for whatever configuration and data; its attempts
+        are counted on.
 
     Raises
     ------
@@ -116,15 +118,32 @@ def prepare_store(path: StorePath, config: dict[str, Any], data: dict[str, Any],
     """
     config, data = as_json(config), as_json(data)
     exists = _is_ours(path)
-    if not exists or fresh:
-        _create(Path(path), _first_attributes(config, data), exists)
+    status = find_store(path)
+    if fresh or status is StoreStatus.NEW:
+        attempts = 1 + (_read_attributes(path).attempts if exists and not fresh else 0)
+        _create(Path(path), {**_first_attributes(config, data), "attempts": attempts}, exists)
         return StoreStatus.NEW
     store = _read_attributes(path)
     _require_same(store, config, data)
     _tidy(Path(path), store)
+    if status is StoreStatus.UNFINISHED:
+        update_attributes(path, attempts=store.attempts + 1)
+    return status
+
+
+def find_store(path: StorePath) -> StoreStatus:
+    """What :func:`prepare_store` would find at a path, which is left as it is.
+
+    Raises
+    ------
+    UserError
+        If something else lies at the path.
+    """
+    if not _is_ours(path):
+        return StoreStatus.NEW
+    store = _read_attributes(path)
     if store.is_complete:
         return StoreStatus.COMPLETE
-    update_attributes(path, attempts=store.attempts + 1)
     return StoreStatus.NEW if store.checkpoint is None else StoreStatus.UNFINISHED
 
 
@@ -322,12 +341,14 @@ def complete(path: StorePath, *, best: str, passes: int, bytes_read: int, n_rows
 def lock(path: StorePath) -> Iterator[None]:
     """Hold a result store for this run; the operating system frees it when the process dies, however it dies.
 
+    The lock lies beside the store itself, also if the path is a link to it.
+
     Raises
     ------
     UserError
         If another run holds it.
     """
-    file = Path(f"{str(path).rstrip('/')}.lock")
+    file = Path(f"{Path(path).resolve()}.lock")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(file, blocking=False)

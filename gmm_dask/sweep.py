@@ -1,0 +1,50 @@
+"""A sweep: many candidates over the same reads of the data."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from gmm_dask import criteria
+from gmm_dask.criteria import Outcome
+from gmm_dask.em import State
+from gmm_dask.errors import UserError
+from gmm_dask.families import FAMILIES, get_family
+from gmm_dask.profile import Profile
+from gmm_dask.scan import Rows, collect_totals
+from gmm_dask.seeding import Candidate
+
+
+def check_candidates(n_components: int | Iterable[int], covariance_types: str | Iterable[str]) -> list[Candidate]:
+    """All pairs of covariance type and number of components, without repeats; raises :class:`UserError`."""
+    ks = list(dict.fromkeys(n_components if isinstance(n_components, Iterable) else [n_components]))
+    bad = [k for k in ks if not isinstance(k, Integral) or k < 1]
+    if bad or not ks:
+        raise UserError(f"n_components must hold integers of at least 1; got {bad or 'none'}.")
+    names = [covariance_types] if isinstance(covariance_types, str) else covariance_types
+    types = list(dict.fromkeys(get_family(name).name for name in names))
+    if not types:
+        raise UserError(f"covariance_types must name at least one of {', '.join(FAMILIES)}.")
+    return [(name, int(k)) for name, k in itertools.product(types, ks)]
+
+
+def generator_copies(random_state: Any) -> Callable[[], np.random.RandomState]:
+    """A source of equal generators: every candidate draws the same numbers, whatever else is in the search."""
+    original = copy.deepcopy(check_random_state(random_state))
+    return lambda: copy.deepcopy(original)
+
+
+def evaluate_states(rows: Rows, profile: Profile, states: Sequence[State]) -> list[Outcome]:
+    """The closing pass: criteria of the final parameters of all states, from one read of the data."""
+    usable = [state for state in states if state.usable]
+    found = iter(collect_totals(rows, profile, [state.model for state in usable]) if usable else [])
+    return [
+        criteria.evaluate(state, rows.n_features, next(found) if state.usable else None, profile.total_weight)
+        for state in states
+    ]

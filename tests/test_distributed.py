@@ -1,0 +1,77 @@
+"""A cluster of processes gives the bits of threads, also when a worker is killed in the middle of a fit."""
+
+import os
+import signal
+import threading
+
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from gmm_dask import GaussianMixture, GaussianMixtureSearch
+
+N_CHUNKS = 20
+PASSES = 40
+
+
+@pytest.fixture(scope="module")
+def rows():
+    random = np.random.default_rng(11)
+    groups = [random.normal(center, 1.0, (2000, 3)) for center in (-3.0, 0.0, 2.5)]
+    return da.from_array(random.permutation(np.concatenate(groups)), chunks=(6000 // N_CHUNKS, -1))
+
+
+@pytest.fixture(scope="module")
+def on_threads(rows):
+    """What the fits below end with on the threads of this process, which no client has taken over yet."""
+    return fitted_mixture(rows), fitted_search(rows)
+
+
+@pytest.fixture(scope="module")
+def cluster(on_threads):
+    """Two worker processes of one thread each, to which all that Dask computes goes."""
+    workers = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
+    with LocalCluster(**workers, host="127.0.0.1", dashboard_address=None) as cluster, Client(cluster):
+        yield cluster
+
+
+def fitted_mixture(rows):
+    mixture = GaussianMixture(3, tol=0.0, max_iter=PASSES, random_state=0)
+    with pytest.warns(match="did not converge"):
+        return mixture.fit(rows)
+
+
+def fitted_search(rows):
+    return GaussianMixtureSearch([2, 3], ["full", "diag"], n_init=2, random_state=0).fit(rows)
+
+
+def assert_same_bits(mixture, other):
+    for name in ("weights_", "means_", "covariances_", "lower_bounds_"):
+        np.testing.assert_array_equal(getattr(mixture, name), getattr(other, name), err_msg=name)
+
+
+def test_a_mixture_has_the_bits_of_threads(rows, on_threads, cluster):
+    assert rows.numblocks[0] == N_CHUNKS
+    assert_same_bits(fitted_mixture(rows), on_threads[0])
+    counts = cluster.scheduler.task_prefixes["statistics"].state_counts
+    assert counts["memory"] >= N_CHUNKS * PASSES  # the workers did it
+
+
+def test_a_search_has_the_bits_of_threads(rows, on_threads, cluster):
+    search = fitted_search(rows)
+    assert search.best_params_ == on_threads[1].best_params_
+    assert search.results_.equals(on_threads[1].results_)
+    assert_same_bits(search.best_estimator_, on_threads[1].best_estimator_)
+
+
+def test_a_killed_worker_changes_no_bit(rows, on_threads, cluster, monkeypatch):
+    killed = cluster.workers[0].pid
+
+    def kill_in_next_pass(mixture, states):
+        if states[0].n_iter == PASSES // 4:
+            threading.Timer(0.02, os.kill, (killed, signal.SIGKILL)).start()
+
+    monkeypatch.setattr(GaussianMixture, "_report_pass", kill_in_next_pass)
+    assert_same_bits(fitted_mixture(rows), on_threads[0])
+    assert cluster.workers[0].pid != killed
