@@ -7,12 +7,14 @@ as a task, and a job that was stopped goes on from its last checkpoint.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dask
 import pandas as pd
 
 from gmm_dask import em
@@ -188,7 +190,7 @@ def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any]
     if known["modified"] == header["modified"]:
         return
     progress(StageStarted("compare", "the data's files have another time than when the run began"))
-    with one_blas_thread():
+    with _computing(config, source):
         profile = profile_rows(hold(source), config.search.random_state, source.columns)
     require_same_contents(path, source.columns, known["contents"], contents_of(profile))
     store.record_data(path, {**known, "modified": header["modified"]})
@@ -200,7 +202,7 @@ def seed(config: JobConfig, progress: Progress) -> None:
     source = open_source(config.data)
     header = header_of(source)  # as it is before the first row is read
     search, path = config.search, config.output.store
-    with one_blas_thread():
+    with _computing(config, source):
         profile = profile_rows(hold(source), search.random_state, source.columns)
         waves = _plan(config, _shape_found(config, source, profile))
         states = start_states(
@@ -228,9 +230,10 @@ def fit_wave(config: JobConfig, wave: int, progress: Progress) -> None:
         return
     count = "" if len(checkpoint.waves) == 1 else f", wave {wave + 1} of {len(checkpoint.waves)}"
     progress(StageStarted("fit", f"{checkpoint.waves[wave]} fits{count}, from pass {checkpoint.passes}"))
-    rows = hold(open_source(config.data))
+    source = open_source(config.data)
+    rows = hold(source)
     keeper = Keeper(path, checkpoint, part, settings_of(config), config.search.criterion, progress)
-    with one_blas_thread():
+    with _computing(config, source):
         collect = partial(collect_statistics, rows, checkpoint.profile)
         states = checkpoint.states[part]
         states = em.run(states, collect, checkpoint.profile.total_weight, settings_of(config), keeper.after_pass)
@@ -242,7 +245,7 @@ def select(config: JobConfig, progress: Progress) -> str:
     progress(StageStarted("select", "the closing pass"))
     checkpoint = store.load_checkpoint(config.output.store)
     source = open_source(config.data)
-    with one_blas_thread():
+    with _computing(config, source):
         outcomes = evaluate_states(hold(source), checkpoint.profile, checkpoint.states)
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
     store.write_criteria(config.output.store, outcomes)
@@ -258,9 +261,10 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
         return
     progress(StageStarted("write rows", ", ".join(wanted)))
     profile = store.load_checkpoint(output.store).profile
-    rows = known_chunks(hold(open_source(config.data)), profile)
+    source = open_source(config.data)
+    rows = known_chunks(hold(source), profile)
     family, parameters = store.read_model(output.store, best).model
-    with one_blas_thread():
+    with _computing(config, source):
         answers = answer_rows(rows, family, parameters, wanted)
         store.write_rows(output.store, answers)
 
@@ -350,6 +354,14 @@ def report_folder(path: str) -> str:
 def settings_of(config: JobConfig) -> Settings:
     """When EM stops."""
     return Settings(config.search.tol, config.search.max_iter, config.search.reg_covar)
+
+
+@contextmanager
+def _computing(config: JobConfig, source: Source) -> Iterator[None]:
+    """Compute in as many threads as the memory allows, with BLAS in one thread each."""
+    threads = machine_of(config, shape_of(source, config)).threads
+    with one_blas_thread(), dask.config.set(num_workers=threads):
+        yield
 
 
 def _plan(config: JobConfig, shape: Shape) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from gmm_dask.errors import UserError
 
 Array = NDArray[np.float64]
 
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 16 << 20
 # standard deviation of the means, where the components' own is about 1
 SPREAD = 4.0
 
@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def chunk_rows(self) -> int:
-        """Rows of a chunk: 32 MiB of them."""
+        """Rows of a chunk: 16 MiB of them."""
         return max(1, CHUNK_BYTES // (8 * self.n_features))
 
     @property
