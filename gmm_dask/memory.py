@@ -15,7 +15,7 @@ from gmm_dask.seeding import Candidate
 from gmm_dask.stack import BLOCK_BYTES, MIN_BLOCK_ROWS
 
 # resident before the data: the imports of a job and its compiled kernels, measured on Linux
-IMPORTS_BYTES = 400 << 20
+IMPORTS_BYTES = 440 << 20
 # copies of a chunk that a thread causes, measured on compressed Zarr: as it is read, decoded and handed over, and
 # what the C library keeps of those before
 CHUNK_COPIES = 6
@@ -176,7 +176,7 @@ def _too_small(shape: Shape, machine: Machine, needed: int) -> UserError:
     return UserError(
         f"the memory limit is {machine.memory_limit / mib:,.0f} MiB, and {needed / mib:,.0f} MiB are needed: "
         f"{IMPORTS_BYTES / mib:,.0f} for the program, {machine.threads * thread_bytes(shape) / mib:,.0f} for "
-        f"{machine.threads} chunks of {shape.chunk_rows:,} rows in work, the rest for the starts, sums and states. "
+        f"{machine.threads} thread(s) at work on chunks of {shape.chunk_rows:,} rows, the rest for the starts, sums and states. "
         "Raise cluster.memory_limit, search fewer components, or use smaller chunks: data.chunk_rows, and for a "
         "Zarr array those it is stored in."
     )

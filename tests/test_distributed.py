@@ -32,7 +32,7 @@ def on_threads(rows):
 def cluster(on_threads):
     """Two worker processes of one thread each, to which all that Dask computes goes."""
     workers = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
-    with LocalCluster(**workers, host="127.0.0.1", dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(**workers, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
         yield cluster
 
 
