@@ -128,7 +128,8 @@ def rows_on_screen(console: Console) -> int | None:
 
 def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, store: str, most: int | None = None) -> None:
     """Print the candidates, the best first; of more than ``most``, the rest as one line."""
-    ordered = table.sort_values(["delta", "n_components"], na_position="last", kind="stable")
+    by_delta = table.assign(rounded=table["delta"].round(6))  # one model in two forms differs by less
+    ordered = by_delta.sort_values(["rounded", "n_components"], na_position="last", kind="stable")
     shown = ordered if most is None else ordered.head(most)
     _console().print(candidates_table(shown, criterion, best))
     if len(shown) < len(ordered):

@@ -177,6 +177,6 @@ def _too_small(shape: Shape, machine: Machine, needed: int) -> UserError:
         f"the memory limit is {machine.memory_limit / mib:,.0f} MiB, and {needed / mib:,.0f} MiB are needed: "
         f"{IMPORTS_BYTES / mib:,.0f} for the program, {machine.threads * thread_bytes(shape) / mib:,.0f} for "
         f"{machine.threads} thread(s) at work on chunks of {shape.chunk_rows:,} rows, the rest for starts, sums and "
-        "states. Raise cluster.memory_limit, search fewer components, or use smaller chunks: data.chunk_rows, and for a "
-        "Zarr array those it is stored in."
+        "states. Raise cluster.memory_limit, search fewer components, or use smaller chunks: data.chunk_rows, and for "
+        "a Zarr array those it is stored in."
     )
