@@ -36,6 +36,8 @@ def check_candidates(n_components: int | Iterable[int], covariance_types: str | 
 
 def generator_copies(random_state: Any) -> Callable[[], np.random.RandomState]:
     """A source of equal generators: every candidate draws the same numbers, whatever else is in the search."""
+    if random_state is None:  # NumPy's global generator must move on, or every search would draw the same
+        random_state = check_random_state(None).randint(2**31 - 1)
     original = copy.deepcopy(check_random_state(random_state))
     return lambda: copy.deepcopy(original)
 

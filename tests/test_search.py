@@ -10,6 +10,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask import search as search_module
+from gmm_dask.sweep import generator_copies
 from mixtures import assert_same_parameters
 
 COLUMNS = [
@@ -155,3 +156,9 @@ def test_scikit_learns_checks():
     assert {name for name, status in statuses.items() if status == "xfail"} == set(NOT_APPLICABLE)
     assert {name for name, status in statuses.items() if status == "skipped"} <= {"check_array_api_input"}
     assert set(statuses.values()) <= {"passed", "skipped", "xfail"}
+
+
+def test_without_a_random_state_each_search_draws_anew_and_its_candidates_alike():
+    first, second = generator_copies(None), generator_copies(None)
+    assert first().randint(2**31 - 1) == first().randint(2**31 - 1)
+    assert first().randint(2**31 - 1) != second().randint(2**31 - 1)
