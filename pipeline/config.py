@@ -13,12 +13,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gmm_dask.families import FAMILIES
 from pipeline.config_text import explain, read_mapping, with_overrides
+from pipeline.environment import fill_in, has_secret, literal_secrets
 
 Count = Annotated[int, Strict(), Field(ge=1)]
 Whole = Annotated[int, Strict(), Field(ge=0)]
 Real = Annotated[float, Strict(), Field(ge=0.0, allow_inf_nan=False)]
 Switch = Annotated[bool, Strict()]
 Text = Annotated[str, Field(min_length=1)]
+Quantile = Annotated[float, Strict(), Field(gt=0.0, le=0.5)]
 
 
 class Section(BaseModel):
@@ -55,6 +57,10 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """The values, of which there must be some, and each once."""
     if not values:
         raise ValueError("expected a list with at least one entry")
+    return _each_once(values)
+
+
+def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     repeated = sorted({value for value in values if values.count(value) > 1})
     if repeated:
         raise ValueError(f"expected each value once; {', '.join(map(repr, repeated))} is repeated")
@@ -90,6 +96,16 @@ def _store_template(value: str) -> str:
     return value
 
 
+def _without_secrets(value: Any) -> Any:
+    """Options or a URL in which no secret is written out."""
+    if isinstance(value, str) and has_secret(value):
+        raise ValueError("expected a URL without a password or a signature; write ${NAME}, and set NAME outside")
+    written = list(literal_secrets(value))
+    if written:
+        raise ValueError(f"expected ${{NAME}}, a variable of the environment, for the secret {written[0]}")
+    return value
+
+
 ComponentCounts = Annotated[
     tuple[int, ...],
     BeforeValidator(_component_counts, json_schema_input_type=ComponentRange | list[Count]),
@@ -107,9 +123,19 @@ CovarianceTypes = Annotated[
 class DataConfig(Section):
     """The rows to cluster."""
 
-    source: Text = Field(
-        description="Path of the data, relative to the current directory: .csv, .npy, .zarr (an array, or a "
-        "group with one array a column) or .parquet (a file, a folder of files or a glob)."
+    source: Annotated[Text, AfterValidator(_without_secrets)] = Field(
+        description="Where the data are: .csv, .npy, .zarr (an array, or a group with one array a column), .parquet "
+        "(a file, a folder of files or a glob), .h5 or .hdf5. A path relative to the current directory, or a URL: "
+        "s3://, gs://, abfs://, https://, memory://. ${NAME} is filled in from the environment when it is opened."
+    )
+    storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] = Field(
+        default={},
+        description="What fsspec's file system of a URL is told, such as {anon: true} for a public bucket. Secrets "
+        "come from the environment: {key: '${KEY}', secret: '${SECRET}'}; they are filled in when the data are "
+        "opened, and neither printed nor stored.",
+    )
+    dataset: Text | None = Field(
+        default=None, description="Path of the dataset inside an HDF5 file; null takes the only one that there is."
     )
     columns: ColumnNames | None = Field(
         default=None,
@@ -125,11 +151,16 @@ class DataConfig(Section):
         "million, at most 16 MiB of them as float64. Zarr's are rounded to whole storage chunks, Parquet's "
         "end with the file, and those of CSV are cut by bytes, so that they come close only.",
     )
-    missing: Literal["error"] = Field(
-        default="error", description="What to do with a row that has a missing value: error stops the job."
+    missing: Literal["error", "drop"] = Field(
+        default="error",
+        description="What to do with a row in which a clustered column or the weight is missing or not finite: "
+        "error stops the job and tells how many there are; drop leaves such rows out of the fit, and they have label "
+        "-1 and no density in the result.",
     )
-    scale: Literal["none"] = Field(
-        default="none", description="How to scale the columns before the fit: none takes them as they are."
+    scale: Literal["none", "standard"] = Field(
+        default="none",
+        description="How to scale the columns for the fit: none takes them as they are, standard fits columns of mean "
+        "0 and standard deviation 1. The log-likelihood and the criteria are those of the unscaled columns.",
     )
 
     @pydantic.field_validator("weights")
@@ -163,7 +194,9 @@ class SearchConfig(Section):
     )
     max_iter: Whole = Field(default=100, description="EM iterations after which a fit stops.")
     reg_covar: Real = Field(
-        default=1e-6, description="Added to the diagonal of every covariance; in the columns' squared units."
+        default=1e-6,
+        description="Added to the diagonal of every covariance; in the columns' squared units, or in "
+        "those of the scaled columns with data.scale: standard.",
     )
     random_state: Annotated[int, Strict(), Field(ge=0, lt=2**32)] = Field(
         default=0, description="Seed of the random numbers; the same seed gives the same result."
@@ -196,6 +229,29 @@ class OutputConfig(Section):
         default=False, description="Whether to store each row's probability of every component."
     )
     log_density: Switch = Field(default=False, description="Whether to store each row's log density.")
+    anomaly_quantile: Quantile | None = Field(
+        default=None,
+        description="Share of the rows, those of the lowest density, to mark as anomalies, up to 0.5, such as 0.001; "
+        "null marks none. Log densities are stored with the marks.",
+    )
+    rows: Literal["zarr", "parquet"] = Field(
+        default="zarr",
+        description="How the rows' values are stored: zarr as arrays in the store; parquet, of Parquet data only, as "
+        "a folder of files beside it, STORE-rows/.",
+    )
+    key_columns: Annotated[tuple[Text, ...], AfterValidator(_each_once)] = Field(
+        default=(),
+        description="Columns of Parquet data that are copied beside the rows' values, to join them by; with rows: "
+        "parquet.",
+    )
+    report: Switch = Field(default=True, description="Whether to write the report, STORE-report/, at the end.")
+
+    @pydantic.field_validator("key_columns")
+    @classmethod
+    def _of_parquet(cls, key_columns: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if key_columns and info.data.get("rows") != "parquet":
+            raise ValueError("expected none unless output.rows is parquet")
+        return key_columns
 
 
 class JobConfig(Section):
@@ -240,11 +296,22 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     UserError
         If the file cannot be read, or a key or a value is not known. The message names every such key.
     """
-    values = with_overrides(read_mapping(Path(path)), overrides)
+    values = _filled_in(with_overrides(read_mapping(Path(path)), overrides))
     try:
         return JobConfig.model_validate(values)
     except pydantic.ValidationError as error:
         raise explain(error, path, JobConfig) from None
+
+
+def _filled_in(values: dict[str, Any]) -> dict[str, Any]:
+    """Values with variables of the environment; where secrets may be, ``${NAME}`` stays until the data are opened."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return dict(fill_in(values, ""))
+    late = {key: data[key] for key in ("source", "storage_options") if key in data}
+    early = {key: value for key, value in data.items() if key not in late}
+    filled = fill_in({**values, "data": early}, "")
+    return {**filled, "data": {**filled["data"], **late}}
 
 
 def config_schema() -> dict[str, Any]:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from gmm_dask.errors import UserError
+from pipeline.environment import HIDDEN, literal_secrets, redacted
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,7 +59,8 @@ def with_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise UserError(f"--set expects section.key=value, such as search.n_init=5; got {override!r}.")
-        values = _with_value(values, keys, _parse(text, f"the value of --set {override}"), override)
+        shown = f"{path}={HIDDEN if any(literal_secrets({path: text})) else redacted(text)}"
+        values = _with_value(values, keys, _parse(text, f"the value of --set {shown}"), shown)
     return values
 
 
@@ -127,10 +129,12 @@ _EXPECTED = {
     "bool_type": "true or false",
     "finite_number": "a finite number",
     "float_type": "a number",
+    "greater_than": "a number above {gt:g}",
     "greater_than_equal": "a number of at least {ge:g}",
     "int_type": "a whole number",
     "invalid_key": "a key that is text",
     "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le:g}",
     "literal_error": "{expected}",
     "model_type": "a mapping of keys to values",
     "string_pattern_mismatch": "text of the form {pattern}",
@@ -150,5 +154,5 @@ def _expected(details: Any) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "nothing"
-    text = repr(value)
+    text = repr(redacted(value))
     return text if len(text) <= 80 else text[:77] + "..."

@@ -41,6 +41,8 @@ def test_defaults(load):
         "name": "gmm-dask",
         "data": {
             "source": "a.csv",
+            "storage_options": {},
+            "dataset": None,
             "columns": None,
             "weights": None,
             "chunk_rows": "auto",
@@ -64,6 +66,10 @@ def test_defaults(load):
             "labels": True,
             "responsibilities": False,
             "log_density": False,
+            "anomaly_quantile": None,
+            "rows": "zarr",
+            "key_columns": (),
+            "report": True,
         },
     }
 
@@ -72,7 +78,15 @@ def test_every_key_can_be_set(load):
     config = load(
         """
 name: cells
-data: {source: d.zarr, columns: [a, b], weights: w, chunk_rows: 1000, missing: error, scale: none}
+data:
+  source: s3://bucket/${USER_FILE}.parquet
+  storage_options: {key: "${KEY}", secret: "${SECRET}", client_kwargs: {region_name: eu-west-1}}
+  dataset: null
+  columns: [a, b]
+  weights: w
+  chunk_rows: 1000
+  missing: drop
+  scale: standard
 search:
   n_components: {min: 2, max: 4}
   covariance_types: [diag]
@@ -84,7 +98,15 @@ search:
   reg_covar: 1.0e-3
   random_state: 12
 cluster: {kind: threads, memory_limit: 500MB}
-output: {store: out/{name}/r.zarr, labels: false, responsibilities: true, log_density: true}
+output:
+  store: out/{name}/r.zarr
+  labels: false
+  responsibilities: true
+  log_density: true
+  anomaly_quantile: 0.001
+  rows: parquet
+  key_columns: [id]
+  report: false
 """.replace("out/{name}/r.zarr", "'out/{name}/r.zarr'")
     )
     assert config.data.columns == ("a", "b")
@@ -262,6 +284,10 @@ def test_overrides_are_validated(error):
             "cluster: {memory_limit: 0GiB}",
             "cluster.memory_limit: expected an amount of memory such as 1GiB or 500MB; got '0GiB'.",
         ),
+        ("output: {anomaly_quantile: 0}", "output.anomaly_quantile: expected a number above 0; got 0."),
+        ("output: {anomaly_quantile: 0.6}", "output.anomaly_quantile: expected a number of at most 0.5; got 0.6."),
+        ("output: {rows: csv}", "output.rows: expected 'zarr' or 'parquet'; got 'csv'."),
+        ("output: {key_columns: [id]}", "output.key_columns: expected none unless output.rows is parquet; got ['id']."),
         ("output: {labels: 1}", "output.labels: expected true or false; got 1."),
         ("output: {store: ''}", "output.store: expected text that is not empty; got ''."),
         (
@@ -289,8 +315,18 @@ def test_errors_name_the_key_and_what_is_allowed(error, text, line):
         ("data: a.csv", "data: expected a mapping of keys to values; got 'a.csv'."),
         ("name: a", "data: this key is required. The rows to cluster."),
         ("data: {source: ''}", "data.source: expected text that is not empty; got ''."),
-        ("data: {source: a, missing: drop}", "data.missing: expected 'error'; got 'drop'."),
-        ("data: {source: a, scale: standard}", "data.scale: expected 'none'; got 'standard'."),
+        ("data: {source: a, missing: fill}", "data.missing: expected 'error' or 'drop'; got 'fill'."),
+        ("data: {source: a, scale: robust}", "data.scale: expected 'none' or 'standard'; got 'robust'."),
+        (
+            "data: {source: s3://me:hunter2@bucket/a.parquet}",
+            "data.source: expected a URL without a password or a signature; write ${NAME}, and set NAME outside; "
+            "got 's3://me:***@bucket/a.parquet'.",
+        ),
+        (
+            "data: {source: s3://b/a.parquet, storage_options: {secret: hunter2}}",
+            "data.storage_options: expected ${NAME}, a variable of the environment, for the secret secret; "
+            "got {'secret': '***'}.",
+        ),
         (
             "data: {source: a, chunk_rows: 0}",
             "data.chunk_rows: expected a number of at least 1 or 'auto'; got 0.",
@@ -321,7 +357,7 @@ def test_errors_in_data(error, text, line):
 
 def test_a_required_key_says_what_it_is_for(error):
     (line,) = error("data: {columns: [a]}")
-    assert line.startswith("data.source: this key is required. Path of the data")
+    assert line.startswith("data.source: this key is required. Where the data are")
 
 
 def test_all_errors_come_at_once(load):
@@ -335,8 +371,6 @@ def test_all_errors_come_at_once(load):
 @pytest.mark.parametrize(
     "text",
     [
-        "output: {report: true}",
-        "output: {anomaly_quantile: 0.1}",
         "schedule: {cron: 0 2 * * *}",
         "cluster: {n_workers: 3}",
     ],

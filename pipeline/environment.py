@@ -1,0 +1,113 @@
+"""Values from the environment: ``${NAME}`` in a configuration, and what must never be shown or stored.
+
+A secret stands in a configuration as ``${NAME}`` only. It is filled in when the data are opened, and every message
+made from there on has ``${NAME}`` in its place again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gmm_dask.errors import UserError
+
+HIDDEN = "***"
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET_KEY = re.compile(
+    r"secret|token|passw|credential|authorization|cookie|signature|connection_string|(^|[_-])(key|sas|sig|auth|pwd)($|[_-])",
+    re.IGNORECASE,
+)
+# what file systems take in the place of a secret and is none
+_HARMLESS = frozenset({"", "anon", "google_default", "cloud", "browser", "cache"})
+# user:password@ of a URL, and signatures in its query
+_SECRET_IN_URL = re.compile(
+    r"(?P<before>://[^/@:]*:)[^/@]+(?=@)|(?P<name>[?&][^=&]*(?:sig|signature|token|key|credential)[^=&]*=)[^&]+",
+    re.IGNORECASE,
+)
+
+
+def fill_in(value: Any, key: str) -> Any:
+    """A value with each ``${NAME}`` of its strings filled in; ``key`` is the configuration's, for messages.
+
+    Raises
+    ------
+    UserError
+        If a variable is not set.
+    """
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda match: _variable(match.group(1), key), value)
+    if isinstance(value, Mapping):
+        return {name: fill_in(inner, f"{key}.{name}" if key else str(name)) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [fill_in(inner, key) for inner in value]
+    return value
+
+
+def _variable(name: str, key: str) -> str:
+    if name not in os.environ:
+        raise UserError(
+            f"{key}: the environment variable {name} is not set, and the configuration asks for it as ${{{name}}}. "
+            f"Set it: export {name}=..."
+        )
+    return os.environ[name]
+
+
+def hide(text: str, *origins: Any) -> str:
+    """Text in which the values of the variables that ``origins`` name are ``${NAME}`` again."""
+    names = {name for origin in origins for string in _strings(origin) for name in _VARIABLE.findall(string)}
+    values = {os.environ.get(name, ""): f"${{{name}}}" for name in names}
+    for value in sorted(filter(None, values), key=len, reverse=True):
+        text = text.replace(value, values[value])
+    return text
+
+
+def literal_secrets(value: Any, key: str = "") -> Iterator[str]:
+    """Keys under which a secret is written out, where ``${NAME}`` is expected."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            place = f"{key}.{name}" if key else str(name)
+            if _SECRET_KEY.search(str(name)) and _is_written_out(inner):
+                yield place
+            else:
+                yield from literal_secrets(inner, place)
+
+
+def _is_written_out(value: Any) -> bool:
+    if isinstance(value, str):
+        return value not in _HARMLESS and not _VARIABLE.search(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def has_secret(url: str) -> bool:
+    """Whether a URL holds a password or a signature that is written out."""
+    return any(not _VARIABLE.search(match.group()) for match in _SECRET_IN_URL.finditer(url))
+
+
+def redacted(value: Any) -> Any:
+    """A value as it may be printed: what looks like a secret is ``***``."""
+    if isinstance(value, Mapping):
+        return {
+            name: HIDDEN if _SECRET_KEY.search(str(name)) and _is_written_out(inner) else redacted(inner)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redacted(inner) for inner in value]
+    return _SECRET_IN_URL.sub(_hidden, value) if isinstance(value, str) else value
+
+
+def _hidden(match: re.Match[str]) -> str:
+    return match.group() if _VARIABLE.search(match.group()) else (match["before"] or match["name"]) + HIDDEN
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)
