@@ -14,6 +14,9 @@ from gmm_dask.stack import Totals
 CRITERIA = ("bic", "aic", "icl")
 # criteria closer than this, relatively, are equal: more than rounding, less than any evidence
 TIE = 1e-9
+# upper ends of the differences of BIC, and how strong they are as evidence against the larger one (Kass and Raftery
+# 1995, "Bayes factors", section 3.2, for twice the logarithm of the Bayes factor)
+EVIDENCE = ((2.0, "bare mention"), (6.0, "positive"), (10.0, "strong"), (math.inf, "very strong"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,3 +95,8 @@ def best_position(values: Sequence[float], n_parameters: Sequence[int]) -> int |
     least = min(values[i] for i in known)
     equal = [i for i in known if values[i] - least <= TIE * max(1.0, abs(least))]
     return min(equal, key=lambda i: n_parameters[i])
+
+
+def evidence(difference: float) -> str:
+    """How strong a difference of two BICs is as evidence for the smaller one, by convention (Kass and Raftery 1995)."""
+    return next(words for upper, words in EVIDENCE if difference <= upper)

@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from gmm_dask import answers, em
+from gmm_dask import answers, display, em
 from gmm_dask.em import Settings, State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Family, Parameters, get_family
@@ -369,6 +369,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         family = get_family(self.covariance_type)
         rows = [family.draw(rng, self._parameters, k, int(count)) for k, count in enumerate(counts)]
         return np.vstack(rows), np.repeat(np.arange(len(counts)), counts)
+
+    def _html_repr(self) -> str:
+        return display.mixture_html(super()._html_repr(), self)
 
     # -- exchange --------------------------------------------------------------------------------------------
     def to_sklearn(self) -> sklearn.mixture.GaussianMixture:

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from gmm_dask import criteria, em
+from gmm_dask import criteria, display, em
 from gmm_dask.criteria import CRITERIA, Outcome
 from gmm_dask.em import Settings, Status
 from gmm_dask.estimator import GaussianMixture, sample_seed
@@ -175,6 +175,9 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log density of the winner; see :meth:`GaussianMixture.score`."""
         return self._winner.score(X)
+
+    def _html_repr(self) -> str:
+        return display.search_html(super()._html_repr(), self)
 
     @property
     def _winner(self) -> GaussianMixture:

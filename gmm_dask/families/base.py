@@ -73,6 +73,7 @@ class Family(ABC):
     """
 
     name: str
+    words: str  # what it means, for people
 
     # -- shapes ----------------------------------------------------------------------------------------------
     @abstractmethod

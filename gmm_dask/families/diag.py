@@ -13,6 +13,7 @@ class Diag(DiagonalFamily):
     """Columns ``1 | z | z^2`` of the feature map."""
 
     name = "diag"
+    words = "each component has variances of its own, and no correlations"
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """One variance a component and feature."""

@@ -22,6 +22,7 @@ class Full(Family):
     """Columns ``1 | z | z^2 | z_a z_b`` of the feature map."""
 
     name = "full"
+    words = "each component has a covariance matrix of its own"
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """A matrix a component."""

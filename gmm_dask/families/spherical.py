@@ -13,6 +13,7 @@ class Spherical(DiagonalFamily):
     """Columns ``|z|^2 | 1 | z`` of the feature map."""
 
     name = "spherical"
+    words = "each component is equally wide in all directions"
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """One variance a component."""

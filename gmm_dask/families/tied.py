@@ -26,6 +26,7 @@ class Tied(Family):
     """
 
     name = "tied"
+    words = "all components share one covariance matrix"
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """One matrix."""

@@ -1,0 +1,132 @@
+"""Which features tell a mixture's components apart, alone and in pairs: what a picture of them should show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# pairs are sought among so many features, for so many components: those that tell most, and the heaviest
+MOST_FEATURES = 60
+MOST_COMPONENTS = 40
+# a further picture is worth it if it removes this part of the overlap that the ones before leave
+WORTH = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """A mixture's components as matrices, whatever its covariance type.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (n_components,)
+    means : ndarray of shape (n_components, n_features)
+    covariances : ndarray of shape (n_components, n_features, n_features)
+    names : tuple of str
+        Of the features.
+    """
+
+    weights: Array
+    means: Array
+    covariances: Array
+    names: tuple[str, ...]
+
+    @property
+    def variances(self) -> Array:
+        """Each component's variances (n_components, n_features)."""
+        return np.asarray(np.diagonal(self.covariances, axis1=1, axis2=2))
+
+    @property
+    def center(self) -> Array:
+        """The mixture's mean (n_features,)."""
+        return np.asarray(self.weights @ self.means)
+
+    @property
+    def deviations(self) -> Array:
+        """The mixture's standard deviations (n_features,)."""
+        spread = (self.means - self.center) ** 2
+        return np.asarray(np.sqrt(self.weights @ (self.variances + spread)))
+
+
+def telling_features(components: Components) -> NDArray[np.intp]:
+    """All features, first those in which the means differ most beside the spread within components (Fisher's ratio)."""
+    between = components.weights @ (components.means - components.center) ** 2
+    return np.argsort(-between / (components.weights @ components.variances), kind="stable")
+
+
+def telling_pairs(components: Components, most: int = 3) -> list[tuple[int, int]]:
+    """The pairs of features in whose planes the components are told apart best.
+
+    In the plane of two features, ``sqrt(w_k w_l) exp(-D_kl)`` bounds the probability that rows of components k and l
+    are confused, with D_kl the Bhattacharyya distance (Kailath 1967, "The divergence and Bhattacharyya distance
+    measures in signal selection"). The first pair has the smallest sum of these bounds; each further pair is the one
+    that lowers the sum most, every two components taken in the plane where they overlap least. Of a single component
+    the two features that are correlated most are shown.
+
+    Parameters
+    ----------
+    components : Components
+    most : int
+        Largest number of pairs. There are fewer if a further one would add little, and none of a single feature.
+
+    Returns
+    -------
+    list of (int, int)
+        Positions of the features, the smaller first.
+    """
+    if components.means.shape[1] < 2:
+        return []
+    features = np.sort(telling_features(components)[:MOST_FEATURES])
+    if len(components.weights) == 1:
+        return [_most_correlated(components.covariances[0])]
+    pairs, overlaps = _overlaps(components, features)
+    chosen = [int(overlaps.sum(axis=1).argmin())]
+    left = overlaps[chosen[0]]
+    while len(chosen) < most:
+        sums = np.minimum(overlaps, left).sum(axis=1)
+        best = int(sums.argmin())
+        if sums[best] > (1.0 - WORTH) * left.sum():
+            break
+        chosen.append(best)
+        left = np.minimum(left, overlaps[best])
+    return [pairs[i] for i in chosen]
+
+
+def _most_correlated(covariance: Array) -> tuple[int, int]:
+    deviations = np.sqrt(np.diagonal(covariance))
+    correlations = np.triu(np.abs(covariance / np.outer(deviations, deviations)), k=1)
+    a, b = np.unravel_index(int(correlations.argmax()), covariance.shape)
+    return (int(a), int(b)) if a < b else (0, 1)
+
+
+def _overlaps(components: Components, features: NDArray[np.intp]) -> tuple[list[tuple[int, int]], Array]:
+    """All pairs of features, and for each the overlap of every two components in its plane."""
+    heaviest = np.argsort(-components.weights, kind="stable")[:MOST_COMPONENTS]
+    k, l = (heaviest[side] for side in np.triu_indices(len(heaviest), k=1))  # noqa: E741 (as in the formula)
+    weights = np.sqrt(components.weights[k] * components.weights[l])
+    pairs = [(int(a), int(b)) for i, a in enumerate(features) for b in features[i + 1 :]]
+    overlaps = np.empty((len(pairs), len(k)))
+    for row, pair in zip(overlaps, pairs, strict=True):
+        means = components.means[:, pair]
+        covariances = components.covariances[np.ix_(range(len(means)), pair, pair)]
+        row[:] = weights * np.exp(-_bhattacharyya(means[k] - means[l], covariances[k], covariances[l]))
+    return pairs, overlaps
+
+
+def _bhattacharyya(difference: Array, one: Array, other: Array) -> Array:
+    """Distances (n,) of Gaussians in the plane: ``d' S^-1 d / 8 + log(|S| / sqrt(|S_k| |S_l|)) / 2``, S the mean."""
+    middle = 0.5 * (one + other)
+    x, y = difference.T
+    squared = x * x * middle[:, 1, 1] - 2.0 * x * y * middle[:, 0, 1] + y * y * middle[:, 0, 0]
+    logs = [np.log(_determinants(matrices)) for matrices in (middle, one, other)]
+    distances: Array = squared / (8.0 * np.exp(logs[0])) + 0.5 * (logs[0] - 0.5 * (logs[1] + logs[2]))
+    return distances
+
+
+def _determinants(matrices: Array) -> Array:
+    product = matrices[:, 0, 0] * matrices[:, 1, 1]
+    # rounding may leave nothing of a nearly singular one
+    return np.maximum(product - matrices[:, 0, 1] ** 2, np.finfo(np.float64).eps * product)
