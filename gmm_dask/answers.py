@@ -20,6 +20,7 @@ from gmm_dask.stack import (
     Totals,
     add_sums,
     build_stack,
+    by_lines,
     chunk_sums,
     unpack_totals,
 )
@@ -77,15 +78,16 @@ def chunk_answers(rows: NDArray[np.floating], stack: Stack, wanted: Sequence[str
     shapes = answer_shapes(len(rows), len(stack.models[0][1].weights))
     found = {name: np.empty(*shapes[name]) for name in wanted}
     blocks = Blocks(stack, rows)
-    for block, x in blocks:
-        logits = _single_logits(blocks, stack, x)
+    for place, part in blocks:
+        logits = _single_logits(blocks, stack, part)
+        n_rows = len(part)
         if "label" in found:
-            found["label"][block] = logits.argmax(axis=0)
-        log_density, _ = responsibilities(logits, np.array([0, len(logits)]), np.ones(x.shape[1]))
+            found["label"][place] = logits[:, :n_rows].argmax(axis=0)
+        log_density, _ = responsibilities(logits, np.array([0, len(logits)]), np.ones(logits.shape[1]))
         if "log_density" in found:
-            found["log_density"][block] = log_density[0]
+            found["log_density"][place] = log_density[0, :n_rows]
         if "responsibility" in found:
-            found["responsibility"][block] = logits.T
+            found["responsibility"][place] = logits[:, :n_rows].T
     return found
 
 
@@ -98,11 +100,11 @@ def answer_shapes(n_rows: float, n_components: int) -> dict[str, tuple[Any, Any]
     }
 
 
-def _single_logits(blocks: Blocks, stack: Stack, x: Array) -> Array:
-    for _, _, logits in blocks.logits(x):
+def _single_logits(blocks: Blocks, stack: Stack, rows: NDArray[np.floating]) -> Array:
+    for _, _, logits in blocks.logits(rows):
         return logits
     family, parameters = stack.models[0]
-    return family.centred_logits(x, parameters)
+    return family.centred_logits(by_lines(rows), parameters)
 
 
 def _answers_of_chunk(rows: Any, stack: Stack, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
-from gmm_dask.kernels.features import n_monomials
 from gmm_dask.profile import sample_limit
 from gmm_dask.scan import MERGE_WIDTH
 from gmm_dask.seeding import Candidate
-from gmm_dask.stack import BLOCK_BYTES, MIN_BLOCK_ROWS
+from gmm_dask.stack import BLOCK_BYTES, ROW_MULTIPLE
 
 # resident before the data: the imports of a job and its compiled kernels, measured on Linux
 IMPORTS_BYTES = 440 << 20
@@ -59,7 +58,7 @@ def model_bytes(candidate: Candidate, n_features: int) -> int:
 
 def thread_bytes(shape: Shape) -> int:
     """What a thread works on: a chunk as it is read, decoded and computed, a block of it, its answers."""
-    block = max(BLOCK_BYTES, MIN_BLOCK_ROWS * 8 * n_monomials(shape.n_features))
+    block = max(BLOCK_BYTES, ROW_MULTIPLE * 8 * (shape.n_features + 2))
     return CHUNK_COPIES * shape.chunk_bytes + 2 * block + 3 * 8 * shape.answers * shape.chunk_rows
 
 

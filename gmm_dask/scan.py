@@ -215,28 +215,50 @@ def _statistics_of_chunk(rows: Any, weights: Any, shared: tuple[Stack, bool], nu
 
 
 def collect_statistics(rows: Rows, profile: Profile, models: Sequence[Model]) -> list[Statistics]:
-    """One pass: the sufficient statistics of every model, from one read of the data."""
-    stack = build_stack(models, profile.center, profile.scatter)
+    """One pass: the sufficient statistics of every model, from one read of the data, in the rows' precision."""
+    stack = build_stack(models, profile.center, profile.scatter, dtype=rows.array.dtype)
     sums = map_reduce(rows, _statistics_of_chunk, add_sums, (stack, True), "statistics")
     return unpack_sums(stack, sums)
 
 
 def collect_totals(rows: Rows, profile: Profile, models: Sequence[Model]) -> list[Totals]:
-    """The closing pass: the log-likelihood of every model, from one read of the data."""
+    """The closing pass: the log-likelihood of every model, from one read of the data, in double precision."""
     stack = build_stack(models, profile.center, profile.scatter)
     sums = map_reduce(rows, _statistics_of_chunk, add_sums, (stack, False), "log-likelihood")
     return unpack_totals(stack, sums)
 
 
-def profile_rows(rows: Rows, seed: int, columns: Sequence[str] | None = None) -> Profile:
-    """Pass 0; ``seed`` draws the sample of rows, ``columns`` are names for messages.
+def profile_rows(
+    rows: Rows,
+    seed: int,
+    columns: Sequence[str] | None = None,
+    *,
+    drop: bool = False,
+    starts: Sequence[int] | None = None,
+) -> Profile:
+    """Pass 0.
+
+    Parameters
+    ----------
+    rows : Rows
+    seed : int
+        Draws the sample of rows.
+    columns : sequence of str
+        Names for messages.
+    drop : bool
+        Whether rows that are not finite are left out, instead of refused.
+    starts : sequence of int
+        Number of each chunk's first row, where the chunks' lengths are not known.
 
     Raises
     ------
     UserError
         If there are no rows, values that are NaN or infinite, or weights that are negative or add up to zero.
     """
-    # with weights, the rows that count may be few: none of them is left out beforehand
-    n_rows = rows.array.shape[0] if rows.weights is None else math.nan
-    draw = Draw.of(n_rows, rows.n_features, seed)
-    return finish_profile(map_reduce(rows, profile_chunk, merge_parts, draw, "profile"), columns)
+    lengths = [len(rows.array)] if rows.in_memory else rows.array.chunks[0]
+    if starts is None and not any(math.isnan(length) for length in lengths):
+        starts = [0, *itertools.accumulate(lengths[:-1])]
+    # with weights, the rows that count may be few: none of them is left out beforehand; nor where rows are dropped
+    n_rows = rows.array.shape[0] if rows.weights is None and not drop else math.nan
+    draw = Draw.of(n_rows, rows.n_features, seed, starts)
+    return finish_profile(map_reduce(rows, profile_chunk, merge_parts, draw, "profile"), columns, drop)

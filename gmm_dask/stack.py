@@ -1,22 +1,24 @@
 """The stack: every model that takes its sums from one read of the data.
 
-A stack is built on the driver from the models still running, and travels to the chunks. Models of one family stand
-side by side in one matrix of coefficients, so that a block of rows costs one matrix product a family and direction.
-A model whose components are too tight for the feature map (:data:`MAX_KAPPA`) is computed about its own means.
+A stack is built on the driver from the models still running, and travels to the chunks. Models of one family and
+precision stand side by side in one matrix of coefficients, so that a block of rows costs one matrix product a group
+and direction. A model whose components are too tight for the feature map (:data:`MAX_KAPPA`) is computed about its own
+means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask import kernels
 from gmm_dask.families import Family, Parameters, Statistics
 from gmm_dask.kernels.estep import responsibilities
-from gmm_dask.kernels.features import fill_features
+from gmm_dask.kernels.features import Factors, factors
 
 Array = NDArray[np.float64]
 Model = tuple[Family, Parameters]
@@ -24,9 +26,18 @@ Sums = list[Array]
 
 # past this the feature map's rounding error, about kappa * 1e-16, is no longer negligible beside tol
 MAX_KAPPA = 1e7
-# a block's working set; a core's second-level cache holds it with room to spare
-BLOCK_BYTES = 1 << 20
-MIN_BLOCK_ROWS = 64
+# single precision is safe while the terms of a log density at its component's own mean stay below this: their
+# rounding, 6e-8 of it, is then a thousandth at most
+MAX_SINGLE = 1e4
+LARGEST_SINGLE = 1e30
+# what a block's rows, log densities and answers take: half of a core's second-level cache
+BLOCK_BYTES = 1 << 19
+# blocks are filled up to a multiple of so many rows, which every kernel's vectors divide
+ROW_MULTIPLE = 48
+CACHE_LINE = 64
+DOUBLE = np.dtype(np.float64)
+# monomials that fill up a group to a multiple of 3: the constant, whose sums nobody reads
+FILL = np.zeros(2, dtype=np.int64)
 
 
 class Totals(NamedTuple):
@@ -38,20 +49,34 @@ class Totals(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Models of one family, side by side.
+    """Models of one family and precision, side by side.
 
-    ``members`` are positions in the stack; ``edges`` bound each member's rows of ``eta``, which has shape
-    (n_components of all members, n_columns).
+    Attributes
+    ----------
+    family : Family
+    eta : ndarray of shape (n_columns, n_components of all members)
+        Coefficients of the log densities, float64 or float32.
+    factors : tuple of ndarray, each of shape (n_columns, filled up to a multiple of 3)
+        The lines of a block whose product is each monomial.
+    members : tuple of int
+        Positions in the stack.
+    edges : ndarray of shape (n_members + 1,)
+        Where each member's columns of ``eta`` begin, and where the last one's end.
     """
 
     family: Family
-    columns: slice
-    eta: Array
+    eta: NDArray[Any]
+    factors: Factors
     members: tuple[int, ...]
     edges: NDArray[np.int64]
 
+    @property
+    def n_components(self) -> int:
+        """Components of all members."""
+        return int(self.eta.shape[1])
+
     def slices(self) -> Iterator[tuple[int, slice]]:
-        """Each member's position in the stack, with its rows in this group."""
+        """Each member's position in the stack, with its columns in this group."""
         for member, start, stop in zip(self.members, self.edges, self.edges[1:], strict=False):
             yield member, slice(start, stop)
 
@@ -70,40 +95,81 @@ class Stack:
     centred: tuple[int, ...]
 
     @property
-    def n_columns(self) -> int:
-        """Rows of the feature map up to the last that a group needs."""
-        stops: list[int] = [group.columns.stop for group in self.groups]
-        return max([len(self.center) + 2, *stops])
-
-    @property
-    def widest(self) -> int:
-        """Components that are computed together: those of the largest group."""
-        return max([0] + [len(group.eta) for group in self.groups])
+    def n_lines(self) -> int:
+        """Lines of a block: ones, the features and, where it is needed, their squared norm."""
+        return 1 + max([len(self.center)] + [int(group.factors[1].max()) for group in self.groups])
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block, so that features and responsibilities stay in the cache."""
-        most = max(self.widest, *(len(parameters.weights) for _, parameters in self.models))
-        rows = BLOCK_BYTES // (8 * (2 * len(self.center) + self.n_columns + 2 * most))
-        return max(MIN_BLOCK_ROWS, rows // 8 * 8)
+        """Rows of a block, so that its lines, log densities and answers stay in the cache."""
+        widest = max(max(group.n_components, 2 * len(group.members)) for group in self.groups) if self.groups else 0
+        most = max([widest, *(len(parameters.weights) for _, parameters in self.models)])
+        return rows_of_block(self.n_lines, most)
 
 
-def build_stack(models: Sequence[Model], center: Array, scatter: Array, *, answers: bool = False) -> Stack:
-    """Stack models over the data's centre and scatter; ``answers`` takes the columns that each row's density needs."""
+def rows_of_block(n_lines: int, n_components: int) -> int:
+    """Rows of a block with so many lines and components."""
+    rows = BLOCK_BYTES // (8 * (n_lines + n_components))
+    return max(ROW_MULTIPLE, rows // ROW_MULTIPLE * ROW_MULTIPLE)
+
+
+def build_stack(
+    models: Sequence[Model],
+    center: Array,
+    scatter: Array,
+    *,
+    answers: bool = False,
+    dtype: np.dtype[Any] = DOUBLE,
+) -> Stack:
+    """Stack models over the data's centre and scatter.
+
+    ``answers`` takes the columns that each row's density needs. ``dtype`` is that of the rows: what is stored in single
+    precision is computed in it, by the models that it is good enough for.
+    """
     centred = tuple(i for i, (family, p) in enumerate(models) if not family.kappa(p, center) <= MAX_KAPPA)
-    families = list(dict.fromkeys(family for i, (family, _) in enumerate(models) if i not in centred))
-    groups = tuple(_build_group(models, family, centred, center, answers) for family in families)
-    return Stack(tuple(models), center, scatter, groups, centred)
+    groups: dict[tuple[Family, np.dtype[Any]], list[tuple[int, NDArray[Any]]]] = {}
+    for i, (family, parameters) in enumerate(models):
+        if i in centred:
+            continue
+        eta, lines = _coefficients(family, parameters, center, answers)
+        single = dtype == np.float32 and _single_is_safe(eta, parameters, center, scatter, lines)
+        precision = np.dtype(np.float32 if single else np.float64)
+        groups.setdefault((family, precision), []).append((i, eta.astype(precision)))
+    found = tuple(_build_group(family, members, len(center), answers) for (family, _), members in groups.items())
+    return Stack(tuple(models), center, scatter, found, centred)
 
 
-def _build_group(
-    models: Sequence[Model], family: Family, centred: tuple[int, ...], center: Array, answers: bool
-) -> Group:
-    members = tuple(i for i, (other, _) in enumerate(models) if other is family and i not in centred)
-    columns = family.answer_columns(len(center)) if answers else family.fit_columns(len(center))
-    etas = [family.natural(models[i][1], center)[:, : columns.stop - columns.start] for i in members]
+def _columns(family: Family, n_features: int, answers: bool) -> slice:
+    return family.answer_columns(n_features) if answers else family.fit_columns(n_features)
+
+
+def _coefficients(family: Family, parameters: Parameters, center: Array, answers: bool) -> tuple[Array, Factors]:
+    """Coefficients (n_components, n_columns), with the lines whose products they belong to."""
+    columns = _columns(family, len(center), answers)
+    first, second = factors(len(center))
+    eta = family.natural(parameters, center)[:, : columns.stop - columns.start]
+    return eta, (first[columns], second[columns])
+
+
+def _single_is_safe(eta: Array, parameters: Parameters, center: Array, scatter: Array, of_lines: Factors) -> bool:
+    """Whether the terms that make up a log density at each component's mean stay below :data:`MAX_SINGLE`.
+
+    Where the data reach, which their scatter bounds, squares must not overflow either.
+    """
+    m = (parameters.means - center).T
+    lines = np.vstack([np.ones(m.shape[1]), m, np.sum(m * m, axis=0)])
+    first, second = of_lines
+    sizes = np.abs(np.where(np.isfinite(eta), eta, 0.0))
+    terms = np.einsum("kp,pk->k", sizes, np.abs(lines[first] * lines[second]))
+    return bool(terms.max() <= MAX_SINGLE and sizes.max() * max(1.0, float(np.trace(scatter))) < LARGEST_SINGLE)
+
+
+def _build_group(family: Family, found: list[tuple[int, NDArray[Any]]], n_features: int, answers: bool) -> Group:
+    members, etas = zip(*found, strict=True)
     edges = np.cumsum([0] + [len(eta) for eta in etas])
-    return Group(family, columns, np.concatenate(etas), members, edges)
+    columns = _columns(family, n_features, answers)
+    first, second = (np.append(part[columns], FILL[: -len(part[columns]) % 3]) for part in factors(n_features))
+    return Group(family, np.ascontiguousarray(np.concatenate(etas).T), (first, second), members, edges)
 
 
 class Blocks:
@@ -118,33 +184,65 @@ class Blocks:
     def __init__(self, stack: Stack, rows: NDArray[np.floating]) -> None:
         self._stack = stack
         self._rows = rows
-        block_rows = min(stack.block_rows, len(rows))
-        self._phi = np.empty(stack.n_columns * block_rows)
-        self._logits = np.empty(stack.widest * block_rows)
+        self._block_rows = min(stack.block_rows, _filled(max(1, len(rows))))
+        precisions = {group.eta.dtype for group in stack.groups}
+        self._lines = {dtype: _aligned(stack.n_lines * self._block_rows, dtype) for dtype in precisions}
+        widest = max([0] + [group.n_components for group in stack.groups])
+        self._logits = {dtype: _aligned(widest * self._block_rows, dtype) for dtype in precisions}
 
-    def __iter__(self) -> Iterator[tuple[slice, Array]]:
-        """Each block's place in the chunk, and its rows (n_features, n_rows)."""
-        for start in range(0, len(self._rows), self._stack.block_rows):
-            block = slice(start, min(start + self._stack.block_rows, len(self._rows)))
-            yield block, np.array(self._rows[block].T, dtype=np.float64, order="C")
+    def __iter__(self) -> Iterator[tuple[slice, NDArray[np.floating]]]:
+        """Each block's place in the chunk, and its rows (n_rows, n_features)."""
+        for start in range(0, len(self._rows), self._block_rows):
+            place = slice(start, min(start + self._block_rows, len(self._rows)))
+            yield place, self._rows[place]
 
-    def logits(self, x: Array) -> Iterator[tuple[Group, Array, Array]]:
-        """For each group, the features (n_columns, n_rows) and logits (n_components, n_rows) of a block ``x``.
+    def logits(self, rows: NDArray[np.floating]) -> Iterator[tuple[Group, NDArray[Any], NDArray[Any]]]:
+        """For each group, a block's lines (n_lines, n_filled) and log densities (n_components, n_filled).
 
-        The memory of both is used again by the next group.
+        ``n_filled`` is the number of rows up to the next multiple of :data:`ROW_MULTIPLE`; the lines of those that
+        do not exist are zero. The memory of both is used again by the next group.
         """
-        if not self._stack.groups:
-            return
-        phi = _shaped(self._phi, self._stack.n_columns, x.shape[1])
-        squared_norm = any(group.columns.start == 0 for group in self._stack.groups)
-        fill_features(x - self._stack.center[:, None], phi, squared_norm)
+        n_filled = _filled(len(rows))
+        lines = {dtype: _shaped(memory, n_filled) for dtype, memory in self._lines.items()}
+        for z in lines.values():
+            kernels.fill_lines(rows, self._stack.center, z[: self._stack.n_lines])
         for group in self._stack.groups:
-            logits = _shaped(self._logits, len(group.eta), x.shape[1])
-            yield group, phi[group.columns], np.matmul(group.eta, phi[group.columns], out=logits)
+            z = lines[group.eta.dtype][: self._stack.n_lines]
+            logits = _shaped(self._logits[group.eta.dtype], n_filled)[: group.n_components]
+            kernels.log_densities(group.eta, *group.factors, z, logits)
+            yield group, z, logits
 
 
-def _shaped(memory: Array, n_lines: int, n_rows: int) -> Array:
+def _filled(n_rows: int) -> int:
+    return -(-n_rows // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def _aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Memory that begins with a cache line: a vector that lies across two costs twice."""
+    memory = np.empty(size * dtype.itemsize + CACHE_LINE, dtype=np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + size * dtype.itemsize].view(dtype)
+
+
+def _shaped(memory: NDArray[Any], n_rows: int) -> NDArray[Any]:
+    """As many lines of ``n_rows`` as the memory has room for."""
+    n_lines = len(memory) // n_rows
     return memory[: n_lines * n_rows].reshape(n_lines, n_rows)
+
+
+def by_lines(rows: NDArray[np.floating]) -> Array:
+    """Rows (n_rows, n_features) as float64, feature by feature, filled up with zeros to (n_features, n_filled)."""
+    x = np.zeros((rows.shape[1], _filled(len(rows))))
+    x[:, : len(rows)] = rows.T
+    return x
+
+
+def _filled_up(weights: Array | None, place: slice) -> Array:
+    """The weights of a block's rows, and zeros for those that do not exist."""
+    n_rows = place.stop - place.start
+    filled = np.zeros(_filled(n_rows))
+    filled[:n_rows] = 1.0 if weights is None else weights[place]
+    return filled
 
 
 def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, statistics: bool = True) -> Sums:
@@ -166,10 +264,8 @@ def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, 
     """
     sums = _zero_sums(stack, statistics)
     blocks = Blocks(stack, rows)
-    ones = np.ones(stack.block_rows)
-    for block, x in blocks:
-        block_weights = ones[: x.shape[1]] if weights is None else weights[block]
-        _add_block(blocks, x, block_weights, stack, sums, statistics)
+    for place, part in blocks:
+        _add_block(blocks, part, _filled_up(weights, place), stack, sums, statistics)
     return sums
 
 
@@ -185,7 +281,7 @@ def add_sums(parts: Sequence[Sums]) -> Sums:
 def _zero_sums(stack: Stack, statistics: bool) -> Sums:
     sums = [np.zeros(len(stack.models)), np.zeros(len(stack.models))]
     if statistics:
-        sums += [np.zeros_like(group.eta) for group in stack.groups]
+        sums += [np.zeros((group.n_components, len(group.factors[0]))) for group in stack.groups]
         for i in stack.centred:
             family, parameters = stack.models[i]
             k, d = parameters.means.shape
@@ -193,11 +289,18 @@ def _zero_sums(stack: Stack, statistics: bool) -> Sums:
     return sums
 
 
-def _add_block(blocks: Blocks, x: Array, weights: Array, stack: Stack, sums: Sums, statistics: bool) -> None:
-    for g, (group, phi, resp) in enumerate(blocks.logits(x)):
+def _add_block(
+    blocks: Blocks, rows: NDArray[np.floating], weights: Array, stack: Stack, sums: Sums, statistics: bool
+) -> None:
+    for g, (group, z, resp) in enumerate(blocks.logits(rows)):
         _normalise(resp, group.edges, weights, sums, list(group.members))
         if statistics:
-            sums[2 + g] += resp @ phi.T
+            kernels.add_sums(resp, *group.factors, z, sums[2 + g])
+    if stack.centred:
+        _add_centred_models(by_lines(rows), weights, stack, sums, statistics)
+
+
+def _add_centred_models(x: Array, weights: Array, stack: Stack, sums: Sums, statistics: bool) -> None:
     for c, member in enumerate(stack.centred):
         family, parameters = stack.models[member]
         resp = family.centred_logits(x, parameters)
@@ -206,7 +309,7 @@ def _add_block(blocks: Blocks, x: Array, weights: Array, stack: Stack, sums: Sum
             add_centred(family, x, resp, parameters.means, _centred_arrays(stack, sums, c))
 
 
-def _normalise(resp: Array, edges: NDArray[np.int64], weights: Array, sums: Sums, members: list[int]) -> None:
+def _normalise(resp: NDArray[Any], edges: NDArray[np.int64], weights: Array, sums: Sums, members: list[int]) -> None:
     """Logits of some members to weighted responsibilities, in place; their log-likelihoods go to the sums."""
     log_density, log_top = responsibilities(resp, edges, weights)
     sums[0][members] += log_density @ weights
@@ -242,7 +345,8 @@ def unpack_sums(stack: Stack, sums: Sums) -> list[Statistics]:
     found: dict[int, Statistics] = {}
     for group, array in zip(stack.groups, sums[2:], strict=False):
         for member, part in group.slices():
-            found[member] = group.family.unpack(array[part], stack.center, stack.scatter)
+            sums_of_member = array[part, : len(group.eta)]
+            found[member] = group.family.unpack(sums_of_member, stack.center, stack.scatter)
     for c, member in enumerate(stack.centred):
         s0, s1, s2 = _centred_arrays(stack, sums, c)
         found[member] = Statistics(s0, s1, s2, stack.models[member][1].means)

@@ -6,6 +6,7 @@ import numpy as np
 
 from gmm_dask.em import State
 from gmm_dask.families import FAMILIES, Parameters, Statistics, get_family
+from gmm_dask.kernels.features import factors
 from gmm_dask.profile import Draw, profile_chunk
 
 
@@ -70,3 +71,10 @@ def _part(fitted, name):
     if isinstance(fitted, State):
         fitted = fitted.parameters
     return np.asarray(getattr(fitted, name) if hasattr(fitted, name) else getattr(fitted, f"{name}_"))
+
+
+def monomials(z):
+    """The feature map of rows z (n_features, n_rows), as arrays: (n_monomials, n_rows)."""
+    lines = np.vstack([np.ones(z.shape[1]), z, np.sum(z**2, axis=0)])
+    first, second = factors(len(z))
+    return lines[first] * lines[second]

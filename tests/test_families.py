@@ -7,8 +7,7 @@ from scipy.stats import multivariate_normal
 import naive
 from gmm_dask.errors import SingularError, UserError
 from gmm_dask.families import FAMILIES, Statistics, get_family
-from gmm_dask.kernels.features import fill_features, n_monomials
-from mixtures import assert_same_parameters, moments, random_parameters, random_rows
+from mixtures import assert_same_parameters, moments, monomials, random_parameters, random_rows
 
 SHAPES = [(1, 1), (3, 1), (1, 4), (3, 4)]  # components, features
 
@@ -36,8 +35,7 @@ def test_densities_are_linear_in_the_feature_map(mixture):
     family, parameters = mixture
     X = random_rows(50, parameters.means.shape[1])
     center = X.mean(axis=0)
-    phi = np.empty((n_monomials(X.shape[1]), len(X)))
-    fill_features((X - center).T, phi, squared_norm=True)
+    phi = monomials((X - center).T)
     logits = family.natural(parameters, center) @ phi[family.answer_columns(X.shape[1])]
     np.testing.assert_allclose(logits, naive_logits(family, parameters, X), rtol=1e-11)
 
@@ -60,8 +58,7 @@ def test_what_the_fit_columns_leave_out_is_corrected(mixture):
     d = parameters.means.shape[1]
     X = random_rows(80, d)
     center, scatter = moments(X)
-    phi = np.empty((n_monomials(d), len(X)))
-    fill_features((X - center).T, phi, squared_norm=True)
+    phi = monomials((X - center).T)
     columns = family.fit_columns(d)
     logits = family.natural(parameters, center)[:, : columns.stop - columns.start] @ phi[columns]
     found = np.logaddexp.reduce(logits, axis=0).sum() + family.log_likelihood_correction(parameters, scatter)

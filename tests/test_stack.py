@@ -99,15 +99,15 @@ def test_blocks_do_not_matter(monkeypatch):
     models, X = every_model(3), random_rows(N_ROWS, 3)
     whole = statistics(models, X)
     monkeypatch.setattr(stack_module, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(stack_module, "MIN_BLOCK_ROWS", 7)
+    assert build_stack(models, *moments(X)).block_rows < N_ROWS
     assert_same_statistics(statistics(models, X), whole, rtol=1e-12)
 
 
 def test_block_memory_is_bounded():
     models = every_model(30, n_components=(20,))
     stack = build_stack(models, np.zeros(30), np.eye(30))
-    per_row = 8 * (sum(len(group.eta) for group in stack.groups) + stack.groups[0].columns.stop)
-    assert stack.block_rows * per_row <= 2 * stack_module.BLOCK_BYTES
+    per_row = 8 * (max(group.n_components for group in stack.groups) + stack.n_lines)
+    assert stack.block_rows * per_row <= stack_module.BLOCK_BYTES
 
 
 chunkings = st.lists(st.integers(0, N_ROWS), max_size=8)

@@ -1,5 +1,27 @@
 """Kernels: arithmetic on one block of rows, held in NumPy arrays that stay in the processor's cache.
 
 They validate nothing, know no covariance type and no Dask, and write only into the buffers they are handed.
-A block is stored feature by feature, shape (n_features, n_rows), so that every operation runs along the rows.
+A block is stored line by line, shape (n_lines, n_rows), so that every operation runs along the rows.
+
+The compiled ones, named here, are imported when they are first used, and Numba with them.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_COMPILED = {
+    "add_sums": "products",
+    "fill_lines": "lines",
+    "log_densities": "products",
+    "softmax": "softmax",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _COMPILED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    kernel = getattr(import_module(f"{__name__}.{_COMPILED[name]}"), name)
+    globals()[name] = kernel
+    return kernel

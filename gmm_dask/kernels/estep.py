@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.softmax import softmax
+from gmm_dask import kernels
 
 Array = NDArray[np.float64]
 
 
-def responsibilities(logits: Array, edges: NDArray[np.int64], weights: Array) -> tuple[Array, Array]:
+def responsibilities(logits: NDArray[Any], edges: NDArray[np.int64], weights: Array) -> tuple[Array, Array]:
     """Turn weighted log densities into responsibilities, in place.
 
     Parameters
     ----------
     logits : ndarray of shape (n_components, n_rows)
-        ``log weight + log density``, of the components of one or several mixtures; overwritten with the
-        responsibilities, which sum to one over each mixture's components, times the rows' weights.
+        ``log weight + log density``, of the components of one or several mixtures, float64 or float32; overwritten
+        with the responsibilities, which sum to one over each mixture's components, times the rows' weights.
     edges : ndarray of shape (n_mixtures + 1,)
         Where each mixture's components begin, and where the last one's end.
     weights : ndarray of shape (n_rows,)
@@ -29,7 +31,8 @@ def responsibilities(logits: Array, edges: NDArray[np.int64], weights: Array) ->
     log_top : ndarray of shape (n_mixtures, n_rows)
         The logarithm of each row's largest responsibility, without its weight.
     """
-    top, total = np.empty((len(edges) - 1, len(weights))), np.empty((len(edges) - 1, len(weights)))
-    softmax(logits, edges, weights, top, total)
-    log_total = np.log(total)
+    shape = (len(edges) - 1, len(weights))
+    top, total = np.empty(shape, logits.dtype), np.empty(shape, logits.dtype)
+    kernels.softmax(logits, edges, weights.astype(logits.dtype, copy=False), top, total)
+    log_total = np.log(total, dtype=np.float64)
     return top + log_total, -log_total

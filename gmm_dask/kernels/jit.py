@@ -1,10 +1,11 @@
-"""Compilation of kernels: one place for what Numba is told, and nothing imported before a kernel is first called."""
+"""Compilation of kernels: one place for what Numba is told."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
 from typing import Any, TypeVar
+
+import numba
 
 Kernel = TypeVar("Kernel", bound=Callable[..., None])
 
@@ -14,19 +15,8 @@ def compiled(kernel: Kernel) -> Kernel:
 
     Products and sums may be contracted (fused multiply-add), never reordered: the same input gives the same bits.
     """
-
-    @cache
-    def machine_code() -> Any:
-        import numba
-
-        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-        try:
-            return numba.njit(cache=True, **options)(kernel)
-        except RuntimeError:  # neither the package's folder nor the user's cache can be written
-            return numba.njit(**options)(kernel)
-
-    @wraps(kernel)
-    def call(*arrays: Any) -> None:
-        machine_code()(*arrays)
-
-    return call  # type: ignore[return-value]
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    try:
+        return numba.njit(cache=True, **options)(kernel)  # type: ignore[no-any-return]
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(**options)(kernel)  # type: ignore[no-any-return]

@@ -1,78 +1,106 @@
-"""Softmax over the components of several mixtures, in SIMD lanes along the rows."""
+"""Softmax over the components of several mixtures, and the exponential that it needs."""
 
 from __future__ import annotations
 
+import math
+from typing import Any, NamedTuple
+
 import numpy as np
+from numba import types
+from numba.core import cgutils
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.jit import compiled
+from gmm_dask.kernels.lanes import REGISTER_BYTES, Lanes, inlined, integer, matrices
 
-Array = NDArray[np.float64]
 
-LOG2_E = 1.4426950408889634
-# ln 2 in two parts, so that n ln 2 is exact to twice the precision for |n| < 2^11 (Cody and Waite 1980)
-LN2_HIGH = 6.93147180369123816490e-01
-LN2_LOW = 1.90821492927058770002e-10
-# adding it rounds to the nearest integer, which then stands in the low bits
-ROUND = 6755399441055744.0
-# e^x is a normal number from here on; what is smaller becomes zero
-SMALLEST = -708.0
+class Exponential(NamedTuple):
+    """How e^x is computed for x <= 0: ``2^n e^r`` with x = n ln 2 + r and abs(r) <= ln 2 / 2.
+
+    ``ln2`` is in two parts, so that n ln 2 is exact to twice the precision (Cody and Waite 1980). Adding ``round``
+    rounds to the nearest integer, which then stands in the low bits. ``e^r`` is its Taylor polynomial of ``degree``,
+    with a remainder under ``r^(degree + 1) / (degree + 1)! e^r``: 6e-18 in float64, 8e-9 in float32. From ``smallest``
+    on e^x is a normal number; what is smaller becomes zero.
+    """
+
+    ln2: tuple[float, float]
+    round: float
+    degree: int
+    smallest: float
+    mantissa: int
+
+    def of(self, x: Any, lanes: Lanes, builder: Any) -> Any:
+        """Code for the exponential of a vector."""
+        shifted = lanes.multiply_add(x, lanes.constant(1.0 / math.log(2.0)), lanes.constant(self.round))
+        n = builder.fsub(shifted, lanes.constant(self.round))
+        r = lanes.multiply_add(n, lanes.constant(-self.ln2[0]), x)
+        r = lanes.multiply_add(n, lanes.constant(-self.ln2[1]), r)
+        p = lanes.constant(1.0 / math.factorial(self.degree))
+        for k in reversed(range(self.degree)):
+            p = lanes.multiply_add(p, r, lanes.constant(1.0 / math.factorial(k)))
+        power = builder.shl(lanes.as_integers(shifted), lanes.integer_constant(self.mantissa))
+        scaled = lanes.as_floats(builder.add(lanes.as_integers(p), power))
+        small = builder.fcmp_ordered("<", x, lanes.constant(self.smallest))
+        return builder.select(small, lanes.constant(0.0), scaled)
+
+
+DOUBLE = Exponential((6.93147180369123816490e-01, 1.90821492927058770002e-10), 6755399441055744.0, 13, -708.0, 52)
+SINGLE = Exponential((0.693359375, -2.12194440e-4), 12582912.0, 7, -87.0, 23)
+
+
+@inlined
+def _softmax_lanes(
+    typing: Any, logits: Any, weights: Any, top: Any, total: Any, first: Any, stop: Any, mixture: Any, row: Any
+) -> Any:
+    """The softmax of one mixture for as many rows as a register holds."""
+    signature = types.void(logits, weights, top, total, *[types.intp] * 4)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (logits, weights, top, total), numbers = matrices(context, builder, signature, args)
+        first, stop, mixture, row = numbers
+        lanes = Lanes(builder, logits.scalar)
+        exponential = DOUBLE if lanes.double else SINGLE
+
+        largest = lanes.variable(lanes.load(logits.at(first, row)))
+        with cgutils.for_range_slice(builder, first, stop, integer(1)) as (k, _):
+            x, known = lanes.load(logits.at(k, row)), builder.load(largest)
+            # written so that NaN is kept
+            builder.store(builder.select(builder.fcmp_ordered("<=", x, known), known, x), largest)
+        peak = builder.load(largest)
+
+        sum_ = lanes.variable(lanes.constant(0.0))
+        with cgutils.for_range_slice(builder, first, stop, integer(1)) as (k, _):
+            share = exponential.of(builder.fsub(lanes.load(logits.at(k, row)), peak), lanes, builder)
+            lanes.store(share, logits.at(k, row))
+            builder.store(builder.fadd(builder.load(sum_), share), sum_)
+
+        lanes.store(peak, top.at(mixture, row))
+        lanes.store(builder.load(sum_), total.at(mixture, row))
+        scale = builder.fdiv(lanes.load(weights.at(integer(0), row)), builder.load(sum_))
+        with cgutils.for_range_slice(builder, first, stop, integer(1)) as (k, _):
+            lanes.store(builder.fmul(lanes.load(logits.at(k, row)), scale), logits.at(k, row))
+        return context.get_dummy_value()
+
+    return signature, code
 
 
 @compiled
-def softmax(logits: Array, edges: NDArray[np.int64], weights: Array, top: Array, total: Array) -> None:
+def softmax(
+    logits: NDArray[Any], edges: NDArray[np.int64], weights: NDArray[Any], top: NDArray[Any], total: NDArray[Any]
+) -> None:
     """Responsibilities from weighted log densities, in place.
-
-    The exponential is ``2^n e^r`` with x = n ln 2 + r and abs(r) <= ln 2 / 2, and e^r its Taylor polynomial of degree
-    13, whose remainder is under r^14 / 14! e^r < 6e-18.
 
     Parameters
     ----------
     logits : ndarray of shape (n_components, n_rows)
-        Of the components of all mixtures; overwritten with the responsibilities times the rows' weights.
+        Of the components of all mixtures; overwritten with the responsibilities times the rows' weights. Float64 or
+        float32; ``n_rows`` is a multiple of ``REGISTER_BYTES``.
     edges : ndarray of shape (n_mixtures + 1,)
         Where each mixture's components begin, and where the last one's end.
     weights : ndarray of shape (n_rows,)
     top, total : ndarray of shape (n_mixtures, n_rows)
         Receive each row's largest logit, and its sum of ``exp(logit - top)``.
     """
-    bits = logits.view(np.int64)
-    n_rows = logits.shape[1]
-    scale = np.empty(n_rows)
-    for m in range(len(edges) - 1):
-        for i in range(n_rows):
-            top[m, i] = logits[edges[m], i]
-            total[m, i] = 0.0
-        for k in range(edges[m] + 1, edges[m + 1]):
-            for i in range(n_rows):
-                # written so that NaN is kept
-                top[m, i] = top[m, i] if logits[k, i] <= top[m, i] else logits[k, i]
-        for k in range(edges[m], edges[m + 1]):
-            for i in range(n_rows):
-                x = logits[k, i] - top[m, i]
-                n = (x * LOG2_E + ROUND) - ROUND
-                r = (x - n * LN2_HIGH) - n * LN2_LOW
-                p = 1.6059043836821613e-10
-                p = p * r + 2.08767569878681e-09
-                p = p * r + 2.505210838544172e-08
-                p = p * r + 2.755731922398589e-07
-                p = p * r + 2.7557319223985893e-06
-                p = p * r + 2.48015873015873e-05
-                p = p * r + 1.984126984126984e-04
-                p = p * r + 1.388888888888889e-03
-                p = p * r + 8.333333333333333e-03
-                p = p * r + 4.1666666666666664e-02
-                p = p * r + 1.6666666666666666e-01
-                p = p * r + 0.5
-                p = p * r + 1.0
-                p = p * r + 1.0
-                logits[k, i] = 0.0 if x < SMALLEST else p
-                bits[k, i] += 0 if x < SMALLEST else np.int64(n) << 52
-        for k in range(edges[m], edges[m + 1]):
-            for i in range(n_rows):
-                total[m, i] += logits[k, i]
-        for i in range(n_rows):
-            scale[i] = weights[i] / total[m, i]
-        for k in range(edges[m], edges[m + 1]):
-            for i in range(n_rows):
-                logits[k, i] *= scale[i]
+    for mixture in range(len(edges) - 1):
+        for row in range(0, logits.shape[1], REGISTER_BYTES // logits.itemsize):
+            _softmax_lanes(logits, weights, top, total, edges[mixture], edges[mixture + 1], mixture, row)
