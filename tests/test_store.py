@@ -4,7 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import dask.array as da
@@ -19,6 +19,7 @@ from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.profile import Profile
+from mixtures import random_parameters
 from pipeline.show import read_result
 from pipeline.store import (
     Checkpoint,
@@ -115,13 +116,17 @@ def assert_same_parameters(a, b):
         assert_same_bits(getattr(a, name), getattr(b, name))
 
 
+def plain_fields(of):
+    return {field.name: getattr(of, field.name) for field in fields(State) if field.name != "parameters"}
+
+
 def assert_same_states(found, expected):
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
         assert (a.parameters is None) == (b.parameters is None)
         if b.parameters is not None:
             assert_same_parameters(a.parameters, b.parameters)
-        assert replace(a, parameters=None).__dict__ == replace(b, parameters=None).__dict__
+        assert plain_fields(a) == plain_fields(b)
         assert type(a.n_components) is int
         assert type(a.start) is int
 
@@ -498,7 +503,7 @@ def test_kill_9_while_a_checkpoint_is_saved(store, number):
 import os, signal
 from pathlib import Path
 import numpy as np
-from dataclasses import replace
+from dataclasses import fields, replace
 from pipeline.store import load_checkpoint, save_checkpoint
 checkpoint = load_checkpoint({str(store)!r})
 rename, count = Path.replace, 0
@@ -660,6 +665,26 @@ def test_models_open_with_xarray(store, kind, dimensions):
     assert model["lower_bounds"].values.tolist() == [-3.5, -3.25]
     assert model.attrs["covariance_type"] == kind
     assert list(read_columns(store, f"{kind}-k{D}")) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_scaled_models_have_their_parameters_in_the_users_units_beside_them(store, kind):
+    center, scale = np.array([10.0, -3.0, 0.5]), np.array([2.0, 0.1, 30.0])
+    fitted = replace(state(kind, 3), parameters=random_parameters(kind, 3, D))
+    write_models(store, [fitted], ["x", "y", "z"], center, scale)
+    model = xr.open_zarr(store, group=f"models/{kind}-k3", consolidated=False).load()
+    found = read_model(store, f"{kind}-k3")
+    assert_same_bits(found.center, center)
+    assert_same_bits(found.scale, scale)
+    np.testing.assert_allclose(model["means_unscaled"], model["means"].values * scale + center, rtol=1e-15)
+    np.testing.assert_allclose(model["lower_bounds"], np.array([-3.5, -3.25]) - np.log(scale).sum(), rtol=1e-15)
+    name, unscaled = found.in_units
+    assert name == ("diag" if kind == "spherical" else kind)
+    np.testing.assert_array_equal(model["covariances_unscaled"], unscaled.covariances)
+    full = FAMILIES[kind].full_covariances(found.parameters) * np.outer(scale, scale)
+    np.testing.assert_allclose(FAMILIES[name].full_covariances(unscaled), full, rtol=1e-14)
+    factors = FAMILIES[name].precisions_cholesky(unscaled.covariances)
+    np.testing.assert_allclose(unscaled.precisions_cholesky, factors, rtol=1e-9, atol=1e-15)
 
 
 def test_no_such_model(store):

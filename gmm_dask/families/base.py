@@ -208,6 +208,15 @@ class Family(ABC):
     def full_covariances(self, parameters: Parameters) -> Array:
         """The covariances as matrices, (n_components, n_features, n_features)."""
 
+    def unscaled(self, parameters: Parameters, center: Array, scale: Array) -> tuple[str, Parameters]:
+        """The mixture of rows ``z * scale + center`` for one of rows z, with the name of the family that it is of."""
+        return self.name, Parameters(
+            weights=parameters.weights,
+            means=parameters.means * scale + center,
+            covariances=parameters.covariances * np.outer(scale, scale),
+            precisions_cholesky=parameters.precisions_cholesky / scale[:, None],
+        )
+
     @abstractmethod
     def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
         """Draw rows (n_rows, n_features) of component k, consuming the generator as scikit-learn does."""

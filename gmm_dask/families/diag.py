@@ -74,6 +74,15 @@ class Diag(DiagonalFamily):
         full: Array = parameters.covariances[:, :, None] * np.eye(parameters.means.shape[1])
         return full
 
+    def unscaled(self, parameters: Parameters, center: Array, scale: Array) -> tuple[str, Parameters]:
+        """Each variance in its column's units."""
+        return self.name, Parameters(
+            weights=parameters.weights,
+            means=parameters.means * scale + center,
+            covariances=parameters.covariances * scale**2,
+            precisions_cholesky=parameters.precisions_cholesky / scale,
+        )
+
     def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
         """Scaled standard normals."""
         normals = rng.standard_normal(size=(n_rows, parameters.means.shape[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gmm_dask.families.base import NK_FLOOR, Array, Parameters, Statistics
+from gmm_dask.families.diag import Diag
 from gmm_dask.families.diagonal import DiagonalFamily
 from gmm_dask.kernels.centred import mahalanobis_diagonal, scatter_diagonal
 
@@ -75,6 +76,15 @@ class Spherical(DiagonalFamily):
         """Variance times the identity."""
         full: Array = parameters.covariances[:, None, None] * np.eye(parameters.means.shape[1])
         return full
+
+    def unscaled(self, parameters: Parameters, center: Array, scale: Array) -> tuple[str, Parameters]:
+        """Variances that differ between columns of different scales: a diagonal."""
+        return Diag.name, Parameters(
+            weights=parameters.weights,
+            means=parameters.means * scale + center,
+            covariances=parameters.covariances[:, None] * scale**2,
+            precisions_cholesky=parameters.precisions_cholesky[:, None] / scale,
+        )
 
     def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
         """Scaled standard normals."""

@@ -26,7 +26,15 @@ from pipeline.store.lifecycle import (
     prepare_store,
     record_data,
 )
-from pipeline.store.results import model_name, read_columns, read_criteria, read_model, write_criteria, write_models
+from pipeline.store.results import (
+    StoredModel,
+    model_name,
+    read_columns,
+    read_criteria,
+    read_model,
+    write_criteria,
+    write_models,
+)
 from pipeline.store.rows import row_shapes, write_rows
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "DamagedError",
     "ResultStore",
     "StoreStatus",
+    "StoredModel",
     "complete",
     "find_store",
     "load_checkpoint",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import zarr
+from numpy.typing import NDArray
 
 from gmm_dask.criteria import Outcome, best_outcome, by_candidate
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from pipeline.store.groups import StorePath, get, get_text, open_root, put
+
+Array = NDArray[np.float64]
 
 _CANDIDATE = ("n_components", "covariance_type")
 # variable -> dtype, value where there is no fit, and how an outcome tells it
@@ -105,12 +109,43 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
 # -- models --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class StoredModel(State):
+    """A candidate as the store holds it: its components sorted by weight, its lower bounds in the user's units.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Names of the features, in order.
+    center, scale : ndarray of shape (n_features,), or None
+        The parameters are those of rows ``(x - center) / scale``; None where rows were fitted as they are.
+    """
+
+    columns: tuple[str, ...] = ()
+    center: Array | None = None
+    scale: Array | None = None
+
+    @property
+    def in_units(self) -> tuple[str, Parameters]:
+        """Covariance type and parameters in the user's units: with scaling, a spherical mixture is a diagonal one."""
+        family, parameters = self.model
+        if self.center is None or self.scale is None:
+            return family.name, parameters
+        return family.unscaled(parameters, self.center, self.scale)
+
+
 def model_name(state: State) -> str:
     """The name of a candidate's model, such as ``tied-k3``."""
     return f"{state.covariance_type}-k{state.n_components}"
 
 
-def write_models(path: StorePath, states: Iterable[State], columns: Sequence[str]) -> None:
+def write_models(
+    path: StorePath,
+    states: Iterable[State],
+    columns: Sequence[str],
+    center: Array | None = None,
+    scale: Array | None = None,
+) -> None:
     """Write models, each with its components sorted by weight, the largest first.
 
     Parameters
@@ -121,6 +156,9 @@ def write_models(path: StorePath, states: Iterable[State], columns: Sequence[str
         One for each candidate that is kept; each has parameters.
     columns : sequence of str
         Names of the features.
+    center, scale : ndarray of shape (n_features,), or None
+        What the rows were scaled by before the fit: means and covariances in the user's units are written beside the
+        fitted ones, and lower bounds are those of the unscaled rows.
     """
     models = open_root(path, "r+").create_group("models", overwrite=True)
     for state in states:
@@ -128,12 +166,24 @@ def write_models(path: StorePath, states: Iterable[State], columns: Sequence[str
         parameters = _by_weight(state.covariance_type, state.parameters)
         group = models.create_group(model_name(state), attributes=_attributes(state))
         dimensions = _covariance_dimensions(state.covariance_type)
+        bounds = np.asarray(state.lower_bounds, dtype=np.float64)
         put(group, "feature", list(columns), ("feature",))
         put(group, "weights", parameters.weights, ("component",))
         put(group, "means", parameters.means, ("component", "feature"))
         put(group, "covariances", parameters.covariances, dimensions)
         put(group, "precisions_cholesky", parameters.precisions_cholesky, dimensions)
-        put(group, "lower_bounds", np.asarray(state.lower_bounds, dtype=np.float64), ("iteration",))
+        put(group, "lower_bounds", bounds if scale is None else bounds - np.log(scale).sum(), ("iteration",))
+        if center is not None and scale is not None:
+            _put_unscaled(group, state.covariance_type, parameters, center, scale)
+
+
+def _put_unscaled(group: zarr.Group, kind: str, parameters: Parameters, center: Array, scale: Array) -> None:
+    """The scaling, and beside the fitted means and covariances those in the user's units."""
+    kind, unscaled = FAMILIES[kind].unscaled(parameters, center, scale)
+    put(group, "center", center, ("feature",))
+    put(group, "scale", scale, ("feature",))
+    put(group, "means_unscaled", unscaled.means, ("component", "feature"))
+    put(group, "covariances_unscaled", unscaled.covariances, _covariance_dimensions(kind))
 
 
 def _attributes(state: State) -> dict[str, Any]:
@@ -163,7 +213,7 @@ def _by_weight(covariance_type: str, parameters: Parameters) -> Parameters:
     )
 
 
-def read_model(path: StorePath, name: str) -> State:
+def read_model(path: StorePath, name: str) -> StoredModel:
     """A model by its name, with its components as the store sorts them.
 
     Raises
@@ -179,13 +229,17 @@ def read_model(path: StorePath, name: str) -> State:
     group = cast(zarr.Group, models[name])
     attributes: dict[str, Any] = group.attrs.asdict()
     names = ("weights", "means", "covariances", "precisions_cholesky")
-    return State(
+    scaled = "scale" in group
+    return StoredModel(
         covariance_type=attributes["covariance_type"],
         n_components=attributes["n_components"],
         start=attributes["start"],
         parameters=Parameters(**{name: get(group, name) for name in names}),
         lower_bounds=tuple(get(group, "lower_bounds").tolist()),
         status=Status(attributes["status"]),
+        columns=tuple(get_text(group, "feature")),
+        center=get(group, "center") if scaled else None,
+        scale=get(group, "scale") if scaled else None,
     )
 
 
