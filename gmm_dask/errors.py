@@ -7,6 +7,10 @@ class UserError(ValueError):
     """A mistake in the data, the settings or the command: the message says what to change."""
 
 
+class UnusableError(UserError):
+    """Rows hold values that are NaN or infinite."""
+
+
 class SingularError(ValueError):
     """A covariance matrix is not positive definite, so that a model has no density."""
 

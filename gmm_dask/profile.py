@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.errors import UserError
+from gmm_dask.errors import UnusableError, UserError
 
 Array = NDArray[np.float64]
 
@@ -29,23 +29,58 @@ def sample_limit(n_features: int) -> int:
 
 @dataclass(frozen=True)
 class Draw:
-    """How the sample is drawn: the seed, and the priority from which on a row surely is not in it.
+    """How the sample is drawn: the seed, where each chunk begins, and from which priority on a row surely is out.
 
-    Each row gets a random priority between 0 and 1, and the smallest make the sample. Where the number of rows is
-    known, most rows are out at once, and no chunk sends more than its share.
+    Each row gets a random priority between 0 and 1 by its number among all rows, and the smallest make the sample:
+    how the rows are cut into chunks does not matter. Where the number of rows is known, most rows are out at once,
+    and no chunk sends more than its share.
     """
 
     seed: int
     ceiling: float
+    starts: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, n_rows: float, n_features: int, seed: int) -> Draw:
-        """The draw from ``n_rows`` rows, NaN if unknown."""
+    def of(cls, n_rows: float, n_features: int, seed: int, starts: Sequence[int] | None = None) -> Draw:
+        """The draw from ``n_rows`` rows, NaN if unknown; ``starts`` are the chunks' first rows, None if unknown."""
         limit = sample_limit(n_features)
+        starts = None if starts is None else tuple(starts)
         if math.isnan(n_rows) or n_rows <= limit:
-            return cls(seed, 1.0)
+            return cls(seed, 1.0, starts)
         # of the priorities under the ceiling there are fewer than the limit about once in 10^23 draws
-        return cls(seed, min(1.0, (limit + 10.0 * math.sqrt(limit) + 100.0) / n_rows))
+        return cls(seed, min(1.0, (limit + 10.0 * math.sqrt(limit) + 100.0) / n_rows), starts)
+
+    def priorities(self, number: int, n_rows: int) -> Array:
+        """Priorities of a chunk's rows; where the starts are not known, chunks are numbered so far apart."""
+        start = number << 40 if self.starts is None else self.starts[number]
+        # the generator makes four numbers for each value of its counter
+        block, skipped = divmod(start, 4)
+        stream = np.random.Philox(key=np.array([self.seed, 0], dtype=np.uint64), counter=block)
+        return np.random.Generator(stream).random(skipped + n_rows)[skipped:]
+
+
+@dataclass(frozen=True, eq=False)
+class Unusable:
+    """Rows with a value or a weight that is NaN or infinite.
+
+    Attributes
+    ----------
+    chunk_rows : tuple of int
+        How many in each chunk.
+    columns : ndarray of shape (n_features,)
+        How many such values in each column.
+    weights : int
+        How many such weights.
+    """
+
+    chunk_rows: tuple[int, ...]
+    columns: NDArray[np.int64]
+    weights: int
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        return sum(self.chunk_rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +102,10 @@ class Profile:
     sample : ndarray of shape (n_sampled, n_features)
         Rows drawn without replacement, in their order in the data: all of them if there are few.
     sample_weights : ndarray of shape (n_sampled,), or None
+    unusable : Unusable or None
+        The rows that were left out; None if none was.
+    log_scale : float
+        Sum of the logarithms of the scales that the columns were divided by: what a log density has too much.
     """
 
     n_rows: int
@@ -78,19 +117,30 @@ class Profile:
     chunk_rows: tuple[int, ...]
     sample: Array
     sample_weights: Array | None
+    unusable: Unusable | None = None
+    log_scale: float = 0.0
+
+    @property
+    def read_rows(self) -> tuple[int, ...]:
+        """Rows of each chunk as it is read, those that are left out included."""
+        left_out = self.unusable.chunk_rows if self.unusable else (0,) * len(self.chunk_rows)
+        return tuple(a + b for a, b in zip(self.chunk_rows, left_out, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """The profile of some chunks, as it is merged.
 
-    ``priority`` (n_sampled,) are random numbers, one a row of positive weight, from a stream of the chunk's own: the
-    smallest make the sample, in whatever order the chunks are merged. ``position`` (n_sampled, 2) is the number of
-    the chunk and the row in it. ``bad`` (n_features,) counts values that are NaN or infinite; ``first_bad`` is (chunk,
-    row, column) of the first, or None.
+    ``chunk_rows`` counts usable rows, ``bad_rows`` those with a value or a weight that is NaN or infinite, and all
+    else is of the usable ones. ``bad`` (n_features,) counts such values, ``first_bad`` is (chunk, row, column) of the
+    first, or None, ``bad_weights`` counts such weights and ``negative`` those below zero.
+
+    ``priority`` (n_sampled,) are random numbers, one a row of positive weight: the smallest make the sample, in
+    whatever order the chunks are merged.
     """
 
     chunk_rows: tuple[int, ...]
+    bad_rows: tuple[int, ...]
     weight: float
     mean: Array
     scatter: Array
@@ -99,59 +149,71 @@ class Part:
     bad: NDArray[np.int64]
     first_bad: tuple[int, int, int] | None
     bad_weights: int
+    negative: int
     priority: Array
-    position: NDArray[np.int64]
     sample: Array
     sample_weights: Array | None
 
 
+def usable_rows(rows: NDArray[np.floating[Any]], weights: Array | None = None) -> NDArray[np.bool_]:
+    """Which rows, (n_rows, n_features), have finite numbers only, their weight included."""
+    finite = np.isfinite(rows)
+    usable = np.ones(len(rows), dtype=bool) if finite.all() else finite.all(axis=1)
+    return usable if weights is None else usable & np.isfinite(weights)
+
+
 def profile_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
     """Profile one chunk: rows (n_rows, n_features), weights (n_rows,) or None, the sample's draw, chunk's number."""
-    x = np.asarray(rows)
-    w, bad_weights = _usable_weights(weights)
+    x, w = np.asarray(rows), None if weights is None else np.asarray(weights, dtype=np.float64)
     if w is not None and len(w) != len(x):
         raise UserError(
             f"sample_weight has {len(w)} numbers where X has {len(x)} rows (chunk {number}): partition both alike."
         )
-    finite = np.isfinite(x)
-    first_bad = None
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        first_bad = (number, int(row), int(column))
-        x = np.where(finite, x, 0)
+    priority = draw.priorities(number, len(x))
+    usable = usable_rows(x, w)
+    bad = np.zeros(x.shape[1], dtype=np.int64)
+    n_rows, first_bad, bad_weights = len(x), None, 0
+    if not usable.all():
+        bad, first_bad = _count_bad(x, number)
+        bad_weights = 0 if w is None else int(np.count_nonzero(~np.isfinite(w)))
+        x, w, priority = x[usable], None if w is None else w[usable], priority[usable]
+    negative = 0 if w is None else int(np.count_nonzero(w < 0))
     mean, scatter, weight = _moments(x, w)
     low, high = (x.min(axis=0), x.max(axis=0)) if len(x) else (mean + np.inf, mean - np.inf)
-    stream = np.random.Philox(key=np.array([draw.seed, number], dtype=np.uint64))
-    priority = np.random.Generator(stream).random(len(x))
-    eligible = priority < draw.ceiling
-    if w is not None:
-        eligible &= w > 0  # a row without weight is as good as absent, and starts are not made from it
-    candidates = np.flatnonzero(eligible)
-    chosen = candidates[_smallest(priority[candidates], sample_limit(x.shape[1]))]
+    chosen = _drawn(priority, w, draw.ceiling, sample_limit(x.shape[1]))
     return Part(
         chunk_rows=(len(x),),
+        bad_rows=(n_rows - len(x),),
         weight=weight,
         mean=mean,
         scatter=scatter,
         minimum=low.astype(np.float64),
         maximum=high.astype(np.float64),
-        bad=np.count_nonzero(~finite, axis=0),
+        bad=bad,
         first_bad=first_bad,
         bad_weights=bad_weights,
+        negative=negative,
         priority=priority[chosen],
-        position=np.column_stack([np.full(len(chosen), number), chosen]),
         sample=x[chosen].astype(np.float64),
         sample_weights=None if w is None else w[chosen],
     )
 
 
-def _usable_weights(weights: Any) -> tuple[Array | None, int]:
-    """Weights with a zero for each that cannot be used, and how many these are."""
-    if weights is None:
-        return None, 0
-    w = np.asarray(weights, dtype=np.float64)
-    bad = ~(np.isfinite(w) & (w >= 0))
-    return (np.where(bad, 0.0, w) if bad.any() else w), int(np.count_nonzero(bad))
+def _count_bad(x: NDArray[np.floating], number: int) -> tuple[NDArray[np.int64], tuple[int, int, int] | None]:
+    """How many values of each column are NaN or infinite, and where in the data the first is."""
+    bad = ~np.isfinite(x)
+    places = np.argwhere(bad)
+    first = (number, int(places[0, 0]), int(places[0, 1])) if len(places) else None
+    return np.count_nonzero(bad, axis=0).astype(np.int64), first
+
+
+def _drawn(priority: Array, w: Array | None, ceiling: float, limit: int) -> NDArray[np.int64]:
+    """Positions of the rows that may be in the sample."""
+    eligible = priority < ceiling
+    if w is not None:
+        eligible &= w > 0  # a row without weight is as good as absent, and starts are not made from it
+    candidates = np.flatnonzero(eligible)
+    return candidates[_smallest(priority[candidates], limit)]
 
 
 def _moments(x: NDArray[np.floating], w: Array | None) -> tuple[Array, Array, float]:
@@ -201,6 +263,7 @@ def _merge_two(a: Part, b: Part) -> Part:
     delta = b.mean - a.mean
     merged = Part(
         chunk_rows=a.chunk_rows + b.chunk_rows,
+        bad_rows=a.bad_rows + b.bad_rows,
         weight=weight,
         mean=a.mean + delta * share,
         scatter=a.scatter + b.scatter + np.outer(delta, delta) * (a.weight * share),
@@ -209,8 +272,8 @@ def _merge_two(a: Part, b: Part) -> Part:
         bad=a.bad + b.bad,
         first_bad=a.first_bad if a.first_bad is not None else b.first_bad,
         bad_weights=a.bad_weights + b.bad_weights,
+        negative=a.negative + b.negative,
         priority=np.concatenate([a.priority, b.priority]),
-        position=np.concatenate([a.position, b.position]),
         sample=np.concatenate([a.sample, b.sample]),
         sample_weights=_concatenate(a.sample_weights, b.sample_weights),
     )
@@ -228,22 +291,24 @@ def _thin(part: Part, limit: int) -> Part:
     return replace(
         part,
         priority=part.priority[chosen],
-        position=part.position[chosen],
         sample=part.sample[chosen],
         sample_weights=None if part.sample_weights is None else part.sample_weights[chosen],
     )
 
 
-def finish_profile(part: Part, columns: Sequence[str] | None = None) -> Profile:
-    """The profile of all chunks; ``columns`` are names for messages.
+def finish_profile(part: Part, columns: Sequence[str] | None = None, drop: bool = False) -> Profile:
+    """The profile of all chunks; ``columns`` are names for messages, ``drop`` leaves unusable rows out.
 
     Raises
     ------
     UserError
-        If there are no rows, values that are NaN or infinite, or weights that are negative or add up to zero.
+        If there are no rows, values that are NaN or infinite (:class:`UnusableError`, unless ``drop``), or weights
+        that are negative or add up to zero.
     """
-    _refuse_bad_values(part, columns)
-    _refuse_bad_weights(part)
+    if not drop:
+        _refuse_bad_values(part, columns)
+    _refuse_bad_weights(part, drop)
+    _refuse_few_rows(part)
     _refuse_overflow(part, columns)
     return Profile(
         n_rows=sum(part.chunk_rows),
@@ -255,22 +320,29 @@ def finish_profile(part: Part, columns: Sequence[str] | None = None) -> Profile:
         chunk_rows=part.chunk_rows,
         sample=part.sample,
         sample_weights=part.sample_weights,
+        unusable=Unusable(part.bad_rows, part.bad, part.bad_weights) if any(part.bad_rows) else None,
     )
 
 
-def _refuse_bad_values(part: Part, columns: Sequence[str] | None) -> None:
-    n_rows = sum(part.chunk_rows)
+def _refuse_few_rows(part: Part) -> None:
+    n_rows, left_out = sum(part.chunk_rows), sum(part.bad_rows)
     if n_rows < 2:
-        raise UserError(f"The data has {n_rows or 'no'} rows (n_samples = {n_rows}); a fit needs at least two.")
+        of = f" that are usable, of {n_rows + left_out:,}" if left_out else ""
+        raise UserError(f"The data has {n_rows or 'no'} rows{of} (n_samples = {n_rows}); a fit needs at least two.")
+
+
+def _refuse_bad_values(part: Part, columns: Sequence[str] | None) -> None:
     if part.first_bad is None:
         return
     names = [str(i) for i in range(len(part.bad))] if columns is None else [repr(name) for name in columns]
     counts = ", ".join(f"{part.bad[i]} in column {names[i]}" for i in np.flatnonzero(part.bad))
     chunk, row, column = part.first_bad
-    row += sum(part.chunk_rows[:chunk])
-    raise UserError(
-        f"Input X contains NaN or infinity: {counts}; the first in row {row} (counted from 0), column {names[column]}. "
-        "A mixture needs finite numbers: drop or impute these rows first."
+    row += sum(part.chunk_rows[:chunk]) + sum(part.bad_rows[:chunk])
+    n_rows = sum(part.chunk_rows) + sum(part.bad_rows)
+    raise UnusableError(
+        f"Input X contains NaN or infinity in {sum(part.bad_rows):,} of {n_rows:,} rows: {counts}; the first in row "
+        f"{row} (counted from 0), column {names[column]}. A mixture needs finite numbers: drop or impute these rows "
+        "first."
     )
 
 
@@ -286,11 +358,12 @@ def _refuse_overflow(part: Part, columns: Sequence[str] | None) -> None:
     )
 
 
-def _refuse_bad_weights(part: Part) -> None:
-    if part.bad_weights:
+def _refuse_bad_weights(part: Part, drop: bool) -> None:
+    bad = part.negative + (0 if drop else part.bad_weights)
+    if bad:
         raise UserError(
-            f"{part.bad_weights} sample weights are negative, NaN or infinite: "
+            f"{bad} sample weights are negative{'' if drop else ', NaN or infinite'}: "
             "every weight must be a finite number of at least 0."
         )
-    if part.weight == 0.0:
+    if part.weight == 0.0 and sum(part.chunk_rows):
         raise UserError("The sample weights add up to zero; at least one row needs a positive weight.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -43,9 +44,14 @@ def generator_copies(random_state: Any) -> Callable[[], np.random.RandomState]:
 
 
 def evaluate_states(rows: Rows, profile: Profile, states: Sequence[State]) -> list[Outcome]:
-    """The closing pass: criteria of the final parameters of all states, from one read of the data."""
+    """The closing pass: criteria of the final parameters of all states, from one read of the data.
+
+    The log-likelihoods are of the rows before they were scaled.
+    """
     usable = [state for state in states if state.usable]
-    found = iter(collect_totals(rows, profile, [state.model for state in usable]) if usable else [])
+    totals = collect_totals(rows, profile, [state.model for state in usable]) if usable else []
+    scaling = profile.total_weight * profile.log_scale
+    found = iter(replace(each, log_likelihood=each.log_likelihood - scaling) for each in totals)
     return [
         criteria.evaluate(state, rows.n_features, next(found) if state.usable else None, profile.total_weight)
         for state in states

@@ -122,7 +122,7 @@ def _outcome_so_far(starts: Sequence[State], profile: Profile) -> Outcome:
     """Criteria of a candidate's best start so far, from its newest lower bound."""
     state = best_start(starts) or starts[0]
     known = state.usable and math.isfinite(state.lower_bound)
-    totals = Totals(state.lower_bound * profile.total_weight, math.nan) if known else None
+    totals = Totals((state.lower_bound - profile.log_scale) * profile.total_weight, math.nan) if known else None
     return evaluate(state, len(profile.center), totals, profile.total_weight)
 
 

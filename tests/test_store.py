@@ -18,7 +18,7 @@ from gmm_dask.criteria import Outcome
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
-from gmm_dask.profile import Profile
+from gmm_dask.profile import Profile, Unusable
 from mixtures import random_parameters
 from pipeline.show import read_result
 from pipeline.store import (
@@ -89,6 +89,8 @@ def profile(seed=0):
         chunk_rows=(6, 4),
         sample=rng.normal(size=(10, D)),
         sample_weights=None,
+        unusable=Unusable((1, 0), np.array([1] * D), 1),
+        log_scale=0.1 + 0.7,
     )
 
 
@@ -358,6 +360,10 @@ def test_states_round_trip_bit_for_bit(store):
     assert found_profile.total_weight == saved.total_weight
     assert_same_bits(found_profile.sample, saved.sample)
     assert found_profile.sample_weights is None
+    assert found_profile.log_scale == saved.log_scale
+    assert found_profile.read_rows == (7, 4)
+    assert_same_bits(found_profile.unusable.columns, saved.unusable.columns)
+    assert found_profile.unusable.weights == 1
 
 
 def test_states_of_every_kind_of_end(store):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
-from gmm_dask.profile import Profile
+from gmm_dask.profile import Profile, Unusable
 from pipeline.store.groups import StorePath, get, open_root, put
 from pipeline.store.lifecycle import open_store, update_attributes
 
@@ -28,6 +28,10 @@ Array = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
 _DIMENSIONS = {
     "total_weight": ("total",),
+    "log_scale": ("total",),
+    "unusable_rows": ("chunk",),
+    "unusable_values": ("feature",),
+    "unusable_weights": ("total",),
     "center": ("feature",),
     "scatter": ("feature", "feature_other"),
     "minimum": ("feature",),
@@ -144,7 +148,10 @@ def _digest(arrays: Arrays) -> str:
 
 
 def _profile_arrays(profile: Profile) -> dict[str, NDArray[Any]]:
+    arrays = _unusable_arrays(profile.unusable) if profile.unusable else {}
     return {
+        **arrays,
+        "log_scale": np.array([profile.log_scale]),
         "total_weight": np.array([profile.total_weight]),
         "center": profile.center,
         "scatter": profile.scatter,
@@ -155,15 +162,33 @@ def _profile_arrays(profile: Profile) -> dict[str, NDArray[Any]]:
     }
 
 
+def _unusable_arrays(unusable: Unusable) -> dict[str, NDArray[Any]]:
+    return {
+        "unusable_rows": np.array(unusable.chunk_rows, dtype=np.int64),
+        "unusable_values": np.asarray(unusable.columns, dtype=np.int64),
+        "unusable_weights": np.array([unusable.weights], dtype=np.int64),
+    }
+
+
 def _profile_of(arrays: Arrays, n_rows: int) -> Profile:
-    names = ("center", "scatter", "minimum", "maximum", "sample")
     return Profile(
         n_rows=n_rows,
         total_weight=float(arrays["total_weight"][0]),
+        center=arrays["center"],
+        scatter=arrays["scatter"],
+        minimum=arrays["minimum"],
+        maximum=arrays["maximum"],
         chunk_rows=tuple(arrays["chunk_rows"].tolist()),
+        sample=arrays["sample"],
         sample_weights=None,
-        **{name: arrays[name] for name in names},
+        unusable=_unusable_of(arrays) if "unusable_rows" in arrays else None,
+        log_scale=float(arrays["log_scale"][0]) if "log_scale" in arrays else 0.0,
     )
+
+
+def _unusable_of(arrays: Arrays) -> Unusable:
+    rows, weights = arrays["unusable_rows"], arrays["unusable_weights"]
+    return Unusable(tuple(rows.tolist()), arrays["unusable_values"], int(weights[0]))
 
 
 # -- the states ----------------------------------------------------------------------------------------------
