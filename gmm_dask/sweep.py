@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -51,7 +50,7 @@ def evaluate_states(rows: Rows, profile: Profile, states: Sequence[State]) -> li
     usable = [state for state in states if state.usable]
     totals = collect_totals(rows, profile, [state.model for state in usable]) if usable else []
     scaling = profile.total_weight * profile.log_scale
-    found = iter(replace(each, log_likelihood=each.log_likelihood - scaling) for each in totals)
+    found = iter(each._replace(log_likelihood=each.log_likelihood - scaling) for each in totals)
     return [
         criteria.evaluate(state, rows.n_features, next(found) if state.usable else None, profile.total_weight)
         for state in states
