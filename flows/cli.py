@@ -111,6 +111,15 @@ def show(store: StorePath, debug: Debug = False) -> None:
 
 
 @app.command()
+def report(store: StorePath, debug: Debug = False) -> None:
+    """Write the report of a complete result store: one HTML file, with its pictures as PNGs beside it."""
+    with reporting(debug):
+        from pipeline.report import write_report
+
+        terminal.say(f"report: {write_report(store)}")
+
+
+@app.command()
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A path that ends in .zarr, .npy or .parquet.")],
     rows: Annotated[int, typer.Option(min=1, help="Number of rows.")],

@@ -84,8 +84,9 @@ def show_summary(summary: Summary) -> None:
     explain(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
     say(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} a row")
     say(f"store: {summary.store}" + _stored_rows(summary.rows))
-    for picture in sorted(Path(summary.report).glob("*.png")):
-        say(f"picture: {picture}")
+    report = Path(summary.report) / "index.html"
+    if report.is_file():
+        say(f"report: {report}")
     say(_cost_line(summary))
 
 

@@ -21,7 +21,7 @@ MOST_CANDIDATES = 6
 _STYLE = """<style>
 .gmm-dask { font-size: 0.9em; margin-top: 0.6em }
 .gmm-dask table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-.gmm-dask caption { caption-side: top; white-space: nowrap; text-align: left; padding: 0.3em 0; font-weight: 600; color: inherit }
+.gmm-dask caption { caption-side: top; white-space: nowrap; text-align: left; padding: 0.3em 0; font-weight: 600 }
 .gmm-dask th, .gmm-dask td { text-align: right; padding: 0.15em 0.7em }
 .gmm-dask tr { border-bottom: 1px solid rgba(128, 128, 128, 0.3) }
 .gmm-dask th:first-child { text-align: left; padding-left: 0 }

@@ -1,4 +1,4 @@
-"""The job: open the data, seed the candidates, fit them, choose one, label the rows, draw.
+"""The job: open the data, seed the candidates, fit them, choose one, label the rows, report.
 
 Each stage is a plain function of the configuration and what the store holds, so that any orchestrator can call it
 as a task, and a job that was stopped goes on from its last checkpoint.
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -24,16 +23,18 @@ from gmm_dask.em import Settings, Status
 from gmm_dask.errors import UserError
 from gmm_dask.memory import Shape, plan_waves, projected_bytes
 from gmm_dask.profile import Profile
-from gmm_dask.scan import Rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.scan import collect_statistics, one_blas_thread, profile_rows
 from gmm_dask.seeding import Candidate, start_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
-from pipeline import pictures, store
+from pipeline import store
 from pipeline.config import JobConfig
 from pipeline.estimate import machine_of, shape_of
 from pipeline.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.held import hold, is_held, known_chunks, require_same_chunks
 from pipeline.keeper import Keeper
 from pipeline.progress import Progress, StageStarted, silent
+from pipeline.report import clear_report, has_report, report_folder, write_report
+from pipeline.sample import keep_sample
 from pipeline.show import add_delta, position_of
 from pipeline.sources import Source, open_source
 from pipeline.store import Checkpoint, StoreStatus
@@ -51,7 +52,7 @@ class Summary:
     Attributes
     ----------
     store, report : str
-        Paths of the result store and of the folder with its pictures.
+        Paths of the result store and of the folder for its report.
     table : DataFrame
         A row a candidate, with the columns of :attr:`gmm_dask.GaussianMixtureSearch.results_` but for ``start``.
     best : str
@@ -131,8 +132,9 @@ def run(
                 as_task(fit_wave)(config, wave, progress)
             best = as_task(select)(config, progress)
             as_task(write_rows)(config, best, progress)
-            as_task(draw)(config, best, progress)
-            as_task(finish)(config, best, progress)
+            as_task(finish)(config, best, time.monotonic() - begin, progress)
+        if config.output.report and not has_report(path):
+            as_task(draw)(config, progress)
     return summarise(config, time.monotonic() - begin, reused=found is StoreStatus.COMPLETE)
 
 
@@ -150,6 +152,8 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
     if fresh or store.find_store(path) is StoreStatus.NEW:
         _plan(config, shape_of(source, config))
     found = store.prepare_store(path, config.model_dump(mode="json"), header, fresh)
+    if found is StoreStatus.NEW:
+        clear_report(path)
     if found is StoreStatus.UNFINISHED:
         _go_on(config, source, progress)
     if found is not StoreStatus.NEW:
@@ -269,33 +273,13 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
         store.write_rows(output.store, answers)
 
 
-def draw(config: JobConfig, best: str, progress: Progress) -> None:
-    """The pictures, beside the store."""
-    progress(StageStarted("draw"))
-    path, criterion = config.output.store, config.search.criterion
-    folder = Path(report_folder(path))
-    pictures.clear_pictures(folder)
-    table = add_delta(store.read_criteria(path), criterion)
-    title = f"{config.name}: {criterion.upper()} by number of components"
-    figure = pictures.draw_criterion(table, criterion, position_of(table, best), title)
-    pictures.save_picture(figure, folder / f"{criterion}.png")
-    state = store.read_model(path, best)
-    profile = store.load_checkpoint(path).profile
-    if profile.sample.shape[1] < 2:
-        return
-    family, parameters = state.model
-    labels = answer_rows(Rows(profile.sample), family, parameters, ["label"])["label"]
-    columns = store.read_columns(path, best)
-    figure = pictures.draw_clusters(profile.sample, labels, columns, family.name, parameters)
-    pictures.save_picture(figure, folder / "clusters.png")
-
-
-def finish(config: JobConfig, best: str, progress: Progress) -> None:
+def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> None:
     """Mark the store complete, as the last thing, if the data are still those that pass 0 read."""
     source = open_source(config.data)
     _require_unchanged(config, source, header_of(source), progress)
     checkpoint = store.load_checkpoint(config.output.store)
     profile = checkpoint.profile
+    keep_sample(config.output.store, best)
     after_fit = 2 if wanted_answers(config) else 1  # the closing pass, and the answers
     passes = checkpoint.passes + after_fit
     # data that are held are read once by each stage: seed, the waves, and those after them
@@ -307,7 +291,14 @@ def finish(config: JobConfig, best: str, progress: Progress) -> None:
         bytes_read=reads * source.bytes_per_pass,
         n_rows=profile.n_rows,
         total_weight=profile.total_weight,
+        seconds=seconds,
     )
+
+
+def draw(config: JobConfig, progress: Progress) -> None:
+    """The report, beside the complete store."""
+    progress(StageStarted("draw"))
+    write_report(config.output.store)
 
 
 def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
@@ -322,7 +313,7 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
     log_likelihood = float(table["log_likelihood"].iloc[position_of(table, found.best)])
     return Summary(
         store=path,
-        report=report_folder(path),
+        report=str(report_folder(path)),
         table=table,
         best=found.best,
         criterion=criterion,
@@ -344,11 +335,6 @@ def wanted_answers(config: JobConfig) -> list[str]:
     output = config.output
     asked = {"label": output.labels, "log_density": output.log_density, "responsibility": output.responsibilities}
     return [name for name, is_asked in asked.items() if is_asked]
-
-
-def report_folder(path: str) -> str:
-    """Where a store's pictures lie: beside it."""
-    return f"{path.rstrip('/')}-report"
 
 
 def settings_of(config: JobConfig) -> Settings:

@@ -90,9 +90,8 @@ def test_run_shows_the_candidates_the_winner_and_where_things_are(job):
     assert re.match(r"\s*3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +<- best$", rows[0])
     assert any(re.match(r"best: spherical covariance, 3 components \(spherical-k3\), BIC \d+\.\d\d$", x) for x in lines)
     assert "store: results/small.zarr, with label (300)" in lines
-    pictures = [line.removeprefix("picture: ") for line in lines if line.startswith("picture: ")]
-    assert pictures
-    assert all(Path(picture).is_file() for picture in pictures)
+    assert "report: results/small.zarr-report/index.html" in lines
+    assert Path("results/small.zarr-report/index.html").is_file()
     assert re.match(r"16 candidates, \d+ passes over the data \(\d+\.\d\d kiB read\), \d+\.\d s$", lines[-1])
     assert max(map(len, lines)) <= 80
 

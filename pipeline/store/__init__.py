@@ -7,12 +7,13 @@
       criteria/       a value for each candidate, and for each of its starts
       models/tied-k3/ parameters of a candidate, its components sorted by weight, largest first
       rows/           a value for each row, components numbered as in models/
+      sample/         some rows, with what the chosen model says about them
       checkpoint/<n>/ the state of an unfinished run
     STORE.lock        beside the store: held by the run that writes it
 
 Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE, group=..., consolidated=False)``.
 ``lifecycle`` makes, checks and completes a store, ``checkpoint`` saves a run's state, ``results`` holds criteria and
-models, ``rows`` the values of rows.
+models, ``rows`` the values of rows, ``sample`` some rows for pictures.
 """
 
 from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, load_waves, save_checkpoint
@@ -36,11 +37,13 @@ from pipeline.store.results import (
     write_models,
 )
 from pipeline.store.rows import row_shapes, write_rows
+from pipeline.store.sample import Sample, read_sample, write_sample
 
 __all__ = [
     "Checkpoint",
     "DamagedError",
     "ResultStore",
+    "Sample",
     "StoreStatus",
     "StoredModel",
     "complete",
@@ -54,10 +57,12 @@ __all__ = [
     "read_columns",
     "read_criteria",
     "read_model",
+    "read_sample",
     "record_data",
     "row_shapes",
     "save_checkpoint",
     "write_criteria",
     "write_models",
     "write_rows",
+    "write_sample",
 ]

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -63,6 +64,10 @@ class ResultStore:
         Runs that worked on the store.
     checkpoint : int or None
         Number of the current checkpoint.
+    started, finished : str or None
+        When the first run began and the last one ended, such as ``2026-11-23 02:00 UTC``.
+    seconds : float or None
+        That the run took which completed the store.
     """
 
     path: str
@@ -77,6 +82,9 @@ class ResultStore:
     total_weight: float | None
     attempts: int
     checkpoint: int | None
+    started: str | None = None
+    finished: str | None = None
+    seconds: float | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -162,7 +170,14 @@ def _first_attributes(config: dict[str, Any], data: dict[str, Any]) -> dict[str,
         "total_weight": None,
         "attempts": 1,
         "checkpoint": None,
+        "started": _now(),
+        "finished": None,
+        "seconds": None,
     }
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _software() -> dict[str, str]:
@@ -295,7 +310,7 @@ def open_store(path: StorePath, *, unfinished: bool = False) -> ResultStore:
 def _read_attributes(path: StorePath) -> ResultStore:
     attributes = open_root(path).attrs.asdict()
     known = {f.name for f in fields(ResultStore)} - {"path"}
-    values: dict[str, Any] = {name: attributes[name] for name in known}
+    values: dict[str, Any] = {name: attributes[name] for name in known if name in attributes}
     return ResultStore(path=str(path), **values)
 
 
@@ -309,7 +324,16 @@ def record_data(path: StorePath, data: dict[str, Any]) -> None:
     update_attributes(path, data=data)
 
 
-def complete(path: StorePath, *, best: str, passes: int, bytes_read: int, n_rows: int, total_weight: float) -> None:
+def complete(
+    path: StorePath,
+    *,
+    best: str,
+    passes: int,
+    bytes_read: int,
+    n_rows: int,
+    total_weight: float,
+    seconds: float | None = None,
+) -> None:
     """Mark a store complete, as the last thing that is written; its checkpoint goes after that.
 
     Parameters
@@ -323,6 +347,8 @@ def complete(path: StorePath, *, best: str, passes: int, bytes_read: int, n_rows
     n_rows : int
     total_weight : float
         Sum of the rows' weights; ``n_rows`` without weights.
+    seconds : float, optional
+        That this run took.
     """
     update_attributes(
         path,
@@ -331,6 +357,8 @@ def complete(path: StorePath, *, best: str, passes: int, bytes_read: int, n_rows
         bytes_read=bytes_read,
         n_rows=n_rows,
         total_weight=total_weight,
+        seconds=seconds,
+        finished=_now(),
         checkpoint=None,
         status=COMPLETE,
     )

@@ -1,0 +1,8 @@
+"""The report of a complete result: one HTML file that needs nothing else, and its pictures as PNGs.
+
+``facts`` reads the store, ``words`` and ``tables`` say what is in it, ``pictures`` draws it, ``page`` puts it together.
+"""
+
+from pipeline.report.page import clear_report, has_report, report_folder, write_report
+
+__all__ = ["clear_report", "has_report", "report_folder", "write_report"]

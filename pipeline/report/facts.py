@@ -1,0 +1,144 @@
+"""What a report tells of: everything is read from the result store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gmm_dask.criteria import TIE, best_position
+from gmm_dask.em import Status
+from gmm_dask.families import get_family
+from gmm_dask.telling import Components
+from pipeline.show import add_delta, position_of
+from pipeline.store import ResultStore, Sample, StoredModel, open_store, read_criteria, read_model, read_sample
+
+Array = NDArray[np.float64]
+
+# candidates whose log-likelihood is shown beside the winner's
+MOST_BOUNDS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What a complete result store holds, as a report needs it.
+
+    Attributes
+    ----------
+    store : ResultStore
+    table : DataFrame
+        A row a candidate, with its name and ``delta``, the distance of the criterion from the smallest.
+    model : StoredModel
+        The winner.
+    components : Components
+        Its components in the units of the data.
+    narrowest : ndarray of shape (n_components,)
+        The smallest variance of each component in any direction, in the units of the fit.
+    bounds : dict of tuple of float
+        Mean log-likelihoods by iteration: the winner's, then those of the candidates next to it.
+    sample : Sample or None
+        Some rows; stores of early versions have none.
+    """
+
+    store: ResultStore
+    table: pd.DataFrame
+    model: StoredModel
+    components: Components
+    narrowest: Array
+    bounds: dict[str, tuple[float, ...]]
+    sample: Sample | None
+
+    @property
+    def best(self) -> str:
+        """The winner's name."""
+        assert self.store.best is not None
+        return self.store.best
+
+    @property
+    def criterion(self) -> str:
+        """The criterion that decided."""
+        return str(self.store.config["search"]["criterion"])
+
+    @property
+    def winner(self) -> dict[str, Any]:
+        """The winner's row."""
+        return rows_of(self.table)[position_of(self.table, self.best)]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the fit."""
+        return int(self.store.n_rows or 0)
+
+    @property
+    def others(self) -> list[dict[str, Any]]:
+        """The candidates that could be fitted, but for the winner, the best first."""
+        others = self.table[(self.table["name"] != self.best) & self.table["delta"].notna()]
+        return rows_of(others.sort_values("delta", kind="stable"))
+
+    @property
+    def equals(self) -> list[dict[str, Any]]:
+        """Candidates that are the winner in another form: their criterion differs by rounding alone."""
+        return [row for row in self.others if self._is_equal(row)]
+
+    @property
+    def runner_up(self) -> dict[str, Any] | None:
+        """The best candidate that is another mixture than the winner; None if there is none."""
+        return next((row for row in self.others if not self._is_equal(row)), None)
+
+    def _is_equal(self, row: dict[str, Any]) -> bool:
+        return bool(row["delta"] <= TIE * max(1.0, abs(row[self.criterion])))
+
+    @property
+    def troubled(self) -> dict[Status, list[str]]:
+        """Names of the candidates that did not converge, by what became of them."""
+        found: dict[Status, list[str]] = {}
+        for row in rows_of(self.table):
+            if row["status"] != Status.CONVERGED.value:
+                found.setdefault(Status(row["status"]), []).append(row["name"])
+        return found
+
+    def choice(self, criterion: str) -> str:
+        """Name of the candidate that a criterion chooses."""
+        position = best_position(self.table[criterion].tolist(), self.table["n_parameters"].tolist())
+        return "none" if position is None else str(self.table["name"].iloc[position])
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, each by the names of its columns."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def read_facts(path: str) -> Facts:
+    """Read what a complete store holds; raises :class:`UserError` of one that is not."""
+    store = open_store(path)
+    assert store.best is not None
+    table = add_delta(read_criteria(path), store.config["search"]["criterion"])
+    kinds = zip(table["covariance_type"], table["n_components"], strict=True)
+    table = table.assign(name=[f"{kind}-k{k}" for kind, k in kinds])
+    model = read_model(path, store.best)
+    kind, parameters = model.in_units
+    covariances = get_family(kind).full_covariances(parameters)
+    components = Components(parameters.weights, parameters.means, covariances, model.columns)
+    return Facts(
+        store=store,
+        table=table,
+        model=model,
+        components=components,
+        narrowest=_narrowest(model),
+        bounds=_bounds(path, table, store.best),
+        sample=read_sample(path),
+    )
+
+
+def _narrowest(model: StoredModel) -> Array:
+    family, parameters = model.model
+    return np.asarray(np.linalg.eigvalsh(family.full_covariances(parameters))[:, 0], dtype=np.float64)
+
+
+def _bounds(path: str, table: pd.DataFrame, best: str) -> dict[str, tuple[float, ...]]:
+    near = table[table["delta"].notna()].sort_values("delta", kind="stable")["name"].tolist()
+    names = [best, *(name for name in near if name != best)][: 1 + MOST_BOUNDS]
+    return {name: read_model(path, name).lower_bounds for name in names}

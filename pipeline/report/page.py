@@ -1,0 +1,168 @@
+"""The page: facts, words, tables and pictures in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dask.utils import format_bytes
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from gmm_dask.criteria import CRITERIA, evidence
+from pipeline.environment import redacted
+from pipeline.report import pictures, tables, words
+from pipeline.report.facts import Facts, read_facts
+from pipeline.report.pictures import Picture
+
+PAGE = "index.html"
+_PICTURES = (*CRITERIA, *(f"{name}-close" for name in CRITERIA), "clusters", "clusters-2", "clusters-3")
+_PICTURES += ("means", "uncertainty", "log-likelihood")
+
+
+def report_folder(path: str | Path) -> Path:
+    """Where a store's report lies: beside it."""
+    return Path(f"{str(path).rstrip('/')}-report")
+
+
+def has_report(path: str | Path) -> bool:
+    """Whether a store has its report."""
+    return (report_folder(path) / PAGE).is_file()
+
+
+def clear_report(path: str | Path) -> None:
+    """Remove a store's report, the page first; other files in its folder stay."""
+    folder = report_folder(path)
+    for name in (PAGE, *(f"{name}.png" for name in _PICTURES)):
+        (folder / name).unlink(missing_ok=True)
+        (folder / f"{name}.partial").unlink(missing_ok=True)
+
+
+def write_report(path: str | Path) -> Path:
+    """Write the report of a complete result store, in place of an earlier one; the page is written last.
+
+    Parameters
+    ----------
+    path : str or Path
+        The result store.
+
+    Returns
+    -------
+    Path
+        The page; PNGs of its pictures lie beside it.
+
+    Raises
+    ------
+    UserError
+        If there is no result store, or one that is not complete.
+    """
+    facts = read_facts(str(path))
+    drawn = {
+        "choice": pictures.draw_choice(facts),
+        "others": pictures.draw_other_criteria(facts),
+        "clusters": pictures.draw_components(facts),
+        "means": pictures.draw_means(facts),
+        "uncertainty": pictures.draw_uncertainty(facts),
+        "bounds": pictures.draw_bounds(facts),
+    }
+    page = render(facts, drawn)
+    clear_report(path)
+    folder = report_folder(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for group in drawn.values():
+        for picture in group:
+            _write(folder / f"{picture.name}.png", picture.png)
+    _write(folder / PAGE, page.encode())
+    return folder / PAGE
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def render(facts: Facts, drawn: dict[str, list[Picture]]) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_url"] = _data_url
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html").render(
+        facts=facts,
+        words=words,
+        tables=tables,
+        pictures=drawn,
+        style=Markup(style),
+        tiles=_tiles(facts),
+        data=_data(facts),
+        run=_run(facts),
+        settings=yaml.safe_dump(redacted(facts.store.config), sort_keys=False, allow_unicode=True, width=72),
+    )
+
+
+def _data_url(picture: Picture) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(picture.svg).decode()
+
+
+def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
+    """The few numbers that are looked for first: what, how much, and a remark."""
+    store, second, sure = facts.store, facts.runner_up, words.sure_share(facts)
+    name = facts.criterion.upper()
+    tiles = [("rows", f"{facts.n_rows:,}", words.counted(len(facts.components.names), "feature"))]
+    troubled = sum(map(len, facts.troubled.values()))
+    remark = f"{troubled} did not converge" if troubled else "all converged"
+    tiles.append(("candidates", f"{len(facts.table):,}", remark))
+    if second is not None:
+        remark = f"{evidence(second['delta'])} evidence" if facts.criterion == "bic" else "over the runner-up"
+        tiles.append(
+            (f"lead in {name}", words.difference(second["delta"]), remark.replace("mention evidence", "mention"))
+        )
+    if sure is not None and len(facts.components.weights) > 1:
+        tiles.append(("sure labels", f"{sure:.0%}", "another component has at most 10 %"))
+    tiles.append(("passes", f"{store.passes:,}", f"{format_bytes(store.bytes_read)} read"))
+    if store.seconds is not None:
+        tiles.append(("time", words.duration(store.seconds), _attempts(store.attempts)))
+    return tiles
+
+
+def _attempts(attempts: int) -> str:
+    return "in one run" if attempts == 1 else f"the last of {attempts} runs"
+
+
+def _data(facts: Facts) -> list[tuple[str, str]]:
+    """What the data was."""
+    store, sample = facts.store, facts.sample
+    data: dict[str, Any] = redacted(store.data)
+    found = [("source", f"{data['path']} ({data['kind']})"), ("rows", f"{facts.n_rows:,}")]
+    missing = (store.data.get("missing") or {}).get("rows")
+    if missing:
+        found.append(("left out", f"{words.counted(missing, 'row')} with missing values"))
+    if store.total_weight is not None and store.total_weight != store.n_rows:
+        found.append(("total weight", f"{store.total_weight:,.6g}"))
+    found.append(("a pass reads", format_bytes(data["bytes_per_pass"])))
+    if sample is not None:
+        found.append(("chunks", f"{sample.n_chunks:,}, of up to {words.counted(sample.chunk_rows, 'row')}"))
+        found.append(("shown in pictures", f"{words.counted(len(sample.rows), 'row')} drawn at random"))
+    return found
+
+
+def _run(facts: Facts) -> list[tuple[str, str]]:
+    """What the run was."""
+    store = facts.store
+    found = [("store", store.path), ("begun", store.started or ""), ("finished", store.finished or "")]
+    if store.seconds is not None:
+        found.append(("took", f"{words.duration(store.seconds)}, {_attempts(store.attempts)}"))
+    found.append(("passes", f"{store.passes:,} over the data"))
+    found.append(("read", format_bytes(store.bytes_read)))
+    likelihood = facts.winner["log_likelihood"] / (store.total_weight or 1.0)
+    found.append(("mean log-likelihood", f"{likelihood:,.4f} a row"))
+    return [(name, text) for name, text in found if text]

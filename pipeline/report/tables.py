@@ -1,0 +1,176 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gmm_dask.criteria import CRITERIA, EVIDENCE, evidence
+from gmm_dask.drawing import color_of
+from gmm_dask.em import Status
+from gmm_dask.telling import telling_features
+from pipeline.report.facts import Facts, rows_of
+from pipeline.report.words import counted, decimals, difference, listed, number
+
+MOST_CLOSEST = 8
+MOST_COUNTS = 24
+MOST_COMPONENTS = 24
+MOST_FEATURES = 8
+MOST_COLUMNS = 30
+# a shade of the means' table is as dark as this at two standard deviations from the overall mean
+DARKEST = 0.45
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, a smaller text below, and how it looks."""
+
+    text: str
+    below: str = ""
+    kind: str = ""
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its caption, its column heads, its rows (the first cell of each is its head), and a note."""
+
+    caption: str
+    head: list[str]
+    rows: list[list[Cell]]
+    note: str = ""
+
+
+def _cells(*texts: Any) -> list[Cell]:
+    return [text if isinstance(text, Cell) else Cell(str(text)) for text in texts]
+
+
+# -- the choice ----------------------------------------------------------------------------------------------
+
+
+def closest_table(facts: Facts) -> Table:
+    """The winner and the candidates next to it, with all criteria."""
+    name = facts.criterion
+    rest = [other for other in CRITERIA if other != name]
+    head = ["candidate", f"Δ{name.upper()}", *(["evidence"] if name == "bic" else []), name.upper()]
+    rows = []
+    for row in [facts.winner, *facts.others][:MOST_CLOSEST]:
+        kind = "best" if row["name"] == facts.best else ""
+        words = [evidence(row["delta"]) if row["delta"] > 0.0 else ""] if name == "bic" else []
+        values = [f"{row[criterion]:,.1f}" for criterion in (name, *rest)]
+        cells = _cells(difference(row["delta"]), *words, *values, f"{row['n_parameters']:,}", row["n_iter"])
+        rows.append([Cell(row["name"], kind=kind), *cells])
+    head += [*(other.upper() for other in rest), "parameters", "iterations"]
+    return Table(f"The candidates closest by {name.upper()}", head, rows, _evidence_note(name))
+
+
+def _evidence_note(name: str) -> str:
+    if name != "bic":
+        return ""
+    uppers = [f"{words} up to {upper:g}" for upper, words in EVIDENCE[:-1]]
+    return f"Evidence against a candidate beside the best, by ΔBIC: {', '.join(uppers)}, {EVIDENCE[-1][1]} above."
+
+
+def matrix_table(facts: Facts) -> Table:
+    """All candidates: the distance from the smallest criterion, a row a number of components."""
+    name, table = facts.criterion, facts.table
+    kinds = list(dict.fromkeys(table["covariance_type"]))
+    counts = sorted(set(table["n_components"]))
+    best_first = table.groupby("n_components")["delta"].min().sort_values(kind="stable").index[:MOST_COUNTS]
+    shown = [k for k in counts if k in set(best_first)]
+    found = {(row["n_components"], row["covariance_type"]): row for row in rows_of(table)}
+    rows = [[Cell(str(k)), *(_delta_cell(facts, found.get((k, kind))) for kind in kinds)] for k in shown]
+    notes = ["Darker is closer to the best."]
+    if Status.MAX_ITER in facts.troubled:
+        notes.append("* stopped at max_iter before it converged.")
+    if len(shown) < len(counts):
+        notes.append(
+            f"The best {len(shown)} of {len(counts)} numbers of components are shown; gmm-dask show lists all."
+        )
+    return Table(f"All candidates: {name.upper()} above the smallest", ["K", *kinds], rows, " ".join(notes))
+
+
+def _delta_cell(facts: Facts, row: dict[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell("")
+    if np.isnan(row["delta"]):
+        return Cell(row["status"], kind="bad")
+    star = "" if row["status"] == Status.CONVERGED.value else "*"
+    level = next(i for i, (upper, _) in enumerate(EVIDENCE) if row["delta"] <= upper)
+    kind = "best" if row["name"] == facts.best else f"near{level}"
+    return Cell(difference(row["delta"]) + star, kind=kind)
+
+
+def troubled_table(facts: Facts) -> Table | None:
+    """The candidates that did not converge, and what to do about them."""
+    rows = [
+        [Cell(status.value, below=counted(len(names), "candidate")), *_cells(listed(names), status.remedy)]
+        for status, names in facts.troubled.items()
+    ]
+    return Table("Candidates that did not converge", ["what", "which", "why, and what to do"], rows) if rows else None
+
+
+# -- the components ------------------------------------------------------------------------------------------
+
+
+def components_table(facts: Facts) -> Table:
+    """A row a component: its weight, and mean and standard deviation by feature, in the units of the data."""
+    components = facts.components
+    n_components, n_features = components.means.shape
+    features = np.sort(telling_features(components)[:MOST_FEATURES])
+    shown = np.argsort(-components.weights, kind="stable")[:MOST_COMPONENTS]
+    places = [decimals(components.deviations[d]) for d in features]
+    rows = []
+    for k in shown:
+        weight, below = components.weights[k], f"≈ {components.weights[k] * facts.n_rows:,.0f} rows"
+        values = [_mean_cell(facts, k, d, digits) for d, digits in zip(features, places, strict=True)]
+        rows.append(
+            [Cell(str(k), kind="swatch", style=f"--swatch:{color_of(k)}"), _weight_cell(weight, below), *values]
+        )
+    head = ["component", "weight", *(components.names[d] for d in features)]
+    notes = ["Mean ± standard deviation; red lies above the overall mean, blue below."]
+    if n_features > len(features):
+        notes.append(f"Of {n_features} features, the {len(features)} in which the components differ most are shown.")
+    if n_components > len(shown):
+        rest = 1.0 - components.weights[shown].sum()
+        notes.append(f"{n_components - len(shown)} smaller components, of {rest:.1%} together, are left out.")
+    return Table("The components, the heaviest first", head, rows, " ".join(notes))
+
+
+def _weight_cell(weight: float, below: str) -> Cell:
+    return Cell(f"{weight:.1%}", below, kind="bar", style=f"--part:{100 * weight:.1f}%")
+
+
+def _mean_cell(facts: Facts, k: int, d: int, places: int | None) -> Cell:
+    components = facts.components
+    mean, deviation = components.means[k, d], float(np.sqrt(components.variances[k, d]))
+    z = (mean - components.center[d]) / components.deviations[d]
+    shade = DARKEST * min(1.0, abs(z) / 2.0) if len(components.weights) > 1 else 0.0
+    red_green_blue = "178,24,43" if z > 0.0 else "33,102,172"
+    return Cell(
+        number(mean, places), f"± {number(deviation, places)}", style=f"background:rgba({red_green_blue},{shade:.2f})"
+    )
+
+
+# -- data and software ---------------------------------------------------------------------------------------
+
+
+def columns_table(facts: Facts) -> Table:
+    """A row a column of the data: mean, standard deviation and range."""
+    names = facts.store.data["columns"]
+    contents = facts.store.data["contents"]
+    keys = ("means", "deviations", "minima", "maxima")
+    rows = []
+    for i, name in enumerate(names[:MOST_COLUMNS]):
+        places = decimals(contents["deviations"][i])
+        rows.append(_cells(name, *(number(contents[key][i], places) for key in keys)))
+    left_out = f"The first {len(rows)} of {len(names)} columns are shown." if len(names) > len(rows) else ""
+    return Table("The columns", ["column", "mean", "std. dev.", "minimum", "maximum"], rows, left_out)
+
+
+def software_table(facts: Facts) -> Table:
+    """The versions that the run began with."""
+    rows = [_cells(name, version) for name, version in facts.store.software.items()]
+    return Table("Software", ["package", "version"], rows)

@@ -1,0 +1,193 @@
+"""What a result means, in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gmm_dask.criteria import CRITERIA, evidence
+from gmm_dask.drawing import UNSURE
+from gmm_dask.em import Status
+from gmm_dask.families import get_family
+from pipeline.report.facts import Facts
+
+# how much support a candidate has beside the one with the smallest AIC (Burnham and Anderson 2002, section 2.6)
+SUPPORT = ((2.0, "substantial support too"), (4.0, "some support"), (7.0, "considerably less support"))
+SUPPORT_FAR = ((10.0, "little support"), (math.inf, "essentially no support"))
+# a component is worth a look with fewer rows than this
+FEW_ROWS = 10
+# a label is sure if another component has at most this probability
+SURE = UNSURE[1]
+# a component's smallest variance is of this many times reg_covar or less if it is reg_covar that holds it open
+HELD_OPEN = 3.0
+LISTED = 12
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A count with its noun: ``1 row``, ``272 rows``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: list[str]) -> str:
+    """Names, the first few of many."""
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def mixture_words(row: dict[str, Any]) -> str:
+    """A candidate in words: ``3 components with tied covariance``."""
+    return f"{counted(int(row['n_components']), 'component')} with {row['covariance_type']} covariance"
+
+
+def difference(value: float) -> str:
+    """A difference of criteria, short enough for a cell."""
+    if math.isnan(value):
+        return "–"  # noqa: RUF001
+    if value >= 1e5:
+        return f"{value / 1e6:,.1f} M" if value >= 1e6 else f"{value / 1e3:,.0f} k"
+    return f"{value:,.1f}" if value < 1e3 else f"{value:,.0f}"
+
+
+def decimals(deviation: float) -> int | None:
+    """Decimals that show a hundredth of a standard deviation; None where only powers of ten do."""
+    if not 0.0 < deviation < math.inf:
+        return None
+    places = 2 - math.floor(math.log10(deviation))
+    return max(0, places) if -6 <= places <= 6 else None
+
+
+def number(value: float, places: int | None) -> str:
+    """A number with so many decimals; None stands for four significant digits."""
+    return (f"{value:.4g}" if places is None else f"{value:,.{places}f}").replace("-", "\u2212")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: ``2.3 s``, ``13 min 20 s``, ``5 h 2 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+# -- the decision --------------------------------------------------------------------------------------------
+
+
+def headline(facts: Facts) -> str:
+    """The decision in a few words."""
+    return mixture_words(facts.winner)
+
+
+def decision(facts: Facts) -> list[str]:
+    """The decision in sentences: by how much, how strong that is, and what the covariance type means."""
+    name = facts.criterion.upper()
+    count = len(facts.table)
+    first = f"Of {counted(count, 'candidate')}" if count > 1 else "This was the only candidate"
+    smallest = f", this one has the smallest {name}" if count > 1 else f"; its {name} is"
+    value = f" ({facts.winner[facts.criterion]:,.1f})." if count > 1 else f" {facts.winner[facts.criterion]:,.1f}."
+    kind = facts.model.covariance_type
+    return [f"{first}{smallest}{value} {_lead(facts)}".strip(), f"{kind.capitalize()}: {get_family(kind).words}."]
+
+
+def _lead(facts: Facts) -> str:
+    second = facts.runner_up
+    same = f"{facts.equals[0]['name']} is the same mixture in another form. " if facts.equals else ""
+    if second is None:
+        only = "No other candidate could be fitted." if len(facts.table) > 1 and not same else ""
+        return same + only
+    name, delta = facts.criterion, second["delta"]
+    lead = f"{same}The runner-up, {mixture_words(second)}, is {difference(delta)} higher: "
+    return lead + _strength(facts, name, delta, second)
+
+
+def _strength(facts: Facts, name: str, delta: float, second: dict[str, Any]) -> str:
+    if name == "bic":
+        words = evidence(delta)
+        said = "a difference not worth more than a bare mention" if words == "bare mention" else f"{words} evidence"
+        return f"{said} by convention (Kass and Raftery 1995)."
+    by_bic = second["bic"] - facts.winner["bic"]
+    side = "the same way" if by_bic > 0.0 else "the other way"
+    also = f"their BICs differ by {difference(abs(by_bic))} {side}: {evidence(abs(by_bic))} by convention"
+    if name == "aic":
+        support = next(words for upper, words in (*SUPPORT, *SUPPORT_FAR) if delta <= upper)
+        return f"it has {support} (Burnham and Anderson 2002); {also} (Kass and Raftery 1995)."
+    return f"ICL has no scale of its own; {also} (Kass and Raftery 1995)."
+
+
+def other_criteria(facts: Facts) -> str:
+    """Whether the criteria that did not decide agree."""
+    chosen = {name: facts.choice(name) for name in CRITERIA if name != facts.criterion}
+    agree = [name.upper() for name, found in chosen.items() if found == facts.best]
+    differ = [f"{name.upper()} would choose {found}" for name, found in chosen.items() if found != facts.best]
+    if agree:
+        differ.insert(0, f"{' and '.join(agree)} {'agree' if len(agree) > 1 else 'agrees'}")
+    return f"{', and '.join(differ)}. AIC tends to more components than BIC, ICL to fewer where they overlap."
+
+
+def sure_share(facts: Facts) -> float | None:
+    """Part of the sampled rows whose label is sure."""
+    if facts.sample is None or not len(facts.sample.uncertainty):
+        return None
+    return float(np.mean(facts.sample.uncertainty <= SURE))
+
+
+# -- what is worth a look ------------------------------------------------------------------------------------
+
+
+def notices(facts: Facts) -> list[str]:
+    """What a reader should know before trusting the result."""
+    return [
+        *_about_the_choice(facts),
+        *_about_the_candidates(facts),
+        *_about_the_components(facts),
+        *_about_rows(facts),
+    ]
+
+
+def _about_the_choice(facts: Facts) -> Iterator[str]:
+    counts = sorted(set(facts.table["n_components"]))
+    k = facts.model.n_components
+    if len(counts) > 1 and k == counts[-1]:
+        yield f"K = {k} is the largest number of components tried; more may be better still: raise search.n_components."
+    if len(counts) > 1 and k == counts[0] > 1:
+        yield f"K = {k} is the smallest number of components tried; fewer may be better: lower search.n_components."
+    close = [row["name"] for row in facts.others if row["delta"] <= 2.0 and row not in facts.equals]
+    if close and facts.criterion == "bic":
+        yield f"About as good by BIC, within 2 of the winner: {listed(close)}. Other reasons may decide between them."
+
+
+def _about_the_candidates(facts: Facts) -> Iterator[str]:
+    if facts.model.status is not Status.CONVERGED:
+        yield f"The winner did not converge: {facts.model.status.remedy}"
+    failed = facts.troubled.get(Status.SINGULAR, [])
+    if failed:
+        yield f"{counted(len(failed), 'candidate')} could not be fitted; why, and what to do, is said below."
+
+
+def _about_the_components(facts: Facts) -> Iterator[str]:
+    rows = facts.components.weights * facts.n_rows
+    few = [f"{k} (about {count:,.0f} rows)" for k, count in enumerate(rows) if count < FEW_ROWS]
+    if few:
+        yield f"Components of very few rows: {listed(few)}. They may describe outliers."
+    reg_covar = float(facts.store.config["search"]["reg_covar"])
+    thin = [str(k) for k in np.flatnonzero(facts.narrowest <= HELD_OPEN * reg_covar)]
+    if thin:
+        yield (
+            f"In some direction only search.reg_covar ({reg_covar:g}) keeps these components from collapsing: "
+            f"{listed(thin)}. They may sit on equal rows; then their likelihood, and the choice, hang on reg_covar."
+        )
+
+
+def _about_rows(facts: Facts) -> Iterator[str]:
+    missing = facts.store.data.get("missing") or {}
+    if missing.get("rows"):
+        columns = [f"{name} {count:,}" for name, count in missing.get("columns", {}).items() if count]
+        left_out = f"{counted(missing['rows'], 'row')} with missing values were left out of the fit"
+        yield f"{left_out} (by column: {listed(columns)})."
+    sure = sure_share(facts)
+    if sure is not None and sure < 0.5:
+        yield f"Only {sure:.0%} of the sampled rows have a sure label: the components overlap much."
