@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from pipeline.progress import Event, PassDone, StageStarted
+from pipeline.progress import ChunksDone, Event, PassDone, StageStarted
 
 SECONDS_BETWEEN_LINES = 10.0
 LASTING = ("resume", "compare")  # stages that the live line leaves a message of
@@ -19,6 +19,8 @@ def describe(event: Event) -> str:
     """The event in words."""
     if isinstance(event, StageStarted):
         return f"{event.name}: {event.detail}" if event.detail else event.name
+    if isinstance(event, ChunksDone):
+        return f"{event.done} of {event.total} chunks written, {_rate(event)}"
     took = f"took {event.seconds:.2g} s, {_rate(event)}"
     return f"pass {event.number} {took}: {_counts(event)}; {_time_left(event)}{_leading(event)}"
 
@@ -30,7 +32,7 @@ def _counts(event: PassDone) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
-def _rate(event: PassDone) -> str:
+def _rate(event: PassDone | ChunksDone) -> str:
     """How fast rows are read and computed: ``1.2 M rows/s``."""
     rate = event.rows / max(event.seconds, 1e-9)
     return f"{rate / 1e6:.1f} M rows/s" if rate >= 1e5 else f"{rate / 1e3:.1f} k rows/s"
@@ -51,7 +53,7 @@ def _time_left(event: PassDone) -> str:
 
 
 class Lines:
-    """Write stages as they start, and passes now and then.
+    """Write stages as they start, and passes and chunks now and then.
 
     Parameters
     ----------
@@ -67,9 +69,9 @@ class Lines:
         self._last = clock()
 
     def __call__(self, event: Event) -> None:
-        """Write the event, unless it is a pass and the line before is recent."""
+        """Write the event, unless it is a pass or a chunk and the line before is recent."""
         now = self._clock()
-        if isinstance(event, PassDone) and now - self._last < SECONDS_BETWEEN_LINES:
+        if not isinstance(event, StageStarted) and now - self._last < SECONDS_BETWEEN_LINES:
             return
         self._last = now
         self._write(describe(event))
@@ -102,6 +104,10 @@ class LiveLine:
             words = f"pass {event.number}, {event.finished} of {event.total} fits done, {_time_left(event)}"
             words += f"\n{_counts(event)}\n{_rate(event)}{_leading(event)}"
             self._bar.update(self._line, total=event.total, completed=event.finished, words=words)
+            return
+        if isinstance(event, ChunksDone):
+            words = f"{event.done} of {event.total} chunks, {_rate(event)}"
+            self._bar.update(self._line, total=event.total, completed=event.done, words=words)
             return
         if event.name in LASTING:
             self._bar.console.print(describe(event))

@@ -69,7 +69,27 @@ class PassDone:
         return self.converged + self.max_iter + self.singular
 
 
-Event = StageStarted | PassDone
+@dataclass(frozen=True)
+class ChunksDone:
+    """Another chunk of a pass that writes something about each row is over.
+
+    Parameters
+    ----------
+    done, total : int
+        Chunks, those of an earlier run included.
+    rows : int
+        Rows that this run has read.
+    seconds : float
+        That it took.
+    """
+
+    done: int
+    total: int
+    rows: int
+    seconds: float
+
+
+Event = StageStarted | PassDone | ChunksDone
 Progress = Callable[[Event], None]
 
 

@@ -17,7 +17,6 @@ import dask
 import pandas as pd
 
 from gmm_dask import em
-from gmm_dask.answers import answer_rows
 from gmm_dask.criteria import best_outcome, by_candidate, choose
 from gmm_dask.em import Settings, Status
 from gmm_dask.errors import UserError
@@ -27,10 +26,11 @@ from gmm_dask.scan import collect_statistics, one_blas_thread, profile_rows
 from gmm_dask.seeding import Candidate, start_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 from pipeline import store
+from pipeline.answers import wanted_answers, write_rows
 from pipeline.config import JobConfig
 from pipeline.estimate import machine_of, shape_of
 from pipeline.fingerprint import contents_of, header_of, require_same_contents
-from pipeline.held import hold, is_held, known_chunks, require_same_chunks
+from pipeline.held import hold, is_held, require_same_chunks
 from pipeline.keeper import Keeper
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.report import clear_report, has_report, report_folder, write_report
@@ -257,22 +257,6 @@ def select(config: JobConfig, progress: Progress) -> str:
     return store.model_name(choose(outcomes, config.search.criterion).state)
 
 
-def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
-    """One pass that writes what the configuration asks about each row."""
-    output = config.output
-    wanted = wanted_answers(config)
-    if not wanted:
-        return
-    progress(StageStarted("write rows", ", ".join(wanted)))
-    profile = store.load_checkpoint(output.store).profile
-    source = open_source(config.data)
-    rows = known_chunks(hold(source), profile)
-    family, parameters = store.read_model(output.store, best).model
-    with _computing(config, source):
-        answers = answer_rows(rows, family, parameters, wanted)
-        store.write_rows(output.store, answers)
-
-
 def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> None:
     """Mark the store complete, as the last thing, if the data are still those that pass 0 read."""
     source = open_source(config.data)
@@ -328,13 +312,6 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
 
 
 # -- parts of the stages -----------------------------------------------------------------------------------------
-
-
-def wanted_answers(config: JobConfig) -> list[str]:
-    """Names of the answers about each row that the configuration asks for."""
-    output = config.output
-    asked = {"label": output.labels, "log_density": output.log_density, "responsibility": output.responsibilities}
-    return [name for name, is_asked in asked.items() if is_asked]
 
 
 def settings_of(config: JobConfig) -> Settings:

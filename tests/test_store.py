@@ -7,7 +7,6 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -24,7 +23,10 @@ from pipeline.show import read_result
 from pipeline.store import (
     Checkpoint,
     DamagedError,
+    RowPlan,
     StoreStatus,
+    Totals,
+    ZarrRows,
     complete,
     find_store,
     load_checkpoint,
@@ -36,13 +38,10 @@ from pipeline.store import (
     read_columns,
     read_criteria,
     read_model,
-    row_shapes,
     save_checkpoint,
     write_criteria,
     write_models,
-    write_rows,
 )
-from pipeline.store.rows import require_aligned
 
 CONFIG = {
     "name": "a",
@@ -145,8 +144,12 @@ def write_everything(path):
     outcomes = [outcome(s, 100.0 + i) for i, s in enumerate(states)]
     write_criteria(path, [*outcomes, outcome(singular, np.nan)])
     write_models(path, [s for s in states if s.start == 0], ["x", "y", "z"])
-    label = da.arange(10, chunks=4) % 3
-    write_rows(path, {"label": label, "log_density": label * 0.5, "responsibility": da.ones((10, 3), chunks=(4, 3))})
+    rows = ZarrRows(path, RowPlan((4, 4, 2), 3, ("label", "log_density", "responsibility"), "token"))
+    rows.begin()
+    for number, n_rows in enumerate(rows.plan.lengths):
+        values = {"label": np.zeros(n_rows), "log_density": np.ones(n_rows), "responsibility": np.ones((n_rows, 3))}
+        rows.write(number, values, Totals(n_rows, 0.0, 0.0, np.array([n_rows, 0, 0])))
+    rows.finish({"usable": 10})
 
 
 def finish(path):
@@ -700,56 +703,6 @@ def test_no_such_model(store):
     write_models(store, [state("tied", 3), state("diag", 2)], ["x", "y", "z"])
     with pytest.raises(UserError, match=r"its models are: diag-k2, tied-k3\.$"):
         read_model(store, "full-k2")
-
-
-# -- rows ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chunks", [(4, 4, 2), (10,), (3, 4, 2, 1), (1, 9), (4, 0, 6)])
-def test_rows(store, chunks):
-    read = []
-
-    def answer(block, block_info=None):
-        read.append(block_info[0]["chunk-location"])
-        return np.tile(block[:, None], (1, 5)) + np.array([0, 0.5, 1, 2, 3])
-
-    answers = da.arange(10, chunks=(chunks,)).map_blocks(
-        answer, chunks=(chunks, (5,)), new_axis=1, dtype=float, meta=np.empty((0, 0))
-    )
-    write_rows(store, {"label": answers[:, 0], "log_density": answers[:, 1], "responsibility": answers[:, 2:]})
-    rows = xr.open_zarr(store, group="rows", consolidated=False)
-    assert rows["label"].dtype == np.int32
-    assert rows["label"].values.tolist() == list(range(10))
-    assert rows["log_density"].values.tolist() == [i + 0.5 for i in range(10)]
-    assert rows["responsibility"].dims == ("row", "component")
-    np.testing.assert_array_equal(rows["responsibility"], np.arange(10)[:, None] + [1, 2, 3])
-    assert len(read) == sum(length > 0 for length in chunks)  # one pass for all three
-    assert row_shapes(store) == {"label": (10,), "log_density": (10,), "responsibility": (10, 3)}
-
-
-def test_rows_are_written_again_after_a_resume(store):
-    write_rows(store, {"label": da.zeros(10, chunks=5), "log_density": da.zeros(10, chunks=5)})
-    write_rows(store, {"label": da.ones(10, chunks=5)})
-    rows = xr.open_zarr(store, group="rows", consolidated=False)
-    assert list(rows) == ["label"]
-    assert rows["label"].values.tolist() == [1] * 10
-
-
-def test_no_rows(store):
-    assert row_shapes(store) == {}
-
-
-def test_rows_of_unknown_number(store):
-    array = da.arange(10, chunks=5)
-    with pytest.raises(ValueError, match="expects chunks of known length"):
-        write_rows(store, {"label": array[array > 3]})
-
-
-def test_alignment():
-    require_aligned([(4, 4, 2), (3,)], (4, 3))
-    require_aligned([(8, 4, 1)], (2,))
-    with pytest.raises(AssertionError, match=r"Dask chunks \(3, 4\) do not end where Zarr's of 2 end"):
-        require_aligned([(3, 4)], (2,))
 
 
 # -- the lock ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
       rows/           a value for each row, components numbered as in models/
       sample/         some rows, with what the chosen model says about them
       checkpoint/<n>/ the state of an unfinished run
+    STORE-rows/       beside the store: the values of rows, where they are Parquet files
     STORE.lock        beside the store: held by the run that writes it
 
 Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE, group=..., consolidated=False)``.
@@ -36,16 +37,28 @@ from pipeline.store.results import (
     write_criteria,
     write_models,
 )
-from pipeline.store.rows import row_shapes, write_rows
+from pipeline.store.rows import (
+    RowPlan,
+    RowWriter,
+    Totals,
+    ZarrRows,
+    read_summary,
+    row_shapes,
+    rows_folder,
+)
 from pipeline.store.sample import Sample, read_sample, write_sample
 
 __all__ = [
     "Checkpoint",
     "DamagedError",
     "ResultStore",
+    "RowPlan",
+    "RowWriter",
     "Sample",
     "StoreStatus",
     "StoredModel",
+    "Totals",
+    "ZarrRows",
     "complete",
     "find_store",
     "load_checkpoint",
@@ -58,11 +71,12 @@ __all__ = [
     "read_criteria",
     "read_model",
     "read_sample",
+    "read_summary",
     "record_data",
     "row_shapes",
+    "rows_folder",
     "save_checkpoint",
     "write_criteria",
     "write_models",
-    "write_rows",
     "write_sample",
 ]

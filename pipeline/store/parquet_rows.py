@@ -1,0 +1,187 @@
+"""Values of the rows as a folder of Parquet files, one a chunk of the data, with key columns to join them by.
+
+The files are written into ``FOLDER.unfinished``, each under a name that it gets when it is whole; when all are there
+the folder gets its own name. So a folder that a reader finds is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from gmm_dask.errors import UserError
+from pipeline.store.groups import StorePath
+from pipeline.store.rows import RowPlan, Totals, Values, write_summary, writing
+
+Array = NDArray[np.float64]
+# number of a chunk -> the key columns of its rows
+ReadKeys = Callable[[int], pa.Table]
+
+# what a file knows about itself, in its footer
+_FOOTER = b"gmm-dask"
+_PARTS = "part-*.parquet"
+_SUMMARY = "_summary.json"
+_TYPES = {"label": pa.int32(), "log_density": pa.float64(), "responsibility": pa.float64()}
+
+
+class ParquetRows:
+    """Values of rows as Parquet files beside a store.
+
+    Parameters
+    ----------
+    folder : str or Path
+    plan : RowPlan
+    read_keys : callable, optional
+        Gives the columns that are copied from the data, for a chunk's number.
+    store : str or Path, optional
+        The result store that is told the summary, too.
+    """
+
+    def __init__(
+        self, folder: StorePath, plan: RowPlan, read_keys: ReadKeys | None = None, store: StorePath | None = None
+    ) -> None:
+        self.plan = plan
+        self._store = store
+        self._folder = Path(folder)
+        self._unfinished = Path(f"{folder}.unfinished")
+        self._read_keys = read_keys
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return str(self._folder)
+
+    # -- before and after the pass ---------------------------------------------------------------------------
+    def begin(self) -> bool:
+        """Make the folder, unless it is there; see :class:`pipeline.store.rows.RowWriter`."""
+        if len(self._ours(self._folder)) == len(self.plan.lengths):
+            self._tell_store()
+            return True
+        with writing(self.place):
+            remove_parts(self._folder)
+            if not self._ours(self._unfinished):
+                remove_parts(self._unfinished)
+            self._unfinished.mkdir(parents=True, exist_ok=True)
+            for file in self._unfinished.glob("*.partial"):
+                file.unlink()
+        return False
+
+    def finished(self) -> list[Totals | None]:
+        """Totals of each chunk; see :class:`pipeline.store.rows.RowWriter`."""
+        found = self._ours(self._unfinished)
+        return [found.get(number) for number in range(len(self.plan.lengths))]
+
+    def join(self) -> None:
+        """Nothing: no file has rows of two chunks."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Give the folder its name, with the summary beside the files; readers pass over names like that."""
+        with writing(self.place):
+            found = {"n_rows": self.plan.n_rows, **summary}
+            (self._unfinished / _SUMMARY).write_text(json.dumps(found, indent=2, allow_nan=False))
+            self._unfinished.rename(self._folder)
+            self._tell_store()
+
+    def _tell_store(self) -> None:
+        if self._store is not None:
+            summary = json.loads((self._folder / _SUMMARY).read_text())
+            write_summary(self._store, {**summary, "parquet": self._folder.name})
+
+    def _ours(self, folder: Path) -> dict[int, Totals]:
+        """Totals of the chunks that are written, by their numbers; none if they are of another model or data."""
+        found = {}
+        for file in sorted(folder.glob(_PARTS)):
+            footer = _footer(file)
+            if footer.get("token") != self.plan.token:
+                return {}
+            found[footer["chunk"]] = Totals.from_array(np.array(footer["totals"]))
+        return found
+
+    # -- a chunk's values ------------------------------------------------------------------------------------
+    def write(self, number: int, values: Values, totals: Totals) -> None:
+        """Write one file; see :class:`pipeline.store.rows.RowWriter`."""
+        keys = None if self._read_keys is None else self._read_keys(number)
+        columns = {} if keys is None else dict(zip(keys.column_names, keys.columns, strict=True))
+        for name in self.plan.names:
+            columns |= _columns(name, values[name])
+        footer = {"token": self.plan.token, "chunk": number, "totals": totals.to_array().tolist()}
+        table = pa.table(columns).replace_schema_metadata({_FOOTER: json.dumps(footer)})
+        with writing(self.place):
+            self._put(number, table)
+
+    def log_density(self, number: int) -> Array:
+        """Log densities of a chunk; see :class:`pipeline.store.rows.RowWriter`."""
+        table = parquet.read_table(self._file(number), columns=["log_density"])
+        return np.asarray(table["log_density"].to_numpy())
+
+    def mark(self, threshold: float) -> int:
+        """Add the column ``anomaly``, file by file; see :class:`pipeline.store.rows.RowWriter`."""
+        marked = 0
+        with writing(self.place):
+            for number in range(len(self.plan.lengths)):
+                table = parquet.read_table(self._file(number))
+                under = pc.less(table["log_density"], threshold)
+                kept = table.drop_columns("anomaly") if "anomaly" in table.column_names else table
+                self._put(number, kept.append_column("anomaly", under))
+                marked += pc.sum(under).as_py() or 0
+        return marked
+
+    def _put(self, number: int, table: pa.Table) -> None:
+        """Write a file under another name first: one that has its own is whole."""
+        file = self._file(number)
+        partial = file.with_suffix(".partial")
+        try:
+            parquet.write_table(table, partial)
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _file(self, number: int) -> Path:
+        digits = max(5, math.ceil(math.log10(max(2, len(self.plan.lengths)))))
+        return self._unfinished / f"part-{number:0{digits}d}.parquet"
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove a folder of files that were written here, if it is there.
+
+    Raises
+    ------
+    UserError
+        If anything else is in it, which is never touched.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir() or any(not _is_ours(file) for file in folder.iterdir()):
+        raise UserError(
+            f"{folder} exists and is not a folder of rows that gmm-dask wrote, so it is left as it is. Move it away, "
+            "or choose another path."
+        )
+    shutil.rmtree(folder)
+
+
+def _is_ours(file: Path) -> bool:
+    return file.name == _SUMMARY or file.suffix == ".partial" or (file.match(_PARTS) and bool(_footer(file)))
+
+
+def _footer(file: Path) -> dict[str, Any]:
+    """What a file says about itself; nothing where another program wrote it."""
+    found: dict[str, Any] = json.loads((parquet.read_schema(file).metadata or {}).get(_FOOTER, b"{}"))
+    return found
+
+
+def _columns(name: str, values: NDArray[Any]) -> dict[str, pa.Array]:
+    """A value a row as a column; several, as responsibilities are, as a column a component."""
+    if values.ndim == 1:
+        return {name: pa.array(values, _TYPES[name])}
+    return {f"{name}_{k}": pa.array(values[:, k], _TYPES[name]) for k in range(values.shape[1])}
