@@ -163,10 +163,12 @@ def reporting(debug: bool, after_interrupt: str = "") -> Iterator[None]:
 
 
 def _explained(error: Exception, debug: bool) -> tuple[str, int]:
-    from gmm_dask.errors import UserError
+    from gmm_dask.errors import FaultError, UserError
 
     if isinstance(error, UserError):
         return str(error), MISTAKE
+    if isinstance(error, FaultError):
+        return str(error), FAULT
     hint = "" if debug else " Add --debug to see where it happened."
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text.rstrip('.')}.{hint}", FAULT

@@ -193,6 +193,8 @@ def show_estimate(estimate: Estimate) -> None:
     for name, text in _estimate_lines(estimate).items():
         grid.add_row(name, Text(text))
     _console().print(grid)
+    for note in estimate.source.notes:
+        explain(f"note: {note}", "yellow")
 
 
 def _estimate_lines(estimate: Estimate) -> dict[str, str]:

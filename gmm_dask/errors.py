@@ -7,6 +7,10 @@ class UserError(ValueError):
     """A mistake in the data, the settings or the command: the message says what to change."""
 
 
+class FaultError(RuntimeError):
+    """Something outside the program failed, such as a disk or a network: the message says what to look after."""
+
+
 class UnusableError(UserError):
     """Rows hold values that are NaN or infinite."""
 

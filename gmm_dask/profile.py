@@ -365,5 +365,5 @@ def _refuse_bad_weights(part: Part, drop: bool) -> None:
             f"{bad} sample weights are negative{'' if drop else ', NaN or infinite'}: "
             "every weight must be a finite number of at least 0."
         )
-    if part.weight == 0.0 and sum(part.chunk_rows):
+    if part.weight == 0.0 and any(part.chunk_rows):
         raise UserError("The sample weights add up to zero; at least one row needs a positive weight.")

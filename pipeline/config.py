@@ -157,6 +157,11 @@ class DataConfig(Section):
         "error stops the job and tells how many there are; drop leaves such rows out of the fit, and they have label "
         "-1 and no density in the result.",
     )
+    missing_chunks: Literal["error", "fill"] = Field(
+        default="error",
+        description="What to do with a chunk of Zarr data that is not stored: error stops the job, because it may be "
+        "lost; fill takes the array's fill value, as writers mean it that leave out chunks of nothing else.",
+    )
     scale: Literal["none", "standard"] = Field(
         default="none",
         description="How to scale the columns for the fit: none takes them as they are, standard fits columns of mean "

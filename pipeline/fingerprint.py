@@ -28,7 +28,7 @@ def header_of(source: Source) -> dict[str, Any]:
         "columns": list(source.columns),
         "n_rows": source.n_rows,
         "bytes_per_pass": source.bytes_per_pass,
-        "modified": last_modified(source.path),
+        "modified": last_modified(source.place),
     }
 
 
@@ -111,5 +111,5 @@ def _difference_of_rows(there: dict[str, Any], here: dict[str, Any]) -> str | No
     if np.any(np.abs(np.subtract(there["variances"], here["variances"])) > TOLERANCE * size):
         return "its columns vary together differently"
     if there["sample"] != here["sample"]:
-        return "its rows were changed, reordered or stored in other chunks"
+        return "its rows were changed or reordered"
     return None

@@ -6,9 +6,11 @@ import dask
 import dask.array as da
 import numpy as np
 
-from gmm_dask.errors import UserError
+from gmm_dask.errors import UnusableError, UserError
 from gmm_dask.profile import Profile
-from gmm_dask.scan import Rows, as_rows
+from gmm_dask.scan import Rows, as_rows, profile_rows
+from pipeline.config import JobConfig
+from pipeline.prepared import Preparation
 from pipeline.sources import Source
 
 # data of up to this many bytes are read once a stage and held in memory
@@ -16,11 +18,19 @@ HELD_BYTES = 16 << 20
 
 
 def hold(source: Source) -> Rows:
-    """The rows of a source; in memory if they are few."""
+    """The rows of a source as they are; in memory if they are few."""
+    return _held(source, source.array, source.weights)
+
+
+def hold_prepared(source: Source, preparation: Preparation, profile: Profile) -> Rows:
+    """The rows of a source as they are fitted; in memory if they are few."""
+    return _held(source, *source.prepared(preparation, profile))
+
+
+def _held(source: Source, array: da.Array, weights: da.Array | None) -> Rows:
     if not is_held(source):
-        return as_rows(source.array, source.weights)
-    collections = [source.array] if source.weights is None else [source.array, source.weights]
-    return as_rows(*dask.compute(*collections))
+        return as_rows(array, weights)
+    return as_rows(*dask.compute(*([array] if weights is None else [array, weights])))
 
 
 def is_held(source: Source) -> bool:
@@ -30,27 +40,38 @@ def is_held(source: Source) -> bool:
     return source.n_rows * len(source.columns) * 8 <= HELD_BYTES
 
 
-def known_chunks(rows: Rows, profile: Profile) -> Rows:
-    """Rows as a Dask array of chunks of known lengths: their own, or those that the profile found."""
-    array = rows.array
-    if rows.in_memory:
-        return Rows(da.from_array(array, chunks=array.shape, name=False))
-    if not np.isnan(array.shape[0]):
-        return Rows(array)
-    chunks = profile.chunk_rows, (rows.n_features,)
-    return Rows(da.Array(array.dask, array.name, chunks=chunks, dtype=array.dtype))
+def read_profile(config: JobConfig, source: Source) -> Profile:
+    """Pass 0 over the rows as they are.
+
+    Lines of a CSV are counted first, if they are not held: which rows are drawn for the seeding follows from their
+    numbers, so that it does not depend on the format.
+
+    Raises
+    ------
+    UserError
+        As :func:`gmm_dask.scan.profile_rows`; values that are missing, unless they are dropped.
+    """
+    drop = config.data.missing == "drop"
+    starts = None if is_held(source) else source.first_rows()
+    try:
+        return profile_rows(hold(source), config.search.random_state, source.columns, drop=drop, starts=starts)
+    except UnusableError as error:
+        raise UserError(
+            f"data.missing: {source.path} has rows that cannot be used. {error} Or take data.missing: drop, which "
+            "leaves them out of the fit and keeps their places in the result."
+        ) from None
 
 
 def require_same_chunks(path: str, source: Source, profile: Profile) -> None:
     """Raise :class:`UserError` if an unfinished run's data are in other chunks now; those held are cut anew."""
     lengths = source.array.chunks[0]
     known = not np.isnan(source.array.shape[0])
-    same = tuple(lengths) == profile.chunk_rows if known else len(lengths) == len(profile.chunk_rows)
+    same = tuple(lengths) == profile.read_rows if known else len(lengths) == len(profile.read_rows)
     if same or is_held(source):
         return
     raise UserError(
         f"the result store {path} is unfinished, and its data are stored in other chunks than when the run began: "
-        f"{len(profile.chunk_rows)} of up to {max(profile.chunk_rows):,} rows then, {len(lengths)} of up to "
+        f"{len(profile.read_rows)} of up to {max(profile.read_rows):,} rows then, {len(lengths)} of up to "
         f"{source.chunk_rows:,} now. Going on needs the same chunks: store the data as they were, or start anew with "
         "--fresh (and data.chunk_rows for chunks of another size)."
     )

@@ -102,10 +102,23 @@ def require_varying(profile: Profile, columns: Sequence[str]) -> None:
         )
 
 
+def missing_of(profile: Profile, columns: Sequence[str]) -> dict[str, Any]:
+    """Rows that were left out, and how many values each column lacks, as the store holds them."""
+    unusable = profile.unusable
+    if unusable is None:
+        return {"rows": 0, "columns": {}}
+    counts = dict(zip(columns, unusable.columns.tolist(), strict=True))
+    return {"rows": unusable.n_rows, "columns": {name: count for name, count in counts.items() if count}}
+
+
 def column_notes(profile: Profile, columns: Sequence[str]) -> list[str]:
     """What pass 0 noticed about columns: those of one value, and those that follow from another."""
     constant = _constant(profile)
     notes = [f"the column {columns[i]!r} has the same value in every row ({profile.minimum[i]:g})" for i in constant]
+    unusable = profile.unusable
+    if unusable:
+        n_rows = unusable.n_rows + profile.n_rows
+        notes.append(f"{unusable.n_rows:,} of {n_rows:,} rows have missing or infinite values and are left out")
     for i, j in _dependent(profile, constant):
         same = _is_same(profile, i, j)
         how = "is a duplicate of" if same else "is a linear function of"

@@ -7,7 +7,7 @@ as a task, and a job that was stopped goes on from its last checkpoint.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from gmm_dask.em import Settings, Status
 from gmm_dask.errors import UserError
 from gmm_dask.memory import Shape, plan_waves, projected_bytes
 from gmm_dask.profile import Profile
-from gmm_dask.scan import collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.scan import collect_statistics, one_blas_thread
 from gmm_dask.seeding import Candidate, start_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 from pipeline import store
@@ -30,8 +30,9 @@ from pipeline.answers import wanted_answers, write_rows
 from pipeline.config import JobConfig
 from pipeline.estimate import machine_of, shape_of
 from pipeline.fingerprint import contents_of, header_of, require_same_contents
-from pipeline.held import hold, is_held, require_same_chunks
+from pipeline.held import hold_prepared, is_held, read_profile, require_same_chunks
 from pipeline.keeper import Keeper
+from pipeline.prepared import Preparation, column_notes, missing_of, preparation_of, require_varying, scaled_profile
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.report import clear_report, has_report, report_folder, write_report
 from pipeline.sample import keep_sample
@@ -149,6 +150,7 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
     source = open_source(config.data)
     header = header_of(source)
     path = config.output.store
+    _tell(source.notes, progress)
     if fresh or store.find_store(path) is StoreStatus.NEW:
         _plan(config, shape_of(source, config))
     found = store.prepare_store(path, config.model_dump(mode="json"), header, fresh)
@@ -195,7 +197,7 @@ def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any]
         return
     progress(StageStarted("compare", "the data's files have another time than when the run began"))
     with _computing(config, source):
-        profile = profile_rows(hold(source), config.search.random_state, source.columns)
+        profile = read_profile(config, source)
     require_same_contents(path, source.columns, known["contents"], contents_of(profile))
     store.record_data(path, {**known, "modified": header["modified"]})
 
@@ -207,7 +209,13 @@ def seed(config: JobConfig, progress: Progress) -> None:
     header = header_of(source)  # as it is before the first row is read
     search, path = config.search, config.output.store
     with _computing(config, source):
-        profile = profile_rows(hold(source), search.random_state, source.columns)
+        found = read_profile(config, source)
+        notes = column_notes(found, source.columns)
+        _tell(notes, progress)
+        if config.data.scale == "standard":
+            require_varying(found, source.columns)
+        contents = contents_of(found)
+        profile = scaled_profile(found, preparation_of(config.data, contents))
         waves = _plan(config, _shape_found(config, source, profile))
         states = start_states(
             _candidates(config),
@@ -218,7 +226,15 @@ def seed(config: JobConfig, progress: Progress) -> None:
             random_state=generator_copies(search.random_state),
             reg_covar=search.reg_covar,
         )
-    store.record_data(path, {**header, "contents": contents_of(profile)})
+    store.record_data(
+        path,
+        {
+            **header,
+            "contents": contents,
+            "missing": missing_of(found, source.columns),
+            "notes": [*source.notes, *notes],
+        },
+    )
     step = -(-len(profile.sample) // DRAWN_ROWS)
     profile = replace(profile, sample=profile.sample[::step])
     store.save_checkpoint(path, Checkpoint(states, profile, 1, waves))
@@ -235,7 +251,7 @@ def fit_wave(config: JobConfig, wave: int, progress: Progress) -> None:
     count = "" if len(checkpoint.waves) == 1 else f", wave {wave + 1} of {len(checkpoint.waves)}"
     progress(StageStarted("fit", f"{checkpoint.waves[wave]} fits{count}, from pass {checkpoint.passes}"))
     source = open_source(config.data)
-    rows = hold(source)
+    rows = hold_prepared(source, _preparation(config), checkpoint.profile)
     keeper = Keeper(path, checkpoint, part, settings_of(config), config.search.criterion, progress)
     with _computing(config, source):
         collect = partial(collect_statistics, rows, checkpoint.profile)
@@ -248,12 +264,14 @@ def select(config: JobConfig, progress: Progress) -> str:
     """The closing pass: criteria of all candidates, and the choice; returns the winner's name."""
     progress(StageStarted("select", "the closing pass"))
     checkpoint = store.load_checkpoint(config.output.store)
-    source = open_source(config.data)
+    source, preparation = open_source(config.data), _preparation(config)
     with _computing(config, source):
-        outcomes = evaluate_states(hold(source), checkpoint.profile, checkpoint.states)
+        rows = hold_prepared(source, preparation, checkpoint.profile)
+        outcomes = evaluate_states(rows, checkpoint.profile, checkpoint.states)
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
     store.write_criteria(config.output.store, outcomes)
-    store.write_models(config.output.store, [state for state in best_starts if state.usable], source.columns)
+    fitted = [state for state in best_starts if state.usable]
+    store.write_models(config.output.store, fitted, source.columns, preparation.center, preparation.scale)
     return store.model_name(choose(outcomes, config.search.criterion).state)
 
 
@@ -267,7 +285,7 @@ def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> 
     after_fit = 2 if wanted_answers(config) else 1  # the closing pass, and the answers
     passes = checkpoint.passes + after_fit
     # data that are held are read once by each stage: seed, the waves, and those after them
-    reads = 1 + len(checkpoint.waves) + after_fit if is_held(source) else passes
+    reads = 1 + len(checkpoint.waves) + after_fit if is_held(source) else passes + source.is_counted
     store.complete(
         config.output.store,
         best=best,
@@ -312,6 +330,18 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
 
 
 # -- parts of the stages -----------------------------------------------------------------------------------------
+
+
+def _tell(notes: Sequence[str], progress: Progress) -> None:
+    """Tell what a user should know about the data."""
+    for note in notes:
+        progress(StageStarted("note", note))
+
+
+def _preparation(config: JobConfig) -> Preparation:
+    """How rows are prepared, by what pass 0 found."""
+    data = store.open_store(config.output.store, unfinished=True).data
+    return preparation_of(config.data, data["contents"])
 
 
 def settings_of(config: JobConfig) -> Settings:

@@ -47,6 +47,7 @@ def test_defaults(load):
             "weights": None,
             "chunk_rows": "auto",
             "missing": "error",
+            "missing_chunks": "error",
             "scale": "none",
         },
         "search": {
@@ -86,6 +87,7 @@ data:
   weights: w
   chunk_rows: 1000
   missing: drop
+  missing_chunks: fill
   scale: standard
 search:
   n_components: {min: 2, max: 4}

@@ -5,10 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
@@ -391,15 +389,6 @@ def test_going_on_with_other_chunks_is_refused_unless_held(tmp_path, monkeypatch
         run(config, fresh=True, progress=stop_at(4))
     zarr_config(tmp_path, some_rows(), 20)
     assert run(config).rows == {"label": (100,)}
-
-
-def test_rows_keep_their_own_chunks_where_these_are_known():
-    profile = profile_of(some_rows())
-    known = da.from_array(some_rows(), chunks=(30, 2))
-    assert pipeline.held.known_chunks(as_rows(known), profile).array.chunks[0] == (30, 30, 30, 10)
-    unknown = da.Array(known.dask, known.name, chunks=((np.nan,) * 4, (2,)), dtype=known.dtype)
-    found = replace(profile, chunk_rows=(30, 30, 30, 10))
-    assert pipeline.held.known_chunks(as_rows(unknown), found).array.chunks[0] == (30, 30, 30, 10)
 
 
 # -- the choice --------------------------------------------------------------------------------------------------

@@ -1,19 +1,19 @@
-"""Sources of rows: CSV, NPY, Zarr and Parquet on local disk, read lazily in chunks."""
+"""Sources of rows: CSV, NPY, Zarr, Parquet and HDF5, on a local disk or behind a URL, read lazily in chunks."""
 
 from __future__ import annotations
 
-import glob
-import itertools
 from collections.abc import Callable
-from pathlib import Path, PurePath
+from pathlib import PurePosixPath
 
 from gmm_dask.errors import UserError
 from pipeline.config import DataConfig
 from pipeline.sources.base import Source
+from pipeline.sources.place import Place, find_place, last_modified, url_path
 
-ENDINGS = (".csv", ".npy", ".zarr", ".parquet")
+ENDINGS = (".csv", ".npy", ".zarr", ".parquet", ".h5", ".hdf5")
+HDF5 = (".h5", ".hdf5")
 
-Opener = Callable[[DataConfig], Source]
+Opener = Callable[[DataConfig, Place], Source]
 
 
 def open_source(data: DataConfig) -> Source:
@@ -22,7 +22,7 @@ def open_source(data: DataConfig) -> Source:
     Parameters
     ----------
     data : DataConfig
-        Path, columns, weights and chunks.
+        Path or URL, columns, weights and chunks.
 
     Returns
     -------
@@ -32,43 +32,34 @@ def open_source(data: DataConfig) -> Source:
     Raises
     ------
     UserError
-        If the path or a column does not exist, if the format is not supported or the file not valid, if a
-        column is not numeric, or if there are no rows.
+        If the path or a column does not exist or may not be read, if the format is not supported or the file not
+        valid, if a column is not numeric, or if there are no rows.
+    FaultError
+        If the file system fails.
     """
-    _require_existing(data.source)
-    return _opener(_ending(data.source))(data)
+    place = find_place(data)
+    ending = _ending(place)
+    if data.dataset is not None and ending not in HDF5:
+        raise UserError(f"data.dataset: expected none for {data.source}; only an HDF5 file has datasets.")
+    if data.missing_chunks != "error" and ending != ".zarr":
+        raise UserError(f"data.missing_chunks: expected error for {data.source}; only Zarr data have such chunks.")
+    return _opener(ending)(data, place)
 
 
-def last_modified(path: str) -> int:
-    """When the newest file of a source was changed, in nanoseconds since 1970."""
-    files = [Path(found) for found in glob.glob(path, recursive=True)] if glob.has_magic(path) else [Path(path)]
-    below = (inside for file in files if file.is_dir() for inside in file.rglob("*"))
-    return max((file.stat().st_mtime_ns for file in itertools.chain(files, below)), default=0)
-
-
-def _require_existing(path: str) -> None:
-    if "://" in path:
-        raise UserError(f"data.source: expected a path on a local disk; got {path}. Copy the data there first.")
-    if Path(path).exists() or (glob.has_magic(path) and glob.glob(path, recursive=True)):
-        return
-    missing = "no file matches" if glob.has_magic(path) else "there is no file or folder"
-    raise UserError(
-        f"data.source: {missing} {path}. A relative path is looked up from the current directory, {Path.cwd()}."
-    )
-
-
-def _ending(path: str) -> str:
+def _ending(place: Place) -> str:
     """The ending that tells the format; a folder that has none of them is one of Parquet files."""
-    if any(part.endswith(".zarr") for part in PurePath(path).parts):
+    path = PurePosixPath(url_path(place))
+    if any(part.endswith(".zarr") for part in path.parts):
         return ".zarr"
-    ending = PurePath(path).suffix
-    if ending == ".parquet" or (ending in ENDINGS and Path(path).is_file()):
-        return ending
-    if Path(path).is_dir():
+    with place.reading():
+        is_folder = not place.is_glob and path.suffix != ".parquet" and place.fs.isdir(place.path)
+    if path.suffix == ".parquet" or is_folder:
         return ".parquet"
+    if path.suffix in ENDINGS and not place.is_glob:
+        return path.suffix
     raise UserError(
         f"data.source: expected one path that ends in {', '.join(ENDINGS)}, a folder of Parquet files, "
-        f"or a glob that ends in .parquet; got {path}."
+        f"or a glob that ends in .parquet; got {place.source}."
     )
 
 
@@ -86,6 +77,10 @@ def _opener(ending: str) -> Opener:
         from pipeline.sources.zarr import open_zarr
 
         return open_zarr
+    if ending in HDF5:
+        from pipeline.sources.hdf5 import open_hdf5
+
+        return open_hdf5
     from pipeline.sources.parquet import open_parquet
 
     return open_parquet

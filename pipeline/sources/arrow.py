@@ -12,10 +12,10 @@ from pipeline.sources.base import Block, Column
 
 
 def arrow_column(field: pa.Field) -> Column:
-    """A column of a PyArrow schema; booleans count as 0 and 1 but are only taken by name."""
+    """A column of a PyArrow schema; booleans count as 0 and 1."""
     kind = field.type
     if pa.types.is_boolean(kind):
-        return Column(field.name, str(kind), np.dtype(np.bool_), offered=False)
+        return Column(field.name, str(kind), np.dtype(np.bool_))
     if pa.types.is_decimal(kind):
         return Column(field.name, str(kind), np.dtype(np.float64))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):

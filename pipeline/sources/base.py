@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from operator import itemgetter
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -16,16 +18,20 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
+from gmm_dask.profile import Profile
 from pipeline.config import DataConfig
+from pipeline.prepared import Preparation
+from pipeline.sources.place import Place
 
 Block = NDArray[np.floating[Any]]
-Piece = TypeVar("Piece")
 PieceIn = TypeVar("PieceIn", contravariant=True)
 
 # an automatic chunk: enough rows to be worth a task, few enough for a worker's memory
 CHUNK_BYTES = 16 * 2**20
 CHUNK_ROWS = 100_000, 1_000_000
 CHUNKS_WANTED = 16
+# columns that a note names
+LISTED = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,32 +40,80 @@ class Source:
 
     Attributes
     ----------
-    array : dask.array.Array of shape (n_rows, n_columns)
-        float32 if every column is, else float64; one chunk of columns. A CSV's chunks are of unknown length.
-    weights : dask.array.Array of shape (n_rows,), or None
-        float64, chunked like the rows.
-    columns : tuple of str
-        The array's columns.
+    place : Place
+        Where they lie.
+    kind : str
+        ``"csv"``, ``"npy"``, ``"zarr"``, ``"parquet"`` or ``"hdf5"``.
+    selection : Selection
+        The columns that are read.
+    chunks : Chunks
+        What is read at once.
     n_rows : int or None
         None where only a read of the data can tell (CSV).
     chunk_rows : int
         Rows of the largest chunk; of a CSV an estimate, on the large side.
     bytes_per_pass : int
         Bytes that one read of the data takes from the disk; of a Zarr array before compression.
-    path : str
-        As in the configuration.
-    kind : str
-        ``"csv"``, ``"npy"``, ``"zarr"`` or ``"parquet"``.
     """
 
-    array: da.Array
-    weights: da.Array | None
-    columns: tuple[str, ...]
+    place: Place
+    kind: str
+    selection: Selection
+    chunks: Chunks
     n_rows: int | None
     chunk_rows: int
     bytes_per_pass: int
-    path: str
-    kind: str
+
+    @property
+    def path(self) -> str:
+        """Where the rows lie, as in the configuration."""
+        return self.place.source
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The array's columns."""
+        return self.selection.columns
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: columns that were left out."""
+        return self.selection.notes
+
+    @property
+    def array(self) -> da.Array:
+        """Rows (n_rows, n_columns), one task a chunk; float32 if every column is. A CSV's lengths are unknown."""
+        return self._arrays[0]
+
+    @property
+    def weights(self) -> da.Array | None:
+        """Weights (n_rows,), float64, chunked like the rows; None if the job has none."""
+        return self._arrays[1]
+
+    @cached_property
+    def _arrays(self) -> tuple[da.Array, da.Array | None]:
+        return lazy_rows(self.chunks, self.selection)
+
+    def prepared(self, preparation: Preparation, profile: Profile) -> tuple[da.Array, da.Array | None]:
+        """Rows and weights as they are fitted, prepared as they are read, in the chunks that pass 0 found.
+
+        Chunks of which no row is left are not read.
+        """
+        kept = [(piece, n) for piece, n in zip(self.chunks.pieces, profile.chunk_rows, strict=True) if n]
+        pieces, lengths = zip(*kept, strict=True)
+        return lazy_rows(replace(self.chunks, pieces=pieces, lengths=lengths), self.selection, preparation)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it takes a read to number the rows."""
+        return self.n_rows is None
+
+    def first_rows(self) -> tuple[int, ...]:
+        """Number of each chunk's first row; of a CSV by its lines, which takes a read."""
+        if self.is_counted:
+            counts = [self.chunks.reader.count_lines(piece) for piece in self.chunks.pieces]
+        else:
+            counts = [int(length) for length in self.chunks.lengths]
+        return 0, *itertools.accumulate(counts[:-1])
 
 
 @dataclass(frozen=True)
@@ -94,11 +148,14 @@ class Selection:
     weights : str or None
     dtype : numpy dtype
         Of the rows: float32 if every column is, else float64.
+    notes : tuple of str
+        What a user should know about the columns that are not read.
     """
 
     columns: tuple[str, ...]
     weights: str | None
     dtype: np.dtype[Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -129,6 +186,28 @@ class Reader(Protocol[PieceIn]):
         """The piece's rows, (n_rows, n_fields), of the selection's fields in order."""
 
 
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """What is read at once.
+
+    Attributes
+    ----------
+    reader : Reader
+        Reads a piece; it travels in every task. Where lengths are unknown, it counts lines too.
+    pieces : sequence
+        One for each chunk.
+    lengths : sequence of float
+        Rows of each piece; NaN where unknown.
+    identity : tuple
+        What else tells this data from any other, for the names of the tasks.
+    """
+
+    reader: Any
+    pieces: Sequence[Any]
+    lengths: Sequence[float]
+    identity: tuple[Any, ...]
+
+
 # -- columns -------------------------------------------------------------------------------------------------
 
 
@@ -151,9 +230,26 @@ def select_columns(found: Sequence[Column], data: DataConfig) -> Selection:
         listing = ", ".join(f"{column.name} ({column.type})" for column in found) or "no columns at all"
         raise UserError(f"data.source: {data.source} has no numeric columns to cluster on; it has {listing}.")
     single = all(c.dtype is not None and c.dtype.newbyteorder("=") == np.float32 for c in chosen)
-    return Selection(
-        tuple(column.name for column in chosen), data.weights, np.dtype(np.float32 if single else np.float64)
+    dtype = np.dtype(np.float32 if single else np.float64)
+    notes = _left_out(found, data) if data.columns is None else ()
+    return Selection(tuple(column.name for column in chosen), data.weights, dtype, notes)
+
+
+def _left_out(found: Sequence[Column], data: DataConfig) -> tuple[str, ...]:
+    """A line about the columns that are not taken unless they are named."""
+    others = [column for column in found if column.name != data.weights]
+    no_numbers = [f"{column.name} ({column.type})" for column in others if column.dtype is None]
+    indices = [column.name for column in others if column.dtype is not None and not column.offered]
+    return tuple(
+        f"left out, {what}: {_first_few(names)}; data.columns lists those to cluster on"
+        for what, names in (("not numeric", no_numbers), ("an index", indices))
+        if names
     )
+
+
+def _first_few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def _require_numeric(name: str, by_name: dict[str, Column], key: str, path: str) -> Column:
@@ -213,57 +309,44 @@ def cut(length: int, step: int) -> Iterator[Span]:
 # -- the lazy array ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _ReadRows(Generic[Piece]):
+@dataclass(frozen=True, eq=False)
+class _ReadRows:
     """The task that reads one chunk; named so that a dashboard shows ``read-chunk``."""
 
-    reader: Reader[Piece]
+    reader: Any
     selection: Selection
+    preparation: Preparation
 
-    def __call__(self, piece: Piece) -> Any:
+    def __call__(self, piece: Any) -> Any:
         block = self.reader.read(piece)
         if self.selection.weights is None:
-            return block
+            return self.preparation.chunk(block)[0]
         # a copy: the rows must not keep the column of weights alive in their stride
         rows = np.ascontiguousarray(block[:, :-1], dtype=self.selection.dtype)
-        return rows, np.ascontiguousarray(block[:, -1])
+        return self.preparation.chunk(rows, np.ascontiguousarray(block[:, -1]))
 
 
 def lazy_rows(
-    reader: Reader[Piece],
-    pieces: Sequence[Piece],
-    lengths: Sequence[float],
-    selection: Selection,
-    *identity: Any,
+    chunks: Chunks, selection: Selection, preparation: Preparation | None = None
 ) -> tuple[da.Array, da.Array | None]:
-    """The rows of a source, and their weights, as Dask arrays of one task a chunk.
-
-    Parameters
-    ----------
-    reader : Reader
-        Reads a piece; it travels in every task.
-    pieces : sequence
-        One for each chunk.
-    lengths : sequence of float
-        Rows of each piece; NaN where unknown.
-    selection : Selection
-    *identity : object
-        What else tells this data from any other, for the names of the tasks.
-    """
-    token = tokenize(pieces, selection, *identity)
+    """The rows of a source, and their weights, as Dask arrays of one task a chunk."""
+    preparation = preparation or Preparation()
+    how = preparation.center, preparation.scale, preparation.drop
+    token = tokenize(chunks.pieces, selection, *chunks.identity, *how)
     name = f"read-chunk-{token}"
-    read = _ReadRows(reader, selection)
-    chunks = tuple(lengths), (len(selection.columns),)
+    read = _ReadRows(chunks.reader, selection, preparation)
+    lengths = tuple(chunks.lengths), (len(selection.columns),)
+    pieces = list(enumerate(chunks.pieces))
     if selection.weights is None:
-        tasks: dict[Hashable, Any] = {(name, i, 0): (read, piece) for i, piece in enumerate(pieces)}
+        tasks: dict[Hashable, Any] = {(name, i, 0): (read, piece) for i, piece in pieces}
         graph = HighLevelGraph.from_collections(name, tasks)
-        return da.Array(graph, name, chunks=chunks, dtype=selection.dtype), None
-    layers: dict[str, dict[Hashable, Any]] = {name: {(name, i): (read, piece) for i, piece in enumerate(pieces)}}
+        return da.Array(graph, name, chunks=lengths, dtype=selection.dtype), None
+    layers: dict[str, dict[Hashable, Any]] = {name: {(name, i): (read, piece) for i, piece in pieces}}
     rows, weights = f"rows-{token}", f"weights-{token}"
-    layers[rows] = {(rows, i, 0): (itemgetter(0), (name, i)) for i in range(len(pieces))}
-    layers[weights] = {(weights, i): (itemgetter(1), (name, i)) for i in range(len(pieces))}
+    layers[rows] = {(rows, i, 0): (itemgetter(0), (name, i)) for i, _ in pieces}
+    layers[weights] = {(weights, i): (itemgetter(1), (name, i)) for i, _ in pieces}
     graph = HighLevelGraph(layers, {name: set(), rows: {name}, weights: {name}})
     return (
-        da.Array(graph, rows, chunks=chunks, dtype=selection.dtype),
-        da.Array(graph, weights, chunks=chunks[:1], dtype=np.dtype(np.float64)),
+        da.Array(graph, rows, chunks=lengths, dtype=selection.dtype),
+        da.Array(graph, weights, chunks=lengths[:1], dtype=np.dtype(np.float64)),
     )

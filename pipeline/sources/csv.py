@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,18 +21,22 @@ from pipeline.config import DataConfig
 from pipeline.sources.arrow import arrow_column, table_block
 from pipeline.sources.base import (
     Block,
+    Chunks,
     Column,
     Selection,
     Source,
     Span,
-    lazy_rows,
+    cut,
     refuse_empty,
     rows_per_chunk,
     select_columns,
 )
+from pipeline.sources.place import Place
 
 # the beginning of the file that tells the columns' types and the length of a line
 SAMPLE_BYTES = 2**20
+# so much is read beyond a block, for the end of its last line
+LOOKAHEAD_BYTES = 2**14
 # lines elsewhere may be so much shorter than those of the sample
 SHORTER_LINES = 1.25
 # PyArrow's own blocks, so large that a type is inferred from all lines and no line is split
@@ -63,20 +66,19 @@ class _Sample:
     line_bytes: float
 
 
-def open_csv(data: DataConfig) -> Source:
+def open_csv(data: DataConfig, place: Place) -> Source:
     """Open a CSV file; see :func:`pipeline.sources.open_source`."""
-    sample = _read_sample(data.source)
+    size = place.size()
+    sample = _read_sample(place, size)
     selection = select_columns([_column(field) for field in sample.types], data)
-    stat = Path(data.source).stat()
-    n_rows = math.ceil((stat.st_size - sample.offset) / sample.line_bytes)
+    n_rows = math.ceil((size - sample.offset) / sample.line_bytes)
     step = math.ceil(rows_per_chunk(data, n_rows, len(selection.fields)) * sample.line_bytes)
-    pieces = _blocks_of_lines(data.source, sample.offset, stat.st_size, step)
+    pieces = list(cut(size, step))
     types = {name: _read_type(sample.types.field(name).type) for name in selection.fields}
-    reader = _CsvReader(data.source, sample.names, tuple(types.items()), selection)
-    lengths = [math.nan] * len(pieces)
-    array, weights = lazy_rows(reader, pieces, lengths, selection, data.source, stat.st_size, stat.st_mtime_ns)
+    reader = _CsvReader(place, sample.offset, size, sample.names, tuple(types.items()), selection)
+    chunks = Chunks(reader, pieces, [math.nan] * len(pieces), (place.source, place.version()))
     chunk_rows = math.ceil(SHORTER_LINES * max(map(len, pieces)) / sample.line_bytes)
-    return Source(array, weights, selection.columns, None, chunk_rows, stat.st_size, data.source, "csv")
+    return Source(place, "csv", selection, chunks, None, chunk_rows, size)
 
 
 def _column(field: pa.Field) -> Column:
@@ -99,16 +101,10 @@ def _read_type(inferred: pa.DataType) -> pa.DataType:
 # -- the beginning of the file -------------------------------------------------------------------------------
 
 
-def _read_sample(path: str) -> _Sample:
-    try:
-        with open(path, "rb") as file:
-            header = file.readline()
-            offset = file.tell()
-            lines = file.read(SAMPLE_BYTES)
-            lines += file.readline()
-    except OSError as error:
-        raise UserError(f"data.source: cannot read {path}: {error.strerror}.") from None
-    names = _header_names(header, path)
+def _read_sample(place: Place, size: int) -> _Sample:
+    path, offset = place.source, _end_of_line(place, 0, size)
+    names = _header_names(place.read(0, offset), path)
+    lines = place.read(offset, _end_of_line(place, min(offset + SAMPLE_BYTES, size), size))
     if not lines.strip():
         refuse_empty(path)
     table = _parse(lines, path, names, None)
@@ -144,36 +140,53 @@ def _are_numbers(names: Sequence[str]) -> bool:
 # -- blocks --------------------------------------------------------------------------------------------------
 
 
-def _blocks_of_lines(path: str, start: int, stop: int, step: int) -> list[Span]:
-    """Spans of bytes of about ``step``, each ending with a line; one short read a block finds the ends."""
-    blocks: list[Span] = []
-    with open(path, "rb") as file:
-        while start < stop:
-            # one byte before, so that a line that ends just there is recognised
-            file.seek(min(start + step, stop) - 1)
-            file.readline()
-            end = file.tell()
-            blocks.append(Span(start, end))
-            start = end
-    return blocks
+def _end_of_line(place: Place, position: int, size: int) -> int:
+    """Where the first line that is not over before ``position`` ends: just after its line feed."""
+    while position < size:
+        found = place.read(position, min(position + LOOKAHEAD_BYTES, size))
+        end = found.find(b"\n")
+        if end >= 0 or not found:
+            return position + end + 1
+        position += len(found)
+    return size
 
 
 @dataclass(frozen=True)
 class _CsvReader:
-    """Reads blocks of lines of a CSV file."""
+    """Reads blocks of a CSV file: the lines that begin in a span of bytes."""
 
-    path: str
+    place: Place
+    offset: int
+    size: int
     names: tuple[str, ...]
     types: tuple[tuple[str, pa.DataType], ...]
     selection: Selection
 
     def read(self, piece: Span) -> Block:
-        """The rows of the lines in bytes ``piece``, (n_rows, n_fields)."""
-        with open(self.path, "rb") as file:
-            file.seek(piece.start)
-            lines = file.read(len(piece))
-        table = _parse(lines, self.path, self.names, dict(self.types), piece.start)
+        """The rows of the lines that begin in bytes ``piece``, (n_rows, n_fields)."""
+        start, lines = self._lines(piece)
+        if not lines:
+            return np.empty((0, len(self.selection.fields)), dtype=self.selection.block_dtype)
+        table = _parse(lines, self.place.source, self.names, dict(self.types), start)
         return table_block(table, self.selection.fields, self.selection.block_dtype)
+
+    def count_lines(self, piece: Span) -> int:
+        """Number of lines that begin in bytes ``piece``, without the header: line feeds up to a byte before it."""
+        return self.place.read(max(piece.start, self.offset) - 1, piece.stop - 1).count(b"\n")
+
+    def _lines(self, piece: Span) -> tuple[int, bytes]:
+        """Where the first line of a piece begins, and all its lines, the last one whole."""
+        # one byte before, so that a line that begins just at the start is recognised
+        first = max(piece.start, self.offset) - 1
+        found = self.place.read(first, min(piece.stop + LOOKAHEAD_BYTES, self.size))
+        begin = found.find(b"\n") + 1
+        stop = found.find(b"\n", piece.stop - 1 - first) + 1
+        if not begin or first + begin >= piece.stop:
+            return piece.stop, b""
+        if stop:
+            return first + begin, found[begin:stop]
+        end = first + len(found)
+        return first + begin, found[begin:] + self.place.read(end, _end_of_line(self.place, end, self.size))
 
 
 def _parse(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,23 +14,27 @@ from gmm_dask.errors import UserError
 from pipeline.config import DataConfig
 from pipeline.sources.base import (
     Block,
+    Chunks,
     Source,
     Span,
     column_positions,
     cut,
-    lazy_rows,
     numbered_columns,
     refuse_empty,
     rows_per_chunk,
     select_columns,
 )
+from pipeline.sources.place import Place
+
+# more than any header takes
+HEADER_BYTES = 2**16
 
 
 @dataclass(frozen=True)
 class _Header:
     """Where and how a file holds its numbers."""
 
-    path: str
+    place: Place
     n_rows: int
     n_columns: int
     fortran_order: bool
@@ -38,44 +42,44 @@ class _Header:
     offset: int
 
 
-def open_npy(data: DataConfig) -> Source:
+def open_npy(data: DataConfig, place: Place) -> Source:
     """Open an NPY file; see :func:`pipeline.sources.open_source`."""
-    header = _read_header(data.source)
+    header = _read_header(place)
     found = numbered_columns((header.n_rows, header.n_columns), header.dtype)
     selection = select_columns(found, data)
     reader = _NpyReader(header, tuple(column_positions(selection.fields, found).tolist()), selection.block_dtype)
     pieces = list(cut(header.n_rows, rows_per_chunk(data, header.n_rows, len(selection.fields))))
-    stat = Path(data.source).stat()
-    array, weights = lazy_rows(
-        reader, pieces, list(map(len, pieces)), selection, header, stat.st_size, stat.st_mtime_ns
-    )
+    chunks = Chunks(reader, pieces, list(map(len, pieces)), (place.source, place.version()))
     n_read = len(reader.positions) if header.fortran_order else header.n_columns
     n_bytes = header.n_rows * n_read * header.dtype.itemsize
-    return Source(array, weights, selection.columns, header.n_rows, max(map(len, pieces)), n_bytes, data.source, "npy")
+    return Source(place, "npy", selection, chunks, header.n_rows, max(map(len, pieces)), n_bytes)
 
 
-def _read_header(path: str) -> _Header:
+def _read_header(place: Place) -> _Header:
+    path = place.source
+    n_bytes = place.size()
+    beginning = io.BytesIO(place.read(0, min(HEADER_BYTES, n_bytes)))
     try:
-        with open(path, "rb") as file:
-            version = npy.read_magic(file)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran_order, dtype = read(file)
-            offset = file.tell()
-            n_bytes = file.seek(0, 2) - offset
-    except (OSError, ValueError) as error:
-        raise UserError(f"data.source: {path} is not a valid NPY file: {error}.") from None
+        version = npy.read_magic(beginning)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran_order, dtype = read(beginning)
+    except ValueError as error:
+        raise UserError(
+            f"data.source: {path} is not a valid NPY file: {str(error).rstrip('.')}. Write it with numpy.save."
+        ) from None
+    offset = beginning.tell()
     if len(shape) not in (1, 2):
         raise UserError(f"data.source: {path} must hold an array of shape (n_rows, n_columns); its shape is {shape}.")
     n_rows, n_columns = shape if len(shape) == 2 else (*shape, 1)
     if not n_rows:
         refuse_empty(path)
     expected = n_rows * n_columns * dtype.itemsize
-    if n_bytes < expected and not dtype.hasobject:
+    if n_bytes - offset < expected and not dtype.hasobject:
         raise UserError(
             f"data.source: {path} is truncated: its header promises {expected} bytes of numbers, "
-            f"and {n_bytes} are there. Copy or write it again."
+            f"and {n_bytes - offset} are there. Copy or write it again."
         )
-    return _Header(path, n_rows, n_columns, fortran_order, dtype, offset)
+    return _Header(place, n_rows, n_columns, fortran_order, dtype, offset)
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,6 @@ class _NpyReader:
         return np.ascontiguousarray(rows, dtype=self.dtype)
 
     def _numbers(self, first: int, count: int) -> NDArray[Any]:
-        dtype = self.header.dtype
-        offset = self.header.offset + first * dtype.itemsize
-        numbers = np.fromfile(self.header.path, dtype=dtype, count=count, offset=offset)
-        if len(numbers) < count:
-            raise UserError(f"data.source: {self.header.path} was truncated while it was read.")
+        numbers = np.empty(count, dtype=self.header.dtype)
+        self.header.place.fill(self.header.offset + first * numbers.itemsize, numbers)
         return numbers

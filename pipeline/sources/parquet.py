@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,16 @@ from pipeline.config import DataConfig
 from pipeline.sources.arrow import arrow_column, table_block
 from pipeline.sources.base import (
     Block,
+    Chunks,
     Column,
     Source,
     Span,
     cut,
-    lazy_rows,
     refuse_empty,
     rows_per_chunk,
     select_columns,
 )
+from pipeline.sources.place import Place, matches
 
 # rows that are decoded at once
 BATCH_ROWS = 65_536
@@ -40,35 +42,36 @@ class _Footer:
 
     Attributes
     ----------
-    path : str
+    place : Place
     schema : pyarrow.Schema
     group_rows : tuple of int
         Rows of each row group.
     group_bytes : tuple of dict
         Compressed bytes of each column, in each row group.
-    identity : tuple of int
-        Size and time of the file.
+    identity : tuple
+        What changes when the file does.
     """
 
-    path: str
+    place: Place
     schema: pa.Schema
     group_rows: tuple[int, ...]
     group_bytes: tuple[dict[str, int], ...]
-    identity: tuple[int, int]
+    identity: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class _Part:
     """Rows ``span`` of some consecutive row groups of a file, counted from the first of them."""
 
-    path: str
+    place: Place
+    identity: tuple[Any, ...]
     groups: tuple[int, ...]
     span: Span
 
 
-def open_parquet(data: DataConfig) -> Source:
+def open_parquet(data: DataConfig, place: Place) -> Source:
     """Open Parquet files; see :func:`pipeline.sources.open_source`."""
-    footers = [_read_footer(path) for path in _files(data.source)]
+    footers = [_read_footer(file) for file in _files(place)]
     found = _columns(footers[0].schema)
     selection = select_columns(found, data)
     named = selection.fields if data.columns is not None else (*selection.fields, *_numeric(footers))
@@ -82,49 +85,81 @@ def open_parquet(data: DataConfig) -> Source:
     pieces = [part for footer in footers for part in _parts(footer, wanted, largest)]
     lengths = [len(part.span) for part in pieces]
     reader = _ParquetReader(selection.fields, selection.block_dtype)
-    array, weights = lazy_rows(reader, pieces, lengths, selection, [f.identity for f in footers])
-    n_bytes = _bytes_read(footers, pieces, selection.fields)
-    return Source(array, weights, selection.columns, n_rows, max(lengths), n_bytes, data.source, "parquet")
+    chunks = Chunks(reader, pieces, lengths, ())
+    n_bytes = _bytes_read(pieces, selection.fields, {footer.place: footer.group_bytes for footer in footers})
+    return Source(place, "parquet", selection, chunks, n_rows, max(lengths), n_bytes)
 
 
 # -- files ---------------------------------------------------------------------------------------------------
 
 
-def _files(source: str) -> list[str]:
+def _files(place: Place) -> list[Place]:
     """The files of a path, a folder or a glob, in the order of their names."""
-    matches = [source] if Path(source).exists() else sorted(glob.glob(source, recursive=True))
-    files = [file for match in matches for file in _files_under(Path(match))]
+    found = matches(place) if place.is_glob else [place.path]
+    files = [file for path in found for file in _files_under(place, path)]
     if not files:
-        raise UserError(f"data.source: the folder {source} has no file that ends in .parquet.")
-    return files
+        raise UserError(f"data.source: the folder {place.source} has no file that ends in .parquet.")
+    return [place.at(file) for file in files]
 
 
-def _files_under(path: Path) -> list[str]:
+def _files_under(place: Place, path: str) -> list[str]:
     """The path itself, or a folder's Parquet files, without hidden ones such as macOS leaves there."""
-    if not path.is_dir():
-        return [str(path)]
-    return [
-        str(file)
-        for file in sorted(path.rglob("*.parquet"))
-        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-    ]
+    with place.reading():
+        if not place.fs.isdir(path):
+            return [path]
+        inside = Path(path).rglob("*.parquet") if place.is_local else map(PurePosixPath, place.fs.find(path))
+        files = [file for file in inside if file.suffix == ".parquet" and not _is_hidden(file.relative_to(path))]
+        return [str(file) for file in sorted(files) if not place.is_local or Path(file).is_file()]
 
 
-def _read_footer(path: str) -> _Footer:
-    try:
-        with parquet.ParquetFile(path) as file:
-            metadata, schema = file.metadata, file.schema_arrow
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"data.source: {path} is not a valid Parquet file: {error}.") from None
-    stat = Path(path).stat()
+def _is_hidden(path: PurePath) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _read_footer(place: Place) -> _Footer:
+    identity = place.version()
+    metadata = _metadata(place, identity)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     return _Footer(
-        path,
-        schema,
+        place,
+        metadata.schema.to_arrow_schema(),
         tuple(group.num_rows for group in groups),
         tuple(_column_bytes(group) for group in groups),
-        (stat.st_size, stat.st_mtime_ns),
+        identity,
     )
+
+
+@lru_cache(maxsize=256)
+def _metadata(place: Place, identity: tuple[Any, ...]) -> parquet.FileMetaData:
+    """A file's footer; kept, so that a chunk reads its columns and nothing else."""
+    with _opened(place) as file:
+        return file.metadata
+
+
+@contextmanager
+def _opened(place: Place, metadata: parquet.FileMetaData | None = None) -> Iterator[parquet.ParquetFile]:
+    """An open file, a remote one without a cache; raises :class:`UserError` if it is not whole."""
+    options = {"metadata": metadata, "pre_buffer": True, "page_checksum_verification": True}
+    with place.reading():
+        try:
+            if place.is_local:
+                with parquet.ParquetFile(place.path, **options) as file:
+                    yield file
+            else:
+                with place.open() as opened:
+                    yield parquet.ParquetFile(opened, **options)
+        except pa.ArrowException as error:
+            raise _not_valid(place, error) from None
+        except OSError as error:
+            # PyArrow's own, about the contents, has no number of the operating system's
+            if type(error) is OSError and error.errno is None:
+                raise _not_valid(place, error) from None
+            raise
+
+
+def _not_valid(place: Place, error: Exception) -> UserError:
+    words = " ".join(str(error).split()).rstrip(".")
+    return UserError(f"data.source: {place.source} is not a valid Parquet file: {words}. Copy or write it again.")
 
 
 def _column_bytes(group: Any) -> dict[str, int]:
@@ -159,8 +194,8 @@ def _require_one_schema(footers: Sequence[_Footer], names: Sequence[str] | dict[
             ours, theirs = _type_name(first.schema, name), _type_name(footer.schema, name)
             if ours != theirs:
                 raise UserError(
-                    f"data.source: the files of {path} differ: the column {name!r} is {ours} in {first.path} "
-                    f"and {theirs} in {footer.path}. Write them alike, or list those that are in data.columns."
+                    f"data.source: the files of {path} differ: the column {name!r} is {ours} in {first.place.source} "
+                    f"and {theirs} in {footer.place.source}. Write them alike, or list those that are in data.columns."
                 )
 
 
@@ -177,21 +212,20 @@ def _parts(footer: _Footer, wanted: int, largest: int) -> Iterator[_Part]:
     rows = 0
     for group, n_rows in enumerate(footer.group_rows):
         if groups and rows + n_rows > wanted:
-            yield _Part(footer.path, tuple(groups), Span(0, rows))
+            yield _Part(footer.place, footer.identity, tuple(groups), Span(0, rows))
             groups, rows = [], 0
         if n_rows > largest:
             step = math.ceil(n_rows / math.ceil(n_rows / largest))
-            yield from (_Part(footer.path, (group,), span) for span in cut(n_rows, step))
+            yield from (_Part(footer.place, footer.identity, (group,), span) for span in cut(n_rows, step))
         elif n_rows:
             groups.append(group)
             rows += n_rows
     if groups:
-        yield _Part(footer.path, tuple(groups), Span(0, rows))
+        yield _Part(footer.place, footer.identity, tuple(groups), Span(0, rows))
 
 
-def _bytes_read(footers: Sequence[_Footer], parts: Sequence[_Part], fields: Sequence[str]) -> int:
-    by_path = {footer.path: footer.group_bytes for footer in footers}
-    return sum(by_path[part.path][group].get(name, 0) for part in parts for group in part.groups for name in fields)
+def _bytes_read(parts: Sequence[_Part], fields: Sequence[str], sizes: dict[Place, tuple[dict[str, int], ...]]) -> int:
+    return sum(sizes[part.place][group].get(name, 0) for part in parts for group in part.groups for name in fields)
 
 
 @dataclass(frozen=True)
@@ -204,18 +238,22 @@ class _ParquetReader:
     def read(self, piece: _Part) -> Block:
         """The part's rows, (n_rows, n_fields)."""
         block = np.empty((len(piece.span), len(self.fields)), dtype=self.dtype)
-        position = -piece.span.start
-        with parquet.ParquetFile(piece.path) as file:
-            for batch in self._batches(file, piece):
-                rows = batch.slice(max(0, -position), len(block) - max(0, position))
-                if rows.num_rows:
-                    first = max(0, position)
-                    block[first : first + rows.num_rows] = table_block(rows, self.fields, self.dtype)
-                position += batch.num_rows
-                if position >= len(block):
-                    return block
-        raise UserError(f"data.source: {piece.path} was changed while it was read.")
+        if piece.place.version() != piece.identity:
+            raise UserError(
+                f"data.source: {piece.place.source} was changed while it was read. Run the job again when it is whole."
+            )
+        with _opened(piece.place, _metadata(piece.place, piece.identity)) as file:
+            self._fill(block, file, piece)
+        return block
 
-    def _batches(self, file: parquet.ParquetFile, piece: _Part) -> Iterator[pa.Table]:
-        batches = file.iter_batches(BATCH_ROWS, row_groups=piece.groups, columns=self.fields, use_threads=False)
-        return (pa.Table.from_batches([batch]) for batch in batches)
+    def _fill(self, block: Block, file: parquet.ParquetFile, piece: _Part) -> None:
+        """Fill the block with the part's rows."""
+        position = -piece.span.start
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=piece.groups, columns=self.fields, use_threads=False):
+            rows = pa.Table.from_batches([batch]).slice(max(0, -position), len(block) - max(0, position))
+            if rows.num_rows:
+                first = max(0, position)
+                block[first : first + rows.num_rows] = table_block(rows, self.fields, self.dtype)
+            position += batch.num_rows
+            if position >= len(block):
+                break

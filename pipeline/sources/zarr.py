@@ -6,19 +6,24 @@ import base64
 import math
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.errors import ZarrUserWarning
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from gmm_dask.errors import UserError
 from pipeline.config import DataConfig
 from pipeline.sources.base import (
     Block,
+    Chunks,
     Column,
     Reader,
     Selection,
@@ -26,30 +31,66 @@ from pipeline.sources.base import (
     Span,
     column_positions,
     cut,
-    lazy_rows,
     numbered_columns,
     numeric_dtype,
     refuse_empty,
     rows_per_chunk,
     select_columns,
 )
+from pipeline.sources.place import Place, filled_in
+
+# what is not a chunk
+METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 
 
-def open_zarr(data: DataConfig) -> Source:
+class _WholeStore(WrapperStore[Any]):
+    """A store in which every chunk is there: Zarr would read a lost one as fill values."""
+
+    def __init__(self, store: Any, source: str) -> None:
+        super().__init__(store)
+        self._source = source
+
+    def _with_store(self, store: Any) -> _WholeStore:
+        return _WholeStore(store, self._source)
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        found = await self._store.get(key, *args, **kwargs)
+        if found is None and PurePosixPath(key).name not in METADATA:
+            raise UserError(
+                f"data.source: the chunk {key} of {self._source} is not stored, so that it may be lost. Copy or write "
+                "the data again; or, if it was left out because it holds fill values only, take data.missing_chunks: "
+                "fill."
+            )
+        return found
+
+
+def open_zarr(data: DataConfig, place: Place) -> Source:
     """Open a Zarr array or group; see :func:`pipeline.sources.open_source`."""
-    try:
-        node = zarr.open(data.source, mode="r")
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"data.source: {data.source} is not a Zarr array or group: {error}.") from None
-    if isinstance(node, zarr.Array):
-        return _open_array(node, data)
-    return _open_group(node, data)
+    with place.reading():
+        try:
+            node = zarr.open(_store(data, place), mode="r")
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            words = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"data.source: {data.source} is not a Zarr array or group: {words}.") from None
+        if isinstance(node, zarr.Array):
+            return _open_array(node, data, place)
+        return _open_group(node, data, place)
+
+
+def _store(data: DataConfig, place: Place) -> Store:
+    """The store, which is strict about missing chunks unless the configuration says otherwise."""
+    if place.is_local:
+        store: Store = LocalStore(place.path, read_only=True)
+    else:
+        url, options = filled_in(data)
+        store = FsspecStore.from_url(url, storage_options=options, read_only=True)
+    return store if data.missing_chunks == "fill" else _WholeStore(store, data.source)
 
 
 # -- one array -----------------------------------------------------------------------------------------------
 
 
-def _open_array(array: zarr.Array[Any], data: DataConfig) -> Source:
+def _open_array(array: zarr.Array[Any], data: DataConfig, place: Place) -> Source:
     if array.ndim not in (1, 2):
         raise UserError(
             f"data.source: the array {data.source} must have the shape (n_rows, n_columns); its shape is {array.shape}."
@@ -58,14 +99,15 @@ def _open_array(array: zarr.Array[Any], data: DataConfig) -> Source:
     selection = select_columns(found, data)
     positions = column_positions(selection.fields, found)
     everything = positions.tolist() == list(range(len(found)))
-    reader = _ArrayReader(array, None if everything else positions, selection.block_dtype, _missing(array))
-    return _source(reader, [array], selection, data)
+    reader = _ArrayReader(place, array, None if everything else positions, selection.block_dtype, _missing(array))
+    return _source(reader, [array], selection, data, place)
 
 
 @dataclass(frozen=True, eq=False)
 class _ArrayReader:
     """Reads rows of an array; ``positions`` are its columns to read, None for all."""
 
+    place: Place
     array: zarr.Array[Any]
     positions: NDArray[np.intp] | None
     dtype: np.dtype[Any]
@@ -74,10 +116,11 @@ class _ArrayReader:
     def read(self, piece: Span) -> Block:
         """Rows ``piece``, (n_rows, n_fields)."""
         rows = slice(piece.start, piece.stop)
-        if self.positions is None or self.array.ndim == 1:
-            values = self.array[rows]
-        else:
-            values = self.array.oindex[rows, self.positions]
+        with _decoding(self.place, self.array, piece):
+            if self.positions is None or self.array.ndim == 1:
+                values = self.array[rows]
+            else:
+                values = self.array.oindex[rows, self.positions]
         block = np.asarray(values, dtype=self.dtype, order="C").reshape(len(piece), -1)
         return _with_nan(block, self.missing)
 
@@ -85,7 +128,7 @@ class _ArrayReader:
 # -- one array a column --------------------------------------------------------------------------------------
 
 
-def _open_group(group: zarr.Group, data: DataConfig) -> Source:
+def _open_group(group: zarr.Group, data: DataConfig, place: Place) -> Source:
     with warnings.catch_warnings():
         # files that are not Zarr's are none of our business here
         warnings.simplefilter("ignore", ZarrUserWarning)
@@ -94,8 +137,9 @@ def _open_group(group: zarr.Group, data: DataConfig) -> Source:
     chosen = {name: arrays[name] for name in selection.fields}
     _require_plain(chosen, data.source)
     _require_one_length(chosen, data.source)
-    reader = _ColumnsReader(tuple(chosen.values()), tuple(map(_missing, chosen.values())), selection.block_dtype)
-    return _source(reader, list(chosen.values()), selection, data)
+    columns = tuple(chosen.values())
+    reader = _ColumnsReader(place, columns, tuple(map(_missing, columns)), selection.block_dtype)
+    return _source(reader, columns, selection, data, place)
 
 
 def _column(name: str, array: zarr.Array[Any]) -> Column:
@@ -128,6 +172,7 @@ def _require_one_length(arrays: dict[str, zarr.Array[Any]], path: str) -> None:
 class _ColumnsReader:
     """Reads rows of several arrays, one a column."""
 
+    place: Place
     arrays: tuple[zarr.Array[Any], ...]
     missing: tuple[float | None, ...]
     dtype: np.dtype[Any]
@@ -136,7 +181,8 @@ class _ColumnsReader:
         """Rows ``piece``, (n_rows, n_fields)."""
         block = np.empty((len(piece), len(self.arrays)), dtype=self.dtype)
         for i, (array, missing) in enumerate(zip(self.arrays, self.missing, strict=True)):
-            block[:, i] = cast(Any, array[piece.start : piece.stop])
+            with _decoding(self.place, array, piece):
+                block[:, i] = cast(Any, array[piece.start : piece.stop])
             _with_nan(block[:, i], missing)
         return block
 
@@ -144,17 +190,36 @@ class _ColumnsReader:
 # -- both ----------------------------------------------------------------------------------------------------
 
 
-def _source(reader: Reader[Span], arrays: Sequence[zarr.Array[Any]], selection: Selection, data: DataConfig) -> Source:
+@contextmanager
+def _decoding(place: Place, array: zarr.Array[Any], piece: Span) -> Iterator[None]:
+    """Put in words that a chunk is not what was written."""
+    with place.reading():
+        try:
+            yield
+        except UserError:
+            raise
+        except (ValueError, RuntimeError, TypeError) as error:
+            name = f"the column {array.basename!r} of {place.source}" if array.basename else place.source
+            words = " ".join(str(error).split()).rstrip(".")
+            raise UserError(
+                f"data.source: {name} is damaged somewhere in rows {piece.start:,} to {piece.stop - 1:,}: {words}. "
+                "Copy or write it again."
+            ) from None
+
+
+def _source(
+    reader: Reader[Span], arrays: Sequence[zarr.Array[Any]], selection: Selection, data: DataConfig, place: Place
+) -> Source:
     n_rows = arrays[0].shape[0]
     if not n_rows:
         refuse_empty(data.source)
     storage = _storage_rows(arrays)
     wanted = rows_per_chunk(data, n_rows, len(selection.fields))
     pieces = list(cut(n_rows, max(1, wanted // storage) * storage))
-    identity = [array.metadata.to_dict() for array in arrays]
-    array, weights = lazy_rows(reader, pieces, list(map(len, pieces)), selection, data.source, identity)
+    identity = data.source, [array.metadata.to_dict() for array in arrays]
+    chunks = Chunks(reader, pieces, list(map(len, pieces)), identity)
     n_bytes = sum(array.nbytes for array in arrays)
-    return Source(array, weights, selection.columns, n_rows, max(map(len, pieces)), n_bytes, data.source, "zarr")
+    return Source(place, "zarr", selection, chunks, n_rows, max(map(len, pieces)), n_bytes)
 
 
 def _storage_rows(arrays: Sequence[zarr.Array[Any]]) -> int:

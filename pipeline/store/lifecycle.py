@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 import gmm_dask
 from gmm_dask.errors import UserError
 from pipeline.store.groups import StorePath, as_json, open_root
+from pipeline.store.same import require_same
 
 FORMAT = "gmm-dask-result"
 FORMAT_VERSION = 1
@@ -26,10 +27,6 @@ RUNNING = "running"
 COMPLETE = "complete"
 
 _SOFTWARE = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
-# what does not change the result: what the job is called, what computes, and where the store lies
-_FREE_KEYS = ("name", "cluster.", "output.store")
-# what the run looks into when it differs: a file's time may change without its contents
-_LOOSE_DATA = ("modified", "contents")
 # Zarr writes a file under such a name first; one that stays was left by a process that was killed
 _HALF_WRITTEN = "*.partial"
 
@@ -132,7 +129,7 @@ def prepare_store(path: StorePath, config: dict[str, Any], data: dict[str, Any],
         _create(Path(path), {**_first_attributes(config, data), "attempts": attempts}, exists)
         return StoreStatus.NEW
     store = _read_attributes(path)
-    _require_same(store, config, data)
+    require_same(str(path), (store.config, config), (store.data, data))
     _tidy(Path(path), store)
     if status is StoreStatus.UNFINISHED:
         update_attributes(path, attempts=store.attempts + 1)
@@ -247,36 +244,6 @@ def _is_ours(path: StorePath) -> bool:
             f"knows version {FORMAT_VERSION}. Use the gmm-dask that wrote it, or choose another path."
         )
     return True
-
-
-def _require_same(store: ResultStore, config: dict[str, Any], data: dict[str, Any]) -> None:
-    remedy = "Choose another output.store, or replace this one with --fresh."
-    changed = _differences(store.config, config)
-    if changed:
-        raise UserError(f"the result store {store.path} is of another configuration: {'; '.join(changed)}. {remedy}")
-    strict = [{key: value for key, value in d.items() if key not in _LOOSE_DATA} for d in (store.data, data)]
-    changed = _differences(*strict)
-    if changed:
-        raise UserError(
-            f"the result store {store.path} is of other data, or its data has changed: {'; '.join(changed)}. {remedy}"
-        )
-
-
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Where two nested mappings differ, each with its dotted key and both values; free keys aside."""
-    before, now = _flat(there), _flat(here)
-    return [
-        f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
-        for key in dict.fromkeys((*before, *now))
-        if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS)
-    ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 # -- reading and completing ----------------------------------------------------------------------------------

@@ -1,0 +1,63 @@
+"""Whether a stored result is of the same job: its configuration, and what its data's header tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from gmm_dask.errors import UserError
+from pipeline.config import JobConfig
+
+Values = dict[str, Any]
+
+# what does not change the result: what the job is called, how its data are reached, what computes, where the store
+# lies, and whether there is a report
+_FREE_KEYS = ("name", "cluster.", "data.storage_options", "output.store", "output.report")
+# what the run looks into when it differs: a file's time may change without its contents
+_LOOSE_DATA = ("modified", "contents", "missing", "notes")
+
+
+def require_same(path: str, configs: tuple[Values, Values], data: tuple[Values, Values]) -> None:
+    """Compare a store's configuration and data, there, with a job's, here.
+
+    Raises
+    ------
+    UserError
+        If they differ in what changes the result.
+    """
+    remedy = "Choose another output.store, or replace this one with --fresh."
+    changed = _differences(_with_defaults(configs[0]), configs[1])
+    if changed:
+        raise UserError(f"the result store {path} is of another configuration: {'; '.join(changed)}. {remedy}")
+    strict = [{key: value for key, value in d.items() if key not in _LOOSE_DATA} for d in data]
+    changed = _differences(*strict)
+    if changed:
+        raise UserError(
+            f"the result store {path} is of other data, or its data has changed: {'; '.join(changed)}. {remedy}"
+        )
+
+
+def _with_defaults(config: Values) -> Values:
+    """A stored configuration with the defaults of keys that are newer than it is."""
+    try:
+        return JobConfig.model_validate(config).model_dump(mode="json")
+    except ValidationError:
+        return config
+
+
+def _differences(there: Values, here: Values) -> list[str]:
+    """Where two nested mappings differ, each with its dotted key and both values; free keys aside."""
+    before, now = _flat(there), _flat(here)
+    return [
+        f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
+        for key in dict.fromkeys((*before, *now))
+        if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS)
+    ]
+
+
+def _flat(values: Values, prefix: str = "") -> Values:
+    flat: Values = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
