@@ -5,7 +5,7 @@ Colours are those of Okabe and Ito (2008), which the colour-blind can tell apart
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,13 +27,16 @@ MARKERS = "os^Dv<>"
 RADIUS_95 = float(np.sqrt(-2.0 * np.log(0.05)))
 # part of the rows that may lie outside the frame, at either end of an axis
 OUTSIDE = 0.005
-# components that bear a number, or have a line of their own, where there are more
-MOST_NUMBERED = 20
+# of more components than the first, so many of the heaviest are drawn
+MANY, MOST_DRAWN = 20, 12
 # bounds of 1 - max_k r_k: how unsure a row's label is, and in words
 UNSURE = (0.01, 0.1, 0.3, 1.0)
-UNSURE_WORDS = ("up to 1 %", "1 to 10 %", "10 to 30 %", "over 30 %")
+UNSURE_WORDS = ("up to 1%", "1 to 10%", "10 to 30%", "over 30%")
 UNSURE_COLORS = ("#dce6ee", "#8fb8d6", "#3a7fb5", "#0b2f52")
 MOST_TICKS = 30
+# differences of a criterion up to this are shown to scale; larger ones, from 10 on, by their logarithm
+FAR = 100.0
+MOST_DOTS = 60
 
 
 def color_of(k: int) -> str:
@@ -44,7 +47,7 @@ def color_of(k: int) -> str:
 # -- criteria ------------------------------------------------------------------------------------------------
 
 
-def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool = False) -> None:
+def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool = False) -> bool:
     """A criterion by number of components, as its distance from the smallest: a line a covariance type.
 
     Parameters
@@ -55,6 +58,11 @@ def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool =
     criterion : {'bic', 'aic', 'icl'}
     close : bool
         Whether only what comes close to the winner is shown.
+
+    Returns
+    -------
+    bool
+        Whether bands show how strong the evidence is: only for BIC, and where the candidates are close enough.
     """
     winner = best_position(table[criterion].tolist(), table["n_parameters"].tolist())
     delta = table[criterion] - table[criterion].min()
@@ -63,30 +71,48 @@ def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool =
         style: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "ms": 4.5, "lw": 1.5, "color": color_of(i)}
         axes.plot(line["n_components"], line["above"], label=str(name), **style)
     if winner is not None:
-        ring: dict[str, Any] = {"marker": "o", "ms": 14, "mfc": "none", "mec": INK, "mew": 1.4, "ls": "none"}
+        ring: dict[str, Any] = {"marker": "o", "ms": 12, "mfc": "none", "mec": INK, "mew": 1.4, "ls": "none"}
         axes.plot(table["n_components"].iloc[winner], delta.iloc[winner], label="smallest", clip_on=False, **ring)
+    banded = False
     if close:
-        _come_close(axes, table["n_components"], delta, criterion)
+        banded = _come_close(axes, table["n_components"], delta) <= FAR and criterion == "bic"
+    elif delta.max() > FAR:
+        axes.set_yscale("symlog", linthresh=EVIDENCE[-2][0], linscale=0.6)
+        axes.set_ylim(bottom=-0.2 * EVIDENCE[-2][0])
+    if banded:
+        _draw_bands(axes)
     _label_criteria(axes, criterion)
+    return banded
 
 
-def _come_close(axes: Axes, counts: pd.Series[Any], delta: pd.Series[Any], criterion: str) -> None:
-    """Show the few best, over bands for how strong the evidence against the others is."""
+def _come_close(axes: Axes, counts: pd.Series[Any], delta: pd.Series[Any]) -> float:
+    """Show the few best; returns the upper end."""
     known = delta.dropna().sort_values().to_numpy()
     top = max(14.0, 1.25 * float(known[min(3, len(known) - 1)]))
     shown = counts[delta <= top]
     axes.set_xlim(shown.min() - 0.6, shown.max() + 0.6)
     axes.set_ylim(-0.07 * top, top)
-    if criterion != "bic" or top > 60.0:
-        return
-    lower = 0.0
+    return top
+
+
+def _draw_bands(axes: Axes) -> None:
+    """How strong the evidence is against a candidate whose BIC is so much larger."""
+    lower, top = 0.0, axes.get_ylim()[1]
     for i, (upper, words) in enumerate(EVIDENCE):
         end = min(upper, top)
         axes.axhspan(lower, end, color="black", alpha=(0.10, 0.06, 0.03, 0.0)[i], lw=0)
         if end - lower > 0.04 * top:
             place = axes.get_yaxis_transform()
-            axes.text(0.985, (lower + end) / 2, words, transform=place, ha="right", va="center", color="#666666")
+            text: dict[str, Any] = {"ha": "right", "va": "center", "color": "#555555", "path_effects": _halo()}
+            axes.text(0.985, (lower + end) / 2, words, transform=place, **text)
         lower = end
+
+
+def _halo() -> list[Any]:
+    """A white edge that keeps a line or a text apart from what lies below."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=3.0, foreground="white")]
 
 
 def _label_criteria(axes: Axes, criterion: str) -> None:
@@ -95,7 +121,7 @@ def _label_criteria(axes: Axes, criterion: str) -> None:
     axes.set_xlabel("number of components K")
     axes.set_ylabel(f"{criterion.upper()} above the smallest")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     _soften(axes)
 
 
@@ -118,7 +144,7 @@ def add_legend(axes: Axes, columns: int, **options: Any) -> None:
 def draw_clusters(
     axes: Axes, components: Components, rows: Array, labels: NDArray[np.integer[Any]], pair: tuple[int, int]
 ) -> int:
-    """Rows coloured by their component, and each component's number and 95 % ellipse, in the plane of two features.
+    """Rows by component, and the components' numbers and 95 % ellipses, in the plane of two features.
 
     Parameters
     ----------
@@ -135,24 +161,23 @@ def draw_clusters(
         Rows that lie outside the frame, which is drawn about nearly all of them and about the heavier components.
     """
     from matplotlib.patches import Ellipse
-    from matplotlib.patheffects import withStroke
 
-    points, colors = rows[:, pair], [color_of(int(k)) for k in labels]
+    drawn, points = heaviest(components.weights), rows[:, pair]
+    colors = [color_of(int(k)) if k in drawn else FAINT for k in labels]
     axes.scatter(points[:, 0], points[:, 1], s=9, alpha=0.45, lw=0, c=colors, rasterized=True)
     boxes = []
-    for k in np.argsort(components.weights, kind="stable"):
+    for k in drawn[::-1]:
         mean, covariance = components.means[k, pair], components.covariances[k][np.ix_(pair, pair)]
         width, height, angle = _ellipse(covariance)
-        halo = [withStroke(linewidth=3.0, foreground="white")]
-        outline: dict[str, Any] = {"fill": False, "ec": color_of(int(k)), "lw": 1.7, "path_effects": halo}
+        outline: dict[str, Any] = {"fill": False, "ec": color_of(k), "lw": 1.7, "path_effects": _halo()}
         axes.add_patch(Ellipse((mean[0], mean[1]), width, height, angle=angle, **outline))
         reach = RADIUS_95 * np.sqrt(np.diagonal(covariance))
         boxes.append((mean - reach, mean + reach))
-    _number_components(axes, components, pair)
+    _number_components(axes, components, pair, drawn)
     axes.set_xlabel(components.names[pair[0]])
     axes.set_ylabel(components.names[pair[1]])
     _soften(axes)
-    return _frame(axes, points, boxes[-MOST_NUMBERED:])
+    return _frame(axes, points, boxes)
 
 
 def _ellipse(covariance: Array) -> tuple[float, float, float]:
@@ -162,10 +187,16 @@ def _ellipse(covariance: Array) -> tuple[float, float, float]:
     return float(width), float(height), float(np.degrees(np.arctan2(directions[1, 0], directions[0, 0])))
 
 
-def _number_components(axes: Axes, components: Components, pair: tuple[int, int]) -> None:
-    for k in np.argsort(-components.weights, kind="stable")[:MOST_NUMBERED][::-1]:
+def heaviest(weights: Array) -> list[int]:
+    """The components that are drawn, the heaviest first: all, unless they are many."""
+    most = len(weights) if len(weights) <= MANY else MOST_DRAWN
+    return [int(k) for k in np.argsort(-weights, kind="stable")[:most]]
+
+
+def _number_components(axes: Axes, components: Components, pair: tuple[int, int], drawn: Sequence[int]) -> None:
+    for k in drawn[::-1]:
         x, y = components.means[k, pair]
-        badge: dict[str, Any] = {"boxstyle": "circle,pad=0.25", "fc": color_of(int(k)), "ec": "white", "lw": 1.0}
+        badge: dict[str, Any] = {"boxstyle": "circle,pad=0.25", "fc": color_of(k), "ec": "white", "lw": 1.0}
         text: dict[str, Any] = {"color": "white", "weight": "bold", "ha": "center", "va": "center", "zorder": 4}
         axes.text(x, y, str(k), bbox=badge, clip_on=True, size="small", **text)
 
@@ -229,7 +260,7 @@ def draw_means(axes: Axes, components: Components) -> None:
 def _tick(axis: Any, names: Sequence[str]) -> None:
     """Name every place, or every n-th where there are too many."""
     step = -(-len(names) // MOST_TICKS)
-    shown = [name if len(name) <= 16 else name[:15] + "…" for name in names[::step]]
+    shown = [name if len(name) <= 16 else f"{name[:8]}…{name[-7:]}" for name in names[::step]]
     axis.set_ticks(range(0, len(names), step), shown)
 
 
@@ -258,7 +289,7 @@ def draw_uncertainty(axes: Axes, uncertainty: Array, labels: NDArray[np.integer[
     weights : ndarray of shape (n_components,)
         The heaviest components are shown.
     """
-    shown = np.sort(np.argsort(-weights, kind="stable")[:MOST_NUMBERED])
+    shown = sorted(heaviest(weights))
     shares = np.nan_to_num(unsure_shares(uncertainty, labels, len(weights))[shown])
     places, left = np.arange(len(shown)), np.zeros(len(shown))
     for band, (words, color) in enumerate(zip(UNSURE_WORDS, UNSURE_COLORS, strict=True)):
@@ -276,19 +307,14 @@ def draw_uncertainty(axes: Axes, uncertainty: Array, labels: NDArray[np.integer[
     add_legend(axes, columns=2, title="probability of another component", alignment="left")
 
 
-def draw_bounds(axes: Axes, bounds: Mapping[str, Sequence[float]]) -> None:
-    """Mean log-likelihood a row by iteration: the first in colour, others faint beside it."""
+def draw_bounds(axes: Axes, bounds: Sequence[float]) -> None:
+    """Mean log-likelihoods a row by iteration."""
     from matplotlib.ticker import MaxNLocator
 
-    for i, (name, values) in reversed(list(enumerate(bounds.items()))):
-        style: dict[str, Any] = {"color": PALETTE[0], "lw": 1.8} if i == 0 else {"color": FAINT, "lw": 1.2}
-        axes.plot(range(1, len(values) + 1), values, marker="o", ms=3 if len(values) < 60 else 0, **style)
-        style = {"color": style["color"] if i == 0 else "#808080", "size": "small", "va": "center"}
-        place: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, 0), "annotation_clip": False}
-        if name:
-            axes.annotate(name, (len(values), values[-1]), **place, **style)
-    axes.set_xlabel("iteration")
+    dots: dict[str, Any] = {"marker": "o", "ms": 3.5} if len(bounds) <= MOST_DOTS else {}
+    axes.plot(range(1, len(bounds) + 1), bounds, color=PALETTE[0], lw=1.8, **dots)
+    axes.set_xlabel("iteration, each a pass over the data")
     axes.set_ylabel("mean log-likelihood a row")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.margins(x=0.08)
+    axes.yaxis.get_major_formatter().set_useOffset(False)  # type: ignore[attr-defined]
     _soften(axes)

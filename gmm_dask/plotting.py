@@ -151,7 +151,7 @@ def plot_bounds(mixture: Fitted, *, ax: Axes | None = None) -> Axes:
     Axes
     """
     axes = _axes(ax)
-    drawing.draw_bounds(axes, {"": _winner(mixture).lower_bounds_})
+    drawing.draw_bounds(axes, _winner(mixture).lower_bounds_)
     return axes
 
 

@@ -18,9 +18,6 @@ from pipeline.store import ResultStore, Sample, StoredModel, open_store, read_cr
 
 Array = NDArray[np.float64]
 
-# candidates whose log-likelihood is shown beside the winner's
-MOST_BOUNDS = 4
-
 
 @dataclass(frozen=True, eq=False)
 class Facts:
@@ -37,8 +34,6 @@ class Facts:
         Its components in the units of the data.
     narrowest : ndarray of shape (n_components,)
         The smallest variance of each component in any direction, in the units of the fit.
-    bounds : dict of tuple of float
-        Mean log-likelihoods by iteration: the winner's, then those of the candidates next to it.
     sample : Sample or None
         Some rows; stores of early versions have none.
     """
@@ -48,7 +43,6 @@ class Facts:
     model: StoredModel
     components: Components
     narrowest: Array
-    bounds: dict[str, tuple[float, ...]]
     sample: Sample | None
 
     @property
@@ -128,7 +122,6 @@ def read_facts(path: str) -> Facts:
         model=model,
         components=components,
         narrowest=_narrowest(model),
-        bounds=_bounds(path, table, store.best),
         sample=read_sample(path),
     )
 
@@ -136,9 +129,3 @@ def read_facts(path: str) -> Facts:
 def _narrowest(model: StoredModel) -> Array:
     family, parameters = model.model
     return np.asarray(np.linalg.eigvalsh(family.full_covariances(parameters))[:, 0], dtype=np.float64)
-
-
-def _bounds(path: str, table: pd.DataFrame, best: str) -> dict[str, tuple[float, ...]]:
-    near = table[table["delta"].notna()].sort_values("delta", kind="stable")["name"].tolist()
-    names = [best, *(name for name in near if name != best)][: 1 + MOST_BOUNDS]
-    return {name: read_model(path, name).lower_bounds for name in names}

@@ -101,12 +101,19 @@ def render(facts: Facts, drawn: dict[str, list[Picture]]) -> str:
         words=words,
         tables=tables,
         pictures=drawn,
+        hero=drawn["choice"][:1] + drawn["clusters"][:1],
         style=Markup(style),
         tiles=_tiles(facts),
         data=_data(facts),
         run=_run(facts),
-        settings=yaml.safe_dump(redacted(facts.store.config), sort_keys=False, allow_unicode=True, width=72),
+        settings=_settings(facts),
     )
+
+
+def _settings(facts: Facts) -> str:
+    """The configuration as YAML, with lists in a line."""
+    shown = redacted(facts.store.config)
+    return str(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, default_flow_style=None, width=60))
 
 
 def _data_url(picture: Picture) -> str:
@@ -127,7 +134,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
             (f"lead in {name}", words.difference(second["delta"]), remark.replace("mention evidence", "mention"))
         )
     if sure is not None and len(facts.components.weights) > 1:
-        tiles.append(("sure labels", f"{sure:.0%}", "another component has at most 10 %"))
+        tiles.append(("sure labels", f"{sure:.0%}", "at least 90% probable"))
     tiles.append(("passes", f"{store.passes:,}", f"{format_bytes(store.bytes_read)} read"))
     if store.seconds is not None:
         tiles.append(("time", words.duration(store.seconds), _attempts(store.attempts)))
@@ -164,5 +171,5 @@ def _run(facts: Facts) -> list[tuple[str, str]]:
     found.append(("passes", f"{store.passes:,} over the data"))
     found.append(("read", format_bytes(store.bytes_read)))
     likelihood = facts.winner["log_likelihood"] / (store.total_weight or 1.0)
-    found.append(("mean log-likelihood", f"{likelihood:,.4f} a row"))
+    found.append(("mean log-likelihood", f"{words.number(likelihood, 4)} a row"))
     return [(name, text) for name, text in found if text]

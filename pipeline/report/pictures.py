@@ -51,21 +51,18 @@ def draw_choice(facts: Facts) -> list[Picture]:
     name, table = facts.criterion, facts.table
     kinds = ", ".join(dict.fromkeys(table["covariance_type"]))
     alt = f"{name.upper()} by number of components, a line for each of {kinds}. Smallest: {facts.best}."
-    bands = " Shaded: how strong the evidence against a candidate is." if name == "bic" else ""
+    close = f"The best candidates: how far their {name.upper()} lies above the smallest."
+    whole = f"All candidates by {name.upper()}; lower is better."
     return [
-        _picture(
-            f"{name}-close",
-            f"Close to the winner: {alt}",
-            f"The best candidates: how far their {name.upper()} lies above the smallest.{bands}",
-            lambda axes: _draw_criteria(axes, facts, name, close=True),
-        ),
-        _picture(
-            name,
-            alt,
-            f"All candidates by {name.upper()}; lower is better.",
-            lambda axes: _draw_criteria(axes, facts, name),
-        ),
+        _picture(f"{name}-close", f"Close to the winner: {alt}", close, lambda axes: _draw_close(axes, facts)),
+        _picture(name, alt, whole, lambda axes: _draw_criteria(axes, facts, name)),
     ]
+
+
+def _draw_close(axes: Axes, facts: Facts) -> str:
+    banded = drawing.draw_criteria(axes, facts.table, facts.criterion, close=True)
+    drawing.add_legend(axes, columns=5, fontsize="small")
+    return " Shaded: how strong the evidence against a candidate is." if banded else ""
 
 
 def draw_other_criteria(facts: Facts) -> list[Picture]:
@@ -80,8 +77,8 @@ def _draw_other(facts: Facts, name: str) -> Picture:
     return _picture(name, alt, caption, lambda axes: _draw_criteria(axes, facts, name))
 
 
-def _draw_criteria(axes: Axes, facts: Facts, criterion: str, close: bool = False) -> None:
-    drawing.draw_criteria(axes, facts.table, criterion, close)
+def _draw_criteria(axes: Axes, facts: Facts, criterion: str) -> None:
+    drawing.draw_criteria(axes, facts.table, criterion)
     drawing.add_legend(axes, columns=5, fontsize="small")
 
 
@@ -102,17 +99,18 @@ def draw_components(facts: Facts) -> list[Picture]:
 
 def _draw_pair(facts: Facts, name: str, pair: tuple[int, int]) -> Picture:
     assert facts.sample is not None
-    sample, components, outside = facts.sample, facts.components, 0
+    sample, components = facts.sample, facts.components
 
-    def draw(axes: Axes) -> None:
-        nonlocal outside
+    def draw(axes: Axes) -> str:
         outside = drawing.draw_clusters(axes, components, sample.rows, sample.label, pair)
+        return f" {counted(outside, 'row lies', 'rows lie')} outside the frame." if outside else ""
 
     a, b = (components.names[i] for i in pair)
-    alt = f"Sampled rows in the plane of {a} and {b}, coloured by component, each with its 95 % ellipse."
-    picture = _picture(name, alt, "", draw)
-    hidden = f" {counted(outside, 'row lies', 'rows lie')} outside the frame." if outside else ""
-    return Picture(name, alt, f"{b} over {a}.{hidden}", picture.svg, picture.png)
+    drawn, n_components = len(drawing.heaviest(components.weights)), len(components.weights)
+    which = f" of the {drawn} heaviest" if drawn < n_components else ""
+    ellipses = f"An ellipse holds 95% of a component{which}." if n_components > 1 else "The ellipse holds 95%."
+    alt = f"Sampled rows in the plane of {a} and {b}, coloured by component, each with its 95% ellipse."
+    return _picture(name, alt, f"{b} by {a}: {counted(len(sample.rows), 'row')}. {ellipses}", draw)
 
 
 def draw_means(facts: Facts) -> list[Picture]:
@@ -132,7 +130,7 @@ def draw_uncertainty(facts: Facts) -> list[Picture]:
     if sample is None or len(weights) < 2:
         return []
     alt = "For each component, the parts of its rows by the probability that they belong to another component."
-    shown = min(len(weights), drawing.MOST_NUMBERED)
+    shown = len(drawing.heaviest(weights))
     which = f" The {shown} heaviest components are shown." if shown < len(weights) else ""
     caption = (
         f"Of the sampled rows of each component: how likely they belong to another one; darker is less sure.{which}"
@@ -151,29 +149,29 @@ def draw_uncertainty(facts: Facts) -> list[Picture]:
 
 def draw_bounds(facts: Facts) -> list[Picture]:
     """The log-likelihood by pass."""
-    if not facts.bounds[facts.best]:
+    bounds = facts.model.lower_bounds
+    if not bounds:
         return []
-    others = ", ".join(name for name in facts.bounds if name != facts.best)
-    beside = f", beside {others}" if others else ""
-    alt = f"Mean log-likelihood a row of {facts.best} by iteration, rising to its end{beside}."
-    caption = f"The best start of {facts.best}{beside}: every iteration is a pass over the data."
-    return [_picture("log-likelihood", alt, caption, lambda axes: drawing.draw_bounds(axes, facts.bounds))]
+    alt = f"Mean log-likelihood a row of {facts.best} by iteration, from {bounds[0]:.6g} to {bounds[-1]:.6g}."
+    caption = f"How the best start of {facts.best} came to its end, in {counted(len(bounds), 'iteration')}."
+    return [_picture("log-likelihood", alt, caption, lambda axes: drawing.draw_bounds(axes, bounds))]
 
 
 # -- saving --------------------------------------------------------------------------------------------------
 
 
-def _picture(name: str, alt: str, caption: str, draw: Callable[[Axes], object], height: float = HEIGHT) -> Picture:
+def _picture(name: str, alt: str, caption: str, draw: Callable[[Axes], str | None], height: float = HEIGHT) -> Picture:
+    """A picture by what draws it, which may return more to say in the caption."""
     from matplotlib.figure import Figure
 
     with _style():
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure.subplots())
+        more = draw(figure.subplots()) or ""
         svg, png = io.BytesIO(), io.BytesIO()
         # without a date or a random salt, the same result gives the same bytes
         figure.savefig(svg, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None}, transparent=True)
         figure.savefig(png, format="png", dpi=DPI)
-    return Picture(name, alt, caption, svg.getvalue(), png.getvalue())
+    return Picture(name, alt, caption + more, svg.getvalue(), png.getvalue())
 
 
 @contextmanager
@@ -183,14 +181,14 @@ def _style() -> Iterator[None]:
     style: Any = {
         "font.family": "sans-serif",
         "font.sans-serif": list(FONTS),
-        "font.size": 9.0,
+        "font.size": 9.5,
         "text.color": drawing.INK,
         "axes.labelcolor": drawing.INK,
         "axes.edgecolor": "#9a9a9a",
         "xtick.color": drawing.INK,
         "ytick.color": drawing.INK,
-        "xtick.labelsize": 8.5,
-        "ytick.labelsize": 8.5,
+        "xtick.labelsize": 9.0,
+        "ytick.labelsize": 9.0,
         "axes.unicode_minus": True,
         "text.parse_math": False,  # a column may be called $x$
         "svg.fonttype": "none",

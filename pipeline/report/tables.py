@@ -126,21 +126,18 @@ def components_table(facts: Facts) -> Table:
     for k in shown:
         weight, below = components.weights[k], f"≈ {components.weights[k] * facts.n_rows:,.0f} rows"
         values = [_mean_cell(facts, k, d, digits) for d, digits in zip(features, places, strict=True)]
-        rows.append(
-            [Cell(str(k), kind="swatch", style=f"--swatch:{color_of(k)}"), _weight_cell(weight, below), *values]
-        )
+        part = 100.0 * weight / components.weights.max()
+        bar = Cell(f"{weight:.1%}", below, kind="bar", style=f"--part:{part:.1f}%")
+        rows.append([Cell(str(k), kind="swatch", style=f"--swatch:{color_of(k)}"), bar, *values])
     head = ["component", "weight", *(components.names[d] for d in features)]
-    notes = ["Mean ± standard deviation; red lies above the overall mean, blue below."]
+    colors = "; red lies above the overall mean, blue below" if n_components > 1 else ""
+    notes = [f"Mean ± standard deviation{colors}."]
     if n_features > len(features):
         notes.append(f"Of {n_features} features, the {len(features)} in which the components differ most are shown.")
     if n_components > len(shown):
         rest = 1.0 - components.weights[shown].sum()
         notes.append(f"{n_components - len(shown)} smaller components, of {rest:.1%} together, are left out.")
     return Table("The components, the heaviest first", head, rows, " ".join(notes))
-
-
-def _weight_cell(weight: float, below: str) -> Cell:
-    return Cell(f"{weight:.1%}", below, kind="bar", style=f"--part:{100 * weight:.1f}%")
 
 
 def _mean_cell(facts: Facts, k: int, d: int, places: int | None) -> Cell:

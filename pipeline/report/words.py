@@ -78,16 +78,17 @@ def duration(seconds: float) -> str:
 
 
 def headline(facts: Facts) -> str:
-    """The decision in a few words."""
-    return mixture_words(facts.winner)
+    """The decision in a sentence."""
+    verb = "describes" if facts.model.n_components == 1 else "describe"
+    return f"{mixture_words(facts.winner)} {verb} these data best"
 
 
 def decision(facts: Facts) -> list[str]:
     """The decision in sentences: by how much, how strong that is, and what the covariance type means."""
     name = facts.criterion.upper()
     count = len(facts.table)
-    first = f"Of {counted(count, 'candidate')}" if count > 1 else "This was the only candidate"
-    smallest = f", this one has the smallest {name}" if count > 1 else f"; its {name} is"
+    first = f"Of {counted(count, 'candidate')}" if count > 1 else "This was the only candidate tried"
+    smallest = f", this mixture has the smallest {name}" if count > 1 else f"; its {name} is"
     value = f" ({facts.winner[facts.criterion]:,.1f})." if count > 1 else f" {facts.winner[facts.criterion]:,.1f}."
     kind = facts.model.covariance_type
     return [f"{first}{smallest}{value} {_lead(facts)}".strip(), f"{kind.capitalize()}: {get_family(kind).words}."]
@@ -95,19 +96,29 @@ def decision(facts: Facts) -> list[str]:
 
 def _lead(facts: Facts) -> str:
     second = facts.runner_up
-    same = f"{facts.equals[0]['name']} is the same mixture in another form. " if facts.equals else ""
+    equals = [row["name"] for row in facts.equals]
+    verb = "is" if len(equals) == 1 else "are"
+    same = f"({listed(equals)} {verb} the same mixture in another form.) " if equals else ""
     if second is None:
         only = "No other candidate could be fitted." if len(facts.table) > 1 and not same else ""
         return same + only
     name, delta = facts.criterion, second["delta"]
-    lead = f"{same}The runner-up, {mixture_words(second)}, is {difference(delta)} higher: "
+    lead = f"{same}The runner-up, {mixture_words(second)}, has {_article(name)} {difference(delta)} higher: "
     return lead + _strength(facts, name, delta, second)
+
+
+def _article(criterion: str) -> str:
+    return f"{'a' if criterion == 'bic' else 'an'} {criterion.upper()}"
 
 
 def _strength(facts: Facts, name: str, delta: float, second: dict[str, Any]) -> str:
     if name == "bic":
         words = evidence(delta)
-        said = "a difference not worth more than a bare mention" if words == "bare mention" else f"{words} evidence"
+        said = (
+            "a difference not worth more than a bare mention"
+            if words == "bare mention"
+            else f"{words} evidence against it"
+        )
         return f"{said} by convention (Kass and Raftery 1995)."
     by_bic = second["bic"] - facts.winner["bic"]
     side = "the same way" if by_bic > 0.0 else "the other way"
