@@ -10,17 +10,17 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask import kernels
 from gmm_dask.errors import UserError
 from gmm_dask.families import Family, Parameters
-from gmm_dask.kernels.estep import responsibilities
-from gmm_dask.scan import Rows, map_reduce
+from gmm_dask.scan import Rows, map_in_memory, map_reduce
 from gmm_dask.stack import (
-    Blocks,
+    ROW_MULTIPLE,
     Stack,
     Totals,
     add_sums,
     build_stack,
-    by_lines,
+    centred_blocks,
     chunk_sums,
     unpack_totals,
 )
@@ -52,11 +52,16 @@ def answer_rows(rows: Rows, family: Family, parameters: Parameters, wanted: Sequ
     """
     stack = answer_stack(family, parameters)
     if rows.in_memory:
-        return chunk_answers(rows.array, stack, wanted)
+        parts = list(map_in_memory(rows, _answers_in_memory, (stack, wanted)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
     shared = dask.delayed(stack, pure=False)
     chunks = rows.array.to_delayed().ravel()
     found = [dask.delayed(_answers_of_chunk, pure=False)(chunk, shared, tuple(wanted)) for chunk in chunks]
     return {name: _join(found, name, rows.array.chunks[0], len(parameters.weights)) for name in wanted}
+
+
+def _answers_in_memory(rows: Any, weights: Any, shared: tuple[Stack, Sequence[str]], number: int) -> Any:
+    return chunk_answers(rows, *shared)
 
 
 def chunk_answers(rows: NDArray[np.floating], stack: Stack, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -75,20 +80,22 @@ def chunk_answers(rows: NDArray[np.floating], stack: Stack, wanted: Sequence[str
         The most probable component (n_rows,), the mixture's log density (n_rows,) and the responsibilities
         (n_rows, n_components): those that are wanted.
     """
-    shapes = answer_shapes(len(rows), len(stack.models[0][1].weights))
-    found = {name: np.empty(*shapes[name]) for name in wanted}
-    blocks = Blocks(stack, rows)
-    for place, part in blocks:
-        logits = _single_logits(blocks, stack, part)
-        n_rows = len(part)
-        if "label" in found:
-            found["label"][place] = logits[:, :n_rows].argmax(axis=0)
-        log_density, _ = responsibilities(logits, np.array([0, len(logits)]), np.ones(logits.shape[1]))
-        if "log_density" in found:
-            found["log_density"][place] = log_density[0, :n_rows]
-        if "responsibility" in found:
-            found["responsibility"][place] = logits[:, :n_rows].T
-    return found
+    (family, parameters), n_components = stack.models[0], len(stack.models[0][1].weights)
+    found = {
+        name: np.empty(shape if name in wanted else (0, *shape[1:]), dtype)
+        for name, (shape, dtype) in answer_shapes(len(rows), n_components).items()
+    }
+    for group in stack.groups:
+        kernels.answer_chunk(
+            rows, stack.center, group.eta, *group.factors, *group.workspace(len(rows)), ROW_MULTIPLE, *found.values()
+        )
+    if stack.centred:
+        for place, x in centred_blocks(rows, n_components):
+            logits, shares = family.centred_logits(x, parameters), np.ones((3, x.shape[1]))
+            kernels.answer_block(
+                logits, np.array([0, n_components]), shares, x.shape[1], *(a[place] for a in found.values())
+            )
+    return {name: found[name] for name in wanted}
 
 
 def answer_shapes(n_rows: float, n_components: int) -> dict[str, tuple[Any, Any]]:
@@ -98,13 +105,6 @@ def answer_shapes(n_rows: float, n_components: int) -> dict[str, tuple[Any, Any]
         "log_density": ((n_rows,), np.float64),
         "responsibility": ((n_rows, n_components), np.float64),
     }
-
-
-def _single_logits(blocks: Blocks, stack: Stack, rows: NDArray[np.floating]) -> Array:
-    for _, _, logits in blocks.logits(rows):
-        return logits
-    family, parameters = stack.models[0]
-    return family.centred_logits(by_lines(rows), parameters)
 
 
 def _answers_of_chunk(rows: Any, stack: Stack, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:

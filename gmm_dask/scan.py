@@ -1,17 +1,20 @@
 """Passes over the data: one Dask graph a pass, one task a chunk, and a tree of merges of fixed shape.
 
 This is the only module that builds graphs, and it knows no statistics: a pass is handed the function that a chunk
-goes through and the function that merges. Data of one NumPy chunk goes through the same functions without a graph.
+goes through and the function that merges. NumPy rows go through the same functions in a pool of threads, without a
+graph, which would cost more than a small fit does.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 import dask
@@ -21,8 +24,9 @@ from dask._task_spec import DataNode, GraphNode, Task, TaskRef, convert_legacy_g
 from dask.core import flatten
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
+from dask.system import CPU_COUNT
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import Statistics
@@ -37,8 +41,9 @@ Merge = Callable[[Sequence[Result]], Result]
 
 # merges take this many results at a time, in the chunks' order
 MERGE_WIDTH = 8
-# rows in memory are cut into chunks of about this size; up to it, no graph is built
-CHUNK_BYTES = 4 << 20
+# rows in memory are cut into at most so many chunks, none of them smaller than this but the last
+MOST_CHUNKS = 32
+CHUNK_BYTES = 1 << 20
 
 _passes = itertools.count()
 
@@ -49,8 +54,14 @@ def one_blas_thread() -> Iterator[None]:
 
     It is entered around a whole fit, never inside tasks, where the limit would leak between threads.
     """
-    with threadpool_limits(limits=1):
+    with _thread_pools().limit(limits=1):
         yield
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """The libraries with threads of their own; finding them takes as long as a small fit."""
+    return ThreadpoolController()
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +89,14 @@ class Rows:
         """Whether the rows are one NumPy array, which needs no graph."""
         return isinstance(self.array, np.ndarray)
 
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        """Rows of each chunk, NaN where unknown."""
+        if self.in_memory:
+            return tuple(chunk.stop - chunk.start for chunk in _chunks_in_memory(self.array))
+        found: tuple[float, ...] = self.array.chunks[0]
+        return found
+
     @cached_property
     def _reading(self) -> tuple[dict[Hashable, GraphNode], list[Hashable], list[Hashable | None]]:
         """The optimised graph that reads the chunks, with the keys of rows and weights, chunk by chunk."""
@@ -91,11 +110,9 @@ class Rows:
 
 
 def as_rows(array: Any, weights: Any = None) -> Rows:
-    """Rows from arrays: NumPy arrays that are one chunk stay as they are, longer ones become Dask arrays."""
+    """Rows from arrays, NumPy's with NumPy's weights, or Dask's with weights that are chunked like them."""
     if isinstance(array, np.ndarray):
-        if array.size * 8 <= CHUNK_BYTES:
-            return Rows(array, weights)
-        array = da.from_array(array, chunks=(CHUNK_BYTES // (8 * array.shape[1]) or 1, -1), name=False)
+        return Rows(array, weights)
     if array.numblocks[1] > 1:
         array = array.rechunk({1: -1})
     return Rows(array, None if weights is None else _align_weights(weights, array))
@@ -139,13 +156,58 @@ def map_reduce(rows: Rows, function: ChunkFunction[Result], merge: Merge[Result]
         Name of the chunks' tasks, as a dashboard shows it.
     """
     if rows.in_memory:
-        return merge([function(rows.array, rows.weights, shared, 0)])
+        return _merge_in_turn(map_in_memory(rows, function, shared), merge)
     token = f"{next(_passes):06d}-{id(rows):x}"
     graph, keys = _chunk_tasks(rows, function, shared, name, token)
     root = _merge_tasks(graph, keys, merge, f"merge-{token}")
     layer = f"pass-{token}"
     result: Result = Delayed(root, HighLevelGraph({layer: graph}, {layer: set()}), layer=layer).compute()
     return result
+
+
+def map_in_memory(rows: Rows, function: ChunkFunction[Result], shared: Any) -> Iterator[Result]:
+    """Send chunks of rows in memory through ``function``, as many at a time as Dask is told to use threads.
+
+    Yields the results in the chunks' order; the chunks do not depend on the number of threads.
+    """
+    chunks = _chunks_in_memory(rows.array)
+
+    def compute(number: int) -> Result:
+        weights = None if rows.weights is None else rows.weights[chunks[number]]
+        return function(rows.array[chunks[number]], weights, shared, number)
+
+    n_threads = min(_n_threads(), len(chunks))
+    return (
+        map(compute, range(len(chunks)))
+        if n_threads == 1
+        else _pool(n_threads, os.getpid()).map(compute, range(len(chunks)))
+    )
+
+
+def _chunks_in_memory(array: NDArray[Any]) -> list[slice]:
+    n_rows, n_features = array.shape
+    step = max(-(-n_rows // MOST_CHUNKS), CHUNK_BYTES // (8 * n_features), 1)
+    return [slice(start, min(start + step, n_rows)) for start in range(0, max(1, n_rows), step)]
+
+
+def _n_threads() -> int:
+    if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
+        return 1
+    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+@cache
+def _pool(n_threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that wait for work; a forked process does not have its parent's."""
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="gmm-dask")
+
+
+def _merge_in_turn(results: Iterator[Result], merge: Merge[Result]) -> Result:
+    """Merge results as they come, so that few of them wait."""
+    total = merge([next(results)])
+    for result in results:
+        total = merge([total, result])
+    return total
 
 
 def _merge_tasks(graph: dict[Hashable, GraphNode], level: list[Hashable], merge: Merge[Any], name: str) -> Hashable:
@@ -255,9 +317,8 @@ def profile_rows(
     UserError
         If there are no rows, values that are NaN or infinite, or weights that are negative or add up to zero.
     """
-    lengths = [len(rows.array)] if rows.in_memory else rows.array.chunks[0]
-    if starts is None and not any(math.isnan(length) for length in lengths):
-        starts = [0, *itertools.accumulate(lengths[:-1])]
+    if starts is None and not any(math.isnan(length) for length in rows.lengths):
+        starts = [0, *itertools.accumulate(int(length) for length in rows.lengths[:-1])]
     # with weights, the rows that count may be few: none of them is left out beforehand; nor where rows are dropped
     n_rows = rows.array.shape[0] if rows.weights is None and not drop else math.nan
     draw = Draw.of(n_rows, rows.n_features, seed, starts)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from gmm_dask import kernels
 from gmm_dask.families import Family, Parameters, Statistics
-from gmm_dask.kernels.estep import responsibilities
 from gmm_dask.kernels.features import Factors, factors
 
 Array = NDArray[np.float64]
@@ -26,16 +25,18 @@ Sums = list[Array]
 
 # past this the feature map's rounding error, about kappa * 1e-16, is no longer negligible beside tol
 MAX_KAPPA = 1e7
-# single precision is safe while the terms of a log density at its component's own mean stay below this: their
-# rounding, 6e-8 of it, is then a thousandth at most
-MAX_SINGLE = 1e4
+# single precision is safe while the terms of a log density at its component's own mean stay below this: a log density
+# is then off by some 5e-4, and parameters, over which such errors average, by less than 1e-4 (measured)
+MAX_SINGLE = 2e4
+# well below where squares overflow
 LARGEST_SINGLE = 1e30
-# what a block's rows, log densities and answers take: half of a core's second-level cache
+# what a block takes in memory: half of a core's second-level cache
 BLOCK_BYTES = 1 << 19
 # blocks are filled up to a multiple of so many rows, which every kernel's vectors divide
 ROW_MULTIPLE = 48
 CACHE_LINE = 64
 DOUBLE = np.dtype(np.float64)
+NO_WEIGHTS = np.zeros(0)
 # monomials that fill up a group to a multiple of 3: the constant, whose sums nobody reads
 FILL = np.zeros(2, dtype=np.int64)
 
@@ -75,6 +76,18 @@ class Group:
         """Components of all members."""
         return int(self.eta.shape[1])
 
+    @property
+    def n_lines(self) -> int:
+        """Lines of a block: ones, the features and, where it is needed, their squared norm."""
+        return 1 + int(self.factors[1].max())
+
+    def workspace(self, n_rows: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Memory for the lines, log densities and shares of a block, of a chunk with so many rows."""
+        n_lines = (self.n_lines, self.n_components, 2 * len(self.members) + 1)
+        n_block_rows = min(rows_of_block(sum(n_lines)), _filled(max(1, n_rows)))
+        lines, logits, shares = (_aligned(n, n_block_rows, self.eta.dtype) for n in n_lines)
+        return lines, logits, shares
+
     def slices(self) -> Iterator[tuple[int, slice]]:
         """Each member's position in the stack, with its columns in this group."""
         for member, start, stop in zip(self.members, self.edges, self.edges[1:], strict=False):
@@ -94,22 +107,10 @@ class Stack:
     groups: tuple[Group, ...]
     centred: tuple[int, ...]
 
-    @property
-    def n_lines(self) -> int:
-        """Lines of a block: ones, the features and, where it is needed, their squared norm."""
-        return 1 + max([len(self.center)] + [int(group.factors[1].max()) for group in self.groups])
 
-    @property
-    def block_rows(self) -> int:
-        """Rows of a block, so that its lines, log densities and answers stay in the cache."""
-        widest = max(max(group.n_components, 2 * len(group.members)) for group in self.groups) if self.groups else 0
-        most = max([widest, *(len(parameters.weights) for _, parameters in self.models)])
-        return rows_of_block(self.n_lines, most)
-
-
-def rows_of_block(n_lines: int, n_components: int) -> int:
-    """Rows of a block with so many lines and components."""
-    rows = BLOCK_BYTES // (8 * (n_lines + n_components))
+def rows_of_block(n_lines: int) -> int:
+    """Rows of a block that has so many lines, log densities and answers a row."""
+    rows = BLOCK_BYTES // (8 * n_lines)
     return max(ROW_MULTIPLE, rows // ROW_MULTIPLE * ROW_MULTIPLE)
 
 
@@ -172,77 +173,29 @@ def _build_group(family: Family, found: list[tuple[int, NDArray[Any]]], n_featur
     return Group(family, np.ascontiguousarray(np.concatenate(etas).T), (first, second), members, edges)
 
 
-class Blocks:
-    """The blocks of a chunk, with the memory that they share.
-
-    Parameters
-    ----------
-    stack : Stack
-    rows : ndarray of shape (n_rows, n_features)
-    """
-
-    def __init__(self, stack: Stack, rows: NDArray[np.floating]) -> None:
-        self._stack = stack
-        self._rows = rows
-        self._block_rows = min(stack.block_rows, _filled(max(1, len(rows))))
-        precisions = {group.eta.dtype for group in stack.groups}
-        self._lines = {dtype: _aligned(stack.n_lines * self._block_rows, dtype) for dtype in precisions}
-        widest = max([0] + [group.n_components for group in stack.groups])
-        self._logits = {dtype: _aligned(widest * self._block_rows, dtype) for dtype in precisions}
-
-    def __iter__(self) -> Iterator[tuple[slice, NDArray[np.floating]]]:
-        """Each block's place in the chunk, and its rows (n_rows, n_features)."""
-        for start in range(0, len(self._rows), self._block_rows):
-            place = slice(start, min(start + self._block_rows, len(self._rows)))
-            yield place, self._rows[place]
-
-    def logits(self, rows: NDArray[np.floating]) -> Iterator[tuple[Group, NDArray[Any], NDArray[Any]]]:
-        """For each group, a block's lines (n_lines, n_filled) and log densities (n_components, n_filled).
-
-        ``n_filled`` is the number of rows up to the next multiple of :data:`ROW_MULTIPLE`; the lines of those that
-        do not exist are zero. The memory of both is used again by the next group.
-        """
-        n_filled = _filled(len(rows))
-        lines = {dtype: _shaped(memory, n_filled) for dtype, memory in self._lines.items()}
-        for z in lines.values():
-            kernels.fill_lines(rows, self._stack.center, z[: self._stack.n_lines])
-        for group in self._stack.groups:
-            z = lines[group.eta.dtype][: self._stack.n_lines]
-            logits = _shaped(self._logits[group.eta.dtype], n_filled)[: group.n_components]
-            kernels.log_densities(group.eta, *group.factors, z, logits)
-            yield group, z, logits
-
-
 def _filled(n_rows: int) -> int:
     return -(-n_rows // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
-def _aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _aligned(n_lines: int, n_rows: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Memory that begins with a cache line: a vector that lies across two costs twice."""
-    memory = np.empty(size * dtype.itemsize + CACHE_LINE, dtype=np.uint8)
+    n_bytes = n_lines * n_rows * dtype.itemsize
+    memory = np.empty(n_bytes + CACHE_LINE, dtype=np.uint8)
     start = -memory.ctypes.data % CACHE_LINE
-    return memory[start : start + size * dtype.itemsize].view(dtype)
+    return memory[start : start + n_bytes].view(dtype).reshape(n_lines, n_rows)
 
 
-def _shaped(memory: NDArray[Any], n_rows: int) -> NDArray[Any]:
-    """As many lines of ``n_rows`` as the memory has room for."""
-    n_lines = len(memory) // n_rows
-    return memory[: n_lines * n_rows].reshape(n_lines, n_rows)
+def centred_blocks(rows: NDArray[np.floating], n_components: int) -> Iterator[tuple[slice, Array]]:
+    """Blocks of rows for the component-centred kernels: place in the chunk, and rows (n_features, n_filled).
 
-
-def by_lines(rows: NDArray[np.floating]) -> Array:
-    """Rows (n_rows, n_features) as float64, feature by feature, filled up with zeros to (n_features, n_filled)."""
-    x = np.zeros((rows.shape[1], _filled(len(rows))))
-    x[:, : len(rows)] = rows.T
-    return x
-
-
-def _filled_up(weights: Array | None, place: slice) -> Array:
-    """The weights of a block's rows, and zeros for those that do not exist."""
-    n_rows = place.stop - place.start
-    filled = np.zeros(_filled(n_rows))
-    filled[:n_rows] = 1.0 if weights is None else weights[place]
-    return filled
+    Each is filled up with rows of zeros to a multiple of :data:`ROW_MULTIPLE`.
+    """
+    step = rows_of_block(2 * rows.shape[1] + n_components)
+    for start in range(0, len(rows), step):
+        place = slice(start, min(start + step, len(rows)))
+        x = np.zeros((rows.shape[1], _filled(place.stop - place.start)))
+        x[:, : place.stop - place.start] = rows[place].T
+        yield place, x
 
 
 def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, statistics: bool = True) -> Sums:
@@ -263,9 +216,26 @@ def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, 
         and three a centred model, in the stack's order.
     """
     sums = _zero_sums(stack, statistics)
-    blocks = Blocks(stack, rows)
-    for place, part in blocks:
-        _add_block(blocks, part, _filled_up(weights, place), stack, sums, statistics)
+    for g, group in enumerate(stack.groups):
+        taken = sums[2 + g] if statistics else np.zeros((0, 3))
+        totals = np.zeros((2, len(group.members)))
+        given = NO_WEIGHTS if weights is None else weights
+        kernels.add_chunk(
+            rows,
+            given,
+            stack.center,
+            group.eta,
+            *group.factors,
+            group.edges,
+            *group.workspace(len(rows)),
+            ROW_MULTIPLE,
+            totals,
+            taken,
+        )
+        sums[0][list(group.members)], sums[1][list(group.members)] = totals
+    for c, member in enumerate(stack.centred):
+        arrays = _centred_arrays(stack, sums, c) if statistics else []
+        _add_centred_model(rows, weights, stack.models[member], member, sums, arrays)
     return sums
 
 
@@ -289,31 +259,20 @@ def _zero_sums(stack: Stack, statistics: bool) -> Sums:
     return sums
 
 
-def _add_block(
-    blocks: Blocks, rows: NDArray[np.floating], weights: Array, stack: Stack, sums: Sums, statistics: bool
+def _add_centred_model(
+    rows: NDArray[np.floating], weights: Array | None, model: Model, member: int, sums: Sums, arrays: Sums
 ) -> None:
-    for g, (group, z, resp) in enumerate(blocks.logits(rows)):
-        _normalise(resp, group.edges, weights, sums, list(group.members))
-        if statistics:
-            kernels.add_sums(resp, *group.factors, z, sums[2 + g])
-    if stack.centred:
-        _add_centred_models(by_lines(rows), weights, stack, sums, statistics)
-
-
-def _add_centred_models(x: Array, weights: Array, stack: Stack, sums: Sums, statistics: bool) -> None:
-    for c, member in enumerate(stack.centred):
-        family, parameters = stack.models[member]
-        resp = family.centred_logits(x, parameters)
-        _normalise(resp, np.array([0, len(resp)]), weights, sums, [member])
-        if statistics:
-            add_centred(family, x, resp, parameters.means, _centred_arrays(stack, sums, c))
-
-
-def _normalise(resp: NDArray[Any], edges: NDArray[np.int64], weights: Array, sums: Sums, members: list[int]) -> None:
-    """Logits of some members to weighted responsibilities, in place; their log-likelihoods go to the sums."""
-    log_density, log_top = responsibilities(resp, edges, weights)
-    sums[0][members] += log_density @ weights
-    sums[1][members] += log_top @ weights
+    """Add a model's log-likelihoods to ``sums``, and its statistics to ``arrays`` unless there are none."""
+    family, parameters = model
+    for place, x in centred_blocks(rows, len(parameters.weights)):
+        resp, n_rows = family.centred_logits(x, parameters), place.stop - place.start
+        block_weights, shares = np.zeros(x.shape[1]), np.empty((2, x.shape[1]))
+        block_weights[:n_rows] = 1.0 if weights is None else weights[place]
+        kernels.softmax(resp, np.array([0, len(resp)]), block_weights, shares[:1], shares[1:], x.shape[1])
+        sums[0][member] += shares[0] @ block_weights
+        sums[1][member] += shares[1] @ block_weights
+        if arrays:
+            add_centred(family, x, resp, parameters.means, arrays)
 
 
 def add_centred(family: Family, x: Array, resp: Array, origins: Array, sums: Sums) -> None:

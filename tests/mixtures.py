@@ -33,7 +33,7 @@ def inits_of(covariance_type, parameters: Parameters) -> dict:
 
 def moments(X, weights=None):
     """Centre and scatter of rows, as pass 0 takes them."""
-    part = profile_chunk(X, weights, Draw(0, 1.0), 0)
+    part = profile_chunk(X, weights, Draw.of(len(X), X.shape[1], seed=0), 0)
     return part.mean, part.scatter
 
 

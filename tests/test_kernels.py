@@ -13,7 +13,6 @@ import naive
 from gmm_dask import kernels
 from gmm_dask.families.matrices import pack_quadratic, unpack_scatter
 from gmm_dask.kernels.centred import mahalanobis_diagonal, mahalanobis_matrix, scatter_diagonal, scatter_matrix
-from gmm_dask.kernels.estep import responsibilities
 from gmm_dask.kernels.features import factors, n_monomials
 from gmm_dask.stack import ROW_MULTIPLE
 from mixtures import monomials
@@ -55,8 +54,8 @@ def test_features_are_the_monomials_in_their_order(n_features):
 def test_lines_are_centred_and_filled_up(dtype, stored):
     rows, center = np.random.RandomState(0).standard_normal((40, 3)).astype(stored) + 1e4, np.array([1e4, 1e4, 9e3])
     z, short = np.full((5, 48), np.nan, dtype), np.full((4, 48), np.nan, dtype)
-    kernels.fill_lines(rows, center, z)
-    kernels.fill_lines(rows, center, short)
+    kernels.fill_lines(rows, center, z, 48)
+    kernels.fill_lines(rows, center, short, 48)
     expected = (rows.astype(float) - center).astype(dtype)  # the difference is taken before it is rounded
     np.testing.assert_array_equal(z[:4, :40], np.vstack([np.ones(40), expected.T]))
     np.testing.assert_allclose(z[4, :40], np.sum(expected**2, axis=1), rtol=1e-6)
@@ -70,7 +69,7 @@ def test_log_densities_are_sums_over_the_monomials(n_components, n_features, dty
     z = random_lines(n_features, 2 * ROW_MULTIPLE, dtype)
     eta = np.random.RandomState(1).standard_normal((n_monomials(n_features), n_components)).astype(dtype)
     out = np.full((n_components, z.shape[1]), np.nan, dtype)
-    kernels.log_densities(eta, *factors(n_features), z, out)
+    kernels.log_densities(eta, *factors(n_features), z, out, z.shape[1])
     exact, lines = eta.astype(float), z.astype(float)
     for k, i in itertools.product(range(n_components), range(0, z.shape[1], 7)):
         terms = [
@@ -86,7 +85,7 @@ def test_sums_add_up_over_the_rows(n_components, n_rows, dtype):
     z = random_lines(3, n_rows, dtype)
     resp = np.random.RandomState(1).uniform(size=(n_components, n_rows)).astype(dtype)
     sums = np.ones((n_components, 9))
-    kernels.add_sums(resp, first, second, z, sums)
+    kernels.add_sums(resp, first, second, z, sums, n_rows)
     z, resp = z.astype(float), resp.astype(float)
     for k, p in np.ndindex(sums.shape):
         terms = [resp[k, i] * z[first[p], i] * z[second[p], i] for i in range(n_rows)]
@@ -99,7 +98,7 @@ def test_single_precision_loses_nothing_over_many_rows():
     z[1] = 1e-4
     sums, lines = np.zeros((1, 3)), np.array([0, 0, 1])
     for _ in range(200):
-        kernels.add_sums(z[:1], np.zeros(3, np.int64), lines, z, sums)
+        kernels.add_sums(z[:1], np.zeros(3, np.int64), lines, z, sums, z.shape[1])
     np.testing.assert_allclose(sums[0] / (200 * z.shape[1]), [1, 1, 1e-4], rtol=1e-6)
 
 
@@ -114,15 +113,19 @@ def test_unpacked_sums_are_the_scatter(block):
     np.testing.assert_allclose(unpack_scatter(monomials(block)[5:].sum(axis=1), 3), block @ block.T, rtol=1e-12)
 
 
-def softmax_of_one(logits):
-    """Of one mixture, and rows that weigh alike."""
-    return responsibilities(logits, np.array([0, len(logits)]), np.ones(logits.shape[1]))
+def softmax(logits, edges=None, weights=None):
+    """Responsibilities in place; each mixture's log densities and logarithms of the largest responsibility."""
+    edges = np.array([0, len(logits)]) if edges is None else edges
+    weights = np.ones(logits.shape[1]) if weights is None else weights
+    log_density, log_top = np.empty((2, len(edges) - 1, logits.shape[1]), logits.dtype)
+    kernels.softmax(logits, edges, weights.astype(logits.dtype), log_density, log_top, logits.shape[1])
+    return log_density, log_top
 
 
 def test_responsibilities_match_loops():
     logits = np.random.RandomState(3).standard_normal((4, ROW_MULTIPLE)) * 300
     resp = logits.copy()
-    (log_density,), (log_top,) = softmax_of_one(resp)
+    (log_density,), (log_top,) = softmax(resp)
     for i, terms in enumerate(logits.T):
         exact = [naive.EXTENDED.exp(naive.EXTENDED.number(t)) for t in terms]
         np.testing.assert_allclose(resp[:, i], naive.array([e / sum(exact) for e in exact]), rtol=1e-12, atol=1e-300)
@@ -133,7 +136,7 @@ def test_responsibilities_match_loops():
 def test_responsibilities_of_an_empty_component_are_zero():
     resp = np.stack([np.full(ROW_MULTIPLE, -np.inf), np.linspace(-800.0, 3.0, ROW_MULTIPLE)])
     expected = resp[1].copy()
-    (log_density,), (log_top,) = softmax_of_one(resp)
+    (log_density,), (log_top,) = softmax(resp)
     np.testing.assert_array_equal(resp, [np.zeros(ROW_MULTIPLE), np.ones(ROW_MULTIPLE)])
     np.testing.assert_array_equal(log_density, expected)
     np.testing.assert_array_equal(log_top, 0)
@@ -143,10 +146,10 @@ def test_responsibilities_of_several_mixtures_with_weights():
     logits, weights = np.random.RandomState(5).standard_normal((9, ROW_MULTIPLE)) * 5, np.arange(48.0)
     edges = np.array([0, 4, 5, 9])
     resp = logits.copy()
-    log_density, log_top = responsibilities(resp, edges, weights)
+    log_density, log_top = softmax(resp, edges, weights)
     for m, part in enumerate(slice(a, b) for a, b in itertools.pairwise(edges)):
         alone = logits[part].copy()
-        (one_density,), (one_top,) = softmax_of_one(alone)
+        (one_density,), (one_top,) = softmax(alone)
         np.testing.assert_array_equal(log_density[m], one_density)
         np.testing.assert_array_equal(log_top[m], one_top)
         np.testing.assert_allclose(resp[part], alone * weights, rtol=1e-15)
@@ -157,7 +160,7 @@ def test_the_exponential_is_exact_to_two_units_in_the_last_place(dtype, smallest
     largest = 700 if dtype is np.float64 else 86
     x = np.concatenate([-np.geomspace(smallest, largest, 19_999), [0.0] * 17]).astype(dtype)
     resp = np.stack([np.zeros_like(x), x])
-    softmax_of_one(resp)
+    softmax(resp)
     exponential = np.exp(x.astype(np.longdouble))
     error = np.abs(resp[1] / (exponential / (1 + exponential)) - 1)
     assert error.max() < 4 * np.finfo(dtype).eps
@@ -166,14 +169,14 @@ def test_the_exponential_is_exact_to_two_units_in_the_last_place(dtype, smallest
 def test_what_single_precision_cannot_hold_is_zero():
     resp = np.zeros((2, ROW_MULTIPLE), np.float32)
     resp[1] = -np.linspace(88, 1e30, ROW_MULTIPLE)
-    softmax_of_one(resp)
+    softmax(resp)
     np.testing.assert_array_equal(resp, [np.ones(ROW_MULTIPLE), np.zeros(ROW_MULTIPLE)])
 
 
 def test_nan_stays_nan():
     resp = np.zeros((3, ROW_MULTIPLE))
     resp[1, 2] = np.nan
-    softmax_of_one(resp)
+    softmax(resp)
     assert np.isnan(resp[:, 2]).all()
     assert np.isfinite(np.delete(resp, 2, axis=1)).all()
 
@@ -183,9 +186,9 @@ def test_kernels_run_where_no_machine_code_can_be_kept(tmp_path):
     script = """
 import numpy as np, numba.core.caching as caching
 caching.CacheImpl._locator_classes.clear()
-from gmm_dask.kernels.estep import responsibilities
-resp = np.zeros((2, 48))
-responsibilities(resp, np.array([0, 2]), np.ones(48))
+from gmm_dask import kernels
+resp, shares = np.zeros((2, 48)), np.ones((3, 48))
+kernels.softmax(resp, np.array([0, 2]), shares[2], shares[:1], shares[1:2], 48)
 assert (resp == 0.5).all()
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)

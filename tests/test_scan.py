@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 
 import dask
@@ -97,12 +99,27 @@ def test_small_arrays_need_no_graph(blobs):
     assert tasks.names == []
 
 
-def test_large_numpy_arrays_are_cut_into_chunks(monkeypatch, blobs):
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_large_numpy_arrays_are_cut_into_chunks(monkeypatch, blobs, n_threads):
     monkeypatch.setattr(scan, "CHUNK_BYTES", 8 * 2 * 100)
-    rows = as_rows(blobs, np.ones(600))
-    assert rows.array.chunks == ((100,) * 6, (2,))
-    assert rows.weights.chunks == ((100,) * 6,)
-    assert as_rows(blobs[:100]).in_memory
+    weights, seen = np.arange(600.0), []
+
+    def function(rows, weights, shared, number):
+        seen.append(threading.get_ident())
+        time.sleep(0.01)
+        return [(number, len(rows), rows[0, 0], weights[0], shared)]
+
+    with dask.config.set(num_workers=n_threads), TaskNames() as tasks:
+        found = map_reduce(as_rows(blobs, weights), function, join, 5, "sums")
+    assert found == [(i, 100, blobs[100 * i, 0], 100.0 * i, 5) for i in range(6)]
+    assert tasks.names == []
+    assert (len(set(seen)) > 1) == (n_threads > 1)
+
+
+def test_the_chunks_of_numpy_arrays_are_few(blobs, monkeypatch):
+    monkeypatch.setattr(scan, "CHUNK_BYTES", 1)
+    numbers = map_reduce(as_rows(blobs), lambda rows, weights, shared, number: [number], join, 0, "n")
+    assert len(numbers) <= scan.MOST_CHUNKS
 
 
 def test_parameters_travel_once(blobs):

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
+from numpy.typing import NDArray
 
 from gmm_dask.families.base import Array
+
+
+@lru_cache(maxsize=16)
+def _pairs(n_features: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the entries above the diagonal."""
+    a, b = np.triu_indices(n_features, k=1)
+    return a, b
 
 
 def pack_quadratic(precision: Array) -> Array:
@@ -19,7 +29,7 @@ def pack_quadratic(precision: Array) -> Array:
     -------
     coefficients : ndarray of shape (..., n_features (n_features + 1) / 2)
     """
-    upper = np.triu_indices(precision.shape[-1], k=1)
+    upper = _pairs(precision.shape[-1])
     squares = -0.5 * np.diagonal(precision, axis1=-2, axis2=-1)
     return np.concatenate([squares, -precision[..., upper[0], upper[1]]], axis=-1)
 
@@ -28,7 +38,7 @@ def unpack_scatter(sums: Array, n_features: int) -> Array:
     """Symmetric matrices (..., n_features, n_features) from sums of ``z_a^2 | z_a z_b (a < b)``."""
     matrices = np.empty((*sums.shape[:-1], n_features, n_features))
     diagonal = np.arange(n_features)
-    upper = np.triu_indices(n_features, k=1)
+    upper = _pairs(n_features)
     matrices[..., diagonal, diagonal] = sums[..., :n_features]
     matrices[..., upper[0], upper[1]] = sums[..., n_features:]
     matrices[..., upper[1], upper[0]] = sums[..., n_features:]

@@ -12,7 +12,10 @@ from importlib import import_module
 from typing import Any
 
 _COMPILED = {
+    "add_chunk": "chunks",
     "add_sums": "products",
+    "answer_block": "chunks",
+    "answer_chunk": "chunks",
     "fill_lines": "lines",
     "log_densities": "products",
     "softmax": "softmax",

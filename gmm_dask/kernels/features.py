@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,7 @@ def n_monomials(n_features: int) -> int:
     return (n_features + 1) * (n_features + 2) // 2 + 1
 
 
+@lru_cache(maxsize=16)
 def factors(n_features: int) -> Factors:
     """The feature map ``|z|^2 | 1 | z_a | z_a^2 | z_a z_b (a < b)``.
 
@@ -26,4 +29,5 @@ def factors(n_features: int) -> Factors:
     ones = np.zeros(n_features, dtype=np.int64)
     first = np.concatenate([[0, 0], ones, features, a + 1])
     second = np.concatenate([[n_features + 1, 0], features, features, b + 1])
+    first.flags.writeable = second.flags.writeable = False
     return first, second

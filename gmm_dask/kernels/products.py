@@ -104,7 +104,12 @@ def _sums_tile(
 
 @compiled
 def log_densities(
-    eta: NDArray[Any], first: NDArray[np.int64], second: NDArray[np.int64], z: NDArray[Any], out: NDArray[Any]
+    eta: NDArray[Any],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    z: NDArray[Any],
+    out: NDArray[Any],
+    n_rows: int,
 ) -> None:
     """``out[k, i] = sum_p eta[p, k] z[first[p], i] z[second[p], i]``.
 
@@ -113,13 +118,15 @@ def log_densities(
     eta : ndarray of shape (n_monomials, n_components)
     first, second : ndarray of shape (n_monomials or more,)
         Lines of ``z`` whose product is a monomial.
-    z : ndarray of shape (n_lines, n_rows)
-        Float64 or float32, like ``eta`` and ``out``; ``n_rows`` is a multiple of ``TILE_BYTES``.
-    out : ndarray of shape (n_components, n_rows)
+    z : ndarray of shape (n_lines, n_block_rows)
+        Float64 or float32, like ``eta`` and ``out``.
+    out : ndarray of shape (n_components, n_block_rows)
+    n_rows : int
+        Rows in use; a multiple of ``TILE_BYTES`` bytes.
     """
     n_components = eta.shape[1]
     n_tiles = -(-n_components // TILE_COMPONENTS)
-    for row in range(0, z.shape[1], TILE_BYTES // z.itemsize):
+    for row in range(0, n_rows, TILE_BYTES // z.itemsize):
         for tile in range(n_tiles):
             k, stop = tile * n_components // n_tiles, (tile + 1) * n_components // n_tiles
             _log_density_tile(eta, first, second, z, out, row, k, stop - k)
@@ -127,19 +134,26 @@ def log_densities(
 
 @compiled
 def add_sums(
-    resp: NDArray[Any], first: NDArray[np.int64], second: NDArray[np.int64], z: NDArray[Any], sums: NDArray[np.float64]
+    resp: NDArray[Any],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    z: NDArray[Any],
+    sums: NDArray[np.float64],
+    n_rows: int,
 ) -> None:
     """``sums[k, p] += sum_i resp[k, i] z[first[p], i] z[second[p], i]``, gathered in float64 panel by panel.
 
     Parameters
     ----------
-    resp : ndarray of shape (n_components, n_rows)
+    resp : ndarray of shape (n_components, n_block_rows)
     first, second : ndarray of shape (n_monomials,)
         As in :func:`log_densities`; their number is a multiple of ``TILE_VECTORS``.
-    z : ndarray of shape (n_lines, n_rows)
+    z : ndarray of shape (n_lines, n_block_rows)
     sums : ndarray of shape (n_components, n_monomials)
+    n_rows : int
+        Rows in use; a multiple of ``REGISTER_BYTES`` bytes.
     """
-    n_components, n_rows = resp.shape
+    n_components = resp.shape[0]
     n_tiles = -(-n_components // TILE_COMPONENTS)
     panel = PANEL_BYTES // z.itemsize
     for start in range(0, n_rows, panel):

@@ -1,0 +1,146 @@
+"""A pass over one chunk of rows, for the mixtures of one group, without Python in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask.kernels.jit import compiled
+from gmm_dask.kernels.lines import fill_lines
+from gmm_dask.kernels.products import add_sums, log_densities
+from gmm_dask.kernels.softmax import softmax
+
+
+@compiled
+def add_chunk(
+    rows: NDArray[Any],
+    row_weights: NDArray[np.float64],
+    center: NDArray[np.float64],
+    eta: NDArray[Any],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    z: NDArray[Any],
+    logits: NDArray[Any],
+    shares: NDArray[Any],
+    row_multiple: int,
+    totals: NDArray[np.float64],
+    sums: NDArray[np.float64],
+) -> None:
+    """Add the log-likelihoods and sufficient statistics of a chunk, block by block.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+    row_weights : ndarray of shape (n_rows,), or (0,)
+        Of the rows; all are 1 if there are none.
+    center, eta, first, second, edges
+        As in the kernels that are called.
+    z : ndarray of shape (n_lines, n_block_rows)
+    logits : ndarray of shape (n_components, n_block_rows)
+    shares : ndarray of shape (2 n_mixtures + 1, n_block_rows)
+        Memory for a block; its last line is for the weights.
+    row_multiple : int
+        Blocks are filled up to a multiple of so many rows.
+    totals : ndarray of shape (2, n_mixtures)
+        Each mixture's log-likelihood, and ``sum w log max_k r_k``; added to.
+    sums : ndarray of shape (n_components, n_monomials), or (0, n_monomials)
+        Added to; without components, no statistics are taken.
+    """
+    n_mixtures, n_block_rows = len(edges) - 1, z.shape[1]
+    log_density, log_top, weights = shares[:n_mixtures], shares[n_mixtures:-1], shares[-1]
+    for start in range(0, len(rows), n_block_rows):
+        block = rows[start : start + n_block_rows]
+        n_rows = -(-len(block) // row_multiple) * row_multiple
+        weights[: len(block)] = 1.0
+        weights[len(block) : n_rows] = 0.0
+        for i in range(min(len(block), len(row_weights) - start)):
+            weights[i] = row_weights[start + i]
+        fill_lines(block, center, z, n_rows)
+        log_densities(eta, first, second, z, logits, n_rows)
+        softmax(logits, edges, weights, log_density, log_top, n_rows)
+        for m in range(n_mixtures):
+            totals[0, m] += _weighted_sum(log_density[m], weights, n_rows)
+            totals[1, m] += _weighted_sum(log_top[m], weights, n_rows)
+        if len(sums):
+            add_sums(logits, first, second, z, sums, n_rows)
+
+
+@compiled
+def _weighted_sum(values: NDArray[Any], weights: NDArray[Any], n_rows: int) -> float:
+    """``sum_i weights[i] values[i]`` in float64, four rows at a time."""
+    a = b = c = d = 0.0
+    for i in range(0, n_rows, 4):
+        a += np.float64(weights[i]) * values[i]
+        b += np.float64(weights[i + 1]) * values[i + 1]
+        c += np.float64(weights[i + 2]) * values[i + 2]
+        d += np.float64(weights[i + 3]) * values[i + 3]
+    return (a + b) + (c + d)
+
+
+@compiled
+def answer_chunk(
+    rows: NDArray[Any],
+    center: NDArray[np.float64],
+    eta: NDArray[Any],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    z: NDArray[Any],
+    logits: NDArray[Any],
+    shares: NDArray[Any],
+    row_multiple: int,
+    label: NDArray[np.int64],
+    log_density: NDArray[np.float64],
+    responsibility: NDArray[np.float64],
+) -> None:
+    """Answers about the rows of a chunk, block by block.
+
+    Parameters
+    ----------
+    rows, center, eta, first, second, z, logits, shares, row_multiple
+        As in :func:`add_chunk`, of one mixture.
+    label : ndarray of shape (n_rows,), or (0,)
+        Receives the most probable component, unless it is empty; so do the others.
+    log_density : ndarray of shape (n_rows,), or (0,)
+    responsibility : ndarray of shape (n_rows, n_components), or (0, n_components)
+    """
+    n_components, n_block_rows = logits.shape
+    edges = np.array([0, n_components])
+    shares[2] = 1.0
+    for start in range(0, len(rows), n_block_rows):
+        block = rows[start : start + n_block_rows]
+        stop, n_rows = start + len(block), -(-len(block) // row_multiple) * row_multiple
+        fill_lines(block, center, z, n_rows)
+        log_densities(eta, first, second, z, logits, n_rows)
+        answer_block(
+            logits, edges, shares, n_rows, label[start:stop], log_density[start:stop], responsibility[start:stop]
+        )
+
+
+@compiled
+def answer_block(
+    logits: NDArray[Any],
+    edges: NDArray[np.int64],
+    shares: NDArray[Any],
+    n_rows: int,
+    label: NDArray[np.int64],
+    log_density: NDArray[np.float64],
+    responsibility: NDArray[np.float64],
+) -> None:
+    """Answers about the rows of a block from their log densities, which are lost; see :func:`answer_chunk`."""
+    if len(label):
+        label[:] = 0
+        shares[0] = logits[0]
+        for k in range(1, len(logits)):
+            for i in range(len(label)):
+                better = logits[k, i] > shares[0, i]
+                shares[0, i] = logits[k, i] if better else shares[0, i]
+                label[i] = k if better else label[i]
+    softmax(logits, edges, shares[2], shares[:1], shares[1:2], n_rows)
+    for i in range(len(log_density)):
+        log_density[i] = shares[0, i]
+    for i in range(len(responsibility)):
+        for k in range(len(logits)):
+            responsibility[i, k] = logits[k, i]
