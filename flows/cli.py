@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -108,6 +108,51 @@ def show(store: StorePath, debug: Debug = False) -> None:
         from pipeline.show import read_result
 
         terminal.show_result(read_result(store))
+
+
+@app.command()
+def score(
+    store: StorePath,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="The rows, a path or URL as data.source.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="OUT", help="A Zarr group to write, or a folder ending in .parquet.")
+    ],
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Names in DATA of the model's features, in the model's order."),
+    ] = None,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace other scores.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Label new rows with a stored model, and say whether they are like those of its fit."""
+    with reporting(debug, "The same command goes on from the last chunk."):
+        terminal.say(f"gmm-dask score {store} {data}")
+        from pipeline.score import score as score_rows
+
+        names = columns.split(",") if columns is not None else None
+        with terminal.watching() as progress:
+            summary = score_rows(
+                store, data, out, columns=names, overrides=overrides or [], fresh=fresh, progress=progress
+            )
+        terminal.show_score(summary)
+
+
+@app.command()
+def export(
+    store: StorePath,
+    to: Annotated[Literal["sklearn", "onnx", "json"], typer.Option(help="What to write.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="By default beside the store.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write the chosen model for serving elsewhere: scikit-learn's estimator, ONNX, or JSON."""
+    with reporting(debug):
+        from pipeline.export import Target
+        from pipeline.export import export as export_model
+
+        terminal.say(f"model: {export_model(store, Target(to), out)}")
 
 
 @app.command()

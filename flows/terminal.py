@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.estimate import Estimate
     from pipeline.run import Summary
+    from pipeline.score import ScoreSummary
     from pipeline.show import StoredResult
 
 LINES_BESIDE_TABLE = 15  # what else a screen holds: the command, the table's head, the lines below it
@@ -104,6 +105,46 @@ def _stored_rows(shapes: dict[str, tuple[int, ...]]) -> str:
     """What the store holds about each row: ``, with label (272), responsibility (272, 3)``."""
     arrays = [f"{name} ({', '.join(map(str, shape))})" for name, shape in shapes.items()]
     return f", with {', '.join(arrays)}" if arrays else ""
+
+
+def show_score(summary: ScoreSummary) -> None:
+    """Print how new rows compare with those of the fit."""
+    if summary.reused:
+        say("Complete already, nothing was computed.")
+    _console().print(_shares_table(summary))
+    without = f", {summary.unusable:,} of them without an answer" if summary.unusable else ""
+    say(f"{_counted(summary.n_rows, 'row')}{without}, by {summary.model}")
+    explain(
+        f"  mean log density {summary.mean_log_density:.4f} a row, {summary.fit_mean_log_density:.4f} in the fit "
+        f"({summary.mean_log_density - summary.fit_mean_log_density:+.4f})"
+    )
+    if summary.anomalies is not None:
+        explain(f"  {_anomalies(summary)}")
+    for line in summary.drift:
+        explain(f"drift: {line}. Look at the new rows; if they are what is to come, fit anew.", "bold yellow")
+    say(f"scores: {summary.out}, {summary.seconds:.1f} s")
+
+
+def _anomalies(summary: ScoreSummary) -> str:
+    assert summary.anomalies is not None
+    answered = summary.n_rows - summary.unusable
+    share = summary.anomalies / answered if answered else 0.0
+    under = (
+        f"the density that {summary.quantile:.3g} of the rows of the fit are under"
+        if summary.of_fit
+        else (f"the quantile {summary.quantile:.3g} of these rows")
+    )
+    return f"anomalies: {summary.anomalies:,} ({share:.3g} of the rows), under {under}"
+
+
+def _shares_table(summary: ScoreSummary) -> Table:
+    """A row a component: its share of the rows here and in the fit."""
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("component", "share here", "in the fit", "difference"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for k, (here, there) in enumerate(zip(summary.shares, summary.fit_shares, strict=True)):
+        grid.add_row(str(k), f"{here:.2%}", f"{there:.2%}", f"{here - there:+.2%}")
+    return grid
 
 
 def show_result(result: StoredResult) -> None:

@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask
 import numpy as np
@@ -27,14 +27,12 @@ from pipeline.config import JobConfig
 from pipeline.estimate import machine_of
 from pipeline.fingerprint import header_of
 from pipeline.held import hold
+from pipeline.keys import read_keys
 from pipeline.prepared import Preparation
 from pipeline.progress import ChunksDone, Progress, StageStarted
 from pipeline.show import position_of
 from pipeline.sources import Source, open_source
 from pipeline.store import RowPlan, RowWriter, StoredModel, Totals
-
-if TYPE_CHECKING:
-    from pipeline.store.parquet_rows import ReadKeys
 
 Array = NDArray[np.float64]
 Answers = dict[str, NDArray[Any]]
@@ -116,7 +114,7 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
         mean=mean_log_density(path, best),
         quantile=config.output.anomaly_quantile,
     )
-    writer = find_writer(config, source, plan_of(question, source, lengths), path)
+    writer = find_writer(config, source, plan_of(config, question, source, lengths), path)
     answer_source(config, source, rows, question, writer, progress)
 
 
@@ -135,10 +133,10 @@ def readable(source: Source) -> Rows:
 # -- where answers go --------------------------------------------------------------------------------------------
 
 
-def plan_of(question: Question, source: Source, lengths: Sequence[float]) -> RowPlan:
+def plan_of(config: JobConfig, question: Question, source: Source, lengths: Sequence[float]) -> RowPlan:
     """What will be written about the rows of a source."""
-    header = {**header_of(source), "question": [question.names, question.drop, question.quantile, question.threshold]}
-    found = hashlib.sha256(json.dumps([header, list(lengths)], sort_keys=True).encode())
+    asked = question.names, question.drop, question.quantile, question.threshold, config.output.key_columns
+    found = hashlib.sha256(json.dumps([header_of(source), asked, list(lengths)], sort_keys=True).encode())
     parameters, model = question.model.model[1], question.model
     for array in (*astuple(parameters), model.center, model.scale):
         found.update(b"none" if array is None else np.ascontiguousarray(array))
@@ -149,32 +147,27 @@ def find_writer(config: JobConfig, source: Source, plan: RowPlan, path: str) -> 
     """Arrays of the store, or Parquet files beside it."""
     if config.output.rows == "zarr":
         return store.ZarrRows(path, plan)
+    return parquet_writer(config, source, plan, store.rows_folder(path), path)
+
+
+def parquet_writer(config: JobConfig, source: Source, plan: RowPlan, folder: str, path: str | None = None) -> RowWriter:
+    """Parquet files in a folder; ``path`` is that of the result store that they belong to, if they do."""
     from pipeline.store.parquet_rows import ParquetRows
 
-    return ParquetRows(store.rows_folder(path), plan, read_keys(config, source), path)
-
-
-def read_keys(config: JobConfig, source: Source) -> ReadKeys | None:
-    """What reads the key columns of a chunk of Parquet data.
-
-    Raises
-    ------
-    UserError
-        If the data are not Parquet.
-    """
-    if source.kind != "parquet":
-        raise UserError(
-            f"output.rows: parquet goes with Parquet data only, and {source.path} is {source.kind}. Take "
-            "output.rows: zarr."
-        )
-    raise NotImplementedError
+    return ParquetRows(folder, plan, read_keys(config, source), path)
 
 
 # -- the pass ----------------------------------------------------------------------------------------------------
 
 
 def answer_source(
-    config: JobConfig, source: Source, rows: Rows, question: Question, writer: RowWriter, progress: Progress
+    config: JobConfig,
+    source: Source,
+    rows: Rows,
+    question: Question,
+    writer: RowWriter,
+    progress: Progress,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> None:
     """Answer a question about each row of a source, and write the answers, from one read of the data.
 
@@ -189,6 +182,8 @@ def answer_source(
     writer : RowWriter
         What it has already is not computed again.
     progress : callable
+    complete : callable, optional
+        Makes the summary that is written from the one of the rows.
     """
     if writer.begin():
         return
@@ -202,7 +197,7 @@ def answer_source(
             sketch = map_reduce(_part(rows, missing), _answer_chunk, _merge, task, _TASK)
         writer.join()
         known = set(range(len(totals))) - set(missing)
-        writer.finish(_summary(question, writer, _with_known(question, writer, sketch, known)))
+        writer.finish(complete(_summary(question, writer, _with_known(question, writer, sketch, known))))
 
 
 def _detail(question: Question, n_done: int, n_chunks: int) -> str:
@@ -302,7 +297,9 @@ def _totals(found: Answers, usable: NDArray[np.bool_], question: Question) -> To
 def _unusable(array: NDArray[np.floating[Any]], first_row: int, columns: Sequence[str]) -> UserError:
     """What is wrong with a chunk in which rows are not usable."""
     finite = np.isfinite(array)
-    counts = ", ".join(f"{np.count_nonzero(~finite[:, i])} in {columns[i]!r}" for i in np.flatnonzero(~finite.all(0)))
+    counts = ", ".join(
+        f"{np.count_nonzero(~finite[:, i])} in {columns[i]!r}" for i in np.flatnonzero(~finite.all(axis=0)).tolist()
+    )
     bad = np.flatnonzero(~finite.all(axis=1))
     where = f" {counts}; the first in row {first_row + bad[0]:,} (counted from 0)" if len(bad) else " the weights"
     return UserError(
@@ -353,14 +350,12 @@ def _moments(totals: Totals, mean: float) -> dict[str, Any]:
 
 def _mark(question: Question, writer: RowWriter, sketch: Sketch | None) -> dict[str, Any]:
     """Mark the anomalies by the stored densities."""
+    known = {} if question.quantile is None else {"anomaly_quantile": question.quantile}
     if question.threshold is not None:
-        return {"anomalies": writer.mark(question.threshold), "anomaly_threshold": question.threshold}
+        return {**known, "anomalies": writer.mark(question.threshold), "anomaly_threshold": question.threshold}
     assert sketch is not None
     assert question.quantile is not None
     found = find_threshold(sketch, question.quantile)
-    return {
-        "anomalies": writer.mark(found.value),
-        "anomaly_quantile": question.quantile,
-        "anomaly_threshold": found.value,
-        "anomaly_rank_error": found.rank_error(question.quantile),
-    }
+    error = found.rank_error(question.quantile)
+    marked = writer.mark(found.value)
+    return {**known, "anomalies": marked, "anomaly_threshold": found.value, "anomaly_rank_error": error}

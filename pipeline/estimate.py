@@ -11,6 +11,7 @@ from gmm_dask.memory import Machine, Shape, affordable_threads, plan_waves, proj
 from gmm_dask.seeding import require_rows
 from gmm_dask.sweep import check_candidates
 from pipeline.config import JobConfig
+from pipeline.keys import read_keys
 from pipeline.sources import Source, open_source
 
 
@@ -57,6 +58,7 @@ def estimate_job(config: JobConfig) -> Estimate:
     machine = machine_of(config, shape)
     if source.n_rows is not None:
         require_rows(source.n_rows, max(search.n_components))
+    read_keys(config, source)
     candidates = check_candidates(search.n_components, search.covariance_types)
     waves = plan_waves(shape, machine, candidates, search.n_init)
     return Estimate(
@@ -80,5 +82,7 @@ def machine_of(config: JobConfig, shape: Shape) -> Machine:
 def shape_of(source: Source, config: JobConfig) -> Shape:
     """Columns, chunks and answers of a job."""
     output = config.output
-    answers = int(output.labels) + int(output.log_density) + output.responsibilities * max(config.search.n_components)
+    asked = output.labels, output.log_density, output.responsibilities, output.anomaly_quantile is not None
+    # labels and log densities are always computed, for the summary of the rows
+    answers = 2 * any(asked) + output.responsibilities * max(config.search.n_components)
     return Shape(len(source.columns), int(source.array.numblocks[0]), source.chunk_rows, answers)

@@ -32,6 +32,7 @@ from pipeline.estimate import machine_of, shape_of
 from pipeline.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.held import hold_prepared, is_held, read_profile, require_same_chunks
 from pipeline.keeper import Keeper
+from pipeline.keys import clear_rows, read_keys
 from pipeline.prepared import Preparation, column_notes, missing_of, preparation_of, require_varying, scaled_profile
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.report import clear_report, has_report, report_folder, write_report
@@ -148,6 +149,7 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
     What cannot fit the memory limit is refused here, before a row is read.
     """
     source = open_source(config.data)
+    read_keys(config, source)
     header = header_of(source)
     path = config.output.store
     _tell(source.notes, progress)
@@ -156,6 +158,7 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
     found = store.prepare_store(path, config.model_dump(mode="json"), header, fresh)
     if found is StoreStatus.NEW:
         clear_report(path)
+        clear_rows(path)
     if found is StoreStatus.UNFINISHED:
         _go_on(config, source, progress)
     if found is not StoreStatus.NEW:

@@ -238,22 +238,65 @@ class _ParquetReader:
     def read(self, piece: _Part) -> Block:
         """The part's rows, (n_rows, n_fields)."""
         block = np.empty((len(piece.span), len(self.fields)), dtype=self.dtype)
-        if piece.place.version() != piece.identity:
-            raise UserError(
-                f"data.source: {piece.place.source} was changed while it was read. Run the job again when it is whole."
-            )
-        with _opened(piece.place, _metadata(piece.place, piece.identity)) as file:
-            self._fill(block, file, piece)
+        for first, rows in _batches(piece, self.fields):
+            block[first : first + rows.num_rows] = table_block(rows, self.fields, self.dtype)
         return block
 
-    def _fill(self, block: Block, file: parquet.ParquetFile, piece: _Part) -> None:
-        """Fill the block with the part's rows."""
-        position = -piece.span.start
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=piece.groups, columns=self.fields, use_threads=False):
-            rows = pa.Table.from_batches([batch]).slice(max(0, -position), len(block) - max(0, position))
+
+def _batches(piece: _Part, names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+    """A part's columns, batch by batch, each with the number of its first row in the part."""
+    if piece.place.version() != piece.identity:
+        raise UserError(
+            f"data.source: {piece.place.source} was changed while it was read. Run the job again when it is whole."
+        )
+    position = -piece.span.start
+    with _opened(piece.place, _metadata(piece.place, piece.identity)) as file:
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=piece.groups, columns=names, use_threads=False):
+            rows = pa.Table.from_batches([batch]).slice(max(0, -position), len(piece.span) - max(0, position))
             if rows.num_rows:
-                first = max(0, position)
-                block[first : first + rows.num_rows] = table_block(rows, self.fields, self.dtype)
+                yield max(0, position), rows
             position += batch.num_rows
-            if position >= len(block):
+            if position >= len(piece.span):
                 break
+
+
+# -- key columns ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KeyReader:
+    """Reads columns of any type, chunk by chunk; a task of the graph holds it."""
+
+    parts: tuple[_Part, ...]
+    names: tuple[str, ...]
+
+    def __call__(self, number: int) -> pa.Table:
+        """The columns of a chunk."""
+        tables = [rows for _, rows in _batches(self.parts[number], self.names)]
+        return pa.concat_tables(tables).select(list(self.names))
+
+
+def open_keys(source: Source, names: Sequence[str]) -> KeyReader:
+    """A reader of key columns for the chunks of a source.
+
+    Raises
+    ------
+    UserError
+        If a file does not have one of them, or not in the type of the first.
+    """
+    parts = tuple(source.chunks.pieces)
+    schemas = {part.place: _metadata(part.place, part.identity).schema.to_arrow_schema() for part in parts}
+    first = next(iter(schemas.values()))
+    for place, schema in schemas.items():
+        for name in names:
+            if name not in schema.names:
+                raise UserError(
+                    f"output.key_columns: {place.source} has no column {name!r}; its columns are "
+                    f"{', '.join(schema.names)}."
+                )
+            if schema.field(name).type != first.field(name).type:
+                raise UserError(
+                    f"output.key_columns: the column {name!r} is {schema.field(name).type} in {place.source} and "
+                    f"{first.field(name).type} in the first file. Write the files alike, or leave it out."
+                )
+    return KeyReader(parts, tuple(names))

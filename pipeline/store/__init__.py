@@ -47,6 +47,7 @@ from pipeline.store.rows import (
     rows_folder,
 )
 from pipeline.store.sample import Sample, read_sample, write_sample
+from pipeline.store.scores import complete_scores, prepare_scores, read_scores
 
 __all__ = [
     "Checkpoint",
@@ -60,17 +61,20 @@ __all__ = [
     "Totals",
     "ZarrRows",
     "complete",
+    "complete_scores",
     "find_store",
     "load_checkpoint",
     "load_waves",
     "lock",
     "model_name",
     "open_store",
+    "prepare_scores",
     "prepare_store",
     "read_columns",
     "read_criteria",
     "read_model",
     "read_sample",
+    "read_scores",
     "read_summary",
     "record_data",
     "row_shapes",

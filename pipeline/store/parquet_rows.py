@@ -65,7 +65,7 @@ class ParquetRows:
     # -- before and after the pass ---------------------------------------------------------------------------
     def begin(self) -> bool:
         """Make the folder, unless it is there; see :class:`pipeline.store.rows.RowWriter`."""
-        if len(self._ours(self._folder)) == len(self.plan.lengths):
+        if self._is_whole:
             self._tell_store()
             return True
         with writing(self.place):
@@ -93,10 +93,22 @@ class ParquetRows:
             self._unfinished.rename(self._folder)
             self._tell_store()
 
+    def summary(self) -> dict[str, Any]:
+        """The summary; see :class:`pipeline.store.rows.RowWriter`."""
+        found: dict[str, Any] = json.loads((self._folder / _SUMMARY).read_text())
+        return found
+
+    def holds_another(self) -> bool:
+        """Whether there is another whole; see :class:`pipeline.store.rows.RowWriter`."""
+        return self._folder.exists() and not self._is_whole
+
+    @property
+    def _is_whole(self) -> bool:
+        return len(self._ours(self._folder)) == len(self.plan.lengths)
+
     def _tell_store(self) -> None:
         if self._store is not None:
-            summary = json.loads((self._folder / _SUMMARY).read_text())
-            write_summary(self._store, {**summary, "parquet": self._folder.name})
+            write_summary(self._store, {**self.summary(), "parquet": self._folder.name})
 
     def _ours(self, folder: Path) -> dict[int, Totals]:
         """Totals of the chunks that are written, by their numbers; none if they are of another model or data."""

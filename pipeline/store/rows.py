@@ -128,6 +128,12 @@ class RowWriter(Protocol):
     def finish(self, summary: dict[str, Any]) -> None:
         """Declare the whole finished, with a summary."""
 
+    def summary(self) -> dict[str, Any]:
+        """The summary of the whole, with the number of rows."""
+
+    def holds_another(self) -> bool:
+        """Whether there is a whole of another plan."""
+
 
 class ZarrRows:
     """Values of rows as arrays of the group ``rows`` of a store."""
@@ -210,6 +216,14 @@ class ZarrRows:
             group = self._group("r+")
             group.update_attributes(as_json({"complete": True, "n_rows": self.plan.n_rows, **summary}))
             del group["unfinished"]
+
+    def summary(self) -> dict[str, Any]:
+        """The summary; see :class:`RowWriter`."""
+        return read_summary(self._path) or {}
+
+    def holds_another(self) -> bool:
+        """Whether there is another whole; see :class:`RowWriter`."""
+        return bool(self.summary().get("token", self.plan.token) != self.plan.token)
 
     # -- a chunk's values ------------------------------------------------------------------------------------
     def write(self, number: int, values: Values, totals: Totals) -> None:
