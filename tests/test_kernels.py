@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from gmm_dask.kernels.centred import mahalanobis_diagonal, mahalanobis_matrix, s
 from gmm_dask.kernels.features import factors, n_monomials
 from gmm_dask.stack import ROW_MULTIPLE
 from mixtures import monomials
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -191,7 +194,29 @@ resp, shares = np.zeros((2, 48)), np.ones((3, 48))
 kernels.softmax(resp, np.array([0, 2]), shares[2], shares[:1], shares[1:2], 48)
 assert (resp == 0.5).all()
 """
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def test_machine_code_is_made_once(tmp_path):
+    """What one process compiled, the next one loads: nothing is compiled again for each worker."""
+    script = """
+import numpy as np
+from gmm_dask import GaussianMixture, kernels
+X = np.random.RandomState(0).standard_normal((100, 2))
+GaussianMixture(2).fit(X).predict(X)
+print(*(sum(getattr(kernels, name).stats.cache_misses.values()) for name in ("add_chunk", "answer_chunk")))
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", script]
+    runs = [
+        subprocess.run(command, check=True, env=environment, capture_output=True, text=True, cwd=ROOT) for _ in range(2)
+    ]
+    assert [run.stdout.split() for run in runs] == [["1", "1"], ["0", "0"]]
+
+
+def test_every_kernel_is_there():
+    for name in kernels._COMPILED:
+        assert callable(getattr(kernels, name)), name
 
 
 def test_mahalanobis_matches_loops(block):

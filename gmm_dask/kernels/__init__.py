@@ -18,7 +18,7 @@ _COMPILED = {
     "answer_chunk": "chunks",
     "fill_lines": "lines",
     "log_densities": "products",
-    "softmax": "softmax",
+    "softmax": "estep",
 }
 
 
