@@ -254,7 +254,7 @@ def draw_means(axes: Axes, components: Components) -> None:
     if axes.figure is not None:
         bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
         bar.outline.set_visible(False)
-        bar.set_label("standard deviations from the overall mean")
+        bar.set_label("standard deviations")
 
 
 def _tick(axis: Any, names: Sequence[str]) -> None:

@@ -90,7 +90,9 @@ def browsing():
         process = subprocess.Popen(command, **quiet)
         try:
             with connect(_address(process, Path(profile)), max_size=None, proxy=None) as socket:
-                yield _new_page(socket)
+                page = _new_page(socket)
+                page.process = process
+                yield page
         finally:
             os.killpg(process.pid, 9)
             process.wait()

@@ -14,7 +14,16 @@ from gmm_dask.em import Status
 from gmm_dask.families import get_family
 from gmm_dask.telling import Components
 from pipeline.show import add_delta, position_of
-from pipeline.store import ResultStore, Sample, StoredModel, open_store, read_criteria, read_model, read_sample
+from pipeline.store import (
+    ResultStore,
+    Sample,
+    StoredModel,
+    open_store,
+    read_criteria,
+    read_model,
+    read_sample,
+    read_summary,
+)
 
 Array = NDArray[np.float64]
 
@@ -36,6 +45,8 @@ class Facts:
         The smallest variance of each component in any direction, in the units of the fit.
     sample : Sample or None
         Some rows; stores of early versions have none.
+    rows : dict
+        What the store knows of all rows, as :func:`pipeline.store.read_summary` tells; empty if it has none.
     """
 
     store: ResultStore
@@ -44,6 +55,7 @@ class Facts:
     components: Components
     narrowest: Array
     sample: Sample | None
+    rows: dict[str, Any]
 
     @property
     def best(self) -> str:
@@ -123,6 +135,7 @@ def read_facts(path: str) -> Facts:
         components=components,
         narrowest=_narrowest(model),
         sample=read_sample(path),
+        rows=read_summary(path) or {},
     )
 
 

@@ -172,4 +172,13 @@ def _run(facts: Facts) -> list[tuple[str, str]]:
     found.append(("read", format_bytes(store.bytes_read)))
     likelihood = facts.winner["log_likelihood"] / (store.total_weight or 1.0)
     found.append(("mean log-likelihood", f"{words.number(likelihood, 4)} a row"))
-    return [(name, text) for name, text in found if text]
+    return [(name, text) for name, text in found if text] + _anomalies(facts.rows)
+
+
+def _anomalies(rows: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows that were marked, and by which threshold."""
+    if "anomalies" not in rows:
+        return []
+    threshold = f"log density under {words.number(rows['anomaly_threshold'], 4)}"
+    quantile = f"the {rows['anomaly_quantile']:.4g} quantile, give or take {rows['anomaly_rank_error']:.2g}"
+    return [("anomalies", f"{words.counted(rows['anomalies'], 'row')} of {threshold}: {quantile}")]

@@ -119,7 +119,7 @@ def draw_means(facts: Facts) -> list[Picture]:
     if n_features < 3 or n_components < 2:
         return []
     alt = f"Means of {n_components} components in {n_features} features as colours, from blue (low) to red (high)."
-    caption = "Each component's means beside the overall mean: blue lies below it, red above."
+    caption = "How far each component's means lie from the overall mean: blue below it, red above."
     height = min(7.0, max(HEIGHT, 1.4 + 0.14 * n_components))
     return [_picture("means", alt, caption, lambda axes: drawing.draw_means(axes, facts.components), height)]
 

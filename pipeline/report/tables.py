@@ -59,7 +59,7 @@ def closest_table(facts: Facts) -> Table:
     for row in [facts.winner, *facts.others][:MOST_CLOSEST]:
         kind = "best" if row["name"] == facts.best else ""
         words = [evidence(row["delta"]) if row["delta"] > 0.0 else ""] if name == "bic" else []
-        values = [f"{row[criterion]:,.1f}" for criterion in (name, *rest)]
+        values = [number(row[criterion], 1) for criterion in (name, *rest)]
         cells = _cells(difference(row["delta"]), *words, *values, f"{row['n_parameters']:,}", row["n_iter"])
         rows.append([Cell(row["name"], kind=kind), *cells])
     head += [*(other.upper() for other in rest), "parameters", "iterations"]

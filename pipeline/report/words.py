@@ -15,8 +15,13 @@ from gmm_dask.families import get_family
 from pipeline.report.facts import Facts
 
 # how much support a candidate has beside the one with the smallest AIC (Burnham and Anderson 2002, section 2.6)
-SUPPORT = ((2.0, "substantial support too"), (4.0, "some support"), (7.0, "considerably less support"))
-SUPPORT_FAR = ((10.0, "little support"), (math.inf, "essentially no support"))
+SUPPORT = (
+    (2.0, "substantial support too"),
+    (4.0, "some support"),
+    (7.0, "considerably less support"),
+    (10.0, "little support"),
+    (math.inf, "essentially no support"),
+)
 # a component is worth a look with fewer rows than this
 FEW_ROWS = 10
 # a label is sure if another component has at most this probability
@@ -85,13 +90,12 @@ def headline(facts: Facts) -> str:
 
 def decision(facts: Facts) -> list[str]:
     """The decision in sentences: by how much, how strong that is, and what the covariance type means."""
-    name = facts.criterion.upper()
-    count = len(facts.table)
-    first = f"Of {counted(count, 'candidate')}" if count > 1 else "This was the only candidate tried"
-    smallest = f", this mixture has the smallest {name}" if count > 1 else f"; its {name} is"
-    value = f" ({facts.winner[facts.criterion]:,.1f})." if count > 1 else f" {facts.winner[facts.criterion]:,.1f}."
-    kind = facts.model.covariance_type
-    return [f"{first}{smallest}{value} {_lead(facts)}".strip(), f"{kind.capitalize()}: {get_family(kind).words}."]
+    count, name = len(facts.table), facts.criterion.upper()
+    value, kind = number(facts.winner[facts.criterion], 1), facts.model.covariance_type
+    first = f"This was the only candidate tried; its {name} is {value}."
+    if count > 1:
+        first = f"Of {counted(count, 'candidate')}, this mixture has the smallest {name} ({value}). {_lead(facts)}"
+    return [first.strip(), f"{kind.capitalize()}: {get_family(kind).words}."]
 
 
 def _lead(facts: Facts) -> str:
@@ -102,31 +106,36 @@ def _lead(facts: Facts) -> str:
     if second is None:
         only = "No other candidate could be fitted." if len(facts.table) > 1 and not same else ""
         return same + only
-    name, delta = facts.criterion, second["delta"]
-    lead = f"{same}The runner-up, {mixture_words(second)}, has {_article(name)} {difference(delta)} higher: "
-    return lead + _strength(facts, name, delta, second)
+    name = "a BIC" if facts.criterion == "bic" else f"an {facts.criterion.upper()}"
+    has = f"{same}The runner-up, {mixture_words(second)}, has {name} {difference(second['delta'])} higher"
+    return f"{has}{_STRENGTHS[facts.criterion](facts, second)}"
 
 
-def _article(criterion: str) -> str:
-    return f"{'a' if criterion == 'bic' else 'an'} {criterion.upper()}"
+def _strength_of_bic(facts: Facts, second: dict[str, Any]) -> str:
+    words = evidence(second["delta"])
+    said = "no more than a bare mention" if words == "bare mention" else f"{words} evidence against it"
+    return f": {said}, by convention (Kass and Raftery 1995)."
 
 
-def _strength(facts: Facts, name: str, delta: float, second: dict[str, Any]) -> str:
-    if name == "bic":
-        words = evidence(delta)
-        said = (
-            "a difference not worth more than a bare mention"
-            if words == "bare mention"
-            else f"{words} evidence against it"
-        )
-        return f"{said} by convention (Kass and Raftery 1995)."
-    by_bic = second["bic"] - facts.winner["bic"]
-    side = "the same way" if by_bic > 0.0 else "the other way"
-    also = f"their BICs differ by {difference(abs(by_bic))} {side}: {evidence(abs(by_bic))} by convention"
-    if name == "aic":
-        support = next(words for upper, words in (*SUPPORT, *SUPPORT_FAR) if delta <= upper)
-        return f"it has {support} (Burnham and Anderson 2002); {also} (Kass and Raftery 1995)."
-    return f"ICL has no scale of its own; {also} (Kass and Raftery 1995)."
+def _strength_of_aic(facts: Facts, second: dict[str, Any]) -> str:
+    support = next(words for upper, words in SUPPORT if second["delta"] <= upper)
+    return f" and {support} (Burnham and Anderson 2002). {_by_bic(facts, second)}"
+
+
+def _strength_of_icl(facts: Facts, second: dict[str, Any]) -> str:
+    return f"; there is no convention for how much that is. {_by_bic(facts, second)}"
+
+
+def _by_bic(facts: Facts, second: dict[str, Any]) -> str:
+    """What BIC says of the two."""
+    lead = second["bic"] - facts.winner["bic"]
+    preferred = "prefers this mixture too," if lead > 0.0 else "prefers the runner-up,"
+    words = evidence(abs(lead))
+    said = words if words == "bare mention" else f"{words} evidence"
+    return f"BIC {preferred} by {difference(abs(lead))}: {said}, by convention (Kass and Raftery 1995)."
+
+
+_STRENGTHS = {"bic": _strength_of_bic, "aic": _strength_of_aic, "icl": _strength_of_icl}
 
 
 def other_criteria(facts: Facts) -> str:
@@ -194,11 +203,8 @@ def _about_the_components(facts: Facts) -> Iterator[str]:
 
 
 def _about_rows(facts: Facts) -> Iterator[str]:
-    missing = facts.store.data.get("missing") or {}
-    if missing.get("rows"):
-        columns = [f"{name} {count:,}" for name, count in missing.get("columns", {}).items() if count]
-        left_out = f"{counted(missing['rows'], 'row')} with missing values were left out of the fit"
-        yield f"{left_out} (by column: {listed(columns)})."
+    for note in facts.store.data.get("notes", []):
+        yield f"{note[:1].upper()}{note[1:].rstrip('.')}."
     sure = sure_share(facts)
     if sure is not None and sure < 0.5:
         yield f"Only {sure:.0%} of the sampled rows have a sure label: the components overlap much."
