@@ -9,6 +9,7 @@ finished by one small write, the last of its task: a run that was killed goes on
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -367,6 +368,11 @@ def writing(place: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise FaultError(
-            f"cannot write {place}: {error.strerror or error}. What is written is kept: free some space or mend the "
+            f"cannot write {place}: {_reason(error)}. What is written is kept: free some space or mend the "
             "disk, and run the same command again to go on."
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """The operating system's words; libraries add theirs."""
+    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
