@@ -10,7 +10,7 @@ line wherever scikit-learn is. It is a pickle: load it only where you trust its 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from gmm_dask.em import Status
-from gmm_dask.errors import UserError
+from gmm_dask.errors import FaultError, UserError
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import Family, Parameters, get_family
 from pipeline import store
@@ -80,7 +80,7 @@ def _default_file(result: ResultStore, target: Target) -> Path:
 
 
 @contextmanager
-def _whole(file: Path) -> Any:
+def _whole(file: Path) -> Iterator[Path]:
     """A name to write to; the file gets its own when it is whole, and one that exists is left as it is."""
     if file.exists():
         raise UserError(f"{file} exists and is left as it is. Remove it, or choose another file with -o.")
@@ -92,6 +92,10 @@ def _whole(file: Path) -> Any:
         raise UserError(
             f"cannot write {file}: {error.strerror}. Choose a file in a folder that can be written."
         ) from None
+    except OSError as error:
+        raise FaultError(
+            f"cannot write {file}: {error.strerror}. Free some space or mend the disk, then run the same command again."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
