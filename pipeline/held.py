@@ -23,8 +23,8 @@ def hold(source: Source) -> Rows:
 
 
 def hold_prepared(source: Source, preparation: Preparation, profile: Profile) -> Rows:
-    """The rows of a source as they are fitted; in memory if they are few."""
-    return _held(source, *source.prepared(preparation, profile))
+    """The rows of a source as they are fitted, in the chunks that pass 0 found; in memory if they are few."""
+    return _held(source, *source.prepared(preparation, None if is_held(source) else profile.chunk_rows))
 
 
 def _held(source: Source, array: da.Array, weights: da.Array | None) -> Rows:

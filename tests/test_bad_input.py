@@ -47,12 +47,12 @@ def holes(X):
 
 @pytest.mark.parametrize("chunks", [100, (25, 2), (40, 1)], ids=str)
 def test_values_that_are_not_finite(holes, estimator, chunks):
-    with pytest.raises(UserError, match="contains NaN or infinity: " + BAD_VALUES.format(0, 1)):
+    with pytest.raises(UserError, match=r"contains NaN or infinity in 3 of 100 rows: " + BAD_VALUES.format(0, 1)):
         estimator.fit(da.from_array(holes, chunks=chunks))
 
 
 def test_values_that_are_not_finite_in_memory(holes, estimator):
-    with pytest.raises(UserError, match="contains NaN or infinity: " + BAD_VALUES.format(0, 1)):
+    with pytest.raises(UserError, match=r"contains NaN or infinity in 3 of 100 rows: " + BAD_VALUES.format(0, 1)):
         estimator.fit(holes)
 
 

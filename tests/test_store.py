@@ -19,6 +19,7 @@ from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.profile import Profile, Unusable
 from mixtures import random_parameters
+from pipeline.config import JobConfig
 from pipeline.show import read_result
 from pipeline.store import (
     Checkpoint,
@@ -238,8 +239,8 @@ def test_another_configuration_is_refused_with_the_difference(store):
     with pytest.raises(UserError) as caught:
         prepare_store(store, other, DATA)
     assert str(caught.value) == (
-        f"the result store {store} is of another configuration: search.tol is 0.001 there and 1e-05 here; "
-        "search.n_init is absent there and 3 here. Choose another output.store, or replace this one with --fresh."
+        f"the result store {store} is of another configuration: search.n_init is 1 there and 3 here; "
+        "search.tol is 0.001 there and 1e-05 here. Choose another output.store, or replace this one with --fresh."
     )
     assert open_store(store, unfinished=True).attempts == 1
 
@@ -830,3 +831,24 @@ def test_criteria_open_with_xarray(whole):
     assert criteria["bic"].sel(n_components=2, covariance_type="diag").item() == 114.0
     assert criteria["status"].sel(n_components=9, covariance_type="full").item() == "singular"
     assert np.isnan(criteria["bic"].sel(n_components=9, covariance_type="full").item())
+
+
+# -- configurations of other versions ------------------------------------------------------------------------
+
+
+def test_a_configuration_that_lacks_newer_keys_is_compared_by_their_defaults(store):
+    save(store, [state()], profile(), passes=1)
+    newer = JobConfig.model_validate(CONFIG).model_dump(mode="json")
+    assert set(newer["data"]) > set(CONFIG["data"])
+    assert prepare_store(store, newer, DATA) is StoreStatus.UNFINISHED
+    newer["data"]["missing"] = "drop"
+    with pytest.raises(UserError, match=r"configuration: data\.missing is error there and drop here\."):
+        prepare_store(store, newer, DATA)
+
+
+@pytest.mark.parametrize(("section", "key"), [("data", "storage_options"), ("output", "report")])
+def test_what_does_not_change_the_result_may_differ(store, section, key):
+    save(store, [state()], profile(), passes=1)
+    other = JobConfig.model_validate(CONFIG).model_dump(mode="json")
+    other[section][key] = {"anon": True} if key == "storage_options" else False
+    assert prepare_store(store, other, DATA) is StoreStatus.UNFINISHED

@@ -18,7 +18,6 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
-from gmm_dask.profile import Profile
 from pipeline.config import DataConfig
 from pipeline.prepared import Preparation
 from pipeline.sources.place import Place
@@ -93,12 +92,21 @@ class Source:
     def _arrays(self) -> tuple[da.Array, da.Array | None]:
         return lazy_rows(self.chunks, self.selection)
 
-    def prepared(self, preparation: Preparation, profile: Profile) -> tuple[da.Array, da.Array | None]:
-        """Rows and weights as they are fitted, prepared as they are read, in the chunks that pass 0 found.
+    def prepared(
+        self, preparation: Preparation, lengths: Sequence[float] | None = None
+    ) -> tuple[da.Array, da.Array | None]:
+        """Rows and weights as they are fitted, prepared as they are read.
 
-        Chunks of which no row is left are not read.
+        Parameters
+        ----------
+        preparation : Preparation
+        lengths : sequence of float
+            Rows that are left of each chunk, None where they are not known. Chunks of which none is left are not
+            read.
         """
-        kept = [(piece, n) for piece, n in zip(self.chunks.pieces, profile.chunk_rows, strict=True) if n]
+        if lengths is None:
+            lengths = [math.nan] * len(self.chunks.pieces) if preparation.drop else self.chunks.lengths
+        kept = [(piece, n) for piece, n in zip(self.chunks.pieces, lengths, strict=True) if n]
         pieces, lengths = zip(*kept, strict=True)
         return lazy_rows(replace(self.chunks, pieces=pieces, lengths=lengths), self.selection, preparation)
 

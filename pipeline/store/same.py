@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
-
 from gmm_dask.errors import UserError
 from pipeline.config import JobConfig
 
@@ -27,7 +25,7 @@ def require_same(path: str, configs: tuple[Values, Values], data: tuple[Values, 
         If they differ in what changes the result.
     """
     remedy = "Choose another output.store, or replace this one with --fresh."
-    changed = _differences(_with_defaults(configs[0]), configs[1])
+    changed = _differences(*map(_with_defaults, configs))
     if changed:
         raise UserError(f"the result store {path} is of another configuration: {'; '.join(changed)}. {remedy}")
     strict = [{key: value for key, value in d.items() if key not in _LOOSE_DATA} for d in data]
@@ -39,11 +37,17 @@ def require_same(path: str, configs: tuple[Values, Values], data: tuple[Values, 
 
 
 def _with_defaults(config: Values) -> Values:
-    """A stored configuration with the defaults of keys that are newer than it is."""
-    try:
-        return JobConfig.model_validate(config).model_dump(mode="json")
-    except ValidationError:
-        return config
+    """A configuration with the defaults of keys that are newer than it is."""
+    return _filled(config, JobConfig.model_validate({"data": {"source": "-"}}).model_dump(mode="json"))
+
+
+def _filled(values: Values, defaults: Values) -> Values:
+    """Values, with defaults for the keys that they lack, section by section."""
+    filled = {**defaults, **values}
+    for key, default in defaults.items():
+        if isinstance(default, dict) and isinstance(filled[key], dict):
+            filled[key] = _filled(filled[key], default)
+    return filled
 
 
 def _differences(there: Values, here: Values) -> list[str]:
