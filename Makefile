@@ -18,6 +18,7 @@ lint: $(VENV)/.dev  ## style and types
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev  ## short forms of the measurements
+	$(BIN)/python benchmarks/kernels.py --short
 	$(BIN)/python benchmarks/sweep.py --short
 	$(BIN)/python benchmarks/out_of_core.py --rows 2000000
 

@@ -57,6 +57,13 @@ def test_answers_together_share_a_read(covariance_type):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-12, atol=1e-12)
 
 
+def test_lazy_answers_that_are_computed_together_share_a_read(fitted, blobs):
+    data = CountingRows(blobs)
+    X = data.as_dask((100, 2))
+    dask.compute(fitted.predict(X), fitted.predict_proba(X), fitted.score_samples(X))
+    assert data.reads == 1
+
+
 def test_large_numpy_answers_are_arrays(fitted, blobs, monkeypatch):
     expected = {method: getattr(fitted, method)(blobs) for method in METHODS}
     monkeypatch.setattr("gmm_dask.scan.CHUNK_BYTES", 1000)
