@@ -193,7 +193,8 @@ def answer_source(
     sketch = None
     with _computing(config, source, question, writer.plan), _telling(progress, writer.plan, missing):
         if missing:
-            task = _Task(question, answer_stack(*question.model.model), writer, tuple(missing), source.columns)
+            stack = answer_stack(*question.model.model)
+            task = _Task(question, stack, writer, tuple(missing), source.path, source.columns)
             sketch = map_reduce(_part(rows, missing), _answer_chunk, _merge, task, _TASK)
         writer.join()
         known = set(range(len(totals))) - set(missing)
@@ -248,6 +249,7 @@ class _Task:
     stack: Stack
     writer: RowWriter
     numbers: tuple[int, ...]
+    path: str
     columns: tuple[str, ...]
 
 
@@ -257,12 +259,12 @@ def _answer_chunk(rows: Any, weights: Any, task: _Task, number: int) -> Sketch |
     array = np.asarray(rows)
     if len(array) != task.writer.plan.lengths[number]:
         raise UserError(
-            f"data.source: the data was changed while it was read: chunk {number} has {len(array):,} rows, and had "
+            f"data.source: {task.path} was changed while it was read: chunk {number} has {len(array):,} rows, and had "
             f"{task.writer.plan.lengths[number]:,}. Run the command again when nobody writes to the data."
         )
     usable = question.preparation.usable(array, None if weights is None else np.asarray(weights))
     if not (question.drop or usable.all()):
-        raise _unusable(array, int(task.writer.plan.starts[number]), task.columns)
+        raise _unusable(array, int(task.writer.plan.starts[number]), task)
     found = _answers(array, usable, question, task.stack)
     density = found["log_density"]
     task.writer.write(number, {name: found[name] for name in question.names}, _totals(found, usable, question))
@@ -294,17 +296,16 @@ def _totals(found: Answers, usable: NDArray[np.bool_], question: Question) -> To
     return Totals(len(distance), float(distance.sum()), float(distance @ distance), labels)
 
 
-def _unusable(array: NDArray[np.floating[Any]], first_row: int, columns: Sequence[str]) -> UserError:
+def _unusable(array: NDArray[np.floating[Any]], first_row: int, task: _Task) -> UserError:
     """What is wrong with a chunk in which rows are not usable."""
     finite = np.isfinite(array)
-    counts = ", ".join(
-        f"{np.count_nonzero(~finite[:, i])} in {columns[i]!r}" for i in np.flatnonzero(~finite.all(axis=0)).tolist()
-    )
+    columns = np.flatnonzero(~finite.all(axis=0)).tolist()
+    counts = ", ".join(f"{np.count_nonzero(~finite[:, i])} in {task.columns[i]!r}" for i in columns)
     bad = np.flatnonzero(~finite.all(axis=1))
-    where = f" {counts}; the first in row {first_row + bad[0]:,} (counted from 0)" if len(bad) else " the weights"
+    where = f"{counts}; the first in row {first_row + bad[0]:,} (counted from 0)" if len(bad) else "in the weights"
     return UserError(
-        f"the data contain NaN or infinity among rows {first_row:,} to {first_row + len(array) - 1:,}:{where}. Drop or "
-        "impute them, or let them be left without an answer: --set data.missing=drop."
+        f"{task.path} has NaN or infinity in {len(bad):,} of the rows {first_row:,} to {first_row + len(array) - 1:,}: "
+        f"{where}. Drop or impute them, or let them be left without an answer: --set data.missing=drop."
     )
 
 

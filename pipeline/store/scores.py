@@ -42,16 +42,19 @@ def prepare_scores(path: StorePath, attributes: dict[str, Any], fresh: bool) -> 
     Raises
     ------
     UserError
-        If something else lies at the path, which is never touched, or other scores, unless ``fresh``.
+        If something else lies at the path, which is never touched, or other scores that are complete, unless
+        ``fresh``.
     """
     found = _attributes(path)
     if found is not None and not fresh:
-        if found["token"] != attributes["token"]:
+        complete, same = bool(found["status"] == COMPLETE), found["token"] == attributes["token"]
+        if same:
+            return complete
+        if complete:
             raise UserError(
                 f"{path} holds the scores of another model, of other data or with other settings. Choose another "
                 "path with -o, or replace them with --fresh."
             )
-        return bool(found["status"] == COMPLETE)
     with writing(str(path)):
         zarr.create_group(
             str(path),
