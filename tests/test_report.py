@@ -118,6 +118,14 @@ def test_other_criteria_are_judged_by_their_own_conventions(facts):
     assert "there is no convention for how much that is. BIC prefers this mixture too" in words.decision(by_icl)[0]
 
 
+def test_whether_the_other_criteria_agree_is_told(facts):
+    smallest = facts.table[["bic", "aic", "icl"]].min().min() - 1.0
+    same = told(facts, aic={facts.best: smallest}, icl={facts.best: smallest})
+    assert words.other_criteria(same) == "AIC and ICL agree."
+    other = told(same, aic={"full-k4": smallest - 1.0})
+    assert words.other_criteria(other).startswith("ICL agrees, and AIC would choose full-k4. AIC tends to more")
+
+
 def test_a_mixture_in_another_form_is_no_runner_up(facts):
     best = facts.winner["bic"]
     twin = told(facts, bic={"full-k1": best * (1.0 + 1e-13)})

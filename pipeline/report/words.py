@@ -143,9 +143,9 @@ def other_criteria(facts: Facts) -> str:
     chosen = {name: facts.choice(name) for name in CRITERIA if name != facts.criterion}
     agree = [name.upper() for name, found in chosen.items() if found == facts.best]
     differ = [f"{name.upper()} would choose {found}" for name, found in chosen.items() if found != facts.best]
-    if agree:
-        differ.insert(0, f"{' and '.join(agree)} {'agree' if len(agree) > 1 else 'agrees'}")
-    return f"{', and '.join(differ)}. AIC tends to more components than BIC, ICL to fewer where they overlap."
+    said = [f"{' and '.join(agree)} {'agree' if len(agree) > 1 else 'agrees'}"] if agree else []
+    habits = " AIC tends to more components than BIC, ICL to fewer where they overlap." if differ else ""
+    return f"{', and '.join([*said, *differ])}.{habits}"
 
 
 def sure_share(facts: Facts) -> float | None:
