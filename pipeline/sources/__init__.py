@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from gmm_dask.errors import UserError
 from pipeline.config import DataConfig
 from pipeline.sources.base import Source
-from pipeline.sources.place import Place, find_place, last_modified, url_path
+from pipeline.sources.place import Place, find_place, is_zarr, last_modified, url_path
 
 ENDINGS = (".csv", ".npy", ".zarr", ".parquet", ".h5", ".hdf5")
 HDF5 = (".h5", ".hdf5")
@@ -48,15 +48,13 @@ def open_source(data: DataConfig) -> Source:
 
 def _ending(place: Place) -> str:
     """The ending that tells the format; a folder that has none of them is one of Parquet files."""
-    path = PurePosixPath(url_path(place))
-    if any(part.endswith(".zarr") for part in path.parts):
+    if is_zarr(place):
         return ".zarr"
-    with place.reading():
-        is_folder = not place.is_glob and path.suffix != ".parquet" and place.fs.isdir(place.path)
-    if path.suffix == ".parquet" or is_folder:
+    ending = PurePosixPath(url_path(place)).suffix
+    if ending == ".parquet" or (not place.is_glob and place.is_folder()):
         return ".parquet"
-    if path.suffix in ENDINGS and not place.is_glob:
-        return path.suffix
+    if ending in ENDINGS and not place.is_glob:
+        return ending
     raise UserError(
         f"data.source: expected one path that ends in {', '.join(ENDINGS)}, a folder of Parquet files, "
         f"or a glob that ends in .parquet; got {place.source}."

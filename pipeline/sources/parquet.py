@@ -104,9 +104,9 @@ def _files(place: Place) -> list[Place]:
 
 def _files_under(place: Place, path: str) -> list[str]:
     """The path itself, or a folder's Parquet files, without hidden ones such as macOS leaves there."""
+    if not place.at(path).is_folder():
+        return [path]
     with place.reading():
-        if not place.fs.isdir(path):
-            return [path]
         inside = Path(path).rglob("*.parquet") if place.is_local else map(PurePosixPath, place.fs.find(path))
         files = [file for file in inside if file.suffix == ".parquet" and not _is_hidden(file.relative_to(path))]
         return [str(file) for file in sorted(files) if not place.is_local or Path(file).is_file()]

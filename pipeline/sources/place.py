@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -22,6 +22,8 @@ from gmm_dask.errors import FaultError, UserError
 from pipeline.config import DataConfig
 from pipeline.environment import fill_in, hide, redacted
 
+# files of a Zarr store that are not chunks
+ZARR_METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 # packages that file systems need, and the extras of this program that bring them
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 EXTRAS |= {"http": "http", "https": "http"}
@@ -61,7 +63,17 @@ class Place:
         """Whether the path may match several; one with a star in its name that exists is itself."""
         if self.is_local:
             return glob.has_magic(self.path) and not Path(self.path).exists()
-        return not self.path.startswith(("http://", "https://")) and glob.has_magic(self.path)
+        return not self.is_web and glob.has_magic(self.path)
+
+    @property
+    def is_web(self) -> bool:
+        """Whether it is on a web server, which knows files and no folders."""
+        return self.path.startswith(("http://", "https://"))
+
+    def is_folder(self) -> bool:
+        """Whether there are files below it."""
+        with self.reading():
+            return not self.is_web and bool(self.fs.isdir(self.path))
 
     def at(self, path: str) -> Place:
         """Another path on the same file system; in messages it is called as the source is written."""
@@ -140,6 +152,8 @@ class Place:
             raise self._explained(error) from error
 
     def _explained(self, error: Exception) -> Exception:
+        if self.is_web and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # fsspec's web files are not found, whatever the reason
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         words = " ".join(str(redacted(hide(str(reason), *self.hidden))).split()).rstrip(".")
         what = f"data.source: cannot read {self.source}: {words}."
@@ -171,13 +185,13 @@ def find_place(data: DataConfig) -> Place:
     FaultError
         If the file system cannot be reached.
     """
-    is_url = "://" in data.source
-    if not is_url:
-        if data.storage_options:
-            raise UserError(f"data.storage_options: expected none for the local path {data.source}.")
-        place = Place(data.source, data.source, True, fsspec.filesystem("file"))
+    source, options = filled_in(data)
+    if "://" in source:
+        place = _place_of_url(data, source, options)
+    elif options:
+        raise UserError(f"data.storage_options: expected none for the local path {data.source}.")
     else:
-        place = _remote_place(data)
+        place = Place(data.source, source, True, fsspec.filesystem("file"))
     _require_existing(place)
     return place
 
@@ -189,8 +203,7 @@ def filled_in(data: DataConfig) -> tuple[str, dict[str, Any]]:
     return source, options
 
 
-def _remote_place(data: DataConfig) -> Place:
-    source, options = filled_in(data)
+def _place_of_url(data: DataConfig, source: str, options: dict[str, Any]) -> Place:
     hidden = (data.source, data.storage_options)
     scheme = source.partition("://")[0]
     try:
@@ -217,6 +230,8 @@ def _require_existing(place: Place) -> None:
         found: Any = matches(place)
     elif place.is_local:
         found = Path(place.path).exists()
+    elif place.is_web and is_zarr(place):
+        return  # a folder, of which only the files can be asked for
     else:
         with place.reading():
             found = place.fs.info(place.path)
@@ -236,7 +251,12 @@ def matches(place: Place) -> list[str]:
 
 def url_path(place: Place) -> str:
     """The path whose ending tells the format, without a URL's query."""
-    return place.source if place.is_local and "://" not in place.source else urlsplit(place.path).path
+    return urlsplit(place.path).path if place.is_web else place.path
+
+
+def is_zarr(place: Place) -> bool:
+    """Whether a part of the path ends as that of a Zarr store."""
+    return any(part.endswith(".zarr") for part in PurePosixPath(url_path(place)).parts)
 
 
 def last_modified(place: Place) -> int | str:
@@ -249,10 +269,18 @@ def last_modified(place: Place) -> int | str:
     found = hashlib.sha256()
     with place.reading():
         for path in paths:
-            inside = place.fs.find(path, detail=True) or {path: place.fs.info(path)}
+            inside = _files_of(place, path)
             for name in sorted(inside):
                 found.update(repr((name, _version_of(inside[name]))).encode())
     return found.hexdigest()
+
+
+def _files_of(place: Place, path: str) -> dict[str, Any]:
+    """The files at and below a remote path, each with what is known about it."""
+    if not place.is_web:
+        return place.fs.find(path, detail=True) or {path: place.fs.info(path)}
+    names = [f"{path}/{name}" for name in sorted(ZARR_METADATA)] if is_zarr(place) else [path]
+    return {name: place.fs.info(name) for name in names if not is_zarr(place) or place.fs.exists(name)}
 
 
 def _version_of(info: dict[str, Any]) -> tuple[Any, ...]:

@@ -37,10 +37,7 @@ from pipeline.sources.base import (
     rows_per_chunk,
     select_columns,
 )
-from pipeline.sources.place import Place, filled_in
-
-# what is not a chunk
-METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+from pipeline.sources.place import ZARR_METADATA, Place, filled_in
 
 
 class _WholeStore(WrapperStore[Any]):
@@ -55,7 +52,7 @@ class _WholeStore(WrapperStore[Any]):
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
         found = await self._store.get(key, *args, **kwargs)
-        if found is None and PurePosixPath(key).name not in METADATA:
+        if found is None and PurePosixPath(key).name not in ZARR_METADATA:
             raise UserError(
                 f"data.source: the chunk {key} of {self._source} is not stored, so that it may be lost. Copy or write "
                 "the data again; or, if it was left out because it holds fill values only, take data.missing_chunks: "
