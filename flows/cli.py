@@ -184,8 +184,15 @@ def synth(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of the config, for editors and checks."""
+def schema(
+    model: Annotated[bool, typer.Option("--model", help="The schema of what 'export --to json' writes.")] = False,
+) -> None:
+    """Print the JSON Schema of the config, for editors and checks; or that of an exported model."""
+    if model:
+        from pipeline.export import ExportedMixture
+
+        print(json.dumps(ExportedMixture.model_json_schema(), indent=2))
+        return
     from pipeline.config import config_schema
 
     print(json.dumps(config_schema(), indent=2))

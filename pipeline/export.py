@@ -118,7 +118,8 @@ def to_sklearn(result: ResultStore, model: StoredModel) -> Any:
     family, parameters = _unscaled(model)
     search = result.config["search"]
     names = ("tol", "reg_covar", "max_iter", "n_init", "init_params", "random_state")
-    settings: dict[str, Any] = {name: search[name] for name in names}
+    # scikit-learn knows no reg_covar by feature: for fitting again it has its own
+    settings: dict[str, Any] = {name: search[name] for name in names if name != "reg_covar" or search[name] != "auto"}
     mixture = GaussianMixture(model.n_components, covariance_type=family.name, **settings)
     mixture.set_fitted(replace(model, covariance_type=family.name, parameters=parameters))
     mixture.n_features_in_ = len(model.columns)
@@ -252,7 +253,7 @@ class Criteria(BaseModel):
 class Fit(BaseModel):
     """How EM came to the parameters."""
 
-    status: Status = Field(description="converged, or max_iter where the iterations ran out.")
+    status: Status = Field(description="converged, or what kept it from that; see gmm-dask show.")
     n_iter: int = Field(description="Iterations.")
     lower_bounds: list[float] = Field(description="Mean log-likelihood a row before each M-step, in the user's units.")
     settings: dict[str, Any] = Field(description="The search's settings, as in the configuration.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import signal
 import subprocess
 import sys
@@ -15,12 +17,15 @@ import pytest
 import xarray as xr
 import zarr
 from pyarrow import parquet
+from rich.console import Console
 from sklearn.mixture import GaussianMixture as SklearnMixture
 from sklearn.preprocessing import StandardScaler
+from typer.testing import CliRunner
 
 import pipeline.held
 import pipeline.sources.base
-from flows.progress import describe
+from flows import cli
+from flows.progress import LiveLine, describe
 from gmm_dask import UserError
 from gmm_dask.errors import FaultError
 from pipeline.config import JobConfig
@@ -133,6 +138,31 @@ def test_chunks_are_told_as_they_are_written(tmp_path, unheld):
     assert [(event.done, event.total) for event in told] == [(i, 10) for i in range(1, 11)]
     assert told[-1].rows == 1000
     assert describe(told[2]).startswith("3 of 10 chunks written, ")
+
+
+def test_chunks_move_the_live_line():
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with LiveLine(screen) as live:
+        live(StageStarted("write rows", "label"))
+        live(ChunksDone(12, 64, 1_200_000, 0.5))
+        live._bar.refresh()
+    drawn = screen.file.getvalue()
+    assert "write rows" in drawn
+    assert "12 of 64 chunks, 2.4 M rows/s" in drawn
+
+
+def test_the_command_tells_of_rows_and_anomalies(tmp_path, monkeypatch):
+    rows = some_rows()
+    rows[3, 0] = np.nan
+    config = job(tmp_path, write_data(tmp_path, rows, "parquet"), {"missing": "drop"}, EVERYTHING | {"rows": "parquet"})
+    (tmp_path / "job.yaml").write_text(config.model_dump_json())
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["run", str(tmp_path / "job.yaml"), "--no-prefect"])
+    assert result.exit_code == 0, result.stderr
+    assert "1 row without an answer" in result.stdout
+    assert re.search(
+        r"anomalies: 10, of log densities under -\d+\.\d+, the quantile 0\.01 \(off by 1e-05", result.stdout
+    )
+    assert f"rows: {rows_folder(config.output.store)}\n" in result.stdout
 
 
 # -- unusable rows and scaling -----------------------------------------------------------------------------------
