@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import dask
@@ -23,6 +25,7 @@ from pipeline.progress import ChunksDone, StageStarted
 from pipeline.run import run
 from pipeline.score import score
 from pipeline.store import open_store, read_scores, read_summary
+from pipeline.synth import Plan, write_synthetic
 
 COLUMNS = ["a", "b", "c"]
 runner = CliRunner(env={"COLUMNS": "200"})
@@ -372,3 +375,50 @@ def test_the_command_fails_in_a_paragraph(tmp_path, store):
     assert "there is no result store" in result.stderr
     assert not Path(tmp_path / "out.zarr").exists()
     assert open_store(store).is_complete
+
+
+# -- memory ------------------------------------------------------------------------------------------------------
+
+# the peak of the process itself; getrusage would count what its parent held when it was started
+PEAK = """
+import re, sys
+from flows.cli import app
+try:
+    app()
+finally:
+    status = open("/proc/self/status").read()
+    print("PEAK", re.search(r"VmHWM:\\s+(\\d+)", status).group(1), file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["zarr", "parquet"])
+def test_memory_does_not_grow_with_the_rows(tmp_path, kind):
+    write_synthetic(tmp_path / f"few.{kind}", Plan(1_000_000, 8, 3))
+    write_synthetic(tmp_path / f"many.{kind}", Plan(6_000_000, 8, 3))
+    output = {"store": str(tmp_path / "model.zarr"), "anomaly_quantile": 0.001, "responsibilities": True}
+    config = JobConfig.model_validate(
+        {
+            "data": {"source": str(tmp_path / f"few.{kind}")},
+            "search": {"n_components": [3], "covariance_types": ["full"], "max_iter": 3},
+            "output": {**output, "report": False},
+        }
+    )
+    run(config)
+    peaks = []
+    for name in ("few", "many"):
+        arguments = [
+            "score",
+            output["store"],
+            str(tmp_path / f"{name}.{kind}"),
+            "-o",
+            str(tmp_path / f"{name}-out.{kind}"),
+        ]
+        # a quantile of its own: the sketch is merged over all chunks
+        command = [sys.executable, "-c", PEAK, *arguments, "--set", "output.anomaly_quantile=0.01"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(re.search(r"PEAK (\d+)", done.stderr).group(1)) >> 10)
+    print(f"{kind}: {peaks} MiB")
+    assert peaks[1] < 1024
+    assert peaks[1] - peaks[0] < 80  # six times the rows; 46 MB a million of values alone
