@@ -218,6 +218,21 @@ def test_a_folder_of_something_else_is_left_alone(path):
     assert parquet.read_table(folder)["x"].to_pylist() == [1]
 
 
+def test_a_damaged_file_is_written_again(path):
+    plan = RowPlan((6, 4), 3, ("label",), "one")
+    writer = ParquetRows(rows_folder(path), plan, None, path)
+    writer.begin()
+    write(writer, 0, 1)
+    file = Path(f"{rows_folder(path)}.unfinished/part-00001.parquet")
+    file.write_bytes(file.read_bytes()[:-20])
+    again = ParquetRows(rows_folder(path), plan, None, path)
+    again.begin()
+    assert [totals is not None for totals in again.finished()] == [True, False]
+    write(again, 1)
+    again.finish({})
+    assert parquet.read_table(rows_folder(path))["label"].to_pylist() == list(range(10))
+
+
 def test_a_folder_that_was_named_before_the_kill_is_whole(path):
     plan = RowPlan((10,), 3, ("label",), "one")
     writer = ParquetRows(rows_folder(path), plan, None, path)

@@ -115,7 +115,9 @@ class ParquetRows:
         found = {}
         for file in sorted(folder.glob(_PARTS)):
             footer = _footer(file)
-            if footer.get("token") != self.plan.token:
+            if not footer:
+                continue
+            if footer["token"] != self.plan.token:
                 return {}
             found[footer["chunk"]] = Totals.from_array(np.array(footer["totals"]))
         return found
@@ -187,8 +189,12 @@ def _is_ours(file: Path) -> bool:
 
 
 def _footer(file: Path) -> dict[str, Any]:
-    """What a file says about itself; nothing where another program wrote it."""
-    found: dict[str, Any] = json.loads((parquet.read_schema(file).metadata or {}).get(_FOOTER, b"{}"))
+    """What a file says about itself; nothing where another program wrote it, or where it is damaged."""
+    try:
+        metadata = parquet.read_schema(file).metadata or {}
+    except pa.ArrowException:
+        return {}
+    found: dict[str, Any] = json.loads(metadata.get(_FOOTER, b"{}"))
     return found
 
 
