@@ -22,6 +22,7 @@ from gmm_dask.em import Settings, Status
 from gmm_dask.errors import UserError
 from gmm_dask.memory import Shape, plan_waves, projected_bytes
 from gmm_dask.profile import Profile
+from gmm_dask.ridge import reg_covar_of
 from gmm_dask.scan import collect_statistics, one_blas_thread
 from gmm_dask.seeding import Candidate, start_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
@@ -29,6 +30,7 @@ from pipeline import store
 from pipeline.answers import wanted_answers, write_rows
 from pipeline.config import JobConfig
 from pipeline.estimate import machine_of, shape_of
+from pipeline.faults import writing
 from pipeline.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.held import hold_prepared, is_held, read_profile, require_same_chunks
 from pipeline.keeper import Keeper
@@ -66,6 +68,8 @@ class Summary:
         The winner's log-likelihood a row.
     rows : dict
         Shape of each array that the store holds about the rows.
+    row_totals : dict
+        What is known of the rows as a whole, as :func:`pipeline.store.read_summary` reads it; empty if nothing is.
     passes : int
         Reads of the data.
     bytes_read : int
@@ -84,6 +88,7 @@ class Summary:
     weights: tuple[float, ...]
     mean_log_likelihood: float
     rows: dict[str, tuple[int, ...]]
+    row_totals: dict[str, Any]
     passes: int
     bytes_read: int
     seconds: float
@@ -125,7 +130,7 @@ def run(
     """
     begin = time.monotonic()
     path = config.output.store
-    with store.lock(path):
+    with store.lock(path), writing(path):
         found = as_task(prepare)(config, fresh, progress)
         if found is not StoreStatus.COMPLETE:
             if found is StoreStatus.NEW:
@@ -227,7 +232,7 @@ def seed(config: JobConfig, progress: Progress) -> None:
             init_params=search.init_params,
             n_init=search.n_init,
             random_state=generator_copies(search.random_state),
-            reg_covar=search.reg_covar,
+            reg_covar=settings_of(config, profile).reg_covar,
         )
     store.record_data(
         path,
@@ -255,11 +260,12 @@ def fit_wave(config: JobConfig, wave: int, progress: Progress) -> None:
     progress(StageStarted("fit", f"{checkpoint.waves[wave]} fits{count}, from pass {checkpoint.passes}"))
     source = open_source(config.data)
     rows = hold_prepared(source, _preparation(config), checkpoint.profile)
-    keeper = Keeper(path, checkpoint, part, settings_of(config), config.search.criterion, progress)
+    settings = settings_of(config, checkpoint.profile)
+    keeper = Keeper(path, checkpoint, part, settings, config.search.criterion, progress)
     with _computing(config, source):
         collect = partial(collect_statistics, rows, checkpoint.profile)
         states = checkpoint.states[part]
-        states = em.run(states, collect, checkpoint.profile.total_weight, settings_of(config), keeper.after_pass)
+        states = em.run(states, collect, checkpoint.profile.total_weight, settings, keeper.after_pass)
     keeper.save(states)
 
 
@@ -325,6 +331,7 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
         weights=tuple(state.parameters.weights.tolist()),
         mean_log_likelihood=log_likelihood / found.total_weight,
         rows=store.row_shapes(path),
+        row_totals=store.read_summary(path) or {},
         passes=found.passes,
         bytes_read=found.bytes_read,
         seconds=seconds,
@@ -347,9 +354,10 @@ def _preparation(config: JobConfig) -> Preparation:
     return preparation_of(config.data, data["contents"])
 
 
-def settings_of(config: JobConfig) -> Settings:
-    """When EM stops."""
-    return Settings(config.search.tol, config.search.max_iter, config.search.reg_covar)
+def settings_of(config: JobConfig, profile: Profile) -> Settings:
+    """When EM stops, and what it adds to covariances."""
+    search = config.search
+    return Settings(search.tol, search.max_iter, reg_covar_of(search.reg_covar, profile))
 
 
 @contextmanager

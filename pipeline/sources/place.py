@@ -229,7 +229,8 @@ def _require_existing(place: Place) -> None:
     if place.is_glob:
         found: Any = matches(place)
     elif place.is_local:
-        found = Path(place.path).exists()
+        with place.reading():
+            found = Path(place.path).exists()
     elif place.is_web and is_zarr(place):
         return  # a folder, of which only the files can be asked for
     else:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 import gmm_dask
 from gmm_dask.errors import UserError
+from pipeline.faults import cannot_write
 from pipeline.store.groups import StorePath, as_json, open_root
 from pipeline.store.same import require_same
 
@@ -194,9 +195,7 @@ def _create(path: Path, attributes: dict[str, Any], replaces: bool) -> None:
         else:
             zarr.create_group(str(path), zarr_format=3, attributes=attributes)
     except OSError as error:
-        raise UserError(
-            f"output.store: cannot write {path}: {error.strerror}. Choose a path that can be written."
-        ) from None
+        raise cannot_write(path, error) from None
 
 
 def _tidy(path: Path, store: ResultStore) -> None:
@@ -354,9 +353,7 @@ def lock(path: StorePath) -> Iterator[None]:
             "output.store."
         ) from None
     except OSError as error:
-        raise UserError(
-            f"output.store: cannot write {file}: {error.strerror}. Choose a path that can be written."
-        ) from None
+        raise cannot_write(file, error) from None
     try:
         yield
     finally:
