@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 LINES_BESIDE_TABLE = 15  # what else a screen holds: the command, the table's head, the lines below it
 FEWEST_ROWS = 8
 LISTED_COLUMNS = 12
-TROUBLES = ("max_iter", "singular")
-STATUS_STYLES = {"singular": "red", "max_iter": "yellow", "running": "cyan"}
+TROUBLES = ("max_iter", "singular", "degenerate", "spurious", "failed")
+STATUS_STYLES = {**dict.fromkeys(TROUBLES, "red"), "max_iter": "yellow", "running": "cyan"}
 
 
 def say(text: str, style: str = "") -> None:
@@ -84,7 +84,11 @@ def show_summary(summary: Summary) -> None:
     say(winner_line(summary.table, summary.criterion, summary.best), "bold green")
     explain(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
     say(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} a row")
+    for line in _rows_lines(summary.row_totals):
+        explain(f"  {line}")
     say(f"store: {summary.store}" + _stored_rows(summary.rows))
+    if "parquet" in summary.row_totals:
+        say(f"rows: {Path(summary.store).with_name(summary.row_totals['parquet'])}")
     report = Path(summary.report) / "index.html"
     if report.is_file():
         say(f"report: {report}")
@@ -99,6 +103,17 @@ def _cost_line(summary: Summary) -> str:
     passes = _counted(summary.passes, "pass", "es")
     took = "" if summary.reused else f", {summary.seconds:.1f} s"
     return f"{candidates}, {passes} over the data ({format_bytes(summary.bytes_read)} read){took}"
+
+
+def _rows_lines(totals: dict[str, Any]) -> list[str]:
+    """Rows without an answer, and anomalies with the error of their threshold."""
+    lines = [f"{_counted(totals['unusable'], 'row')} without an answer"] if totals.get("unusable") else []
+    if "anomaly_rank_error" in totals:
+        lines.append(
+            f"anomalies: {totals['anomalies']:,}, of log densities under {totals['anomaly_threshold']:.6g}, the "
+            f"quantile {totals['anomaly_quantile']:.3g} (off by {totals['anomaly_rank_error']:.1g} of the rows)"
+        )
+    return lines
 
 
 def _stored_rows(shapes: dict[str, tuple[int, ...]]) -> str:
