@@ -107,7 +107,8 @@ def _require_number_columns(frame: Any) -> None:
 
 def _frame_to_array(frame: Any) -> da.Array:
     _require_number_columns(frame)
-    return frame.to_dask_array().astype(np.float64)
+    # before it is an array: an array of nullable numbers would hold pandas' NA as an object
+    return frame.astype(np.float64).to_dask_array()
 
 
 def _is_number(dtype: Any) -> bool:

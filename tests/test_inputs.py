@@ -126,3 +126,19 @@ def test_weights_that_cannot_be_aligned(iris, X_kind, kind, message, tmp_path):
     X = as_kind(iris, X_kind, tmp_path)
     with pytest.raises(UserError, match=message):
         GaussianMixture(2).fit(X, sample_weight=WEIGHTS[kind](np.ones(len(iris))))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("backend", ["numpy_nullable", "pyarrow"])
+def test_nullable_frames_are_numbers_and_their_gaps_are_missing(backend, lazy):
+    rng = np.random.default_rng(0)
+    plain = pd.DataFrame({"i": rng.integers(0, 50, 200), "f": rng.normal(size=200), "b": rng.random(200) > 0.5})
+    frame = plain.convert_dtypes(dtype_backend=backend)
+    as_input = (lambda frame: dd.from_pandas(frame, npartitions=3)) if lazy else (lambda frame: frame)
+    expected = GaussianMixture(2, random_state=0).fit(plain)
+    np.testing.assert_allclose(GaussianMixture(2, random_state=0).fit(as_input(frame)).means_, expected.means_)
+    for name in frame:
+        gaps = frame.copy()
+        gaps.loc[3, name] = pd.NA
+        with pytest.raises(UserError, match=f"in 1 of 200 rows: 1 in column '{name}'"):
+            GaussianMixture(2).fit(as_input(gaps))

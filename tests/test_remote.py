@@ -149,7 +149,7 @@ def job(tmp_path, credentials, monkeypatch):
         options = json.dumps(credentials)
         return [
             "job.yaml",
-            *("--set", f"data.source=s3://data/{name}"),
+            *("--set", f"data.source={name if name.startswith('s3:') else 's3://data/' + name}"),
             *("--set", f"data.storage_options={options}"),
             *("--set", f"output.store={tmp_path}/r.zarr"),
             *("--set", "search.n_components=[2, 3]"),
@@ -246,6 +246,28 @@ def test_credentials_that_do_not_do(credentials, bucket, monkeypatch, name, who)
     assert "Give credentials that may read it, in the environment or as ${NAME} in data.storage_options." in text
     assert key not in text
     assert secret not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "code", "says"),
+    [
+        ("faithful.zarr", {"BUCKET_KEY": "AKIAXXXXXXXXXXXXXXXX"}, 2, "Give credentials"),
+        ("faithful.parquet", {"BUCKET_SECRET": "wrong"}, 2, "Give credentials"),
+        ("nowhere.zarr", {}, 2, "s3://data/nowhere.zarr"),
+        ("s3://vanished/a.parquet", {}, 2, "Correct the path"),
+    ],
+)
+def test_the_command_ends_with_a_paragraph(job, tmp_path, monkeypatch, name, change, code, says):
+    arguments = job(name)
+    for variable, value in change.items():
+        monkeypatch.setenv(variable, value)
+    found = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
+    assert found.exit_code == code, found.output
+    last = found.stderr.splitlines()[-1]
+    assert last.startswith("gmm-dask: data.source: ")
+    assert says in last
+    assert "Traceback" not in found.output
+    assert not (tmp_path / "r.zarr").exists()
 
 
 def test_no_credentials_at_all(bucket, monkeypatch, tmp_path):

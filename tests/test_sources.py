@@ -3,6 +3,7 @@ import pickle
 from pathlib import Path
 
 import dask
+import h5py
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -731,6 +732,68 @@ def test_parquet_errors(here, frame):
     frame[:50].to_parquet("b.parquet")
     with pytest.raises(UserError, match=r"b\.parquet was changed while it was read\. Run"):
         opened.array.compute()
+
+
+# -- HDF5 ----------------------------------------------------------------------------------------------------
+
+
+def write_hdf5(path="a.h5", **datasets):
+    with h5py.File(path, "w") as file:
+        for name, (values, chunks) in datasets.items():
+            file.create_dataset(name, data=values, chunks=chunks, compression="gzip" if chunks else None)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i2", "u8", "?", ">f8"])
+@pytest.mark.parametrize("chunks", [None, (25, 3), (10, 1)])
+def test_hdf5(here, frame, dtype, chunks):
+    values = (frame.to_numpy() * 10).astype(dtype)
+    write_hdf5(rows=(values, chunks))
+    opened = source("a.h5", chunk_rows=30)
+    assert (opened.kind, opened.n_rows, opened.columns) == ("hdf5", N, ("x0", "x1", "x2"))
+    assert opened.array.dtype == (np.float32 if dtype == "f4" else np.float64)
+    assert opened.array.chunks[0][0] % (chunks[0] if chunks else 1) == 0
+    np.testing.assert_array_equal(opened.array.compute(), values.astype(opened.array.dtype))
+    some = source("a.h5", columns=["x2", "x0"], weights="x1")
+    rows, weights = dask.compute(some.array, some.weights)
+    np.testing.assert_array_equal(rows, values[:, [2, 0]])
+    np.testing.assert_array_equal(weights, values[:, 1])
+
+
+def test_hdf5_of_named_fields(here, frame):
+    records = np.zeros(N, dtype=[("a", "f8"), ("name", "S3"), ("b", "i4")])
+    records["a"], records["b"] = frame["a"], np.arange(N)
+    write_hdf5(table=(records, (20,)))
+    opened = source("a.h5", chunk_rows=20)
+    assert opened.columns == ("a", "b")
+    assert opened.notes == ("left out, not numeric: name (|S3); data.columns lists those to cluster on",)
+    np.testing.assert_array_equal(opened.array.compute(), np.column_stack([frame["a"], np.arange(N)]))
+
+
+def test_hdf5_datasets_are_named(here, frame):
+    write_hdf5(**{"run/rows": (frame.to_numpy(), None), "other": (np.zeros(3), None)})
+    np.testing.assert_array_equal(source("a.h5", dataset="/run/rows").array.compute(), frame)
+    assert message("a.h5") == "data.dataset: a.h5 has 2 datasets (other, run/rows). Name the one to read."
+    write_hdf5("b.hdf5", cube=(np.zeros((2, 2, 2)), None))
+    assert "its shape is (2, 2, 2)" in message("b.hdf5")
+    write_hdf5("c.h5", rows=(np.zeros((0, 2)), None))
+    assert message("c.h5") == "data.source: c.h5 has no rows; a mixture needs at least two."
+
+
+# -- notes ---------------------------------------------------------------------------------------------------
+
+
+def test_columns_that_are_left_out_are_told_unless_columns_are_named(here, frame):
+    days = frame.assign(s="x", day=pd.Timestamp("2013-01-01"), flag=frame["a"] > 0)
+    path = write("parquet", days.set_index("day"))
+    opened = source(path)
+    assert opened.columns == ("a", "b", "c", "flag")
+    assert len(opened.notes) == 1
+    assert opened.notes[0].startswith("left out, not numeric: s (")
+    assert source(path, columns=["a"]).notes == ()
+    wide = pd.DataFrame({f"s{i}": ["x"] for i in range(30)} | {"a": [1.0]})
+    assert (
+        source(write("csv", wide)).notes[0].endswith("s11 (string) and 18 more; data.columns lists those to cluster on")
+    )
 
 
 # -- sizes of chunks -----------------------------------------------------------------------------------------
