@@ -28,7 +28,8 @@ def describe(event: Event) -> str:
 def _counts(event: PassDone) -> str:
     """How many fits are in which state: ``5 running, 2 converged``."""
     counts = {"running": event.running, "converged": event.converged}
-    counts |= {"stopped at max_iter": event.max_iter, "singular": event.singular}
+    counts |= {"stopped at max_iter": event.max_iter, "singular": event.singular, "degenerate": event.degenerate}
+    counts |= {"spurious": event.spurious, "failed": event.failed}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gmm_dask.em import State, best_start
+from gmm_dask.em import State, Status, best_start
 from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
 from gmm_dask.stack import Totals
@@ -62,13 +62,15 @@ def by_candidate(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], list[Outc
 
 
 def best_outcome(starts: Sequence[Outcome]) -> Outcome:
-    """The outcome of the best start of one candidate; the first start's if none is usable."""
-    best = best_start([outcome.state for outcome in starts])
+    """The outcome of a candidate's best start, a trusted one if there is; the first start's if none is usable."""
+    best = best_start([outcome.state for outcome in starts], trusted=True)
     return next((outcome for outcome in starts if outcome.state is best), starts[0])
 
 
 def choose(outcomes: Sequence[Outcome], criterion: str) -> Outcome:
     """The candidate with the smallest criterion, each by its best start.
+
+    Spurious and degenerate ones are passed over, as long as there are others.
 
     Raises
     ------
@@ -77,24 +79,38 @@ def choose(outcomes: Sequence[Outcome], criterion: str) -> Outcome:
     """
     best = [best_outcome(starts) for starts in by_candidate(outcomes).values()]
     values = [float(getattr(outcome, criterion)) for outcome in best]
-    position = best_position(values, [outcome.n_parameters for outcome in best])
+    trusted = [outcome.state.status.trusted for outcome in best]
+    position = best_position(values, [outcome.n_parameters for outcome in best], trusted)
     if position is None:
         raise UserError(f"none of the {len(best)} candidates could be fitted: {best[0].state.status.remedy}")
     return best[position]
 
 
-def best_position(values: Sequence[float], n_parameters: Sequence[int]) -> int | None:
-    """Position of the smallest criterion among candidates; None if all are NaN.
+def best_position(values: Sequence[float], n_parameters: Sequence[int], trusted: Sequence[bool]) -> int | None:
+    """Position of the smallest criterion of those that may win (:func:`eligible`); None if there are none.
 
     Candidates may be one model in two forms (full and tied with one component), whose criteria differ by rounding
     alone. Among equals the one with the fewest parameters is taken, then the first.
     """
-    known = [i for i, value in enumerate(values) if not math.isnan(value)]
+    known = eligible(values, trusted)
     if not known:
         return None
     least = min(values[i] for i in known)
     equal = [i for i in known if values[i] - least <= TIE * max(1.0, abs(least))]
     return min(equal, key=lambda i: n_parameters[i])
+
+
+def eligible(values: Sequence[float], trusted: Sequence[bool]) -> list[int]:
+    """Positions of the candidates that may win: those with a criterion whose status is trusted, or all if none is."""
+    known = [i for i, value in enumerate(values) if not math.isnan(value)]
+    return [i for i in known if trusted[i]] or known
+
+
+def differences(values: Sequence[float], statuses: Sequence[str]) -> list[float]:
+    """How much larger each candidate's criterion is than the winner's; NaN of those that may not win."""
+    may_win = eligible(values, [Status(status).trusted for status in statuses])
+    least = min((values[i] for i in may_win), default=math.nan)
+    return [value - least if i in may_win else math.nan for i, value in enumerate(values)]
 
 
 def evidence(difference: float) -> str:

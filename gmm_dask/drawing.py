@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.criteria import EVIDENCE, best_position
+from gmm_dask.criteria import EVIDENCE, best_position, differences
+from gmm_dask.status import Status
 from gmm_dask.telling import Components
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool =
     ----------
     axes : Axes
     table : DataFrame
-        A row a candidate, with n_components, covariance_type, n_parameters and the criterion's column.
+        A row a candidate, with n_components, covariance_type, status, n_parameters and the criterion's column.
     criterion : {'bic', 'aic', 'icl'}
     close : bool
         Whether only what comes close to the winner is shown.
@@ -64,8 +65,9 @@ def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool =
     bool
         Whether bands show how strong the evidence is: only for BIC, and where the candidates are close enough.
     """
-    winner = best_position(table[criterion].tolist(), table["n_parameters"].tolist())
-    delta = table[criterion] - table[criterion].min()
+    trusted = [Status(status).trusted for status in table["status"]]
+    winner = best_position(table[criterion].tolist(), table["n_parameters"].tolist(), trusted)
+    delta = table.assign(above=differences(table[criterion].tolist(), table["status"].tolist()))["above"]
     for i, (name, rows) in enumerate(table.assign(above=delta).groupby("covariance_type", sort=False)):
         line = rows.sort_values("n_components")
         style: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "ms": 4.5, "lw": 1.5, "color": color_of(i)}

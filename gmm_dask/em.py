@@ -5,42 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
-from gmm_dask.errors import SINGULAR_REMEDY, SingularError
+from gmm_dask.errors import SingularError
 from gmm_dask.families import Parameters, Statistics, get_family
 from gmm_dask.stack import Model
+from gmm_dask.status import Array, Status, judge
+
+__all__ = ["Collect", "Settings", "State", "Status", "advance", "best_start", "replace_parameters", "run", "step"]
 
 # lower bounds closer than this, relatively, differ by rounding alone
 TIE = 1e-12
 
 
-class Status(StrEnum):
-    """How a start of a candidate stands."""
-
-    RUNNING = "running"
-    CONVERGED = "converged"
-    MAX_ITER = "max_iter"
-    SINGULAR = "singular"
-
-    @property
-    def remedy(self) -> str:
-        """What it means, and what to do about it."""
-        return {
-            Status.RUNNING: "the fit was interrupted; run it again to go on.",
-            Status.CONVERGED: "the mean log-likelihood changed by less than tol.",
-            Status.MAX_ITER: "max_iter was reached before the change fell below tol; increase max_iter or tol.",
-            Status.SINGULAR: SINGULAR_REMEDY,
-        }[self]
-
-
 @dataclass(frozen=True)
 class Settings:
-    """When EM stops, and what it adds to the covariances' diagonals; scikit-learn's defaults."""
+    """When EM stops, and what it adds to the covariances' diagonals; scikit-learn's defaults.
+
+    ``reg_covar`` is a number, or one for each feature.
+    """
 
     tol: float = 1e-3
     max_iter: int = 100
-    reg_covar: float = 1e-6
+    reg_covar: float | Array = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +46,8 @@ class State:
     status : Status
     prior_bound : float
         Lower bound that the first iteration is compared with; finite after a warm start.
+    converged : bool
+        Whether the lower bound stood still in the end, whatever is to be said of the parameters.
     """
 
     covariance_type: str
@@ -69,6 +57,7 @@ class State:
     lower_bounds: tuple[float, ...] = ()
     status: Status = Status.RUNNING
     prior_bound: float = -math.inf
+    converged: bool = False
 
     @property
     def n_iter(self) -> int:
@@ -83,7 +72,7 @@ class State:
     @property
     def usable(self) -> bool:
         """Whether it ends with parameters that describe the data."""
-        return self.parameters is not None and self.status is not Status.SINGULAR
+        return self.parameters is not None and self.status.usable
 
     @property
     def model(self) -> Model:
@@ -100,14 +89,19 @@ def step(state: State, statistics: Statistics, total_weight: float, settings: Se
     bound = statistics.log_likelihood / total_weight
     previous = state.lower_bounds[-1] if state.lower_bounds else state.prior_bound
     if not math.isfinite(bound):
-        return replace(state, status=Status.SINGULAR)
+        return replace(state, status=Status.FAILED if math.isnan(bound) else Status.SINGULAR)
+    family = get_family(state.covariance_type)
     try:
-        parameters = get_family(state.covariance_type).maximise(statistics, settings.reg_covar)
+        parameters = family.maximise(statistics, settings.reg_covar)
     except SingularError:
         return replace(state, status=Status.SINGULAR)
     bounds = (*state.lower_bounds, bound)
     status = _next_status(abs(bound - previous), len(bounds), settings)
-    return replace(state, parameters=parameters, lower_bounds=bounds, status=status)
+    after = replace(state, parameters=parameters, lower_bounds=bounds, status=status)
+    if status is Status.RUNNING:
+        return after
+    verdict = judge(family, parameters, total_weight, settings.reg_covar) or status
+    return replace(after, status=verdict, converged=status is Status.CONVERGED)
 
 
 def _next_status(change: float, n_iter: int, settings: Settings) -> Status:
@@ -148,13 +142,17 @@ def replace_parameters(state: State, change: Callable[[Parameters], Parameters])
     return state if state.parameters is None else replace(state, parameters=change(state.parameters))
 
 
-def best_start(states: Sequence[State]) -> State | None:
+def best_start(states: Sequence[State], *, trusted: bool = False) -> State | None:
     """The start with the largest lower bound, the earliest among equals; None if none is usable.
+
+    ``trusted`` passes over those whose status is not, as long as there are others.
 
     Bounds that differ by rounding alone are equal, so that the choice does not depend on the chunks. Without
     iterations the last start is taken, as in scikit-learn.
     """
     usable = [state for state in states if state.usable]
+    if trusted:
+        usable = [state for state in usable if state.status.trusted] or usable
     if not usable or not usable[0].lower_bounds:
         return usable[-1] if usable else None
     top = max(state.lower_bound for state in usable)

@@ -19,7 +19,6 @@ class SingularError(ValueError):
     """A covariance matrix is not positive definite, so that a model has no density."""
 
 
-SINGULAR_REMEDY = (
-    "a component collapsed onto too few distinct rows, so its covariance is not positive definite. "
-    "Increase reg_covar, ask for fewer components, or scale the data."
-)
+SINGULAR_CAUSE = "a component collapsed onto too few distinct rows, so its covariance is not positive definite"
+SINGULAR_ADVICE = "Increase reg_covar, ask for fewer components, or scale the data."
+SINGULAR_REMEDY = f"{SINGULAR_CAUSE}. {SINGULAR_ADVICE}"

@@ -18,16 +18,18 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from gmm_dask import answers, display, em
+from gmm_dask import answers, display, em, exchange
 from gmm_dask.em import Settings, State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Family, Parameters, get_family
 from gmm_dask.inits import Inits, check_inits
 from gmm_dask.inputs import is_lazy, read_input, read_weights
 from gmm_dask.profile import Profile
+from gmm_dask.ridge import AUTO, reg_covar_of
 from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
-from gmm_dask.seeding import STARTS, require_rows, start_states
+from gmm_dask.seeding import require_rows
 from gmm_dask.stack import Totals
+from gmm_dask.starts import INIT_PARAMS, first_states
 
 Array = NDArray[np.float64]
 
@@ -48,8 +50,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Each component its own covariance matrix; one matrix for all; its own variances; its own single variance.
     tol : float, default=1e-3
         EM stops when the mean log-likelihood a row changes by less.
-    reg_covar : float, default=1e-6
-        Added to the diagonal of every covariance, in the squared units of the data.
+    reg_covar : float or 'auto', default=1e-6
+        Added to the diagonal of every covariance, in the squared units of the data; 'auto' adds a millionth of each
+        feature's variance, so that the fit does not depend on units.
     max_iter : int, default=100
         Largest number of iterations of a start.
     n_init : int, default=1
@@ -100,10 +103,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(FAMILIES))],
         "tol": [Interval(Real, 0.0, None, closed="left")],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left"), StrOptions({AUTO})],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(set(STARTS))],
+        "init_params": [StrOptions(set(INIT_PARAMS))],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
@@ -119,7 +122,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         *,
         covariance_type: str = "full",
         tol: float = 1e-3,
-        reg_covar: float = 1e-6,
+        reg_covar: float | str = 1e-6,
         max_iter: int = 100,
         n_init: int = 1,
         init_params: str = "kmeans",
@@ -186,12 +189,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         inits = check_inits(
             family, self.n_components, rows.n_features, self.weights_init, self.means_init, self.precisions_init
         )
-        settings = Settings(self.tol, self.max_iter, self.reg_covar)
         with one_blas_thread():
             profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
             require_rows(profile.n_rows, self.n_components)
+            settings = Settings(self.tol, self.max_iter, reg_covar_of(self.reg_covar, profile))
             states = em.run(
-                self._first_states(family, profile, inits),
+                self._first_states(family, profile, inits, settings),
                 partial(collect_statistics, rows, profile),
                 profile.total_weight,
                 settings,
@@ -199,20 +202,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             )
         self._keep_best(states)
 
-    def _first_states(self, family: Family, profile: Profile, inits: Inits) -> list[State]:
+    def _first_states(self, family: Family, profile: Profile, inits: Inits, settings: Settings) -> list[State]:
         if self.warm_start and hasattr(self, "converged_"):
             state = State(family.name, self.n_components, 0, self._parameters, prior_bound=self.lower_bound_)
             return [state]
         if inits.complete:
             return [State(family.name, self.n_components, 0, inits.parameters())]
-        states = start_states(
+        states = first_states(
             [(family.name, self.n_components)],
-            profile.sample,
-            profile.sample_weights,
+            profile,
             init_params=self.init_params,
             n_init=self.n_init,
             random_state=lambda: check_random_state(self.random_state),
-            reg_covar=self.reg_covar,
+            reg_covar=settings.reg_covar,
         )
         return [em.replace_parameters(state, inits.replace_in) for state in states]
 
@@ -231,16 +233,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Keep the best start's parameters; warn of what did not go well."""
         best = em.best_start(states)
         if best is None:
-            raise UserError(f"Fitting the mixture failed: {Status.SINGULAR.remedy}")
-        lost = sum(state.status is Status.SINGULAR for state in states)
+            raise UserError(f"Fitting the mixture failed: {states[0].status.remedy}")
+        lost = [state.status for state in states if not state.usable]
         if lost:
-            warnings.warn(
-                f"{lost} of {len(states)} starts were dropped: {Status.SINGULAR.remedy}",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-        if best.status is Status.MAX_ITER and self.max_iter > 0:
-            warnings.warn(f"The best start did not converge: {best.status.remedy}", ConvergenceWarning, stacklevel=4)
+            text = f"{len(lost)} of {len(states)} starts were dropped: {lost[0].remedy}"
+            warnings.warn(text, ConvergenceWarning, stacklevel=4)
+        if not best.converged and self.max_iter > 0:
+            text = f"The best start did not converge: {Status.MAX_ITER.remedy}"
+            warnings.warn(text, ConvergenceWarning, stacklevel=4)
         self.set_fitted(best)
 
     def set_fitted(self, state: State) -> None:
@@ -252,7 +252,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.covariances_ = parameters.covariances
         self.precisions_cholesky_ = parameters.precisions_cholesky
         self.precisions_ = get_family(self.covariance_type).precisions(parameters.precisions_cholesky)
-        self.converged_ = state.status is Status.CONVERGED
+        self.converged_ = state.converged
         self.n_iter_ = state.n_iter
         self.lower_bound_ = state.lower_bound
         self.lower_bounds_ = list(state.lower_bounds)
@@ -377,21 +377,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def to_sklearn(self) -> sklearn.mixture.GaussianMixture:
         """The same fitted mixture as a :class:`sklearn.mixture.GaussianMixture`."""
         check_is_fitted(self)
-        return _copy_fitted(self, sklearn.mixture.GaussianMixture(**self.get_params()))
+        return exchange.to_sklearn(self)
 
     @classmethod
     def from_sklearn(cls, mixture: sklearn.mixture.GaussianMixture) -> Self:
         """A fitted :class:`sklearn.mixture.GaussianMixture` as one of ours."""
         check_is_fitted(mixture)
-        fitted: Self = _copy_fitted(mixture, cls(**mixture.get_params()))
+        fitted: Self = exchange.copy_fitted(mixture, cls(**mixture.get_params()))
         return fitted
-
-
-def _copy_fitted(source: Any, target: Any) -> Any:
-    for name, value in vars(source).items():
-        if name.endswith("_") and not name.startswith("_"):
-            setattr(target, name, copy.copy(value))
-    return target
 
 
 def sample_seed(random_state: Any) -> int:

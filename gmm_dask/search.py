@@ -20,8 +20,9 @@ from gmm_dask.em import Settings, Status
 from gmm_dask.estimator import GaussianMixture, sample_seed
 from gmm_dask.families import FAMILIES
 from gmm_dask.inputs import read_input, read_weights
+from gmm_dask.ridge import AUTO, reg_covar_of
 from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
-from gmm_dask.seeding import STARTS, start_states
+from gmm_dask.starts import INIT_PARAMS, first_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 
 
@@ -49,7 +50,8 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     best_params_ : dict
         Its ``n_components`` and ``covariance_type``.
     results_ : pandas.DataFrame
-        A row a candidate: n_components, covariance_type, status, bic, delta (of the criterion, to the winner), aic,
+        A row a candidate: n_components, covariance_type, status, bic, delta (of the criterion, to the winner;
+        NaN where a candidate may not win), aic,
         icl, log_likelihood (total over the rows), n_parameters, n_iter, start (the best start's number).
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -61,10 +63,10 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         "covariance_types": [StrOptions(set(FAMILIES)), "array-like"],
         "criterion": [StrOptions(set(CRITERIA))],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(set(STARTS))],
+        "init_params": [StrOptions(set(INIT_PARAMS))],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left"), StrOptions({AUTO})],
         "random_state": ["random_state"],
     }
 
@@ -78,7 +80,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         init_params: str = "kmeans",
         tol: float = 1e-3,
         max_iter: int = 100,
-        reg_covar: float = 1e-6,
+        reg_covar: float | str = 1e-6,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -116,17 +118,16 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         candidates = check_candidates(self.n_components, self.covariance_types)
         array = read_input(self, X, reset=True)
         rows = as_rows(array, read_weights(sample_weight, array))
-        settings = Settings(self.tol, self.max_iter, self.reg_covar)
         with one_blas_thread():
             profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
-            states = start_states(
+            settings = Settings(self.tol, self.max_iter, reg_covar_of(self.reg_covar, profile))
+            states = first_states(
                 candidates,
-                profile.sample,
-                profile.sample_weights,
+                profile,
                 init_params=self.init_params,
                 n_init=self.n_init,
                 random_state=generator_copies(self.random_state),
-                reg_covar=self.reg_covar,
+                reg_covar=settings.reg_covar,
             )
             collect = partial(collect_statistics, rows, profile)
             outcomes = evaluate_states(rows, profile, em.run(states, collect, profile.total_weight, settings))
@@ -152,6 +153,12 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.best_estimator_.set_fitted(state)
         if state.status is Status.MAX_ITER:
             warnings.warn(f"The winner did not converge: {state.status.remedy}", ConvergenceWarning, stacklevel=3)
+        elif not state.status.trusted:
+            warnings.warn(
+                f"No candidate can be trusted, and the winner is {state.status}: {state.status.remedy}",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self, name):
                 setattr(self.best_estimator_, name, getattr(self, name))
@@ -188,13 +195,14 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
 def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
     """A row a candidate, by its best start, as :attr:`GaussianMixtureSearch.results_` describes it."""
     best = [criteria.best_outcome(starts) for starts in criteria.by_candidate(outcomes).values()]
-    table = pd.DataFrame(
+    values = [float(getattr(outcome, criterion)) for outcome in best]
+    return pd.DataFrame(
         {
             "n_components": [outcome.state.n_components for outcome in best],
             "covariance_type": [outcome.state.covariance_type for outcome in best],
             "status": [outcome.state.status.value for outcome in best],
             "bic": [outcome.bic for outcome in best],
-            "delta": [getattr(outcome, criterion) for outcome in best],
+            "delta": criteria.differences(values, [outcome.state.status.value for outcome in best]),
             "aic": [outcome.aic for outcome in best],
             "icl": [outcome.icl for outcome in best],
             "log_likelihood": [outcome.log_likelihood for outcome in best],
@@ -203,5 +211,3 @@ def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
             "start": [outcome.state.start for outcome in best],
         }
     )
-    table["delta"] -= table["delta"].min()
-    return table

@@ -76,7 +76,7 @@ def start_states(
     init_params: str,
     n_init: int,
     random_state: Callable[[], np.random.RandomState],
-    reg_covar: float,
+    reg_covar: float | Array,
 ) -> list[State]:
     """First states of all candidates, each with ``n_init`` starts.
 
@@ -90,7 +90,7 @@ def start_states(
     random_state : callable
         Gives the generator that a candidate's starts are drawn from. It is asked once for each number of
         components: candidates that differ in their covariance type alone share their responsibilities.
-    reg_covar : float
+    reg_covar : float or ndarray of shape (n_features,)
 
     Returns
     -------
@@ -119,7 +119,7 @@ def require_rows(n_rows: int, n_components: int) -> None:
 
 
 def _state(
-    name: str, k: int, start: int, sample: Array, sample_weights: Array | None, resp: Array, reg_covar: float
+    name: str, k: int, start: int, sample: Array, sample_weights: Array | None, resp: Array, reg_covar: float | Array
 ) -> State:
     try:
         parameters = start_parameters(get_family(name), sample, sample_weights, resp, reg_covar)
@@ -128,7 +128,9 @@ def _state(
     return State(name, k, start, parameters)
 
 
-def start_parameters(family: Family, x: Array, weights: Array | None, resp: Array, reg_covar: float) -> Parameters:
+def start_parameters(
+    family: Family, x: Array, weights: Array | None, resp: Array, reg_covar: float | Array
+) -> Parameters:
     """Parameters that responsibilities give, as scikit-learn starts from them.
 
     The weights are sums over the number of rows, and are not renormalised: with one row a component they add up to

@@ -198,10 +198,11 @@ class SearchConfig(Section):
         description="A fit has converged when its mean log-likelihood changes by less than this.",
     )
     max_iter: Whole = Field(default=100, description="EM iterations after which a fit stops.")
-    reg_covar: Real = Field(
+    reg_covar: Real | Literal["auto"] = Field(
         default=1e-6,
         description="Added to the diagonal of every covariance; in the columns' squared units, or in "
-        "those of the scaled columns with data.scale: standard.",
+        "those of the scaled columns with data.scale: standard. auto adds a millionth of each column's variance, so "
+        "that the result does not depend on units.",
     )
     random_state: Annotated[int, Strict(), Field(ge=0, lt=2**32)] = Field(
         default=0, description="Seed of the random numbers; the same seed gives the same result."

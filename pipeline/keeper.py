@@ -85,6 +85,9 @@ class Keeper:
             converged=count[Status.CONVERGED],
             max_iter=count[Status.MAX_ITER],
             singular=count[Status.SINGULAR],
+            degenerate=count[Status.DEGENERATE],
+            spurious=count[Status.SPURIOUS],
+            failed=count[Status.FAILED],
             best=best,
             value=value,
         )

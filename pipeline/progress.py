@@ -39,7 +39,7 @@ class PassDone:
         That it took.
     seconds_left : float
         Until no fit is running, if they all go on as they do.
-    running, converged, max_iter, singular : int
+    running, converged, max_iter, singular, degenerate, spurious, failed : int
         How many members of the stack (candidates times starts) are in each state after the pass.
     best : str or None
         The leading candidate so far (``"tied-k3"``), where one is known.
@@ -55,6 +55,9 @@ class PassDone:
     converged: int
     max_iter: int
     singular: int
+    degenerate: int
+    spurious: int
+    failed: int
     best: str | None = None
     value: float | None = None
 
@@ -66,7 +69,8 @@ class PassDone:
     @property
     def finished(self) -> int:
         """Members that no later pass computes."""
-        return self.converged + self.max_iter + self.singular
+        unusable = self.singular + self.failed
+        return self.converged + self.max_iter + self.degenerate + self.spurious + unusable
 
 
 @dataclass(frozen=True)

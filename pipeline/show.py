@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from gmm_dask.criteria import Outcome, best_position, evaluate
+from gmm_dask.criteria import Outcome, best_position, differences, evaluate
 from gmm_dask.em import State, Status, best_start
 from gmm_dask.profile import Profile
 from gmm_dask.stack import Totals
@@ -72,8 +72,8 @@ def _read(store: ResultStore) -> StoredResult:
 
 
 def add_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:
-    """The table with a column ``delta``: how much larger the criterion is than the best candidate's."""
-    return table.assign(delta=table[criterion] - table[criterion].min())
+    """The table with ``delta``: how much larger the criterion is than the winner's; NaN of what may not win."""
+    return table.assign(delta=differences(table[criterion].tolist(), table["status"].tolist()))
 
 
 def position_of(table: pd.DataFrame, name: str) -> int:
@@ -86,12 +86,14 @@ def leading_candidate(states: Sequence[State], profile: Profile, criterion: str)
     """Name and criterion of the candidate that leads an unfinished run; None where it is not known."""
     outcomes = [_outcome_so_far(starts, profile) for starts in _by_candidate(states)]
     values = [float(getattr(outcome, criterion)) for outcome in outcomes]
-    best = best_position(values, [outcome.n_parameters for outcome in outcomes])
+    trusted = [outcome.state.status.trusted for outcome in outcomes]
+    best = best_position(values, [outcome.n_parameters for outcome in outcomes], trusted)
     return (None, None) if best is None else (model_name(outcomes[best].state), values[best])
 
 
 def _leading(table: pd.DataFrame, criterion: str) -> str | None:
-    best = best_position(table[criterion].tolist(), table["n_parameters"].tolist())
+    trusted = [Status(status).trusted for status in table["status"]]
+    best = best_position(table[criterion].tolist(), table["n_parameters"].tolist(), trusted)
     if best is None:
         return None
     row = table.iloc[best]
@@ -120,7 +122,7 @@ def _by_candidate(states: Sequence[State]) -> list[list[State]]:
 
 def _outcome_so_far(starts: Sequence[State], profile: Profile) -> Outcome:
     """Criteria of a candidate's best start so far, from its newest lower bound."""
-    state = best_start(starts) or starts[0]
+    state = best_start(starts, trusted=True) or starts[0]
     known = state.usable and math.isfinite(state.lower_bound)
     totals = Totals((state.lower_bound - profile.log_scale) * profile.total_weight, math.nan) if known else None
     return evaluate(state, len(profile.center), totals, profile.total_weight)

@@ -166,7 +166,7 @@ def test_a_singular_start_is_dropped_with_a_warning():
 
 
 def test_no_convergence_is_a_warning_with_the_remedy(X):
-    with pytest.warns(ConvergenceWarning, match="max_iter was reached .* increase max_iter or tol"):
+    with pytest.warns(ConvergenceWarning, match="max_iter was reached .* Increase max_iter or tol"):
         GaussianMixture(3, tol=0, max_iter=2, random_state=0).fit(X)
 
 

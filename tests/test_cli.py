@@ -314,7 +314,8 @@ def test_a_long_message_is_cut_nowhere_when_piped(job):
 
 
 def a_pass(number, seconds_left=40.0, best=None, **counts):
-    counts = {"running": 5, "converged": 0, "max_iter": 0, "singular": 0} | counts
+    lost = dict.fromkeys(("max_iter", "singular", "degenerate", "spurious", "failed"), 0)
+    counts = {"running": 5, "converged": 0} | lost | counts
     return PassDone(number, rows=300, seconds=0.25, seconds_left=seconds_left, best=best, **counts)
 
 
@@ -327,6 +328,9 @@ def test_passes_in_words():
     event = a_pass(3, converged=2, singular=1)
     assert describe(event) == "pass 3 took 0.25 s, 1.2 k rows/s: 5 running, 2 converged, 1 singular; about 40 s left"
     assert (event.total, event.finished) == (8, 3)
+    event = a_pass(3, degenerate=1, spurious=2, failed=4)
+    assert "5 running, 1 degenerate, 2 spurious, 4 failed" in describe(event)
+    assert (event.total, event.finished) == (12, 7)
     event = a_pass(4, seconds_left=600, best="tied-k3", max_iter=1)
     assert describe(event).endswith("5 running, 1 stopped at max_iter; about 10 min left; best so far tied-k3")
     assert "about 30 h left" in describe(a_pass(5, seconds_left=108_000))

@@ -226,7 +226,7 @@ def test_overrides_are_validated(error):
         ("search: {max_iter: -1}", "search.max_iter: expected a number of at least 0; got -1."),
         ("search: {tol: abc}", "search.tol: expected a number; got 'abc'."),
         ("search: {tol: -1}", "search.tol: expected a number of at least 0; got -1."),
-        ("search: {reg_covar: .nan}", "search.reg_covar: expected a finite number; got nan."),
+        ("search: {reg_covar: .nan}", "search.reg_covar: expected a finite number or 'auto'; got nan."),
         (
             "search: {random_state: 4294967296}",
             "search.random_state: expected a number below 4294967296; got 4294967296.",

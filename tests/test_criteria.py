@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
-from gmm_dask.criteria import best_outcome, best_position, by_candidate, choose, evaluate
+from gmm_dask.criteria import best_outcome, best_position, by_candidate, choose, differences, evaluate
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.stack import Totals
@@ -70,10 +70,28 @@ def test_criteria_of_a_fit_are_computed_directly(dataset, covariance_type):
 
 
 def test_among_equal_candidates_the_simplest_is_chosen_then_the_first():
-    assert best_position([3.0, 1.0 + 1e-12, 1.0], [9, 5, 7]) == 1
-    assert best_position([1.0, 1.0], [5, 5]) == 0
-    assert best_position([math.nan, 2.0], [1, 9]) == 1
-    assert best_position([math.nan], [1]) is None
+    assert best_position([3.0, 1.0 + 1e-12, 1.0], [9, 5, 7], [True] * 3) == 1
+    assert best_position([1.0, 1.0], [5, 5], [True] * 2) == 0
+    assert best_position([math.nan, 2.0], [1, 9], [True] * 2) == 1
+    assert best_position([math.nan], [1], [True]) is None
+
+
+def test_what_is_not_trusted_wins_only_where_nothing_else_is():
+    spike = outcome("full", 3, log_likelihood=-10, status=Status.SPURIOUS)
+    empty = outcome("full", 4, log_likelihood=-5, status=Status.DEGENERATE)
+    plain, unfinished = outcome("spherical", 1, log_likelihood=-190), outcome("diag", 1, status=Status.MAX_ITER)
+    assert choose([spike, plain, empty], "bic") is plain
+    assert choose([spike, unfinished, plain], "bic") is unfinished
+    assert choose([spike, empty], "aic") is spike
+    values, statuses = [300.0, 400.0, 380.0], ["spurious", "converged", "max_iter"]
+    np.testing.assert_array_equal(differences(values, statuses), [math.nan, 20.0, 0.0])
+    np.testing.assert_array_equal(differences(values[:1], statuses[:1]), [0.0])
+
+
+def test_a_candidate_is_its_best_trusted_start():
+    starts = [outcome(start=0, bound=-1.0, status=Status.SPURIOUS), outcome(start=1, bound=-2.0)]
+    assert best_outcome(starts) is starts[1]
+    assert best_outcome(starts[:1]) is starts[0]
 
 
 @pytest.mark.parametrize("chunk", [400, 97, 53, 31])

@@ -15,6 +15,9 @@ from gmm_dask.scan import Rows, collect_statistics, profile_rows
 from gmm_dask.seeding import start_states
 from mixtures import random_parameters, random_rows
 
+# so many rows that no component is of one alone; a power of two, by which bounds are divided exactly
+TOTAL = 128.0
+
 
 def scripted_collect(bounds):
     """A pass that reports the next bound of a list, whatever the model, with statistics that change nothing."""
@@ -41,12 +44,12 @@ def state(**changes):
         ([-5, -3, -2.99, 0], 3, Status.CONVERGED),
         ([-5, -4, -3, -2], 4, Status.MAX_ITER),
         ([-5, -5.0005], 2, Status.CONVERGED),
-        ([-5, math.nan], 1, Status.SINGULAR),
+        ([-5, math.nan], 1, Status.FAILED),
         ([math.inf], 0, Status.SINGULAR),
     ],
 )
 def test_when_a_start_stops(bounds, n_iter, status):
-    [end] = em.run([state()], scripted_collect(bounds), 1.0, Settings(tol=0.05, max_iter=4))
+    [end] = em.run([state()], scripted_collect([TOTAL * b for b in bounds]), TOTAL, Settings(tol=0.05, max_iter=4))
     assert end.status is status
     assert end.n_iter == n_iter
     assert end.lower_bounds == tuple(bounds[:n_iter])
@@ -63,7 +66,7 @@ def test_bounds_are_a_unit_of_weight():
 
 
 def test_a_warm_start_is_compared_with_its_old_bound():
-    [end] = em.run([state(prior_bound=-5.0)], scripted_collect([-5.0]), 1.0, Settings())
+    [end] = em.run([state(prior_bound=-5.0)], scripted_collect([-5.0 * TOTAL]), TOTAL, Settings())
     assert (end.status, end.n_iter) == (Status.CONVERGED, 1)
 
 
@@ -121,7 +124,7 @@ def test_singular_starts_cannot_win():
 
 def test_every_status_says_what_to_do():
     assert all(status.remedy for status in Status)
-    assert "increase max_iter" in Status.MAX_ITER.remedy
+    assert "Increase max_iter" in Status.MAX_ITER.remedy
     assert "Increase reg_covar" in Status.SINGULAR.remedy
 
 

@@ -74,8 +74,13 @@ def test_criteria_take_the_table_too(search, axes):
         plot_criteria(search, "hqc")
 
 
+def three_candidates(status="converged"):
+    columns = {"n_components": [1, 2, 3], "covariance_type": "full", "n_parameters": [1, 2, 3], "status": status}
+    return pd.DataFrame(columns)
+
+
 def test_close_criteria_show_how_strong_the_evidence_is(axes):
-    table = pd.DataFrame({"n_components": [1, 2, 3], "covariance_type": "full", "n_parameters": [1, 2, 3]})
+    table = three_candidates()
     plot_criteria(table.assign(bic=[30.0, 0.0, 5.0]), close=True, ax=axes)
     assert {text.get_text() for text in axes.texts} >= {"bare mention", "positive", "strong", "very strong"}
     far = Figure().subplots()
@@ -84,8 +89,14 @@ def test_close_criteria_show_how_strong_the_evidence_is(axes):
 
 
 def test_criteria_of_failed_candidates_leave_gaps(axes):
-    table = pd.DataFrame({"n_components": [1, 2, 3], "covariance_type": "full", "n_parameters": [1, 2, 3]})
+    table = three_candidates()
     plot_criteria(table.assign(bic=[9.0, np.nan, 5.0]), close=True, ax=axes)
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [4.0, np.nan, 0.0])
+
+
+def test_criteria_of_candidates_that_may_not_win_leave_gaps(axes):
+    table = three_candidates(["converged", "spurious", "converged"])
+    plot_criteria(table.assign(bic=[9.0, 1.0, 5.0]), close=True, ax=axes)
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [4.0, np.nan, 0.0])
 
 

@@ -44,6 +44,12 @@ def states(monkeypatch):
     return seen
 
 
+def _all_trusted(states, row):
+    """Whether no start of a candidate was passed over: a single fit takes the best, whatever it is."""
+    own = [s for s in states if (s.covariance_type, s.n_components) == (row.covariance_type, row.n_components)]
+    return all(state.status.trusted for state in own)
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(("init_params", "lazy"), [*((start, False) for start in STARTS), ("kmeans", True)])
 def test_a_cell_is_the_single_fit(dataset, init_params, lazy, states):
@@ -52,7 +58,9 @@ def test_a_cell_is_the_single_fit(dataset, init_params, lazy, states):
     given = da.from_array(X, chunks=(97, X.shape[1])) if lazy else X
     table = GaussianMixtureSearch([1, 2, 4], **settings).fit(given).results_
     cells = {(s.covariance_type, s.n_components, s.start): s for s in states}
-    for row in table.itertuples():
+    single = [row for row in table.itertuples() if _all_trusted(states, row)]
+    assert len(single) >= 9
+    for row in single:
         alone = GaussianMixture(row.n_components, covariance_type=row.covariance_type, **settings).fit(given)
         cell = cells[row.covariance_type, row.n_components, row.start]
         assert row.n_iter == cell.n_iter == alone.n_iter_
@@ -144,7 +152,6 @@ def test_unfitted(iris):
 # scikit-learn's checks that do not apply, with the reason
 NOT_APPLICABLE = {
     "check_parameters_default_constructible": "n_components defaults to a range, which the check does not allow",
-    "check_sample_weight_equivalence_on_dense_data": "copies of rows draw other starts than weights do",
 }
 
 

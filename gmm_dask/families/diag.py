@@ -65,7 +65,7 @@ class Diag(DiagonalFamily):
         traces: Array = np.sum(parameters.precisions_cholesky**2, axis=1)
         return traces
 
-    def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float) -> Array:
+    def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
         """Variance of each feature."""
         return s2 / nk[:, None] - shift**2 + reg_covar
 

@@ -77,7 +77,7 @@ class Full(Family):
         traces: Array = np.sum(parameters.precisions_cholesky**2, axis=(1, 2))
         return traces
 
-    def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float) -> Array:
+    def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
         """Scatter about each mean."""
         matrices = s2 / nk[:, None, None] - shift[:, :, None] * shift[:, None, :]
         return add_to_diagonal(matrices, reg_covar)

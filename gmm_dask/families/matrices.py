@@ -45,8 +45,8 @@ def unpack_scatter(sums: Array, n_features: int) -> Array:
     return matrices
 
 
-def add_to_diagonal(matrices: Array, value: float) -> Array:
-    """Matrices (..., n, n) with ``value`` added to each diagonal, in place."""
+def add_to_diagonal(matrices: Array, value: float | Array) -> Array:
+    """Matrices (..., n, n) with ``value``, a number or n, added to each diagonal, in place."""
     diagonal = np.arange(matrices.shape[-1])
     matrices[..., diagonal, diagonal] += value
     return matrices

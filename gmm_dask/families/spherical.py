@@ -66,10 +66,10 @@ class Spherical(DiagonalFamily):
         """The precision: all eigenvalues are equal, so the largest is known."""
         return parameters.precisions_cholesky**2
 
-    def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float) -> Array:
+    def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
         """Mean variance over the features."""
         squares: Array = s2 / nk - np.sum(shift * shift, axis=1)
-        variances: Array = squares / shift.shape[1] + reg_covar
+        variances: Array = squares / shift.shape[1] + np.mean(reg_covar)
         return variances
 
     def full_covariances(self, parameters: Parameters) -> Array:

@@ -87,7 +87,7 @@ class Tied(Family):
         """Squared Frobenius norm of the factor."""
         return float(np.sum(parameters.precisions_cholesky**2))
 
-    def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float) -> Array:
+    def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
         """Scatter about the means, pooled."""
         return add_to_diagonal((s2 - (nk * shift.T) @ shift) / nk.sum(), reg_covar)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gmm_dask.criteria import TIE, best_position
 from gmm_dask.em import Status
 from gmm_dask.families import get_family
+from gmm_dask.ridge import AUTO, SHARE
 from gmm_dask.telling import Components
 from pipeline.show import add_delta, position_of
 from pipeline.store import (
@@ -74,6 +75,17 @@ class Facts:
         return rows_of(self.table)[position_of(self.table, self.best)]
 
     @property
+    def smallest_reg_covar(self) -> float:
+        """What the search added to the covariances' diagonals, in the units of the fit; the least, if by feature."""
+        reg_covar = self.store.config["search"]["reg_covar"]
+        if reg_covar != AUTO:
+            return float(reg_covar)
+        family, parameters = self.model.model
+        offsets = parameters.means - parameters.weights @ parameters.means
+        within = np.diagonal(family.full_covariances(parameters), axis1=1, axis2=2)
+        return SHARE * float(np.min(parameters.weights @ (within + offsets**2)))
+
+    @property
     def n_rows(self) -> int:
         """Rows of the fit."""
         return int(self.store.n_rows or 0)
@@ -108,7 +120,8 @@ class Facts:
 
     def choice(self, criterion: str) -> str:
         """Name of the candidate that a criterion chooses."""
-        position = best_position(self.table[criterion].tolist(), self.table["n_parameters"].tolist())
+        trusted = [Status(status).trusted for status in self.table["status"]]
+        position = best_position(self.table[criterion].tolist(), self.table["n_parameters"].tolist(), trusted)
         return "none" if position is None else str(self.table["name"].iloc[position])
 
 

@@ -181,11 +181,20 @@ def _about_the_choice(facts: Facts) -> Iterator[str]:
 
 
 def _about_the_candidates(facts: Facts) -> Iterator[str]:
-    if facts.model.status is not Status.CONVERGED:
-        yield f"The winner did not converge: {facts.model.status.remedy}"
-    failed = facts.troubled.get(Status.SINGULAR, [])
+    status = facts.model.status
+    if not status.trusted:
+        yield f"No candidate can be trusted, and the winner is {status}: {status.remedy}"
+    elif status is not Status.CONVERGED:
+        yield f"The winner did not converge: {status.remedy}"
+    failed = [name for status, names in facts.troubled.items() if not status.usable for name in names]
     if failed:
         yield f"{counted(len(failed), 'candidate')} could not be fitted; why, and what to do, is said below."
+    doubtful = [
+        name for status, names in facts.troubled.items() if status.usable and not status.trusted for name in names
+    ]
+    if doubtful:
+        of = counted(len(doubtful), "candidate")
+        yield f"{of} may not win, being degenerate or spurious; what that means is said below."
 
 
 def _about_the_components(facts: Facts) -> Iterator[str]:
@@ -193,11 +202,11 @@ def _about_the_components(facts: Facts) -> Iterator[str]:
     few = [f"{k} (about {count:,.0f} rows)" for k, count in enumerate(rows) if count < FEW_ROWS]
     if few:
         yield f"Components of very few rows: {listed(few)}. They may describe outliers."
-    reg_covar = float(facts.store.config["search"]["reg_covar"])
-    thin = [str(k) for k in np.flatnonzero(facts.narrowest <= HELD_OPEN * reg_covar)]
+    reg_covar = facts.store.config["search"]["reg_covar"]
+    thin = [str(k) for k in np.flatnonzero(facts.narrowest <= HELD_OPEN * facts.smallest_reg_covar)]
     if thin:
         yield (
-            f"In some direction only search.reg_covar ({reg_covar:g}) keeps these components from collapsing: "
+            f"In some direction only search.reg_covar ({reg_covar}) keeps these components from collapsing: "
             f"{listed(thin)}. They may sit on equal rows; then their likelihood, and the choice, hang on reg_covar."
         )
 

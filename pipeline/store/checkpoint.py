@@ -204,6 +204,7 @@ def _state_arrays(states: Sequence[State]) -> dict[str, NDArray[Any]]:
         "start": np.array([s.start for s in states], dtype=np.int64),
         "n_iter": np.array([s.n_iter for s in states], dtype=np.int64),
         "prior_bound": np.array([s.prior_bound for s in states], dtype=np.float64),
+        "converged": np.array([s.converged for s in states], dtype=bool),
         "has_parameters": np.array([s.parameters is not None for s in states], dtype=bool),
         "lower_bounds": np.concatenate([np.empty(0), *bounds]),
         "parameters": np.concatenate([np.empty(0), *values]),
@@ -234,9 +235,9 @@ class _Tape:
 
 def _states_of(arrays: Arrays, n_features: int) -> Iterator[State]:
     bounds, parameters = _Tape(arrays["lower_bounds"]), _Tape(arrays["parameters"])
-    names = ("covariance_type", "status", "n_components", "start", "n_iter", "prior_bound", "has_parameters")
-    columns = [arrays[name].tolist() for name in names]
-    for kind, status, n_components, start, n_iter, prior_bound, has in zip(*columns, strict=True):
+    names = ("covariance_type", "status", "n_components", "start", "n_iter", "prior_bound")
+    columns = [arrays[name].tolist() for name in (*names, "converged", "has_parameters")]
+    for kind, status, n_components, start, n_iter, prior_bound, converged, has in zip(*columns, strict=True):
         yield State(
             covariance_type=kind,
             n_components=n_components,
@@ -245,6 +246,7 @@ def _states_of(arrays: Arrays, n_features: int) -> Iterator[State]:
             lower_bounds=tuple(bounds.take(n_iter).tolist()),
             status=Status(status),
             prior_bound=prior_bound,
+            converged=converged,
         )
 
 

@@ -192,6 +192,7 @@ def _attributes(state: State) -> dict[str, Any]:
         "n_components": state.n_components,
         "start": state.start,
         "status": state.status.value,
+        "converged": state.converged,
     }
 
 
@@ -237,6 +238,7 @@ def read_model(path: StorePath, name: str) -> StoredModel:
         parameters=Parameters(**{name: get(group, name) for name in names}),
         lower_bounds=tuple(get(group, "lower_bounds").tolist()),
         status=Status(attributes["status"]),
+        converged=attributes.get("converged", attributes["status"] == Status.CONVERGED.value),
         columns=tuple(get_text(group, "feature")),
         center=get(group, "center") if scaled else None,
         scale=get(group, "scale") if scaled else None,

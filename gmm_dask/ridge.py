@@ -1,0 +1,29 @@
+"""What is added to the covariances' diagonals, when it is to follow the data: ``reg_covar="auto"``."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask.profile import Profile
+
+Array = NDArray[np.float64]
+
+AUTO = "auto"
+# share of each feature's variance, which is scikit-learn's default for features of variance one
+SHARE = 1e-6
+
+
+def reg_covar_of(reg_covar: float | str, profile: Profile) -> float | Array:
+    """The number itself, or for ``"auto"`` one for each feature, in the square of its unit.
+
+    It is a millionth of the feature's variance, so that a fit does not depend on units. A column of one value alone,
+    which has none, gets a millionth of that value's square, or of one where it is zero.
+    """
+    if not isinstance(reg_covar, str):
+        return reg_covar
+    constant = profile.minimum == profile.maximum
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.where(profile.minimum == 0.0, 1.0, profile.minimum**2)
+    found: Array = SHARE * np.where(constant, squares, np.diag(profile.scatter) / profile.total_weight)
+    return found
