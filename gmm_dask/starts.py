@@ -1,0 +1,356 @@
+"""Starts that compete: many short fits over a scout of the sample, of which the best go on over all rows.
+
+First responsibilities come from clusterings in raw and in whitened space. What they lead to is then improved by moves
+between neighbours: a component is split, two are merged, both at once (Ueda, Nakano, Ghahramani and Hinton 2000, "SMEM
+algorithm for mixture models"), or another covariance type takes the responsibilities over. All fits of a round share
+one stack, and the rows are in memory: such passes cost next to nothing beside one over all rows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.exceptions import ConvergenceWarning
+
+from gmm_dask import em
+from gmm_dask.answers import answer_rows
+from gmm_dask.em import Settings, State, Status
+from gmm_dask.errors import SingularError
+from gmm_dask.families import get_family
+from gmm_dask.profile import Draw, Profile, finish_profile, profile_chunk
+from gmm_dask.scan import Rows, as_rows, collect_statistics
+from gmm_dask.seeding import STARTS, Candidate, require_rows, start_parameters, start_states
+
+Array = NDArray[np.float64]
+Pool = dict[Candidate, list[State]]
+
+AUTO = "auto"
+INIT_PARAMS = (*STARTS, AUTO)
+
+# rows of the scout: enough for the largest candidate's components to have a shape
+SCOUT_ROWS = 4096
+ROWS_A_MEAN = 20  # times n_components times n_features
+# the best of the scout's fits are compared once more over so many times its rows
+SECOND_SCOUT = 8
+# the whole sample is worth its passes where a pass over all rows costs so many times as much
+WORTH_REFINING = 4
+
+CLUSTERINGS = 2  # of each kind
+ROUNDS = 4
+SPLITS = 3
+MERGES = 2
+KEPT = 2  # fits of a candidate that are kept from round to round
+SHORT = Settings(tol=1e-5, max_iter=15)
+LONG = Settings(tol=1e-6, max_iter=200)
+REFINING = Settings(tol=1e-5, max_iter=25)
+# mean log-likelihoods closer than this are one optimum; an improvement by less is none
+SAME = 1e-5
+
+
+def first_states(
+    candidates: Sequence[Candidate],
+    profile: Profile,
+    *,
+    init_params: str,
+    n_init: int,
+    random_state: Callable[[], np.random.RandomState],
+    reg_covar: float | Array,
+) -> list[State]:
+    """First states of all candidates, each with ``n_init`` starts.
+
+    Parameters
+    ----------
+    candidates : sequence of (covariance_type, n_components)
+    profile : Profile
+        Of the rows, with the sample of them that starts are made from.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'auto'}
+        With 'auto' the candidates' fits over the sample compete, and help each other; with the others
+        :func:`gmm_dask.seeding.start_states` makes them.
+    n_init, random_state, reg_covar
+        As in :func:`gmm_dask.seeding.start_states`.
+
+    Returns
+    -------
+    states : list of State
+        Candidate by candidate, start by start; with 'auto' the best first.
+    """
+    if init_params == AUTO:
+        return auto_states(candidates, profile, n_init, random_state(), reg_covar)
+    return start_states(
+        candidates,
+        profile.sample,
+        profile.sample_weights,
+        init_params=init_params,
+        n_init=n_init,
+        random_state=random_state,
+        reg_covar=reg_covar,
+    )
+
+
+def auto_states(
+    candidates: Sequence[Candidate],
+    profile: Profile,
+    n_init: int,
+    random: np.random.RandomState,
+    reg_covar: float | Array,
+) -> list[State]:
+    """The ``n_init`` best fits of each candidate over the sample, as :func:`first_states` returns them."""
+    largest = max(k for _, k in candidates)
+    require_rows(len(profile.sample), largest)
+    n_features = len(profile.center)
+    n_rows = max(SCOUT_ROWS, ROWS_A_MEAN * largest * n_features)
+    scout = Scout.of(profile, n_rows, random, reg_covar)
+    pool = _compete(scout, candidates, max(KEPT, n_init))
+    if len(scout.x) < len(profile.sample):
+        scout = Scout.of(profile, SECOND_SCOUT * n_rows, random, reg_covar)
+        pool = _refined(scout, pool)
+    if profile.n_rows > WORTH_REFINING * len(profile.sample) > WORTH_REFINING * len(scout.x):
+        scout = Scout.of(profile, len(profile.sample), random, reg_covar)
+        pool = _refined(scout, {candidate: states[:n_init] for candidate, states in pool.items()})
+    return [state for candidate in candidates for state in _as_starts(candidate, pool[candidate], n_init)]
+
+
+def _as_starts(candidate: Candidate, found: Sequence[State], n_init: int) -> Iterator[State]:
+    """So many new states; the best once more where there are not enough."""
+    for start in range(n_init):
+        if not found:
+            yield State(*candidate, start, None, status=Status.SINGULAR)
+        else:
+            yield State(*candidate, start, found[start if start < len(found) else 0].parameters)
+
+
+# -- the scout -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Scout:
+    """Some rows of the sample, on which fits compete.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n_rows, n_features)
+    weights : ndarray of shape (n_rows,), or None
+    whitened : ndarray of shape (n_rows, n_directions)
+        The rows in directions of variance one that are not correlated; those without variance are left out.
+    profile : Profile
+        Of these rows.
+    random : RandomState
+    reg_covar : float or ndarray of shape (n_features,)
+    """
+
+    x: Array
+    weights: Array | None
+    whitened: Array
+    profile: Profile
+    random: np.random.RandomState
+    reg_covar: float | Array
+
+    @classmethod
+    def of(cls, profile: Profile, n_rows: int, random: np.random.RandomState, reg_covar: float | Array) -> Scout:
+        """Up to ``n_rows`` rows of the profile's sample."""
+        x, weights = profile.sample, profile.sample_weights
+        if n_rows < len(x):
+            chosen = np.sort(random.choice(len(x), n_rows, replace=False))
+            x, weights = x[chosen], None if weights is None else weights[chosen]
+        draw = Draw.of(len(x), x.shape[1], seed=0)
+        own = finish_profile(profile_chunk(x, weights, draw, 0))
+        return cls(x, weights, _whitened(x, own), own, random, reg_covar)
+
+    @property
+    def rows(self) -> Rows:
+        """The rows, for a pass."""
+        return as_rows(self.x, self.weights)
+
+    def run(self, states: Iterable[State], settings: Settings) -> list[State]:
+        """EM of all states together; those that had ended go on."""
+        again = [State(s.covariance_type, s.n_components, s.start, s.parameters) for s in states]
+        collect = partial(collect_statistics, self.rows, self.profile)
+        settings = replace(settings, reg_covar=self.reg_covar)
+        return em.run(again, collect, self.profile.total_weight, settings)
+
+    def start(self, name: str, resp: Array) -> State | None:
+        """A state from responsibilities (n_rows, n_components); None if it would be singular."""
+        try:
+            found = start_parameters(get_family(name), self.x, self.weights, resp, self.reg_covar)
+        except SingularError:
+            return None
+        return State(name, resp.shape[1], 0, found)
+
+    def resp(self, state: State) -> Array:
+        """Responsibilities (n_rows, n_components)."""
+        found: Array = answer_rows(self.rows, *state.model, ["responsibility"])["responsibility"]
+        return found
+
+
+def _whitened(x: Array, profile: Profile) -> Array:
+    width = np.sqrt(np.diag(profile.scatter) / profile.total_weight)
+    varying = width > 0.0
+    if not varying.any():
+        return x
+    z = (x[:, varying] - profile.center[varying]) / width[varying]
+    scatter = profile.scatter[np.ix_(varying, varying)] / np.outer(width[varying], width[varying])
+    values, vectors = np.linalg.eigh(scatter / profile.total_weight)
+    kept = values > 1e-9 * values[-1]
+    whitened: Array = z @ (vectors[:, kept] / np.sqrt(values[kept]))
+    return whitened
+
+
+# -- the competition -----------------------------------------------------------------------------------------------
+
+
+def _compete(scout: Scout, candidates: Sequence[Candidate], kept: int) -> Pool:
+    """The best fits of every candidate over the scout, the best first."""
+    names = {k: [name for name, n in candidates if n == k] for _, k in candidates}
+    first = [scout.start(name, resp) for k in names for resp in _clusterings(scout, k) for name in names[k]]
+    pool = _best({candidate: [] for candidate in candidates}, scout.run(_present(first), SHORT), kept)
+    tried: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
+    for _ in range(ROUNDS):
+        proposals = [p for state in _untried(pool, tried) for p in _neighbours(scout, state, pool)]
+        if not proposals:
+            break
+        going_on = [state for found in pool.values() for state in found if state.status is not Status.CONVERGED]
+        pool = _best(pool, scout.run(_present(proposals) + going_on, SHORT), kept)
+    return _refined(scout, pool, LONG)
+
+
+def _present(states: Iterable[State | None]) -> list[State]:
+    return [state for state in states if state is not None]
+
+
+def _candidate(state: State) -> Candidate:
+    return state.covariance_type, state.n_components
+
+
+def _best(pool: Pool, fresh: Iterable[State], kept: int) -> Pool:
+    """The best of the pool and of fresh states: such as differ in their likelihood, those that are not trusted last."""
+    every = {candidate: list(found) for candidate, found in pool.items()}
+    for state in fresh:
+        if state.usable and np.isfinite(state.lower_bound):
+            every[_candidate(state)].append(state)
+    return {candidate: _distinct(found, kept) for candidate, found in every.items()}
+
+
+def _distinct(states: list[State], kept: int) -> list[State]:
+    chosen: list[State] = []
+    for state in sorted(states, key=lambda state: (not state.status.trusted, -state.lower_bound)):
+        if len(chosen) < kept and all(abs(state.lower_bound - other.lower_bound) > SAME for other in chosen):
+            chosen.append(state)
+    return chosen
+
+
+def _untried(pool: Pool, tried: dict[Candidate, list[float]]) -> list[State]:
+    """States whose neighbours have not been tried, which are tried from now on."""
+    found = []
+    for candidate, states in pool.items():
+        for state in states:
+            if all(abs(state.lower_bound - bound) > SAME for bound in tried[candidate]):
+                tried[candidate].append(state.lower_bound)
+                found.append(state)
+    return found
+
+
+def _refined(scout: Scout, pool: Pool, settings: Settings = REFINING) -> Pool:
+    """The pool's states after more iterations over the scout's rows, the best first."""
+    kept = max(len(found) for found in pool.values())
+    fresh = scout.run([state for found in pool.values() for state in found], settings)
+    return _best({candidate: [] for candidate in pool}, fresh, kept)
+
+
+# -- where fits begin ----------------------------------------------------------------------------------------------
+
+
+def _clusterings(scout: Scout, k: int) -> Iterator[Array]:
+    """First responsibilities of k components."""
+    if k == 1:
+        yield np.ones((len(scout.x), 1))
+        return
+    for _ in range(CLUSTERINGS):
+        for labels in (_kmeans(scout, scout.x, k), _kmeans(scout, scout.whitened, k), _nearest(scout, k)):
+            yield (labels[:, None] == np.arange(k)).astype(float)
+
+
+def _kmeans(scout: Scout, x: Array, k: int) -> NDArray[np.intp]:
+    with warnings.catch_warnings():  # fewer distinct rows than clusters leave some of them empty
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = KMeans(k, n_init=1, random_state=scout.random).fit(x, sample_weight=scout.weights)
+    labels: NDArray[np.intp] = fitted.labels_
+    return labels
+
+
+def _nearest(scout: Scout, k: int) -> NDArray[np.intp]:
+    """Each row to the nearest of k rows, drawn far from each other."""
+    z = scout.whitened
+    centers, _ = kmeans_plusplus(z, k, sample_weight=scout.weights, random_state=scout.random, n_local_trials=1)
+    distances = np.sum(centers**2, axis=1) - 2.0 * z @ centers.T
+    labels: NDArray[np.intp] = distances.argmin(axis=1)
+    return labels
+
+
+# -- moves between neighbours --------------------------------------------------------------------------------------
+
+
+def _neighbours(scout: Scout, state: State, pool: Pool) -> Iterator[State | None]:
+    """States that begin where one of the pool has come to."""
+    name, k = _candidate(state)
+    resp = scout.resp(state)
+    if k > 1:
+        yield from (scout.start(other, resp) for other, n in pool if n == k and other != name)
+    widest = _widest(scout, resp)
+    halves = {j: _split(scout, resp, j) for j in widest[:SPLITS]}
+    if (name, k + 1) in pool:
+        yield from (scout.start(name, split) for split in halves.values())
+    pairs = _overlapping(resp)[:MERGES]
+    if (name, k - 1) in pool and k > 2:
+        yield from (scout.start(name, _merge(resp, *pair)) for pair in pairs)
+    for pair in pairs:
+        for j, split in halves.items():
+            if j not in pair:
+                yield scout.start(name, _merge(split, *pair))
+
+
+def _split(scout: Scout, resp: Array, j: int) -> Array:
+    """Component j cut in two at its mean, across its longest direction in whitened space: the second half is last."""
+    _, direction, offset = _longest(scout, resp[:, j])
+    side = scout.whitened @ direction > offset
+    halves = resp[:, j] * side, resp[:, j] * ~side
+    return np.column_stack([resp[:, :j], halves[0], resp[:, j + 1 :], halves[1]])
+
+
+def _merge(resp: Array, a: int, b: int) -> Array:
+    """Components a and b as one."""
+    merged = np.delete(resp, b, axis=1)
+    merged[:, a - (b < a)] += resp[:, b]
+    return merged
+
+
+def _longest(scout: Scout, share: Array) -> tuple[float, Array, float]:
+    """Variance along a component's longest direction in whitened space, the direction, and where its mean lies."""
+    weights = share if scout.weights is None else share * scout.weights
+    total = max(float(weights.sum()), np.finfo(float).tiny)
+    mean = weights @ scout.whitened / total
+    y = scout.whitened - mean
+    values, vectors = np.linalg.eigh((y * weights[:, None]).T @ y / total)
+    direction: Array = vectors[:, -1]
+    return float(values[-1]), direction, float(mean @ direction)
+
+
+def _widest(scout: Scout, resp: Array) -> list[int]:
+    """Components by how far their rows reach, all together."""
+    reach = [_longest(scout, resp[:, j])[0] * resp[:, j].sum() for j in range(resp.shape[1])]
+    order: list[int] = np.argsort(reach)[::-1].tolist()
+    return order
+
+
+def _overlapping(resp: Array) -> list[tuple[int, int]]:
+    """Pairs of components by how alike their responsibilities are, the most alike first."""
+    lengths = np.sqrt(np.sum(resp**2, axis=0)) + np.finfo(float).tiny
+    alike = (resp / lengths).T @ (resp / lengths)
+    a, b = np.triu_indices(len(alike), k=1)
+    order = np.argsort(-alike[a, b], kind="stable")
+    return list(zip(a[order].tolist(), b[order].tolist(), strict=True))
