@@ -186,12 +186,18 @@ def synth(
 @app.command()
 def schema(
     model: Annotated[bool, typer.Option("--model", help="The schema of what 'export --to json' writes.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The config's reference as Markdown.")] = False,
 ) -> None:
     """Print the JSON Schema of the config, for editors and checks; or that of an exported model."""
     if model:
         from pipeline.export import ExportedMixture
 
         print(json.dumps(ExportedMixture.model_json_schema(), indent=2))
+        return
+    if markdown:
+        from pipeline.reference import config_markdown
+
+        print(config_markdown(), end="")
         return
     from pipeline.config import config_schema
 
