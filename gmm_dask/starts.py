@@ -106,7 +106,7 @@ def auto_states(
     n_features = len(profile.center)
     n_rows = max(SCOUT_ROWS, ROWS_A_MEAN * largest * n_features)
     scout = Scout.of(profile, n_rows, random, reg_covar)
-    pool = _compete(scout, candidates, max(KEPT, n_init))
+    pool = _compete(scout, candidates, max(KEPT, n_init + 1))
     if len(scout.x) < len(profile.sample):
         scout = Scout.of(profile, SECOND_SCOUT * n_rows, random, reg_covar)
         pool = _refined(scout, pool)
