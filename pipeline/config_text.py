@@ -6,7 +6,7 @@ import re
 from collections.abc import Hashable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -101,12 +101,18 @@ def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[type[Ba
     for part in map(str, loc):
         keys.append(part)
         field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        inner = _section_of(field.annotation) if field else None
+        if inner is None:
             break
         if len(keys) < len(loc):
-            model = annotation
+            model = inner
     return model, keys
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key's type is, or may be."""
+    choices = (annotation, *get_args(annotation))
+    return next((choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)), None)
 
 
 def _problem(key: str, found: list[tuple[type[BaseModel], Any]]) -> str:

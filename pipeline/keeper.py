@@ -58,7 +58,11 @@ class Keeper:
         seconds, self._passed = now - self._passed, now
         before = self._checkpoint.states[self._part]
         self._checkpoint = self._with(states, self._checkpoint.passes + 1)
-        self._progress(self._event(seconds, sum(state.status is Status.RUNNING for state in before)))
+        try:
+            self._progress(self._event(seconds, sum(state.status is Status.RUNNING for state in before)))
+        except Exception:  # the watcher ends the stage, which has taken too long
+            self.save(states)
+            raise
         if now - self._saved >= CHECKPOINT_SECONDS:
             self.save(states)
 

@@ -19,10 +19,12 @@ models, ``rows`` the values of rows, ``sample`` some rows for pictures.
 
 from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, load_waves, save_checkpoint
 from pipeline.store.lifecycle import (
+    LockedError,
     ResultStore,
     StoreStatus,
     complete,
     find_store,
+    is_store,
     lock,
     open_store,
     prepare_store,
@@ -46,12 +48,14 @@ from pipeline.store.rows import (
     row_shapes,
     rows_folder,
 )
+from pipeline.store.same import is_same_job
 from pipeline.store.sample import Sample, read_sample, write_sample
 from pipeline.store.scores import complete_scores, prepare_scores, read_scores
 
 __all__ = [
     "Checkpoint",
     "DamagedError",
+    "LockedError",
     "ResultStore",
     "RowPlan",
     "RowWriter",
@@ -63,6 +67,8 @@ __all__ = [
     "complete",
     "complete_scores",
     "find_store",
+    "is_same_job",
+    "is_store",
     "load_checkpoint",
     "load_waves",
     "lock",

@@ -32,6 +32,10 @@ _SOFTWARE = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
 _HALF_WRITTEN = "*.partial"
 
 
+class LockedError(UserError):
+    """Another run is at work on the store."""
+
+
 class StoreStatus(StrEnum):
     """What :func:`prepare_store` found."""
 
@@ -224,6 +228,14 @@ def _remove_groups(path: Path) -> None:
 # -- ours or not ---------------------------------------------------------------------------------------------
 
 
+def is_store(path: StorePath) -> bool:
+    """Whether a result store that this version knows is at a path."""
+    try:
+        return _is_ours(path)
+    except UserError:
+        return False
+
+
 def _is_ours(path: StorePath) -> bool:
     """Whether a result store is there; nothing or an empty folder is not, and anything else is an error."""
     place = Path(path)
@@ -339,7 +351,7 @@ def lock(path: StorePath) -> Iterator[None]:
 
     Raises
     ------
-    UserError
+    LockedError
         If another run holds it.
     """
     file = Path(f"{Path(path).resolve()}.lock")
@@ -348,7 +360,7 @@ def lock(path: StorePath) -> Iterator[None]:
         held = FileLock(file, blocking=False)
         held.acquire()
     except Timeout:
-        raise UserError(
+        raise LockedError(
             f"another run is at work on the result store {path} (it holds {file}). Wait for it, or choose another "
             "output.store."
         ) from None

@@ -6,14 +6,15 @@ from typing import Any
 
 from gmm_dask.errors import UserError
 from pipeline.config import JobConfig
+from pipeline.store.groups import as_json
 
 Values = dict[str, Any]
 
-# what does not change the result: what the job is called, how its data are reached, what computes, where the store
-# lies, and whether there is a report
-_FREE_KEYS = ("name", "cluster.", "data.storage_options", "output.store", "output.report")
+# what does not change the result: what the job is called, how its data are reached, what computes and when, where the
+# store lies, and whether there is a report
+_FREE_KEYS = ("name", "cluster.", "data.storage_options", "output.store", "output.report", "tasks.", "schedule")
 # what the run looks into when it differs: a file's time may change without its contents
-_LOOSE_DATA = ("modified", "contents", "missing", "notes")
+_LOOSE_DATA = ("chunks", "modified", "contents", "missing", "notes")
 
 
 def require_same(path: str, configs: tuple[Values, Values], data: tuple[Values, Values]) -> None:
@@ -34,6 +35,13 @@ def require_same(path: str, configs: tuple[Values, Values], data: tuple[Values, 
         raise UserError(
             f"the result store {path} is of other data, or its data has changed: {'; '.join(changed)}. {remedy}"
         )
+
+
+def is_same_job(configs: tuple[Values, Values], data: tuple[Values, Values]) -> bool:
+    """Whether a store's configuration and data, there, are a job's, here, and nobody has touched the data since."""
+    there, here = data
+    known = {key: value for key, value in there.items() if key in here}
+    return not (_differences(*map(_with_defaults, map(as_json, configs))) or _differences(known, as_json(here)))
 
 
 def _with_defaults(config: Values) -> Values:

@@ -1,0 +1,90 @@
+"""Paths that hold the moment when a run began: ``results/nightly-{started:%Y-%m-%d}.zarr``."""
+
+from __future__ import annotations
+
+import glob
+import re
+import string
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+_PLACEHOLDERS = "{name}, and {started:%Y-%m-%d} in any such form, as its only placeholders"
+_DIRECTIVE = re.compile(r"%[A-Za-z]")
+_SOMETIME = datetime(2026, 11, 23, 14, 5, 9)
+
+
+def check_template(value: str) -> str:
+    """Return a path with placeholders that are known; raises :class:`ValueError` for any other."""
+    try:
+        fields = [field for field in _fields(value) if field[1] is not None]
+    except ValueError as error:
+        raise ValueError(f"expected a path with {_PLACEHOLDERS}; {error}") from None
+    dates = [spec for _, name, spec in fields if name == "started"]
+    if len(dates) > 1 or any(name not in ("name", "started") or (name == "name" and spec) for _, name, spec in fields):
+        raise ValueError(f"expected a path with {_PLACEHOLDERS}, {{started}} once")
+    if dates:
+        _check_format(dates[0])
+    if "://" in value:
+        raise ValueError("expected a path on a local disk")
+    return value
+
+
+def _check_format(spec: str) -> None:
+    """Raise unless what a moment is written as can be read again: a store's date is known from its path."""
+    try:
+        again = datetime.strptime(_SOMETIME.strftime(spec), spec)
+    except ValueError:
+        again = None
+    if again is None or again.date() != _SOMETIME.date():
+        raise ValueError("expected {started:...} to write the whole date, such as {started:%Y-%m-%d} or %Y%m%dT%H%M")
+
+
+def _fields(template: str) -> Iterator[tuple[str, str | None, str]]:
+    """Text, and the placeholder after it with its format."""
+    for text, name, spec, conversion in string.Formatter().parse(template):
+        if conversion is not None:
+            raise ValueError(f"!{conversion} is not known here")
+        yield text, name, spec or ""
+
+
+def with_name(template: str, name: str) -> str:
+    """The path with ``{name}`` filled in; a template as before if it has a date, and a plain path if it has none."""
+    if not is_dated(template):
+        return template.format(name=name)
+    return "".join(
+        _escaped(text) + (f"{{started:{spec}}}" if field == "started" else name if field == "name" else "")
+        for text, field, spec in _fields(template)
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def is_dated(template: str) -> bool:
+    """Whether a path waits for a date."""
+    try:
+        return any(name == "started" for _, name, _ in _fields(template))
+    except ValueError:  # a plain path with a brace in it
+        return False
+
+
+def at(template: str, moment: datetime) -> str:
+    """The path of a run that began at a moment."""
+    return template.format(started=moment)
+
+
+def dated_paths(template: str) -> list[tuple[datetime, str]]:
+    """Paths that are there of runs that began some time, the newest first."""
+    pattern = "".join(glob.escape(text) + _DIRECTIVE.sub("*", spec) for text, _, spec in _fields(template))
+    form = "".join(text.replace("%", "%%") + spec for text, _, spec in _fields(template))
+    found = []
+    for path in glob.glob(pattern):
+        if Path(path).is_symlink():
+            continue
+        try:
+            found.append((datetime.strptime(path, form), path))
+        except ValueError:
+            continue
+    return sorted(found, reverse=True)
