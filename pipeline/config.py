@@ -190,8 +190,10 @@ class SearchConfig(Section):
         default="bic", description="What the best candidate has the smallest of."
     )
     n_init: Count = Field(default=1, description="Starts of each candidate; the best of them counts.")
-    init_params: Literal["kmeans", "k-means++", "random", "random_from_data"] = Field(
-        default="kmeans", description="How a start finds its first responsibilities, as in scikit-learn."
+    init_params: Literal["kmeans", "k-means++", "random", "random_from_data", "auto"] = Field(
+        default="kmeans",
+        description="How a start finds its first responsibilities, as in scikit-learn; auto lets many short fits "
+        "over a sample of the rows compete, and the n_init best go on.",
     )
     tol: Real = Field(
         default=1e-3,

@@ -24,7 +24,8 @@ from gmm_dask.memory import Shape, plan_waves, projected_bytes
 from gmm_dask.profile import Profile
 from gmm_dask.ridge import reg_covar_of
 from gmm_dask.scan import collect_statistics, one_blas_thread
-from gmm_dask.seeding import Candidate, start_states
+from gmm_dask.seeding import Candidate
+from gmm_dask.starts import first_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 from pipeline import store
 from pipeline.answers import wanted_answers, write_rows
@@ -225,10 +226,9 @@ def seed(config: JobConfig, progress: Progress) -> None:
         contents = contents_of(found)
         profile = scaled_profile(found, preparation_of(config.data, contents))
         waves = _plan(config, _shape_found(config, source, profile))
-        states = start_states(
+        states = first_states(
             _candidates(config),
-            profile.sample,
-            profile.sample_weights,
+            profile,
             init_params=search.init_params,
             n_init=search.n_init,
             random_state=generator_copies(search.random_state),

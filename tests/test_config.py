@@ -233,8 +233,8 @@ def test_overrides_are_validated(error):
         ),
         ("search: {criterion: bix}", "search.criterion: expected 'bic', 'aic' or 'icl'; got 'bix'."),
         (
-            "search: {init_params: auto}",
-            "search.init_params: expected 'kmeans', 'k-means++', 'random' or 'random_from_data'; got 'auto'.",
+            "search: {init_params: best}",
+            "search.init_params: expected 'kmeans', 'k-means++', 'random', 'random_from_data' or 'auto'; got 'best'.",
         ),
         ("search: {covariance_types: full}", "search.covariance_types: expected a list; got 'full'."),
         (
