@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from typing import Any
 
-import dask
 import numpy as np
 from dask.callbacks import Callback
 from numpy.typing import NDArray
@@ -20,18 +19,19 @@ from gmm_dask.answers import answer_shapes, answer_stack, chunk_answers
 from gmm_dask.errors import UserError
 from gmm_dask.memory import Shape
 from gmm_dask.quantiles import Sketch, find_threshold, merge_sketches, sketch_values
-from gmm_dask.scan import Rows, as_rows, map_reduce, one_blas_thread
+from gmm_dask.scan import Rows, as_rows, map_reduce
 from gmm_dask.stack import Stack
 from pipeline import store
+from pipeline.chunking import open_job
+from pipeline.clusters import computing
 from pipeline.config import JobConfig
-from pipeline.estimate import machine_of
 from pipeline.fingerprint import header_of
 from pipeline.held import hold
 from pipeline.keys import read_keys
 from pipeline.prepared import Preparation
 from pipeline.progress import ChunksDone, Progress, StageStarted
 from pipeline.show import position_of
-from pipeline.sources import Source, open_source
+from pipeline.sources import Source
 from pipeline.store import RowPlan, RowWriter, StoredModel, Totals
 
 Array = NDArray[np.float64]
@@ -104,7 +104,7 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
     path = config.output.store
     if not wanted_answers(config):
         return
-    source = open_source(config.data)
+    source = open_job(config)
     rows = readable(source)
     lengths = rows.lengths if source.n_rows is not None else store.load_checkpoint(path).profile.read_rows
     question = Question(
@@ -216,10 +216,10 @@ def _part(rows: Rows, numbers: Sequence[int]) -> Rows:
 
 @contextmanager
 def _computing(config: JobConfig, source: Source, question: Question, plan: RowPlan) -> Iterator[None]:
-    """Compute in as many threads as the memory allows, with BLAS in one thread each."""
+    """Compute where the configuration says, the answers taking their share of the memory."""
     numbers = 2 + plan.n_components * ("responsibility" in question.names)
     shape = Shape(len(source.columns), len(plan.lengths), max(1, *plan.lengths), numbers)
-    with one_blas_thread(), dask.config.set(num_workers=machine_of(config, shape).threads):
+    with computing(config, source, shape, written=config.output.store):
         yield
 
 

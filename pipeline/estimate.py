@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import dask
-from dask.system import CPU_COUNT
-
-from gmm_dask.memory import Machine, Shape, affordable_threads, plan_waves, projected_bytes
+from gmm_dask.memory import Machine, Shape, plan_waves, projected_bytes
 from gmm_dask.seeding import require_rows
 from gmm_dask.sweep import check_candidates
+from pipeline.chunking import open_job
+from pipeline.clusters import machine_of
 from pipeline.config import JobConfig
 from pipeline.keys import read_keys
-from pipeline.sources import Source, open_source
+from pipeline.sources import Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +32,7 @@ class Estimate:
         Number of fits that share a pass, wave by wave; one wave if the memory is enough for all.
     machine : Machine
     memory_bytes : int
-        Projected peak of the process, its imports included.
+        Projected peak of the process, or of each worker process of a cluster, its imports included.
     """
 
     source: Source
@@ -53,7 +52,7 @@ def estimate_job(config: JobConfig) -> Estimate:
     UserError
         As :func:`pipeline.sources.open_source`, and if ``cluster.memory_limit`` is too little for one fit.
     """
-    source = open_source(config.data)
+    source = open_job(config)
     search, shape = config.search, shape_of(source, config)
     machine = machine_of(config, shape)
     if source.n_rows is not None:
@@ -70,13 +69,6 @@ def estimate_job(config: JobConfig) -> Estimate:
         machine=machine,
         memory_bytes=projected_bytes(shape, machine, candidates, search.n_init, waves),
     )
-
-
-def machine_of(config: JobConfig, shape: Shape) -> Machine:
-    """The memory that the process may use, and as many of the processor's threads as it allows."""
-    cores = dask.config.get("num_workers", None) or CPU_COUNT
-    limit = config.cluster.memory_bytes
-    return Machine(affordable_threads(shape, limit, cores), limit)
 
 
 def shape_of(source: Source, config: JobConfig) -> Shape:

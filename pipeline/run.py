@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import dask
 import pandas as pd
 
 from gmm_dask import em
@@ -22,26 +21,29 @@ from gmm_dask.em import Settings, Status
 from gmm_dask.errors import UserError
 from gmm_dask.memory import Shape, plan_waves, projected_bytes
 from gmm_dask.profile import Profile
-from gmm_dask.ridge import reg_covar_of
-from gmm_dask.scan import collect_statistics, one_blas_thread
+from gmm_dask.ridge import settings_for
+from gmm_dask.scan import Rows, collect_statistics
 from gmm_dask.seeding import Candidate
 from gmm_dask.starts import first_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 from pipeline import store
 from pipeline.answers import wanted_answers, write_rows
+from pipeline.chunking import open_job, sizes_of
+from pipeline.clusters import computing, held, keep, keeps_rows, machine_of
 from pipeline.config import JobConfig
-from pipeline.estimate import machine_of, shape_of
+from pipeline.estimate import shape_of
 from pipeline.faults import writing
 from pipeline.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.held import hold_prepared, is_held, read_profile, require_same_chunks
 from pipeline.keeper import Keeper
 from pipeline.keys import clear_rows, read_keys
+from pipeline.places import placed
 from pipeline.prepared import Preparation, column_notes, missing_of, preparation_of, require_varying, scaled_profile
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.report import clear_report, has_report, report_folder, write_report
 from pipeline.sample import keep_sample
 from pipeline.show import add_delta, position_of
-from pipeline.sources import Source, open_source
+from pipeline.sources import Source
 from pipeline.store import Checkpoint, StoreStatus
 
 Stage = Callable[..., Any]
@@ -130,8 +132,9 @@ def run(
         If the data, the configuration or the store cannot be used, or no candidate could be fitted.
     """
     begin = time.monotonic()
+    config = placed(config, fresh=fresh)
     path = config.output.store
-    with store.lock(path), writing(path):
+    with store.lock(path), writing(path), held(config.cluster, progress):
         found = as_task(prepare)(config, fresh, progress)
         if found is not StoreStatus.COMPLETE:
             if found is StoreStatus.NEW:
@@ -154,7 +157,7 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
 
     What cannot fit the memory limit is refused here, before a row is read.
     """
-    source = open_source(config.data)
+    source = open_job(config, fresh=fresh)
     read_keys(config, source)
     header = header_of(source)
     path = config.output.store
@@ -166,7 +169,8 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
         clear_report(path)
         clear_rows(path)
     if found is StoreStatus.UNFINISHED:
-        _go_on(config, source, progress)
+        with _computing(config, source):
+            _go_on(config, source, progress)
     if found is not StoreStatus.NEW:
         _require_unchanged(config, source, header, progress)
     elif store.open_store(path, unfinished=True).attempts > 1:
@@ -214,7 +218,7 @@ def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any]
 def seed(config: JobConfig, progress: Progress) -> None:
     """Pass 0, and the starts of all candidates; they are the first checkpoint."""
     progress(StageStarted("seed", "reading the data once, then the starts"))
-    source = open_source(config.data)
+    source = open_job(config)
     header = header_of(source)  # as it is before the first row is read
     search, path = config.search, config.output.store
     with _computing(config, source):
@@ -238,6 +242,7 @@ def seed(config: JobConfig, progress: Progress) -> None:
         path,
         {
             **header,
+            "chunks": sizes_of(config, source),
             "contents": contents,
             "missing": missing_of(found, source.columns),
             "notes": [*source.notes, *notes],
@@ -258,12 +263,11 @@ def fit_wave(config: JobConfig, wave: int, progress: Progress) -> None:
         return
     count = "" if len(checkpoint.waves) == 1 else f", wave {wave + 1} of {len(checkpoint.waves)}"
     progress(StageStarted("fit", f"{checkpoint.waves[wave]} fits{count}, from pass {checkpoint.passes}"))
-    source = open_source(config.data)
-    rows = hold_prepared(source, _preparation(config), checkpoint.profile)
+    source = open_job(config)
     settings = settings_of(config, checkpoint.profile)
     keeper = Keeper(path, checkpoint, part, settings, config.search.criterion, progress)
     with _computing(config, source):
-        collect = partial(collect_statistics, rows, checkpoint.profile)
+        collect = partial(collect_statistics, _fitted_rows(config, source, checkpoint), checkpoint.profile)
         states = checkpoint.states[part]
         states = em.run(states, collect, checkpoint.profile.total_weight, settings, keeper.after_pass)
     keeper.save(states)
@@ -273,9 +277,9 @@ def select(config: JobConfig, progress: Progress) -> str:
     """The closing pass: criteria of all candidates, and the choice; returns the winner's name."""
     progress(StageStarted("select", "the closing pass"))
     checkpoint = store.load_checkpoint(config.output.store)
-    source, preparation = open_source(config.data), _preparation(config)
+    source, preparation = open_job(config), _preparation(config)
     with _computing(config, source):
-        rows = hold_prepared(source, preparation, checkpoint.profile)
+        rows = _fitted_rows(config, source, checkpoint)
         outcomes = evaluate_states(rows, checkpoint.profile, checkpoint.states)
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
     store.write_criteria(config.output.store, outcomes)
@@ -286,15 +290,17 @@ def select(config: JobConfig, progress: Progress) -> str:
 
 def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> None:
     """Mark the store complete, as the last thing, if the data are still those that pass 0 read."""
-    source = open_source(config.data)
+    source = open_job(config)
     _require_unchanged(config, source, header_of(source), progress)
     checkpoint = store.load_checkpoint(config.output.store)
     profile = checkpoint.profile
     keep_sample(config.output.store, best)
     after_fit = 2 if wanted_answers(config) else 1  # the closing pass, and the answers
     passes = checkpoint.passes + after_fit
-    # data that are held are read once by each stage: seed, the waves, and those after them
-    reads = 1 + len(checkpoint.waves) + after_fit if is_held(source) else passes + source.is_counted
+    # data that are held are read once by each stage: seed, the waves, and those after them; those that workers keep
+    # by pass 0, for that, and for the answers
+    once = 1 + len(checkpoint.waves) + after_fit if is_held(source) else 1 + source.is_counted + after_fit
+    reads = once if is_held(source) or keeps_rows() else passes + source.is_counted
     store.complete(
         config.output.store,
         best=best,
@@ -357,15 +363,24 @@ def _preparation(config: JobConfig) -> Preparation:
 def settings_of(config: JobConfig, profile: Profile) -> Settings:
     """When EM stops, and what it adds to covariances."""
     search = config.search
-    return Settings(search.tol, search.max_iter, reg_covar_of(search.reg_covar, profile))
+    return settings_for(profile, search.tol, search.max_iter, search.reg_covar, search.accelerate)
 
 
 @contextmanager
 def _computing(config: JobConfig, source: Source) -> Iterator[None]:
-    """Compute in as many threads as the memory allows, with BLAS in one thread each."""
-    threads = machine_of(config, shape_of(source, config)).threads
-    with one_blas_thread(), dask.config.set(num_workers=threads):
+    """Compute where the configuration says."""
+    with computing(config, source, shape_of(source, config)):
         yield
+
+
+def _fitted_rows(config: JobConfig, source: Source, checkpoint: Checkpoint) -> Rows:
+    """The rows as they are fitted, kept by the workers of a cluster if there is room."""
+    rows = hold_prepared(source, _preparation(config), checkpoint.profile)
+    shape = _shape_found(config, source, checkpoint.profile)
+    needed = projected_bytes(
+        shape, machine_of(config, shape), _candidates(config), config.search.n_init, checkpoint.waves
+    )
+    return keep(config, rows, shape, needed)
 
 
 def _plan(config: JobConfig, shape: Shape) -> tuple[int, ...]:

@@ -15,8 +15,8 @@ from sklearn.datasets import make_blobs
 from gmm_dask.errors import UserError
 from gmm_dask.scan import Rows, map_reduce
 from pipeline.config import DataConfig
-from pipeline.sources import base, open_source
-from pipeline.sources.base import Selection, rows_per_chunk
+from pipeline.sources import ChunkPolicy, base, open_source
+from pipeline.sources.base import Selection
 
 ROOT = Path(__file__).parent.parent
 N = 103
@@ -623,12 +623,11 @@ def test_parquet_large_row_groups_are_read_in_parts(here, frame, monkeypatch, ba
     np.testing.assert_array_equal(opened.array.compute(), frame.to_numpy())
 
 
-def test_parquet_automatic_chunks_divide_only_huge_row_groups(here, frame, monkeypatch):
-    monkeypatch.setattr("pipeline.sources.base.CHUNK_BYTES", 20 * 3 * 8)
+def test_parquet_automatic_chunks_divide_only_huge_row_groups(here, frame):
     frame.to_parquet("a.parquet")
-    assert source("a.parquet").array.chunks[0] == (N,)
-    monkeypatch.setattr("pipeline.sources.parquet.GROUP_BYTES", 60 * 3 * 8)
-    assert source("a.parquet").array.chunks[0] == (52, 51)
+    for group_rows, chunks in ((N, (N,)), (60, (52, 51))):
+        policy = ChunkPolicy(chunk_bytes=20 * 3 * 8, group_bytes=group_rows * 3 * 8)
+        assert open_source(DataConfig(source="a.parquet"), policy).array.chunks[0] == chunks
 
 
 def test_parquet_folders_and_globs(here, frame):
@@ -810,13 +809,13 @@ def test_columns_that_are_left_out_are_told_unless_columns_are_named(here, frame
     ],
 )
 def test_automatic_chunks(n_rows, n_fields, expected):
-    rows = rows_per_chunk(DataConfig(source="x"), n_rows, n_fields)
+    rows = ChunkPolicy().rows(DataConfig(source="x"), n_rows, n_fields)
     assert rows == expected
     assert rows == 1 or rows * n_fields * 8 <= 16 * 2**20
 
 
 def test_chunks_as_configured():
-    assert rows_per_chunk(DataConfig(source="x", chunk_rows=7), 10**9, 1000) == 7
+    assert ChunkPolicy().rows(DataConfig(source="x", chunk_rows=7), 10**9, 1000) == 7
 
 
 def test_fields_end_with_the_weights():

@@ -9,20 +9,24 @@ from gmm_dask.errors import UserError
 from pipeline.config import DataConfig
 from pipeline.sources.base import Source
 from pipeline.sources.place import Place, find_place, is_zarr, last_modified, url_path
+from pipeline.sources.sizes import ChunkPolicy
 
 ENDINGS = (".csv", ".npy", ".zarr", ".parquet", ".h5", ".hdf5")
 HDF5 = (".h5", ".hdf5")
+AUTOMATIC = ChunkPolicy()
 
-Opener = Callable[[DataConfig, Place], Source]
+Opener = Callable[[DataConfig, Place, ChunkPolicy], Source]
 
 
-def open_source(data: DataConfig) -> Source:
+def open_source(data: DataConfig, policy: ChunkPolicy = AUTOMATIC) -> Source:
     """Open the data of a job; only headers are read.
 
     Parameters
     ----------
     data : DataConfig
         Path or URL, columns, weights and chunks.
+    policy : ChunkPolicy
+        How large automatic chunks are.
 
     Returns
     -------
@@ -43,7 +47,7 @@ def open_source(data: DataConfig) -> Source:
         raise UserError(f"data.dataset: expected none for {data.source}; only an HDF5 file has datasets.")
     if data.missing_chunks != "error" and ending != ".zarr":
         raise UserError(f"data.missing_chunks: expected error for {data.source}; only Zarr data have such chunks.")
-    return _opener(ending)(data, place)
+    return _opener(ending)(data, place, policy)
 
 
 def _ending(place: Place) -> str:
@@ -84,4 +88,4 @@ def _opener(ending: str) -> Opener:
     return open_parquet
 
 
-__all__ = ["ENDINGS", "Source", "last_modified", "open_source"]
+__all__ = ["ENDINGS", "ChunkPolicy", "Source", "last_modified", "open_source"]

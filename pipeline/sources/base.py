@@ -25,10 +25,6 @@ from pipeline.sources.place import Place
 Block = NDArray[np.floating[Any]]
 PieceIn = TypeVar("PieceIn", contravariant=True)
 
-# an automatic chunk: enough rows to be worth a task, few enough for a worker's memory
-CHUNK_BYTES = 16 * 2**20
-CHUNK_ROWS = 100_000, 1_000_000
-CHUNKS_WANTED = 16
 # columns that a note names
 LISTED = 12
 
@@ -297,15 +293,6 @@ def refuse_empty(path: str) -> NoReturn:
 
 
 # -- chunks --------------------------------------------------------------------------------------------------
-
-
-def rows_per_chunk(data: DataConfig, n_rows: int, n_fields: int) -> int:
-    """Rows that a chunk should have: as configured, or enough for a task and within 16 MiB of float64."""
-    if data.chunk_rows != "auto":
-        return data.chunk_rows
-    fewest, most = CHUNK_ROWS
-    wanted = min(most, max(fewest, math.ceil(n_rows / CHUNKS_WANTED)))
-    return max(1, min(wanted, CHUNK_BYTES // (8 * n_fields)))
 
 
 def cut(length: int, step: int) -> Iterator[Span]:

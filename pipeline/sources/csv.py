@@ -28,10 +28,10 @@ from pipeline.sources.base import (
     Span,
     cut,
     refuse_empty,
-    rows_per_chunk,
     select_columns,
 )
 from pipeline.sources.place import Place
+from pipeline.sources.sizes import ChunkPolicy
 
 # the beginning of the file that tells the columns' types and the length of a line
 SAMPLE_BYTES = 2**20
@@ -66,13 +66,13 @@ class _Sample:
     line_bytes: float
 
 
-def open_csv(data: DataConfig, place: Place) -> Source:
+def open_csv(data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
     """Open a CSV file; see :func:`pipeline.sources.open_source`."""
     size = place.size()
     sample = _read_sample(place, size)
     selection = select_columns([_column(field) for field in sample.types], data)
     n_rows = math.ceil((size - sample.offset) / sample.line_bytes)
-    step = math.ceil(rows_per_chunk(data, n_rows, len(selection.fields)) * sample.line_bytes)
+    step = math.ceil(policy.rows(data, n_rows, len(selection.fields)) * sample.line_bytes)
     pieces = list(cut(size, step))
     types = {name: _read_type(sample.types.field(name).type) for name in selection.fields}
     reader = _CsvReader(place, sample.offset, size, sample.names, tuple(types.items()), selection)

@@ -23,13 +23,13 @@ from pipeline.sources.base import (
     numbered_columns,
     numeric_dtype,
     refuse_empty,
-    rows_per_chunk,
     select_columns,
 )
 from pipeline.sources.place import Place
+from pipeline.sources.sizes import ChunkPolicy
 
 
-def open_hdf5(data: DataConfig, place: Place) -> Source:
+def open_hdf5(data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
     """Open a dataset of an HDF5 file; see :func:`pipeline.sources.open_source`."""
     with _opened(place) as file:
         dataset = _dataset(file, data)
@@ -42,7 +42,7 @@ def open_hdf5(data: DataConfig, place: Place) -> Source:
     positions = None if dtype.names else tuple(column_positions(selection.fields, found).tolist())
     reader = _Hdf5Reader(place, name, selection.fields, positions, selection.block_dtype)
     unit = storage[0] if storage else 1
-    wanted = rows_per_chunk(data, shape[0], len(selection.fields))
+    wanted = policy.rows(data, shape[0], len(selection.fields))
     pieces = list(cut(shape[0], max(1, wanted // unit) * unit))
     chunks = Chunks(reader, pieces, list(map(len, pieces)), (place.source, name, place.version()))
     return Source(place, "hdf5", selection, chunks, shape[0], max(map(len, pieces)), n_stored)

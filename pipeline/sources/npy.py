@@ -21,10 +21,10 @@ from pipeline.sources.base import (
     cut,
     numbered_columns,
     refuse_empty,
-    rows_per_chunk,
     select_columns,
 )
 from pipeline.sources.place import Place
+from pipeline.sources.sizes import ChunkPolicy
 
 # more than any header takes
 HEADER_BYTES = 2**16
@@ -42,13 +42,13 @@ class _Header:
     offset: int
 
 
-def open_npy(data: DataConfig, place: Place) -> Source:
+def open_npy(data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
     """Open an NPY file; see :func:`pipeline.sources.open_source`."""
     header = _read_header(place)
     found = numbered_columns((header.n_rows, header.n_columns), header.dtype)
     selection = select_columns(found, data)
     reader = _NpyReader(header, tuple(column_positions(selection.fields, found).tolist()), selection.block_dtype)
-    pieces = list(cut(header.n_rows, rows_per_chunk(data, header.n_rows, len(selection.fields))))
+    pieces = list(cut(header.n_rows, policy.rows(data, header.n_rows, len(selection.fields))))
     chunks = Chunks(reader, pieces, list(map(len, pieces)), (place.source, place.version()))
     n_read = len(reader.positions) if header.fortran_order else header.n_columns
     n_bytes = header.n_rows * n_read * header.dtype.itemsize

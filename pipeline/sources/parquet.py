@@ -25,15 +25,13 @@ from pipeline.sources.base import (
     Span,
     cut,
     refuse_empty,
-    rows_per_chunk,
     select_columns,
 )
 from pipeline.sources.place import Place, matches
+from pipeline.sources.sizes import ChunkPolicy
 
 # rows that are decoded at once
 BATCH_ROWS = 65_536
-# a row group larger than this, as float64, is read in parts, each of which decodes it from its beginning
-GROUP_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class _Part:
     span: Span
 
 
-def open_parquet(data: DataConfig, place: Place) -> Source:
+def open_parquet(data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
     """Open Parquet files; see :func:`pipeline.sources.open_source`."""
     footers = [_read_footer(file) for file in _files(place)]
     found = _columns(footers[0].schema)
@@ -79,9 +77,8 @@ def open_parquet(data: DataConfig, place: Place) -> Source:
     n_rows = sum(sum(footer.group_rows) for footer in footers)
     if not n_rows:
         refuse_empty(data.source)
-    wanted = rows_per_chunk(data, n_rows, len(selection.fields))
-    fits = max(1, GROUP_BYTES // (8 * len(selection.fields)))
-    largest = max(wanted, fits) if data.chunk_rows == "auto" else wanted
+    sizes = data, n_rows, len(selection.fields)
+    wanted, largest = policy.rows(*sizes), policy.largest(*sizes)
     pieces = [part for footer in footers for part in _parts(footer, wanted, largest)]
     lengths = [len(part.span) for part in pieces]
     reader = _ParquetReader(selection.fields, selection.block_dtype)

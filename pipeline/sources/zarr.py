@@ -34,10 +34,10 @@ from pipeline.sources.base import (
     numbered_columns,
     numeric_dtype,
     refuse_empty,
-    rows_per_chunk,
     select_columns,
 )
 from pipeline.sources.place import ZARR_METADATA, Place, filled_in
+from pipeline.sources.sizes import ChunkPolicy
 
 
 class _WholeStore(WrapperStore[Any]):
@@ -61,7 +61,7 @@ class _WholeStore(WrapperStore[Any]):
         return found
 
 
-def open_zarr(data: DataConfig, place: Place) -> Source:
+def open_zarr(data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
     """Open a Zarr array or group; see :func:`pipeline.sources.open_source`."""
     with place.reading():
         try:
@@ -70,8 +70,8 @@ def open_zarr(data: DataConfig, place: Place) -> Source:
             words = " ".join(str(error).split()).rstrip(".")
             raise UserError(f"data.source: {data.source} is not a Zarr array or group: {words}.") from None
         if isinstance(node, zarr.Array):
-            return _open_array(node, data, place)
-        return _open_group(node, data, place)
+            return _open_array(node, data, place, policy)
+        return _open_group(node, data, place, policy)
 
 
 def _store(data: DataConfig, place: Place) -> Store:
@@ -87,7 +87,7 @@ def _store(data: DataConfig, place: Place) -> Store:
 # -- one array -----------------------------------------------------------------------------------------------
 
 
-def _open_array(array: zarr.Array[Any], data: DataConfig, place: Place) -> Source:
+def _open_array(array: zarr.Array[Any], data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
     if array.ndim not in (1, 2):
         raise UserError(
             f"data.source: the array {data.source} must have the shape (n_rows, n_columns); its shape is {array.shape}."
@@ -97,7 +97,7 @@ def _open_array(array: zarr.Array[Any], data: DataConfig, place: Place) -> Sourc
     positions = column_positions(selection.fields, found)
     everything = positions.tolist() == list(range(len(found)))
     reader = _ArrayReader(place, array, None if everything else positions, selection.block_dtype, _missing(array))
-    return _source(reader, [array], selection, data, place)
+    return _source(reader, [array], selection, data, place, policy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class _ArrayReader:
 # -- one array a column --------------------------------------------------------------------------------------
 
 
-def _open_group(group: zarr.Group, data: DataConfig, place: Place) -> Source:
+def _open_group(group: zarr.Group, data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
     with warnings.catch_warnings():
         # files that are not Zarr's are none of our business here
         warnings.simplefilter("ignore", ZarrUserWarning)
@@ -136,7 +136,7 @@ def _open_group(group: zarr.Group, data: DataConfig, place: Place) -> Source:
     _require_one_length(chosen, data.source)
     columns = tuple(chosen.values())
     reader = _ColumnsReader(place, columns, tuple(map(_missing, columns)), selection.block_dtype)
-    return _source(reader, columns, selection, data, place)
+    return _source(reader, columns, selection, data, place, policy)
 
 
 def _column(name: str, array: zarr.Array[Any]) -> Column:
@@ -205,13 +205,18 @@ def _decoding(place: Place, array: zarr.Array[Any], piece: Span) -> Iterator[Non
 
 
 def _source(
-    reader: Reader[Span], arrays: Sequence[zarr.Array[Any]], selection: Selection, data: DataConfig, place: Place
+    reader: Reader[Span],
+    arrays: Sequence[zarr.Array[Any]],
+    selection: Selection,
+    data: DataConfig,
+    place: Place,
+    policy: ChunkPolicy,
 ) -> Source:
     n_rows = arrays[0].shape[0]
     if not n_rows:
         refuse_empty(data.source)
     storage = _storage_rows(arrays)
-    wanted = rows_per_chunk(data, n_rows, len(selection.fields))
+    wanted = policy.rows(data, n_rows, len(selection.fields))
     pieces = list(cut(n_rows, max(1, wanted // storage) * storage))
     identity = data.source, [array.metadata.to_dict() for array in arrays]
     chunks = Chunks(reader, pieces, list(map(len, pieces)), identity)
