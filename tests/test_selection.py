@@ -1,0 +1,79 @@
+"""How sure a choice is, in numbers and in words."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from gmm_dask import GaussianMixtureSearch
+from gmm_dask.em import Status
+from gmm_dask.selection import agreement, remarks, smallest_within
+from test_criteria import outcome
+
+
+def table_of(*rows):
+    return pd.DataFrame(rows, columns=["n_components", "covariance_type", "delta"])
+
+
+def remarks_of(table, **winner):
+    best = table.loc[table["delta"].idxmin()].to_dict()
+    return remarks(table, "bic", {**best, **winner})
+
+
+def test_starts_that_agree():
+    starts = [outcome(start=i, bound=bound) for i, bound in enumerate((-2.0, -1.0, -1.00005, -1.5))]
+    assert agreement(starts) == (4, 2, pytest.approx(1.0))
+
+
+def test_starts_that_failed_or_are_not_trusted_do_not_count():
+    starts = [
+        outcome(start=0, bound=-1.0),
+        outcome(start=1, bound=5.0, status=Status.SPURIOUS),
+        outcome(start=2, status=Status.SINGULAR),
+    ]
+    assert agreement(starts) == (1, 1, 0.0)
+    assert agreement(starts[1:]) == (1, 1, 0.0)
+    assert agreement(starts[2:])[:2] == (0, 0)
+    assert math.isnan(agreement(starts[2:]).spread)
+
+
+def test_fewest_components_where_the_curve_is_flat():
+    table = table_of((1, "full", 300.0), (3, "full", 9.0), (3, "tied", 4.0), (2, "diag", math.nan), (5, "full", 0.0))
+    found = smallest_within(table)
+    assert (found["n_components"], found["covariance_type"]) == (3, "tied")
+
+
+def test_nothing_to_remark():
+    assert remarks_of(table_of((1, "full", 50.0), (2, "full", 0.0), (3, "full", 20.0)), starts=3, agreed=2) == []
+
+
+def test_the_edges_of_the_grid():
+    [remark] = remarks_of(table_of((1, "full", 50.0), (2, "full", 0.0)))
+    assert "2 components, the most that were tried" in remark
+    [remark] = remarks_of(table_of((2, "full", 0.0), (3, "full", 50.0)))
+    assert "2 components, the fewest that were tried" in remark
+    assert remarks_of(table_of((1, "full", 0.0), (2, "full", 50.0))) == []
+    assert len(remarks_of(table_of((2, "full", 0.0), (2, "tied", 50.0)))) == 1
+
+
+def test_fewer_components_do():
+    [remark] = remarks_of(table_of((1, "tied", 4.25), (2, "full", 0.0), (3, "full", 20.0)))
+    assert remark.startswith("1 component, tied covariance, has BIC only 4.2 higher")
+
+
+def test_starts_that_disagree():
+    table = table_of((1, "full", 50.0), (2, "full", 0.0), (3, "full", 20.0))
+    [remark] = remarks_of(table, starts=4, agreed=1, spread=0.0321)
+    assert "one of the winner's 4 starts" in remark
+    assert "0.032 a row below" in remark
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_search_remarks(iris):
+    search = GaussianMixtureSearch((1, 2), n_init=3, random_state=0).fit(iris)
+    assert any("the most that were tried" in remark for remark in search.remarks_)
+    assert (search.results_["starts"] == 3).all()
+    assert search.results_["agreed"].between(1, 3).all()
+    assert (search.results_["spread"] >= 0).all()
