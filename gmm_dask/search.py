@@ -22,6 +22,7 @@ from gmm_dask.families import FAMILIES
 from gmm_dask.inputs import read_input, read_weights
 from gmm_dask.ridge import AUTO, reg_covar_of
 from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.selection import Agreement, agreement, remarks
 from gmm_dask.starts import INIT_PARAMS, first_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 
@@ -52,7 +53,12 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     results_ : pandas.DataFrame
         A row a candidate: n_components, covariance_type, status, bic, delta (of the criterion, to the winner;
         NaN where a candidate may not win), aic,
-        icl, log_likelihood (total over the rows), n_parameters, n_iter, start (the best start's number).
+        icl, log_likelihood (total over the rows), n_parameters, n_iter, start (the best start's number), starts (how
+        many ended with usable parameters), agreed (how many of them ended at the best one's likelihood), spread (how
+        far the worst ended below it, in log-likelihood a row).
+    remarks_ : list of str
+        What to know before the choice is trusted: the winner is on the edge of the grid, fewer components do as
+        well, or its starts disagree.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Where X has column names that are strings.
@@ -133,7 +139,13 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
             outcomes = evaluate_states(rows, profile, em.run(states, collect, profile.total_weight, settings))
         self.results_ = results_table(outcomes, self.criterion)
         self._set_best(criteria.choose(outcomes, self.criterion))
+        self.remarks_ = remarks(self.results_, self.criterion, self._winner_row())
         return self
+
+    def _winner_row(self) -> dict[str, Any]:
+        chosen = [self.results_[name] == value for name, value in self.best_params_.items()]
+        row: dict[str, Any] = self.results_[chosen[0] & chosen[1]].iloc[0].to_dict()
+        return row
 
     def _set_best(self, outcome: Outcome) -> None:
         state = outcome.state
@@ -196,6 +208,7 @@ def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
     """A row a candidate, by its best start, as :attr:`GaussianMixtureSearch.results_` describes it."""
     best = [criteria.best_outcome(starts) for starts in criteria.by_candidate(outcomes).values()]
     values = [float(getattr(outcome, criterion)) for outcome in best]
+    agreed = [agreement(starts) for starts in criteria.by_candidate(outcomes).values()]
     return pd.DataFrame(
         {
             "n_components": [outcome.state.n_components for outcome in best],
@@ -209,5 +222,6 @@ def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
             "n_parameters": [outcome.n_parameters for outcome in best],
             "n_iter": [outcome.state.n_iter for outcome in best],
             "start": [outcome.state.start for outcome in best],
+            **{name: [getattr(each, name) for each in agreed] for name in Agreement._fields},
         }
     )

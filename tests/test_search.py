@@ -25,6 +25,9 @@ COLUMNS = [
     "n_parameters",
     "n_iter",
     "start",
+    "starts",
+    "agreed",
+    "spread",
 ]
 STARTS = ("kmeans", "k-means++", "random", "random_from_data")
 TYPES = ("full", "tied", "diag", "spherical")
