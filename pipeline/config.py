@@ -147,9 +147,10 @@ class DataConfig(Section):
     )
     chunk_rows: Count | Literal["auto"] = Field(
         default="auto",
-        description="Rows in a chunk, the unit that is read and computed at once; auto takes up to a "
-        "million, at most 16 MiB of them as float64. Zarr's are rounded to whole storage chunks, Parquet's "
-        "end with the file, and those of CSV are cut by bytes, so that they come close only.",
+        description="Rows in a chunk, the unit that is read and computed at once; auto takes so many that the "
+        "candidates make 50 ms of work of them, or more, within the memory limit. Zarr's and HDF5's are rounded to "
+        "whole storage chunks, Parquet's end with the file, and those of CSV are cut by bytes, so that they come "
+        "close only.",
     )
     missing: Literal["error", "drop"] = Field(
         default="error",
