@@ -20,6 +20,9 @@ IMPORTS_BYTES = 440 << 20
 CHUNK_COPIES = 6
 # the sample of rows while parts of it are put together
 SAMPLE_COPIES = 4
+# of a worker's memory, what may be filled before Dask begins to move results to disk, and of the part of that which
+# nothing needs, what is taken: chunks are never spread quite evenly
+UNSPILLED, SPREAD = 0.6, 0.8
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class Shape:
     def chunk_bytes(self) -> int:
         """A chunk as float64."""
         return 8 * self.chunk_rows * self.n_features
+
+
+def spare_bytes(machine: Machine, needed: int) -> int:
+    """What a worker has left for chunks that it keeps, if its work needs so many bytes."""
+    return max(0, int(SPREAD * (UNSPILLED * machine.memory_limit - needed)))
 
 
 def model_bytes(candidate: Candidate, n_features: int) -> int:

@@ -118,6 +118,13 @@ def as_rows(array: Any, weights: Any = None) -> Rows:
     return Rows(array, None if weights is None else _align_weights(weights, array))
 
 
+def rows_bytes(rows: Rows, chunk_rows: int) -> int:
+    """Bytes of all chunks in memory, where those of unknown length have ``chunk_rows`` rows."""
+    n_rows = sum(chunk_rows if math.isnan(length) else int(length) for length in rows.lengths)
+    row = rows.n_features * rows.array.dtype.itemsize + (0 if rows.weights is None else rows.weights.dtype.itemsize)
+    return int(n_rows * row)
+
+
 def _align_weights(weights: Any, array: da.Array) -> da.Array:
     unknown = any(np.isnan(size) for size in array.chunks[0])
     if not isinstance(weights, da.Array):
@@ -259,7 +266,8 @@ def _reads_of_one_chunk(
 ) -> list[Hashable]:
     """The tasks that bring one chunk and nothing else: they become part of the task that uses it."""
     found: dict[Hashable, None] = {}
-    queue = [key for key in keys if not users[key]]
+    # a chunk that a cluster keeps has no task here
+    queue = [key for key in keys if not users.get(key)]
     while queue:
         key = queue.pop()
         if isinstance(graph.get(key), Task):

@@ -8,25 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from dask.utils import parse_bytes
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
 from gmm_dask.families import FAMILIES
+from pipeline.config_cluster import ClusterConfig
 from pipeline.config_text import explain, read_mapping, with_overrides
 from pipeline.environment import fill_in, has_secret, literal_secrets
+from pipeline.sections import Count, Real, Section, Switch, Text, Whole
 
-Count = Annotated[int, Strict(), Field(ge=1)]
-Whole = Annotated[int, Strict(), Field(ge=0)]
-Real = Annotated[float, Strict(), Field(ge=0.0, allow_inf_nan=False)]
-Switch = Annotated[bool, Strict()]
-Text = Annotated[str, Field(min_length=1)]
 Quantile = Annotated[float, Strict(), Field(gt=0.0, le=0.5)]
 
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+# keys in which ``${NAME}`` stays, to be filled in where the value is used
+_FILLED_LATE = {"data": ("source", "storage_options"), "cluster": ("kwargs",)}
 
 
 class ComponentRange(Section):
@@ -72,16 +65,6 @@ def _known_families(names: tuple[str, ...]) -> tuple[str, ...]:
     if unknown:
         raise ValueError(f"expected some of {', '.join(FAMILIES)}; {unknown[0]!r} is none of them")
     return _distinct(names)
-
-
-def _positive_bytes(value: str) -> str:
-    try:
-        positive = parse_bytes(value) > 0
-    except ValueError:
-        positive = False
-    if not positive:
-        raise ValueError("expected an amount of memory such as 1GiB or 500MB")
-    return value
 
 
 def _store_template(value: str) -> str:
@@ -212,20 +195,6 @@ class SearchConfig(Section):
     )
 
 
-class ClusterConfig(Section):
-    """What computes."""
-
-    kind: Literal["threads"] = Field(default="threads", description="Where to compute: in threads.")
-    memory_limit: Annotated[str, AfterValidator(_positive_bytes)] = Field(
-        default="1GiB", description="Memory that one worker process may use, imports included."
-    )
-
-    @property
-    def memory_bytes(self) -> int:
-        """``memory_limit`` in bytes."""
-        return int(parse_bytes(self.memory_limit))
-
-
 class OutputConfig(Section):
     """What is kept of the result."""
 
@@ -313,14 +282,16 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def _filled_in(values: dict[str, Any]) -> dict[str, Any]:
-    """Values with variables of the environment; where secrets may be, ``${NAME}`` stays until the data are opened."""
-    data = values.get("data")
-    if not isinstance(data, dict):
-        return dict(fill_in(values, ""))
-    late = {key: data[key] for key in ("source", "storage_options") if key in data}
-    early = {key: value for key, value in data.items() if key not in late}
-    filled = fill_in({**values, "data": early}, "")
-    return {**filled, "data": {**filled["data"], **late}}
+    """Values with variables of the environment; where secrets may be, ``${NAME}`` stays until it is used."""
+    late: dict[str, dict[str, Any]] = {}
+    early = dict(values)
+    for section, keys in _FILLED_LATE.items():
+        found = values.get(section)
+        if isinstance(found, dict):
+            late[section] = {key: found[key] for key in keys if key in found}
+            early[section] = {key: value for key, value in found.items() if key not in keys}
+    filled = dict(fill_in(early, ""))
+    return filled | {section: {**filled[section], **kept} for section, kept in late.items()}
 
 
 def config_schema() -> dict[str, Any]:

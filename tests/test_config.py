@@ -61,7 +61,21 @@ def test_defaults(load):
             "reg_covar": 1e-6,
             "random_state": 0,
         },
-        "cluster": {"kind": "threads", "memory_limit": "1GiB"},
+        "cluster": {
+            "kind": "threads",
+            "memory_limit": "1GiB",
+            "workers": None,
+            "threads_per_worker": None,
+            "local_directory": None,
+            "address": None,
+            "tls": None,
+            "class_path": None,
+            "kwargs": {},
+            "adaptive": None,
+            "min_workers": None,
+            "timeout": 60.0,
+            "persist": "auto",
+        },
         "output": {
             "store": "results/gmm-dask.zarr",
             "labels": True,
@@ -277,7 +291,25 @@ def test_overrides_are_validated(error):
             "search: {n_components: {mn: 3}}",
             "search.n_components: expected {min: 1, max: 9} with whole numbers, 1 <= min <= max; got {'mn': 3}.",
         ),
-        ("cluster: {kind: local}", "cluster.kind: expected 'threads'; got 'local'."),
+        ("cluster: {kind: ray}", "cluster.kind: expected 'threads', 'local', 'address' or 'class'; got 'ray'."),
+        (
+            "cluster: {workers: 3}",
+            "cluster.workers: expected nothing, as it is for cluster.kind: local or class; got 3.",
+        ),
+        ("cluster: {kind: address}", "cluster.address: expected a value, as cluster.kind is address; got nothing."),
+        (
+            "cluster: {persist: always}",
+            "cluster.persist: expected auto or never, as threads read the data anew each pass; got 'always'.",
+        ),
+        (
+            "cluster: {kind: class, class_path: a.B, kwargs: {token: abc}}",
+            "cluster.kwargs: expected ${NAME}, a variable of the environment, for the secret token; "
+            "got {'token': '***'}.",
+        ),
+        (
+            "cluster: {kind: class, class_path: a.B, adaptive: {minimum: 3, maximum: 2}}",
+            "cluster.adaptive.maximum: expected a number of at least cluster.adaptive.minimum; got 2.",
+        ),
         (
             "cluster: {memory_limit: huge}",
             "cluster.memory_limit: expected an amount of memory such as 1GiB or 500MB; got 'huge'.",
@@ -417,7 +449,7 @@ def _properties(schema):
 
 def test_the_schema_has_every_meaning_and_default():
     schema = config_schema()
-    required = {"data", "source"}
+    required = {"data", "source", "ca_file", "cert_file", "key_file"}
     for name, field in _properties(schema):
         assert field.get("description") or "$ref" in field, name
         assert "default" in field or name in required, name
