@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -80,9 +80,13 @@ def run(
 
 
 def _plain_run(job: JobConfig, fresh: bool, progress: Progress) -> Summary:
+    from pipeline.patience import limited
     from pipeline.run import run as run_job
 
-    return run_job(job, fresh=fresh, progress=progress)
+    def within_time(stage: Any) -> Any:
+        return limited(stage, job.tasks.timeout_seconds)
+
+    return run_job(job, fresh=fresh, progress=progress, as_task=within_time)
 
 
 def _flow_run(job: JobConfig, fresh: bool, progress: Progress, debug: bool) -> Summary:
@@ -162,6 +166,19 @@ def report(store: StorePath, debug: Debug = False) -> None:
         from pipeline.report import write_report
 
         terminal.say(f"report: {write_report(store)}")
+
+
+@app.command()
+def serve(
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files that have a schedule.")],
+    debug: Debug = False,
+) -> None:
+    """Run jobs on their schedules, as deployments of a Prefect server, until stopped."""
+    with reporting(debug):
+        terminal.say("gmm-dask serve " + " ".join(map(str, configs)))
+        from flows.deployments import serve_configs
+
+        serve_configs(configs, terminal.say)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +12,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationI
 from gmm_dask.families import FAMILIES
 from pipeline.config_cluster import ClusterConfig
 from pipeline.config_text import explain, read_mapping, with_overrides
+from pipeline.dated import check_template, with_name
 from pipeline.environment import fill_in, has_secret, literal_secrets
 from pipeline.sections import Count, Real, Section, Switch, Text, Whole
+from pipeline.unattended import ScheduleConfig, TasksConfig
 
 Quantile = Annotated[float, Strict(), Field(gt=0.0, le=0.5)]
 
@@ -65,18 +66,6 @@ def _known_families(names: tuple[str, ...]) -> tuple[str, ...]:
     if unknown:
         raise ValueError(f"expected some of {', '.join(FAMILIES)}; {unknown[0]!r} is none of them")
     return _distinct(names)
-
-
-def _store_template(value: str) -> str:
-    try:
-        fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(value)]
-    except ValueError as error:
-        raise ValueError(f"expected a path with {{name}} as its only placeholder; {error}") from None
-    if any(field not in {(None, None, None), ("name", "", None)} for field in fields):
-        raise ValueError("expected a path with {name} as its only placeholder")
-    if "://" in value:
-        raise ValueError("expected a path on a local disk")
-    return value
 
 
 def _without_secrets(value: Any) -> Any:
@@ -190,6 +179,11 @@ class SearchConfig(Section):
         "those of the scaled columns with data.scale: standard. auto adds a millionth of each column's variance, so "
         "that the result does not depend on units.",
     )
+    accelerate: Switch = Field(
+        default=False,
+        description="Whether steps of EM are extrapolated, which takes fewer passes to the same likelihood where tol "
+        "is small. A step at which the likelihood would fall is given up for the plain one.",
+    )
     random_state: Annotated[int, Strict(), Field(ge=0, lt=2**32)] = Field(
         default=0, description="Seed of the random numbers; the same seed gives the same result."
     )
@@ -198,9 +192,10 @@ class SearchConfig(Section):
 class OutputConfig(Section):
     """What is kept of the result."""
 
-    store: Annotated[Text, AfterValidator(_store_template)] = Field(
+    store: Annotated[Text, AfterValidator(check_template)] = Field(
         default="results/{name}.zarr",
-        description="Path of the result store, relative to the current directory; {name} is filled in.",
+        description="Path of the result store, relative to the current directory; {name} is filled in, and "
+        "{started:%Y-%m-%d} with the time when the run began. A run that was stopped goes on in its store.",
     )
     labels: Switch = Field(default=True, description="Whether to store each row's component.")
     responsibilities: Switch = Field(
@@ -246,11 +241,15 @@ class JobConfig(Section):
     )
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="What computes.")
     output: OutputConfig = Field(default=OutputConfig(), description="What is kept of the result.")
+    tasks: TasksConfig = Field(default=TasksConfig(), description="How the stages of the job are tried.")
+    schedule: ScheduleConfig | None = Field(
+        default=None, description="When 'gmm-dask serve' runs the job; null leaves that to others."
+    )
 
     @pydantic.field_validator("output")
     @classmethod
     def _fill_in_name(cls, output: OutputConfig, info: ValidationInfo) -> OutputConfig:
-        store = output.store.format(name=info.data.get("name", ""))
+        store = with_name(output.store, info.data.get("name", ""))
         return output.model_copy(update={"store": store})
 
 

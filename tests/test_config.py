@@ -59,6 +59,7 @@ def test_defaults(load):
             "tol": 1e-3,
             "max_iter": 100,
             "reg_covar": 1e-6,
+            "accelerate": False,
             "random_state": 0,
         },
         "cluster": {
@@ -86,6 +87,8 @@ def test_defaults(load):
             "key_columns": (),
             "report": True,
         },
+        "tasks": {"retries": 0, "retry_delay_seconds": 10.0, "timeout_seconds": None},
+        "schedule": None,
     }
 
 
@@ -223,9 +226,9 @@ def test_overrides_are_validated(error):
         (
             "search: {tole: 1}",
             "search.tole: unknown key (did you mean tol?); the keys here are n_components, covariance_types, "
-            "criterion, n_init, init_params, tol, max_iter, reg_covar, random_state.",
+            "criterion, n_init, init_params, tol, max_iter, reg_covar, accelerate, random_state.",
         ),
-        ("foo: 1", "foo: unknown key; the keys here are name, data, search, cluster, output."),
+        ("foo: 1", "foo: unknown key; the keys here are name, data, search, cluster, output, tasks, schedule."),
         ("2: 1", "2: expected a key that is text; got 2."),
         (
             "name: a b",
@@ -326,7 +329,8 @@ def test_overrides_are_validated(error):
         ("output: {store: ''}", "output.store: expected text that is not empty; got ''."),
         (
             "output: {store: 'a{b}.zarr'}",
-            "output.store: expected a path with {name} as its only placeholder; got 'a{b}.zarr'.",
+            "output.store: expected a path with {name}, and {started:%Y-%m-%d} in any such form, as its only "
+            "placeholders, {started} once; got 'a{b}.zarr'.",
         ),
         (
             "output: {store: 's3://bucket/r.zarr'}",
@@ -334,7 +338,7 @@ def test_overrides_are_validated(error):
         ),
         (
             "output: {store: 'a{.zarr'}",
-            "output.store: expected a path with {name} as its only placeholder; "
+            "output.store: expected a path with {name}, and {started:%Y-%m-%d} in any such form, as its only placeholders; "
             "expected '}' before end of string; got 'a{.zarr'.",
         ),
     ],
@@ -405,7 +409,7 @@ def test_all_errors_come_at_once(load):
 @pytest.mark.parametrize(
     "text",
     [
-        "schedule: {cron: 0 2 * * *}",
+        "schedules: {cron: 0 2 * * *}",
         "cluster: {n_workers: 3}",
     ],
 )

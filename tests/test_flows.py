@@ -1,5 +1,6 @@
 """The Prefect flow and its embedded server, in real processes with a Prefect home of their own."""
 
+import base64
 import json
 import os
 import signal
@@ -119,14 +120,26 @@ def test_run_is_a_flow_with_its_stages_as_tasks(finished, prefect_home):
     assert json.loads(parameters)["config"]["search"]["covariance_types"] == ["tied", "diag"]
     tasks = query(prefect_home, f"select name, state_name from task_run where flow_run_id = '{run_id}'")
     assert {state for _, state in tasks} == {"Completed"}
-    assert {name for name, _ in tasks} >= {"prepare", "seed", "fit_wave", "select", "write_rows", "draw"}
+    stages = ("prepare", "seed", "fit_wave 1", "select", "write_rows", "finish", "draw")
+    assert {name for name, _ in tasks} == {f"Small.job: {stage}" for stage in stages}
 
 
-def test_the_candidates_are_an_artifact_of_the_flow_run(finished, prefect_home):
-    ((key, kind, data, description),) = query(
+def test_the_flow_run_leaves_candidates_progress_picture_and_report(finished, prefect_home):
+    found = query(
         prefect_home, f"select key, type, data, description from artifact where flow_run_id = '{finished[1]}'"
     )
-    assert (key, kind) == ("small-job-candidates", "table")
+    artifacts = {key.removeprefix("small-job-"): tuple(rest) for key, *rest in found}
+    assert {key: kind for key, (kind, *_) in artifacts.items()} == {
+        "candidates": "table",
+        "progress": "progress",
+        "bic": "image",
+        "report": "markdown",
+    }
+    assert float(artifacts["progress"][1]) == 100.0
+    picture = json.loads(artifacts["bic"][1]).removeprefix("data:image/png;base64,")
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert "**tied-k3** has the smallest BIC of 4 candidates" in artifacts["report"][1]
+    _, data, description = artifacts["candidates"]
     rows = json.loads(json.loads(data))
     assert [row["delta"] for row in rows] == sorted(row["delta"] for row in rows)
     candidates = {(row["covariance_type"], row["n_components"]) for row in rows}

@@ -1,0 +1,73 @@
+"""The Prefect server that a flow talks to: the user's, or an embedded one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect import get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from flows.server import EmbeddedServer
+from gmm_dask.errors import UserError
+
+LOCAL_RETRIES = 3  # a server of our own is busy for a moment or gone for good: no minutes of waiting
+RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+
+
+@contextmanager
+def prefect_api(verbose: bool = False) -> Iterator[None]:
+    """Within it, Prefect talks to the user's server, or to an embedded one if none is set."""
+    if url := PREFECT_API_URL.value():
+        _require_answer(url, "Start it, unset PREFECT_API_URL, or add --no-prefect.")
+        yield
+        return
+    server = EmbeddedServer(verbose=verbose)
+    import pipeline.run  # noqa: F401 (takes seconds, as the server's start does: at the same time)
+
+    found = {PREFECT_API_URL: server.wait_until_ready(), PREFECT_CLIENT_MAX_RETRIES: LOCAL_RETRIES}
+    with temporary_settings(found):
+        try:
+            yield
+        except Exception as error:
+            server.require_alive(error)
+            raise
+
+
+def require_server() -> str:
+    """URL of the user's Prefect server.
+
+    Raises
+    ------
+    UserError
+        If none is set, as nothing but a server of its own keeps schedules, or it does not answer.
+    """
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise UserError(
+            "schedules need a Prefect server that lasts, and none is set. Start one in another terminal with 'prefect "
+            "server start', and name it here: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    _require_answer(url, "Start it with 'prefect server start', or set PREFECT_API_URL to one that runs.")
+    return str(url)
+
+
+def _require_answer(url: str, remedy: str) -> None:
+    with get_client(sync_client=True) as client:
+        failure = client.api_healthcheck()
+    if failure is not None:
+        raise UserError(
+            f"expected a Prefect server at {url}, as PREFECT_API_URL or the Prefect profile says; it does not "
+            f"answer ({failure}). {remedy}"
+        )
+
+
+def keep_console_readable() -> None:
+    """Leave the terminal to the job: what Prefect logs of the run reaches its API, and errors are raised.
+
+    Warnings from elsewhere are still shown.
+    """
+    logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)  # whole events, when one cannot be sent
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: record.levelno >= logging.WARNING and record.name not in RUN_LOGGERS)

@@ -1,0 +1,100 @@
+"""What a run leaves on its Prefect page: the candidates' table, its progress, the pictures, and the report in short.
+
+Pictures are embedded, so that the page shows them wherever the browser is and the results are not.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from flows.progress import describe
+from pipeline.progress import ChunksDone, Event, PassDone
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from pipeline.run import Summary
+
+SECONDS_BETWEEN_UPDATES = 2.0
+MOST_IMAGE_BYTES = 2**21
+
+
+def key_of(name: str, kind: str) -> str:
+    """The key of an artifact, which gathers the job's history: lower case, digits and dashes."""
+    return f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}-{kind}"
+
+
+class ProgressArtifact:
+    """A watcher that keeps a bar on the run's page: how many fits are done, and how it stands in words."""
+
+    def __init__(self, name: str) -> None:
+        made = create_progress_artifact(0.0, key=key_of(name, "progress"), description="starting")
+        self._id = cast("UUID", made)  # a coroutine in asynchronous callers only
+        self._told = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Bring the bar up to date, now and then."""
+        if isinstance(event, PassDone | ChunksDone) and time.monotonic() - self._told >= SECONDS_BETWEEN_UPDATES:
+            done = event.finished if isinstance(event, PassDone) else event.done
+            self._update(100.0 * done / max(1, event.total), describe(event))
+
+    def finish(self, words: str) -> None:
+        """Fill the bar."""
+        self._update(100.0, words)
+
+    def _update(self, percent: float, words: str) -> None:
+        update_progress_artifact(self._id, percent, description=words)
+        self._told = time.monotonic()
+
+
+def publish(name: str, summary: Summary) -> None:
+    """Leave the candidates' table, the picture of the criterion, and the report in short."""
+    criterion = summary.criterion.upper()
+    best = f"Best by {criterion}: **{summary.best}**. Stored in `{summary.store}`."
+    create_table_artifact(_rows(summary), key=key_of(name, "candidates"), description=best)
+    picture = embedded(Path(summary.report) / "bic.png")
+    if picture:
+        create_image_artifact(picture, key=key_of(name, summary.criterion), description=f"{criterion} by candidate")
+    create_markdown_artifact(_report(name, summary), key=key_of(name, "report"), description="The report in short")
+
+
+def _rows(summary: Summary) -> list[dict[str, Any]]:
+    columns = ["n_components", "covariance_type", "status", summary.criterion, "delta", "n_iter"]
+    rows = summary.table.sort_values("delta")[columns].to_numpy(dtype=object)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def embedded(path: Path) -> str | None:
+    """A picture as a URL that holds it; None if there is none, or it is too large for a page."""
+    if not path.is_file() or path.stat().st_size > MOST_IMAGE_BYTES:
+        return None
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _report(name: str, summary: Summary) -> str:
+    lines = [
+        f"# {name}",
+        f"**{summary.best}** has the smallest {summary.criterion.upper()} of {len(summary.table)} candidates, "
+        f"with a mean log-likelihood of {summary.mean_log_likelihood:.4f} a row.",
+        "| component | weight |\n|---|---|\n" + "\n".join(f"| {k} | {w:.3f} |" for k, w in enumerate(summary.weights)),
+        f"{summary.passes} passes over the data in {summary.seconds:.1f} s. Store: `{summary.store}`",
+    ]
+    page = Path(summary.report) / "index.html"
+    if page.is_file():
+        lines.append(f"The whole report, on the machine that ran the job: `{page.resolve()}`")
+    for file in sorted(Path(summary.report).glob("*.png")):
+        if picture := embedded(file):
+            lines.append(f"![{file.stem}]({picture})")
+    return "\n\n".join(lines)
