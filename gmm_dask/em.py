@@ -6,12 +6,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from gmm_dask.acceleration import Memory, Units, accelerated
 from gmm_dask.errors import SingularError
 from gmm_dask.families import Parameters, Statistics, get_family
 from gmm_dask.stack import Model
 from gmm_dask.status import Array, Status, judge
 
-__all__ = ["Collect", "Settings", "State", "Status", "advance", "best_start", "replace_parameters", "run", "step"]
+__all__ = [
+    "Collect",
+    "Settings",
+    "State",
+    "Status",
+    "advance",
+    "best_start",
+    "replace_parameters",
+    "run",
+    "step",
+]
 
 # lower bounds closer than this, relatively, differ by rounding alone
 TIE = 1e-12
@@ -21,12 +32,13 @@ TIE = 1e-12
 class Settings:
     """When EM stops, and what it adds to the covariances' diagonals; scikit-learn's defaults.
 
-    ``reg_covar`` is a number, or one for each feature.
+    ``reg_covar`` is a number, or one for each feature. With ``units`` steps are accelerated.
     """
 
     tol: float = 1e-3
     max_iter: int = 100
     reg_covar: float | Array = 1e-6
+    units: Units | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +54,16 @@ class State:
     parameters : Parameters or None
         The newest parameters; those of the last good step if a step was singular, None if the start itself was.
     lower_bounds : tuple of float
-        Mean log-likelihood a row before each M-step.
+        Mean log-likelihood a row before each M-step, but for those that were given up.
     status : Status
     prior_bound : float
         Lower bound that the first iteration is compared with; finite after a warm start.
     converged : bool
         Whether the lower bound stood still in the end, whatever is to be said of the parameters.
+    falls : int
+        Passes at extrapolated parameters that were given up, because the likelihood fell there.
+    memory : Memory or None
+        What an accelerated fit remembers; None when it has ended.
     """
 
     covariance_type: str
@@ -58,16 +74,23 @@ class State:
     status: Status = Status.RUNNING
     prior_bound: float = -math.inf
     converged: bool = False
+    falls: int = 0
+    memory: Memory | None = None
 
     @property
     def n_iter(self) -> int:
-        """Iterations done."""
-        return len(self.lower_bounds)
+        """Iterations done: each took a pass."""
+        return len(self.lower_bounds) + self.falls
 
     @property
     def lower_bound(self) -> float:
         """The last lower bound; minus infinity before the first iteration."""
         return self.lower_bounds[-1] if self.lower_bounds else -math.inf
+
+    @property
+    def is_extrapolated(self) -> bool:
+        """Whether the parameters come from acceleration, not from an M-step."""
+        return self.memory is not None and self.memory.plain is not None
 
     @property
     def usable(self) -> bool:
@@ -87,27 +110,57 @@ Collect = Callable[[Sequence[Model]], list[Statistics]]
 def step(state: State, statistics: Statistics, total_weight: float, settings: Settings) -> State:
     """One M-step, and the decision whether to go on; a singular covariance is a status, not an exception."""
     bound = statistics.log_likelihood / total_weight
-    previous = state.lower_bounds[-1] if state.lower_bounds else state.prior_bound
+    if state.is_extrapolated and not state.lower_bound <= bound < math.inf:
+        return _fall_back(state, total_weight, settings)
     if not math.isfinite(bound):
         return replace(state, status=Status.FAILED if math.isnan(bound) else Status.SINGULAR)
-    family = get_family(state.covariance_type)
     try:
-        parameters = family.maximise(statistics, settings.reg_covar)
+        image = get_family(state.covariance_type).maximise(statistics, settings.reg_covar)
     except SingularError:
-        return replace(state, status=Status.SINGULAR)
-    bounds = (*state.lower_bounds, bound)
-    status = _next_status(abs(bound - previous), len(bounds), settings)
-    after = replace(state, parameters=parameters, lower_bounds=bounds, status=status)
-    if status is Status.RUNNING:
+        return _fall_back(state, total_weight, settings) if state.is_extrapolated else _singular(state)
+    previous = state.lower_bounds[-1] if state.lower_bounds else state.prior_bound
+    after = replace(state, parameters=image, lower_bounds=(*state.lower_bounds, bound), memory=None)
+    if abs(bound - previous) < settings.tol and not state.is_extrapolated:
+        return _stop(after, Status.CONVERGED, total_weight, settings)
+    if after.n_iter >= settings.max_iter:
+        return _stop(after, Status.MAX_ITER, total_weight, settings)
+    return _accelerate(state, after, bound - previous, settings)
+
+
+def _singular(state: State) -> State:
+    return replace(state, status=Status.SINGULAR)
+
+
+def _fall_back(state: State, total_weight: float, settings: Settings) -> State:
+    """Go on from the plain step that an extrapolation replaced: the likelihood fell, or there was none."""
+    assert state.memory is not None
+    after = replace(state, parameters=state.memory.plain, memory=None, falls=state.falls + 1)
+    return after if after.n_iter < settings.max_iter else _stop(after, Status.MAX_ITER, total_weight, settings)
+
+
+def _accelerate(before: State, after: State, change: float, settings: Settings) -> State:
+    """Extrapolate where that is wanted; a small change after an extrapolation is first confirmed by a plain step."""
+    if settings.units is None:
         return after
-    verdict = judge(family, parameters, total_weight, settings.reg_covar) or status
-    return replace(after, status=verdict, converged=status is Status.CONVERGED)
+    assert before.parameters is not None
+    assert after.parameters is not None
+    family, image = get_family(after.covariance_type), after.parameters
+    parameters, memory = accelerated(family, before.memory, before.parameters, image, change, settings.units)
+    if memory is not None and change < settings.tol:
+        return replace(after, memory=replace(memory, plain=None))
+    return replace(after, parameters=parameters, memory=memory)
 
 
-def _next_status(change: float, n_iter: int, settings: Settings) -> Status:
-    if change < settings.tol:
-        return Status.CONVERGED
-    return Status.MAX_ITER if n_iter >= settings.max_iter else Status.RUNNING
+def _stop(state: State, status: Status, total_weight: float, settings: Settings) -> State:
+    """The state at its end, with what is to be said of its parameters."""
+    assert state.parameters is not None
+    verdict = judge(
+        get_family(state.covariance_type),
+        state.parameters,
+        total_weight,
+        settings.reg_covar,
+    )
+    return replace(state, status=verdict or status, converged=status is Status.CONVERGED)
 
 
 def advance(states: Sequence[State], collect: Collect, total_weight: float, settings: Settings) -> list[State]:

@@ -25,7 +25,7 @@ from gmm_dask.families import FAMILIES, Family, Parameters, get_family
 from gmm_dask.inits import Inits, check_inits
 from gmm_dask.inputs import is_lazy, read_input, read_weights
 from gmm_dask.profile import Profile
-from gmm_dask.ridge import AUTO, reg_covar_of
+from gmm_dask.ridge import AUTO, settings_for
 from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
 from gmm_dask.seeding import require_rows
 from gmm_dask.stack import Totals
@@ -72,6 +72,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     verbose : int, default=0
         1 prints every ``verbose_interval`` iterations; 2 adds the lower bounds.
     verbose_interval : int, default=10
+    accelerate : bool, default=False
+        Whether steps of EM are extrapolated, which takes fewer passes to the same likelihood where tol is small.
 
     Attributes
     ----------
@@ -115,6 +117,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "accelerate": ["boolean"],
     }
 
     def __init__(
@@ -134,6 +137,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
+        accelerate: bool = False,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -149,6 +153,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.accelerate = accelerate
 
     # -- fitting ---------------------------------------------------------------------------------------------
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -193,7 +198,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with one_blas_thread():
             profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
             require_rows(profile.n_rows, self.n_components)
-            settings = Settings(self.tol, self.max_iter, reg_covar_of(self.reg_covar, profile))
+            settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             states = em.run(
                 self._first_states(family, profile, inits, settings),
                 partial(collect_statistics, rows, profile),

@@ -1,10 +1,12 @@
-"""What is added to the covariances' diagonals, when it is to follow the data: ``reg_covar="auto"``."""
+"""What of a fit's settings follows the data: ``reg_covar="auto"``, and the units in which steps are accelerated."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask.acceleration import Units
+from gmm_dask.em import Settings
 from gmm_dask.profile import Profile
 
 Array = NDArray[np.float64]
@@ -12,6 +14,12 @@ Array = NDArray[np.float64]
 AUTO = "auto"
 # share of each feature's variance, which is scikit-learn's default for features of variance one
 SHARE = 1e-6
+
+
+def settings_for(profile: Profile, tol: float, max_iter: int, reg_covar: float | str, accelerate: bool) -> Settings:
+    """The settings of a fit of data with this profile."""
+    units = Units.of(profile.center, profile.scatter, profile.total_weight) if accelerate else None
+    return Settings(tol, max_iter, reg_covar_of(reg_covar, profile), units)
 
 
 def reg_covar_of(reg_covar: float | str, profile: Profile) -> float | Array:

@@ -16,11 +16,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from gmm_dask import criteria, display, em
 from gmm_dask.criteria import CRITERIA, Outcome
-from gmm_dask.em import Settings, Status
+from gmm_dask.em import Status
 from gmm_dask.estimator import GaussianMixture, sample_seed
 from gmm_dask.families import FAMILIES
 from gmm_dask.inputs import read_input, read_weights
-from gmm_dask.ridge import AUTO, reg_covar_of
+from gmm_dask.ridge import AUTO, settings_for
 from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
 from gmm_dask.selection import Agreement, agreement, remarks
 from gmm_dask.starts import INIT_PARAMS, first_states
@@ -43,6 +43,8 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         As in :class:`GaussianMixture`.
     random_state : int, RandomState instance or None, default=None
         Every candidate starts from this seed, or from a copy of this generator.
+    accelerate : bool, default=False
+        As in :class:`GaussianMixture`.
 
     Attributes
     ----------
@@ -74,6 +76,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left"), StrOptions({AUTO})],
         "random_state": ["random_state"],
+        "accelerate": ["boolean"],
     }
 
     def __init__(
@@ -88,6 +91,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         max_iter: int = 100,
         reg_covar: float | str = 1e-6,
         random_state: Any = None,
+        accelerate: bool = False,
     ) -> None:
         self.n_components = n_components
         self.covariance_types = covariance_types
@@ -98,6 +102,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.max_iter = max_iter
         self.reg_covar = reg_covar
         self.random_state = random_state
+        self.accelerate = accelerate
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit all candidates and choose.
@@ -126,7 +131,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         rows = as_rows(array, read_weights(sample_weight, array))
         with one_blas_thread():
             profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
-            settings = Settings(self.tol, self.max_iter, reg_covar_of(self.reg_covar, profile))
+            settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             states = first_states(
                 candidates,
                 profile,
@@ -161,6 +166,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
             max_iter=self.max_iter,
             reg_covar=self.reg_covar,
             random_state=self.random_state,
+            accelerate=self.accelerate,
         )
         self.best_estimator_.set_fitted(state)
         if state.status is Status.MAX_ITER:

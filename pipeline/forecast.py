@@ -11,7 +11,7 @@ from gmm_dask.em import Settings, State, Status
 def iterations_left(state: State, settings: Settings) -> int:
     """Iterations until a running state converges, if its last changes go on shrinking by the same factor."""
     most = settings.max_iter - state.n_iter
-    if state.n_iter < 3:
+    if len(state.lower_bounds) < 3:
         return most
     before, middle, last = state.lower_bounds[-3:]
     older, newer = abs(middle - before), abs(last - middle)

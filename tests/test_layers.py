@@ -20,7 +20,7 @@ LAYERS = [
     {"kernels"},
     {"families"},
     {"stack"},
-    {"status"},
+    {"status", "acceleration"},
     {"em"},
     {"profile", "criteria", "quantiles"},
     {"seeding", "inits", "inputs", "ridge"},

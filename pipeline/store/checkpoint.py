@@ -16,6 +16,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from gmm_dask.acceleration import Memory
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
@@ -41,6 +42,7 @@ _DIMENSIONS = {
     "waves": ("wave",),
     "lower_bounds": ("iteration",),
     "parameters": ("value",),
+    "memory": ("remembered",),
 }
 
 
@@ -204,10 +206,14 @@ def _state_arrays(states: Sequence[State]) -> dict[str, NDArray[Any]]:
         "start": np.array([s.start for s in states], dtype=np.int64),
         "n_iter": np.array([s.n_iter for s in states], dtype=np.int64),
         "prior_bound": np.array([s.prior_bound for s in states], dtype=np.float64),
+        "falls": np.array([s.falls for s in states], dtype=np.int64),
         "converged": np.array([s.converged for s in states], dtype=bool),
         "has_parameters": np.array([s.parameters is not None for s in states], dtype=bool),
         "lower_bounds": np.concatenate([np.empty(0), *bounds]),
         "parameters": np.concatenate([np.empty(0), *values]),
+        "n_remembered": np.array([len(s.memory.points) if s.memory else 0 for s in states], dtype=np.int64),
+        "is_extrapolated": np.array([s.is_extrapolated for s in states], dtype=bool),
+        "memory": np.concatenate([np.empty(0), *(_flatten_memory(s.memory) for s in states if s.memory)]),
     }
 
 
@@ -218,6 +224,11 @@ def _text(values: list[str]) -> NDArray[Any]:
 def _flatten(parameters: Parameters) -> Array:
     arrays = parameters.weights, parameters.means, parameters.covariances, parameters.precisions_cholesky
     return np.concatenate([np.ravel(array) for array in arrays])
+
+
+def _flatten_memory(memory: Memory) -> Array:
+    plain = np.empty(0) if memory.plain is None else _flatten(memory.plain)
+    return np.concatenate([np.ravel(memory.points), np.ravel(memory.images), plain])
 
 
 @dataclass
@@ -234,20 +245,32 @@ class _Tape:
 
 
 def _states_of(arrays: Arrays, n_features: int) -> Iterator[State]:
-    bounds, parameters = _Tape(arrays["lower_bounds"]), _Tape(arrays["parameters"])
-    names = ("covariance_type", "status", "n_components", "start", "n_iter", "prior_bound")
-    columns = [arrays[name].tolist() for name in (*names, "converged", "has_parameters")]
-    for kind, status, n_components, start, n_iter, prior_bound, converged, has in zip(*columns, strict=True):
+    tapes = [_Tape(arrays[name]) for name in ("lower_bounds", "parameters", "memory")]
+    bounds, parameters, memories = tapes
+    names = ("covariance_type", "n_components", "start", "prior_bound", "converged", "falls")
+    others = ("status", "n_iter", "has_parameters", "n_remembered", "is_extrapolated")
+    columns = [arrays[name].tolist() for name in (*names, *others)]
+    for values in zip(*columns, strict=True):
+        kept = dict(zip(names, values, strict=False))
+        status, n_iter, has_parameters, n_remembered, is_extrapolated = values[len(names) :]
+        shape = kept["covariance_type"], kept["n_components"], n_features
         yield State(
-            covariance_type=kind,
-            n_components=n_components,
-            start=start,
-            parameters=_take_parameters(parameters, kind, n_components, n_features) if has else None,
-            lower_bounds=tuple(bounds.take(n_iter).tolist()),
+            **kept,
+            parameters=_take_parameters(parameters, *shape) if has_parameters else None,
+            lower_bounds=tuple(bounds.take(n_iter - kept["falls"]).tolist()),
             status=Status(status),
-            prior_bound=prior_bound,
-            converged=converged,
+            memory=_take_memory(memories, n_remembered, is_extrapolated, *shape) if n_remembered else None,
         )
+
+
+def _take_memory(
+    tape: _Tape, n_remembered: int, is_extrapolated: bool, covariance_type: str, n_components: int, n_features: int
+) -> Memory:
+    covariances = FAMILIES[covariance_type].covariance_shape(n_components, n_features)
+    shape = n_remembered, n_components * (1 + n_features) + prod(covariances)
+    points, images = tape.take(*shape), tape.take(*shape)
+    plain = _take_parameters(tape, covariance_type, n_components, n_features) if is_extrapolated else None
+    return Memory(points, images, plain)
 
 
 def _take_parameters(tape: _Tape, covariance_type: str, n_components: int, n_features: int) -> Parameters:

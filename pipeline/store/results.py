@@ -15,6 +15,7 @@ from gmm_dask.criteria import Outcome, best_outcome, by_candidate
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
+from gmm_dask.selection import Agreement, agreement
 from pipeline.store.groups import StorePath, get, get_text, open_root, put
 
 Array = NDArray[np.float64]
@@ -55,6 +56,12 @@ def write_criteria(path: StorePath, outcomes: Sequence[Outcome]) -> None:
     best = [best_outcome(of_candidate) for of_candidate in by_candidate(outcomes).values()]
     places = [(counts.index(o.state.n_components), kinds.index(o.state.covariance_type)) for o in best]
     _put_table(group, "", best, places, (len(counts), len(kinds)), _CANDIDATE)
+    agreed = [agreement(of_candidate) for of_candidate in by_candidate(outcomes).values()]
+    for i, name in enumerate(Agreement._fields):
+        values = np.full((len(counts), len(kinds)), np.nan)
+        for place, found in zip(places, agreed, strict=True):
+            values[place] = found[i]
+        put(group, name, values, _CANDIDATE)
     places_of_starts = [
         (counts.index(o.state.n_components), kinds.index(o.state.covariance_type), starts.index(o.state.start))
         for o in outcomes
@@ -85,7 +92,8 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     -------
     DataFrame
         A row a candidate, with the columns ``n_components, covariance_type, status, bic, aic, icl,
-        log_likelihood, n_parameters, n_iter``; NaN where a candidate could not be fitted.
+        log_likelihood, n_parameters, n_iter, starts, agreed, spread``; NaN where a candidate could not be fitted. The
+        last three are those of :class:`gmm_dask.selection.Agreement`.
 
     Raises
     ------
@@ -96,7 +104,9 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     try:
         group = cast(zarr.Group, root["criteria"])
         counts, kinds = get(group, "n_components").tolist(), get_text(group, "covariance_type")
-        values = {name: get(group, name).T.ravel().tolist() for name in _VARIABLES}
+        # stores of earlier versions do not know how the starts agreed
+        names = [*_VARIABLES, *(name for name in Agreement._fields if name in group)]
+        values = {name: get(group, name).T.ravel().tolist() for name in names}
     except KeyError:
         raise UserError(
             f"the result store {path} has no criteria yet; they are written when every candidate has finished."
@@ -193,6 +203,7 @@ def _attributes(state: State) -> dict[str, Any]:
         "start": state.start,
         "status": state.status.value,
         "converged": state.converged,
+        "falls": state.falls,
     }
 
 
@@ -238,6 +249,7 @@ def read_model(path: StorePath, name: str) -> StoredModel:
         parameters=Parameters(**{name: get(group, name) for name in names}),
         lower_bounds=tuple(get(group, "lower_bounds").tolist()),
         status=Status(attributes["status"]),
+        falls=attributes.get("falls", 0),
         converged=attributes.get("converged", attributes["status"] == Status.CONVERGED.value),
         columns=tuple(get_text(group, "feature")),
         center=get(group, "center") if scaled else None,
