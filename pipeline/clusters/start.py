@@ -48,6 +48,8 @@ def started(cluster: ClusterConfig, threads: int) -> Iterator[Any]:
     FaultError
         If the scheduler does not answer, or too few workers come.
     """
+    import distributed  # noqa: F401 (brings its settings, which must be there before any of them is changed)
+
     with dask.config.set(SETTINGS), _quiet(), _cluster(cluster, threads) as target, _client(cluster, target) as client:
         _wait_for_workers(cluster, client)
         require_packages(client.get_versions(packages=list(PACKAGES)))
