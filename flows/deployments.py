@@ -13,6 +13,7 @@ from prefect.schedules import Cron, Interval, RRule, Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from flows.api import require_server
+from flows.missed import leave_to_newest
 from flows.sweep import bic_sweep
 from gmm_dask.errors import UserError
 from pipeline.config import JobConfig, load_config
@@ -47,9 +48,13 @@ def serve_configs(paths: Sequence[Path], tell: Callable[[str], object]) -> None:
     url = require_server()
     for (path, config), made in zip(configs, deployments, strict=True):
         assert config.schedule is not None
-        tell(f"{made.flow_name}/{made.name}: {path}, {in_words(config.schedule)}")
+        full_name = f"{made.flow_name}/{made.name}"
+        missed = leave_to_newest(full_name)
+        left = f"; {missed} missed, left to the newest" if missed else ""
+        tell(f"{full_name}: {path}, {in_words(config.schedule)}{left}")
     tell(f"serving at {url}; Ctrl-C stops it")
-    serve(*deployments, pause_on_shutdown=False, print_starting_message=False)
+    # a process for each job, and one that finds a store at work and ends: a dozen at once would take the memory
+    serve(*deployments, pause_on_shutdown=False, print_starting_message=False, limit=len(deployments) + 1)
 
 
 def deployment(path: Path, config: JobConfig) -> RunnerDeployment:

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect import get_client
 from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
     FlowRunFilter,
     FlowRunFilterDeploymentId,
     FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 
 if TYPE_CHECKING:
@@ -21,6 +26,33 @@ if TYPE_CHECKING:
 
 SKIPPED = "Skipped"
 _GIVEN_UP = {StateType.CANCELLED, StateType.CANCELLING}
+
+
+def leave_to_newest(deployment: str) -> int:
+    """End all runs that a deployment ``flow/name`` has missed but the newest, before processes are started for them.
+
+    Returns
+    -------
+    int
+        How many have ended.
+    """
+    wanted = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=FlowRunFilterExpectedStartTime(before_=_now()),
+    )
+    with get_client(sync_client=True) as client:
+        try:
+            known = client.read_deployment_by_name(deployment)
+        except ObjectNotFound:
+            return 0
+        mine = DeploymentFilter(id=DeploymentFilterId(any_=[known.id]))
+        late = client.read_flow_runs(
+            flow_run_filter=wanted, deployment_filter=mine, sort=FlowRunSort.EXPECTED_START_TIME_DESC
+        )
+        scheduled = [run for run in late if run.auto_scheduled]
+        for run in scheduled[1:]:
+            client.set_flow_run_state(run.id, skipped(_left_to(run, scheduled[0])), force=True)
+    return len(scheduled[1:])
 
 
 def scheduled_run() -> FlowRun | None:
@@ -34,10 +66,9 @@ def newer_run(run: FlowRun) -> FlowRun | None:
     """The newest run of the same deployment, if it is due by now and later than this one was."""
     assert run.deployment_id is not None
     assert run.expected_start_time is not None
-    until = cast("DateTime", datetime.now(UTC))  # which is this class or another one, by the version of Python
     wanted = FlowRunFilter(
         deployment_id=FlowRunFilterDeploymentId(any_=[run.deployment_id]),
-        expected_start_time=FlowRunFilterExpectedStartTime(after_=run.expected_start_time, before_=until),
+        expected_start_time=FlowRunFilterExpectedStartTime(after_=run.expected_start_time, before_=_now()),
     )
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=10)
@@ -59,7 +90,15 @@ def superseded() -> State[Any] | None:
     newer = newer_run(run) if run else None
     if run is None or newer is None:
         return None
-    return skipped(
+    return skipped(_left_to(run, newer))
+
+
+def _left_to(run: FlowRun, newer: FlowRun) -> str:
+    return (
         f"this run was due at {run.expected_start_time:%Y-%m-%d %H:%M:%S} UTC; the run {newer.name!r}, due at "
         f"{newer.expected_start_time:%Y-%m-%d %H:%M:%S} UTC, does the work."
     )
+
+
+def _now() -> DateTime:
+    return cast("DateTime", datetime.now(UTC))  # which is this class or another one, by the version of Python
