@@ -82,6 +82,7 @@ def show_summary(summary: Summary) -> None:
     most = rows_on_screen(_console())
     show_candidates(summary.table, summary.criterion, summary.best, summary.store, most)
     say(winner_line(summary.table, summary.criterion, summary.best), "bold green")
+    show_remarks(summary.table, summary.criterion, summary.best)
     explain(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
     say(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} a row")
     for line in _rows_lines(summary.row_totals):
@@ -175,7 +176,18 @@ def show_result(result: StoredResult) -> None:
     if result.best:
         label = "best" if result.complete else "best so far"
         say(winner_line(result.table, result.criterion, result.best, label), "bold green")
+        if result.complete:
+            show_remarks(result.table, result.criterion, result.best)
     say(f"store: {result.store}")
+
+
+def show_remarks(table: pd.DataFrame, criterion: str, best: str) -> None:
+    """Print what speaks against the choice."""
+    from gmm_dask.selection import remarks
+
+    (row,) = [row for row in table.to_dict("records") if candidate_name(row) == best]
+    for line in remarks(table, criterion, row):
+        explain(f"  {line}", "yellow")
 
 
 def rows_on_screen(console: Console) -> int | None:

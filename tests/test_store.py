@@ -581,6 +581,7 @@ def test_criteria_of_candidates_and_starts(store):
     table = read_criteria(store)
     assert list(table.columns) == [
         "n_components", "covariance_type", "status", "bic", "aic", "icl", "log_likelihood", "n_parameters", "n_iter",
+        "starts", "agreed", "spread",
     ]  # fmt: skip
     first, second = table.to_dict("records")
     assert first == {
@@ -593,6 +594,9 @@ def test_criteria_of_candidates_and_starts(store):
         "log_likelihood": -5.0,
         "n_parameters": 7,
         "n_iter": 3,
+        "starts": 2,
+        "agreed": 1,
+        "spread": 0.5,
     }
     assert (second["n_components"], second["covariance_type"], second["status"]) == (3, "full", "singular")
     assert np.isnan(second["bic"])
