@@ -43,10 +43,13 @@ WORTH_REFINING = 4
 
 CLUSTERINGS = 2  # of each kind
 ROUNDS = 4
-SPLITS = 3
-MERGES = 2
+SPLITS = 4
+MERGES = 3
 KEPT = 2  # fits of a candidate that are kept from round to round
-SHORT = Settings(tol=1e-5, max_iter=15)
+# fits after the first few iterations, of which so many of each candidate go on
+GLIMPSE = Settings(tol=1e-5, max_iter=5)
+PROMISING = 5
+SHORT = Settings(tol=1e-5, max_iter=25)
 LONG = Settings(tol=1e-6, max_iter=200)
 REFINING = Settings(tol=1e-5, max_iter=25)
 # mean log-likelihoods closer than this are one optimum; an improvement by less is none
@@ -208,19 +211,26 @@ def _compete(scout: Scout, candidates: Sequence[Candidate], kept: int) -> Pool:
     """The best fits of every candidate over the scout, the best first."""
     names = {k: [name for name, n in candidates if n == k] for _, k in candidates}
     first = [scout.start(name, resp) for k in names for resp in _clusterings(scout, k) for name in names[k]]
-    pool = _best({candidate: [] for candidate in candidates}, scout.run(_present(first), SHORT), kept)
+    pool = _best({candidate: [] for candidate in candidates}, _promising(scout, first), kept)
     tried: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     for _ in range(ROUNDS):
         proposals = [p for state in _untried(pool, tried) for p in _neighbours(scout, state, pool)]
         if not proposals:
             break
         going_on = [state for found in pool.values() for state in found if state.status is not Status.CONVERGED]
-        pool = _best(pool, scout.run(_present(proposals) + going_on, SHORT), kept)
+        pool = _best(pool, _promising(scout, proposals, going_on), kept)
     return _refined(scout, pool, LONG)
 
 
-def _present(states: Iterable[State | None]) -> list[State]:
-    return [state for state in states if state is not None]
+def _promising(scout: Scout, proposals: Iterable[State | None], going_on: Sequence[State] = ()) -> list[State]:
+    """The best proposals of each candidate after a short fit, and others that go on."""
+    glimpses: Pool = {}
+    for state in scout.run([state for state in proposals if state is not None], GLIMPSE):
+        glimpses.setdefault(_candidate(state), [])
+        if state.usable:
+            glimpses[_candidate(state)].append(state)
+    best = [state for found in glimpses.values() for state in _distinct(found, PROMISING)]
+    return scout.run([*best, *going_on], SHORT)
 
 
 def _candidate(state: State) -> Candidate:
