@@ -25,7 +25,7 @@ from pipeline.progress import ChunksDone, Event, PassDone
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from pipeline.run import Summary
+    from pipeline.summary import Summary
 
 SECONDS_BETWEEN_UPDATES = 2.0
 MOST_IMAGE_BYTES = 2**21

@@ -21,7 +21,7 @@ from flows import terminal
 if TYPE_CHECKING:
     from pipeline.config import JobConfig
     from pipeline.progress import Progress
-    from pipeline.run import Summary
+    from pipeline.summary import Summary
 
 MISTAKE, FAULT, INTERRUPTED = 2, 1, 130
 

@@ -14,7 +14,7 @@ from pipeline.config import JobConfig
 from pipeline.progress import Progress, StageStarted, silent
 
 if TYPE_CHECKING:
-    from pipeline.run import Summary
+    from pipeline.summary import Summary
 
 
 def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = silent, verbose: bool = False) -> Summary:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.estimate import Estimate
-    from pipeline.run import Summary
     from pipeline.score import ScoreSummary
     from pipeline.show import StoredResult
+    from pipeline.summary import Summary
 
 LINES_BESIDE_TABLE = 15  # what else a screen holds: the command, the table's head, the lines below it
 FEWEST_ROWS = 8

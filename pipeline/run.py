@@ -9,15 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import pandas as pd
-
 from gmm_dask import em
 from gmm_dask.criteria import best_outcome, by_candidate, choose
-from gmm_dask.em import Settings, Status
+from gmm_dask.em import Settings, State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.memory import Shape, plan_waves, projected_bytes
 from gmm_dask.profile import Profile
@@ -40,62 +38,16 @@ from pipeline.keys import clear_rows, read_keys
 from pipeline.places import placed
 from pipeline.prepared import Preparation, column_notes, missing_of, preparation_of, require_varying, scaled_profile
 from pipeline.progress import Progress, StageStarted, silent
-from pipeline.report import clear_report, has_report, report_folder, write_report
+from pipeline.report import clear_report, has_report, write_report
 from pipeline.sample import keep_sample
-from pipeline.show import add_delta, position_of
 from pipeline.sources import Source
 from pipeline.store import Checkpoint, StoreStatus
+from pipeline.summary import Summary, summarise
 
 Stage = Callable[..., Any]
 
 # rows in the picture of the clusters
 DRAWN_ROWS = 2000
-
-
-@dataclass(frozen=True, eq=False)
-class Summary:
-    """What a job ends with.
-
-    Attributes
-    ----------
-    store, report : str
-        Paths of the result store and of the folder for its report.
-    table : DataFrame
-        A row a candidate, with the columns of :attr:`gmm_dask.GaussianMixtureSearch.results_` but for ``start``.
-    best : str
-        Name of the winner's model, such as ``tied-k3``.
-    criterion : str
-    weights : tuple of float
-        The winner's mixing weights, the largest first.
-    mean_log_likelihood : float
-        The winner's log-likelihood a row.
-    rows : dict
-        Shape of each array that the store holds about the rows.
-    row_totals : dict
-        What is known of the rows as a whole, as :func:`pipeline.store.read_summary` reads it; empty if nothing is.
-    passes : int
-        Reads of the data.
-    bytes_read : int
-        That the passes read.
-    seconds : float
-        That this run took.
-    reused : bool
-        Whether the store was complete already and nothing was computed.
-    """
-
-    store: str
-    report: str
-    table: pd.DataFrame
-    best: str
-    criterion: str
-    weights: tuple[float, ...]
-    mean_log_likelihood: float
-    rows: dict[str, tuple[int, ...]]
-    row_totals: dict[str, Any]
-    passes: int
-    bytes_read: int
-    seconds: float
-    reused: bool
 
 
 def unchanged(stage: Stage) -> Stage:
@@ -109,6 +61,7 @@ def run(
     fresh: bool = False,
     progress: Progress = silent,
     as_task: Callable[[Stage], Stage] = unchanged,
+    seeding: Stage | None = None,
 ) -> Summary:
     """Run a job to its end, or go on where it was stopped.
 
@@ -121,6 +74,8 @@ def run(
         Told of each stage and pass.
     as_task : callable
         What an orchestrator makes of a stage before it is called.
+    seeding : callable, optional
+        A stage in the place of :func:`seed`.
 
     Returns
     -------
@@ -138,7 +93,7 @@ def run(
         found = as_task(prepare)(config, fresh, progress)
         if found is not StoreStatus.COMPLETE:
             if found is StoreStatus.NEW:
-                as_task(seed)(config, progress)
+                as_task(seeding or seed)(config, progress)
             for wave in range(len(store.load_waves(path))):
                 as_task(fit_wave)(config, wave, progress)
             best = as_task(select)(config, progress)
@@ -217,10 +172,28 @@ def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any]
 
 def seed(config: JobConfig, progress: Progress) -> None:
     """Pass 0, and the starts of all candidates; they are the first checkpoint."""
+    seed_with(config, lambda source, found, profile: every_start(config, profile), progress)
+
+
+def every_start(config: JobConfig, profile: Profile) -> list[State]:
+    """The starts of all candidates."""
+    search = config.search
+    return first_states(
+        _candidates(config),
+        profile,
+        init_params=search.init_params,
+        n_init=search.n_init,
+        random_state=generator_copies(search.random_state),
+        reg_covar=settings_of(config, profile).reg_covar,
+    )
+
+
+def seed_with(config: JobConfig, starts: Callable[[Source, Profile, Profile], list[State]], progress: Progress) -> None:
+    """Pass 0, and the starts that follow from the source, what pass 0 found, and that in the units of the fit."""
     progress(StageStarted("seed", "reading the data once, then the starts"))
     source = open_job(config)
     header = header_of(source)  # as it is before the first row is read
-    search, path = config.search, config.output.store
+    path = config.output.store
     with _computing(config, source):
         found = read_profile(config, source)
         notes = column_notes(found, source.columns)
@@ -230,14 +203,8 @@ def seed(config: JobConfig, progress: Progress) -> None:
         contents = contents_of(found)
         profile = scaled_profile(found, preparation_of(config.data, contents))
         waves = _plan(config, _shape_found(config, source, profile))
-        states = first_states(
-            _candidates(config),
-            profile,
-            init_params=search.init_params,
-            n_init=search.n_init,
-            random_state=generator_copies(search.random_state),
-            reg_covar=settings_of(config, profile).reg_covar,
-        )
+        states = starts(source, found, profile)
+        waves = waves if sum(waves) == len(states) else (1,) * len(states)
     store.record_data(
         path,
         {
@@ -316,33 +283,6 @@ def draw(config: JobConfig, progress: Progress) -> None:
     """The report, beside the complete store."""
     progress(StageStarted("draw"))
     write_report(config.output.store)
-
-
-def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
-    """What a complete store holds."""
-    path, criterion = config.output.store, config.search.criterion
-    found = store.open_store(path)
-    assert found.best is not None
-    assert found.total_weight is not None
-    table = add_delta(store.read_criteria(path), criterion)
-    state = store.read_model(path, found.best)
-    assert state.parameters is not None
-    log_likelihood = float(table["log_likelihood"].iloc[position_of(table, found.best)])
-    return Summary(
-        store=path,
-        report=str(report_folder(path)),
-        table=table,
-        best=found.best,
-        criterion=criterion,
-        weights=tuple(state.parameters.weights.tolist()),
-        mean_log_likelihood=log_likelihood / found.total_weight,
-        rows=store.row_shapes(path),
-        row_totals=store.read_summary(path) or {},
-        passes=found.passes,
-        bytes_read=found.bytes_read,
-        seconds=seconds,
-        reused=reused,
-    )
 
 
 # -- parts of the stages -----------------------------------------------------------------------------------------
