@@ -1,0 +1,204 @@
+"""How good the optima are: starts that compete, beside scikit-learn with one start and with ten times as many.
+
+Every cell of a table (numbers of components by covariance types) is fitted with the same tolerance. Best known is the
+highest likelihood of all runs and of a thorough search with many starts of several kinds; optima with a spike or with
+a component of one row count for nobody. A model is right if it has the number of components that the data were made
+with, and a type that holds them. Passes are those after the starts: ours are fitted beforehand, in memory, to 4,096
+rows or more, which for such small sets is all of them or most. The seconds are those of everything.
+
+    python benchmarks/optima.py             # some minutes
+    python benchmarks/optima.py --short     # a minute: three sets, one random state
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import sklearn
+from machine import describe_machine
+from sklearn import datasets, mixture
+from sklearn.exceptions import ConvergenceWarning
+
+from gmm_dask import GaussianMixtureSearch
+from gmm_dask.criteria import best_position
+from gmm_dask.families import FAMILIES, Parameters, get_family
+from gmm_dask.status import judge
+
+REACHED = 1e-4  # log-likelihood a row
+SETTINGS = {"tol": 1e-6, "max_iter": 1000}
+Cell = tuple[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Rows, the grid that is searched, what they were made of (None if nobody knows), and their resolution."""
+
+    name: str
+    X: np.ndarray
+    ks: range
+    right: set[Cell] | None = None
+    reg_covar: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Result:
+    """Bounds of the cells (NaN where they are not trusted), the choice, seconds and reads of the data."""
+
+    bounds: dict[Cell, float]
+    choice: Cell
+    seconds: float
+    passes: int
+
+
+# -- the data ------------------------------------------------------------------------------------------------------
+
+
+def rotation(d: int, rng: np.random.Generator) -> np.ndarray:
+    return np.linalg.qr(rng.normal(size=(d, d)))[0]
+
+
+def groups(rng, n, k, d, apart, *, stretch=0.5, concentration=5.0) -> np.ndarray:
+    """Rows of k groups of their own shapes; the standard deviations' logarithms have a deviation of ``stretch / 2``."""
+    weights = np.maximum(rng.dirichlet(np.full(k, concentration)), 0.3 / k)
+    counts = rng.multinomial(n, weights / weights.sum())
+    parts = []
+    for count in counts:
+        widths = np.exp(rng.normal(size=d) * stretch / 2)
+        parts.append(rng.normal(size=d) * apart + (rng.normal(size=(count, d)) * widths) @ rotation(d, rng))
+    return np.concatenate(parts)
+
+
+def cigars(rng, centers, widths) -> np.ndarray:
+    parts = [rng.normal(center, width, (400, 2)) for center, width in zip(centers, widths, strict=True)]
+    return np.concatenate(parts) @ rotation(2, rng)
+
+
+def every_set() -> Iterator[Data]:
+    rng = np.random.default_rng
+    yield Data("iris", datasets.load_iris().data, range(1, 5))
+    yield Data("wine", datasets.load_wine().data[:, :6], range(1, 4))
+    shapes = {(3, "full"), (3, "tied")}
+    parallel = cigars(rng(1), [(0, 0), (0, 1.2), (0, 2.4)], [(5, 0.2)] * 3)
+    yield Data("parallel cigars", parallel, range(1, 6), {(name, k) for k, name in shapes})
+    yield Data("crossing cigars", cigars(rng(2), [(0, 0)] * 2, [(3, 0.2), (0.2, 3)]), range(1, 5), {("full", 2)})
+    yield Data("overlapping", groups(rng(3), 5_000, 4, 2, 1.6), range(1, 6), {("full", 4)})
+    yield Data("unequal weights", groups(rng(5), 5_000, 6, 3, 1.8, concentration=1.0), range(2, 8), {("full", 6)})
+    yield Data("stretched, D = 8", groups(rng(6), 5_000, 5, 8, 0.8, stretch=2.4), range(2, 8), {("full", 5)})
+    yield Data("20 groups", groups(rng(7), 5_000, 20, 3, 4.0), range(18, 22), {("full", 20)})
+    yield Data("D = 50", groups(rng(8), 5_000, 5, 50, 0.7), range(3, 7), {("full", 5)})
+    heavy = groups(rng(9), 5_000, 3, 3, 3.0)
+    yield Data("heavy tails", heavy + 0.2 * rng(9).standard_t(4, heavy.shape), range(1, 6))
+    whole = np.round(4 * groups(rng(10), 5_000, 4, 3, 2.5))
+    yield Data("whole numbers", whole, range(2, 6), {("full", 4)}, reg_covar=1 / 12)
+    twice = np.repeat(groups(rng(11), 1_250, 3, 2, 3.0), 4, axis=0)
+    yield Data("every row four times", twice, range(1, 5), reg_covar=1e-4)
+
+
+# -- the sides -----------------------------------------------------------------------------------------------------
+
+
+def ours(data: Data, seed: int, n_init: int = 1, init_params: str = "auto") -> Result:
+    begin = time.perf_counter()
+    search = GaussianMixtureSearch(
+        data.ks, n_init=n_init, init_params=init_params, reg_covar=data.reg_covar, random_state=seed, **SETTINGS
+    ).fit(data.X)
+    seconds = time.perf_counter() - begin
+    table = search.results_
+    bounds = table["log_likelihood"].where(table["delta"].notna()) / len(data.X)
+    cells = list(zip(table["covariance_type"], table["n_components"], strict=True))
+    best = search.best_params_
+    choice = best["covariance_type"], best["n_components"]
+    return Result(dict(zip(cells, bounds, strict=True)), choice, seconds, int(table["n_iter"].max()) + 2)
+
+
+def theirs(data: Data, seed: int, n_init: int) -> Result:
+    bounds, bics, sizes, passes, seconds = {}, [], [], 0, 0.0
+    for name in FAMILIES:
+        for k in data.ks:
+            begin = time.perf_counter()
+            fitted = mixture.GaussianMixture(
+                k, covariance_type=name, n_init=n_init, reg_covar=data.reg_covar, random_state=seed, **SETTINGS
+            ).fit(data.X)
+            bics.append(fitted.bic(data.X))
+            seconds += time.perf_counter() - begin
+            sizes.append(get_family(name).n_parameters(k, data.X.shape[1]))
+            passes += n_init * fitted.n_iter_ + 1  # of its other starts only the best one's number is known
+            found = Parameters(fitted.weights_, fitted.means_, fitted.covariances_, fitted.precisions_cholesky_)
+            sound = judge(get_family(name), found, len(data.X), data.reg_covar) is None
+            bounds[name, k] = fitted.score(data.X) if sound else np.nan
+    best = best_position(bics, sizes, [True] * len(bics))
+    assert best is not None
+    return Result(bounds, list(bounds)[best], seconds, passes)
+
+
+SIDES: dict[str, Callable[[Data, int], Result]] = {
+    "gmm-dask, auto": ours,
+    "scikit-learn, n_init=1": partial(theirs, n_init=1),
+    "scikit-learn, n_init=10": partial(theirs, n_init=10),
+}
+
+
+def thorough(data: Data) -> list[Result]:
+    """Many starts of several kinds, to know the best."""
+    kinds = [ours(data, seed, n_init=10, init_params=kind) for seed, kind in ((101, "kmeans"), (102, "k-means++"))]
+    return [*kinds, *(ours(data, seed, n_init=3) for seed in (103, 104))]
+
+
+# -- the comparison ------------------------------------------------------------------------------------------------
+
+
+def compare(data: Data, seeds: range) -> dict[str, tuple[int, int, int, float, int]]:
+    """For each side: cells reached, cells, right choices, seconds and passes, over all random states."""
+    results = {side: [fit(data, seed) for seed in seeds] for side, fit in SIDES.items()}
+    every = [*thorough(data), *(result for side in results.values() for result in side)]
+    best = {cell: np.nanmax([-np.inf, *(result.bounds[cell] for result in every)]) for cell in every[0].bounds}
+    known = [cell for cell, bound in best.items() if np.isfinite(bound)]
+    found = {}
+    for side, runs in results.items():
+        reached = sum(run.bounds[cell] > best[cell] - REACHED for run in runs for cell in known)
+        right = sum(run.choice in (data.right or ()) for run in runs)
+        seconds, passes = sum(run.seconds for run in runs), sum(run.passes for run in runs)
+        found[side] = reached, len(known) * len(runs), right, seconds, passes
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="three sets, one random state")
+    parser.add_argument("--states", type=int, default=3, help="random states of each set")
+    parser.add_argument("--only", default="", help="sets whose name holds this")
+    parser.add_argument(
+        "--few-starts", action="store_true", help="leave out scikit-learn with ten starts, which takes long"
+    )
+    options = parser.parse_args()
+    if options.few_starts:
+        del SIDES["scikit-learn, n_init=10"]
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    few = ("iris", "parallel cigars", "overlapping")
+    chosen = [d for d in every_set() if options.only in d.name and (not options.short or d.name in few)]
+    seeds = range(1 if options.short else options.states)
+    print(f"{describe_machine()}; scikit-learn {sklearn.__version__}; {len(seeds)} random states, {SETTINGS}")
+    total = {side: np.zeros(5) for side in SIDES}
+    ours(chosen[0], 0)  # compiles the kernels
+    for data in chosen:
+        print(f"\n{data.name}: {data.X.shape[0]:,} rows x {data.X.shape[1]}, K = {data.ks.start}..{data.ks.stop - 1}")
+        for side, (reached, cells, right, seconds, passes) in compare(data, seeds).items():
+            total[side] += reached, cells, right, seconds, passes
+            choices = "" if data.right is None else f", right model {right} of {len(seeds)}"
+            share = f"{reached / cells:6.1%} of {cells} cells at the best known optimum"
+            print(f"  {side:24} {share}{choices}, {seconds:.1f} s, {passes} passes", flush=True)
+    print("\nall")
+    known = sum(d.right is not None for d in chosen) * len(seeds)
+    for side, (reached, cells, right, seconds, passes) in total.items():
+        share = f"{reached / cells:6.1%} of {cells:.0f} cells"
+        print(f"  {side:24} {share}, right model {right:.0f} of {known}, {seconds:.1f} s, {passes:.0f} passes")
+
+
+if __name__ == "__main__":
+    main()
