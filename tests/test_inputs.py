@@ -44,17 +44,19 @@ def as_kind(X, kind, tmp_path):
 def test_every_kind_gives_the_same(iris, kind, tmp_path):
     X = as_kind(iris, kind, tmp_path)
     plain = np.asarray(iris, dtype=np.float32).astype(float) if kind == "float32" else iris
+    # rows in single precision are fitted in it
+    rounding = 1e-4 if kind == "float32" else 1e-9
     expected = GaussianMixture(3, n_init=2, random_state=0).fit(plain)
     found = GaussianMixture(3, n_init=2, random_state=0).fit(X)
     assert found.n_iter_ == expected.n_iter_
-    assert_same_parameters(found, expected, rtol=1e-9)
+    assert_same_parameters(found, expected, rtol=rounding)
     assert found.means_.dtype == np.float64
     for method in ("predict", "predict_proba", "score_samples"):
         answer = getattr(found, method)(X)
         assert isinstance(answer, da.Array if kind in LAZY else np.ndarray), method
-        np.testing.assert_allclose(np.asarray(answer), getattr(expected, method)(plain), atol=1e-8)
+        np.testing.assert_allclose(np.asarray(answer), getattr(expected, method)(plain), atol=10 * rounding)
     for method in ("score", "bic", "aic", "icl"):
-        assert getattr(found, method)(X) == pytest.approx(getattr(expected, method)(plain), rel=1e-9)
+        assert getattr(found, method)(X) == pytest.approx(getattr(expected, method)(plain), rel=rounding)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,7 +65,7 @@ def test_a_search_takes_every_kind(iris, kind, tmp_path):
     settings = {"n_components": [1, 2], "covariance_types": ["full", "diag"], "random_state": 0}
     expected = GaussianMixtureSearch(**settings).fit(plain).results_
     found = GaussianMixtureSearch(**settings).fit(as_kind(iris, kind, tmp_path)).results_
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-9)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5 if kind == "float32" else 1e-9)
 
 
 def test_zarr_is_read_in_whole_stored_chunks(iris, tmp_path):
