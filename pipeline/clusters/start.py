@@ -130,9 +130,10 @@ def cluster_class(path: str) -> Any:
 def _client(cluster: ClusterConfig, target: Any) -> Iterator[Any]:
     from distributed import Client
 
+    security = _security(cluster)
     try:
-        client = Client(target, timeout=cluster.timeout, security=_security(cluster))
-    except (OSError, TimeoutError) as error:
+        client = Client(target, timeout=cluster.timeout, security=security)
+    except (OSError, TypeError, ValueError) as error:  # of the address and of certificates, too
         raise FaultError(
             f"cluster.address: no Dask scheduler answers at {target} within {cluster.timeout:g} s "
             f"({' '.join(str(error).split())}). Start it (dask scheduler), or see whether the address and, with TLS, "
