@@ -30,7 +30,7 @@ def read_keys(config: JobConfig, source: Source) -> ReadKeys | None:
     if source.kind != "parquet":
         raise UserError(
             f"output.rows: answers as Parquet go with Parquet data, and {source.path} is {source.kind}. Take arrays: "
-            "output.rows: zarr, or a path for the scores that does not end in .parquet."
+            "output.rows: zarr (and, where new rows are scored, a path that does not end in .parquet)."
         )
     from pipeline.sources.parquet import open_keys
 

@@ -228,8 +228,9 @@ def fit_wave(config: JobConfig, wave: int, progress: Progress) -> None:
     part = slice(first, first + checkpoint.waves[wave])
     if all(state.status is not Status.RUNNING for state in checkpoint.states[part]):
         return
+    fits = checkpoint.waves[wave]
     count = "" if len(checkpoint.waves) == 1 else f", wave {wave + 1} of {len(checkpoint.waves)}"
-    progress(StageStarted("fit", f"{checkpoint.waves[wave]} fits{count}, from pass {checkpoint.passes}"))
+    progress(StageStarted("fit", f"{fits} fit{'s' * (fits != 1)}{count}, from pass {checkpoint.passes}"))
     source = open_job(config)
     settings = settings_of(config, checkpoint.profile)
     keeper = Keeper(path, checkpoint, part, settings, config.search.criterion, progress)

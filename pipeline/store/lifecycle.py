@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -236,6 +236,10 @@ def is_store(path: StorePath) -> bool:
         return False
 
 
+def _what_else(attributes: Mapping[str, Any]) -> str:
+    return ", but scores of new rows" if attributes.get("format") == "gmm-dask-scores" else ""
+
+
 def _is_ours(path: StorePath) -> bool:
     """Whether a result store is there; nothing or an empty folder is not, and anything else is an error."""
     place = Path(path)
@@ -247,7 +251,8 @@ def _is_ours(path: StorePath) -> bool:
         attributes = {}
     if attributes.get("format") != FORMAT:
         raise UserError(
-            f"{path} exists and is not a result store of gmm-dask, so it is left as it is. Choose another path."
+            f"{path} exists and is not a result store of gmm-dask{_what_else(attributes)}, so it is left as it is. "
+            "Choose another path."
         )
     if attributes.get("format_version") != FORMAT_VERSION:
         raise UserError(
@@ -295,6 +300,11 @@ def _read_attributes(path: StorePath) -> ResultStore:
 def update_attributes(path: StorePath, **values: Any) -> None:
     """Change attributes of the root in one write, which happens or does not."""
     open_root(path, "r+").update_attributes(as_json(values))
+
+
+def read_attribute(path: StorePath, name: str) -> Any:
+    """An attribute of the root that not every store has; None where it has none."""
+    return open_root(path).attrs.asdict().get(name)
 
 
 def record_data(path: StorePath, data: dict[str, Any]) -> None:
