@@ -39,8 +39,8 @@ def key_of(name: str, kind: str) -> str:
 class ProgressArtifact:
     """A watcher that keeps a bar on the run's page: how many fits are done, and how it stands in words."""
 
-    def __init__(self, name: str) -> None:
-        made = create_progress_artifact(0.0, key=key_of(name, "progress"), description="starting")
+    def __init__(self, name: str, kind: str = "progress") -> None:
+        made = create_progress_artifact(0.0, key=key_of(name, kind), description="starting")
         self._id = cast("UUID", made)  # a coroutine in asynchronous callers only
         self._told = time.monotonic()
 

@@ -14,6 +14,8 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.api import require_server
 from flows.missed import leave_to_newest
+from flows.refresh import refresh
+from flows.score import score_batch
 from flows.sweep import bic_sweep
 from gmm_dask.errors import UserError
 from pipeline.config import JobConfig, load_config
@@ -22,7 +24,7 @@ from pipeline.unattended import FlowName, ScheduleConfig
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
-FLOWS: dict[FlowName, Flow[..., Any]] = {"bic-sweep": bic_sweep}
+FLOWS: dict[FlowName, Flow[..., Any]] = {"bic-sweep": bic_sweep, "refresh": refresh, "score-batch": score_batch}
 
 
 def serve_configs(paths: Sequence[Path], tell: Callable[[str], object]) -> None:

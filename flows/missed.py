@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 from prefect import get_client
 from prefect.client.schemas.filters import (
@@ -23,6 +25,8 @@ from prefect.states import Completed
 
 if TYPE_CHECKING:
     from prefect.types import DateTime
+
+P = ParamSpec("P")
 
 SKIPPED = "Skipped"
 _GIVEN_UP = {StateType.CANCELLED, StateType.CANCELLING}
@@ -91,6 +95,25 @@ def superseded() -> State[Any] | None:
     if run is None or newer is None:
         return None
     return skipped(_left_to(run, newer))
+
+
+def ends_if_late(work: Callable[P, Any]) -> Callable[P, Any]:
+    """Make a flow's function say so and end where a scheduled run is late, or its store is at work already."""
+
+    @functools.wraps(work)
+    def unless_late(*arguments: P.args, **options: P.kwargs) -> Any:
+        from pipeline.store import LockedError
+
+        if state := superseded():
+            return state
+        try:
+            return work(*arguments, **options)
+        except LockedError as error:
+            if scheduled_run():
+                return skipped(str(error))
+            raise
+
+    return unless_late
 
 
 def _left_to(run: FlowRun, newer: FlowRun) -> str:

@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.api import keep_console_readable, prefect_api
 from flows.artifacts import ProgressArtifact, publish
-from flows.missed import scheduled_run, skipped, superseded
+from flows.missed import ends_if_late
 from flows.tasks import GivenConfig, as_task, flow_run_name, job_of, watched_by, watcher
 from pipeline.config import JobConfig
 from pipeline.progress import Progress, StageStarted, silent
@@ -50,6 +50,7 @@ def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = sil
 
 
 @flow(name="bic-sweep", flow_run_name=flow_run_name, validate_parameters=False, persist_result=False)
+@ends_if_late
 def bic_sweep(config: GivenConfig, fresh: bool = False) -> Any:
     """Fit the candidates, choose the best, store it and label the rows.
 
@@ -61,18 +62,10 @@ def bic_sweep(config: GivenConfig, fresh: bool = False) -> Any:
         Whether to start anew where a stored result exists.
     """
     from pipeline.run import run
-    from pipeline.store import LockedError
 
-    if state := superseded():
-        return state
     job = job_of(config)
     bar = ProgressArtifact(job.name)
-    try:
-        summary = run(job, fresh=fresh, progress=watcher(bar), as_task=as_task(job))
-    except LockedError as error:
-        if scheduled_run():
-            return skipped(str(error))
-        raise
+    summary = run(job, fresh=fresh, progress=watcher(bar), as_task=as_task(job))
     bar.finish(f"best: {summary.best}")
     publish(job.name, summary)
     return summary

@@ -12,15 +12,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationI
 from gmm_dask.families import FAMILIES
 from pipeline.config_cluster import ClusterConfig
 from pipeline.config_text import explain, read_mapping, with_overrides
-from pipeline.dated import check_template, with_name
-from pipeline.environment import fill_in, has_secret, literal_secrets
+from pipeline.dated import check_template, is_dated, with_name
+from pipeline.environment import fill_in, without_secrets
 from pipeline.sections import Count, Real, Section, Switch, Text, Whole
-from pipeline.unattended import ScheduleConfig, TasksConfig
+from pipeline.unattended import RefreshConfig, ScheduleConfig, ScoreConfig, TasksConfig
 
 Quantile = Annotated[float, Strict(), Field(gt=0.0, le=0.5)]
 
 # keys in which ``${NAME}`` stays, to be filled in where the value is used
-_FILLED_LATE = {"data": ("source", "storage_options"), "cluster": ("kwargs",)}
+_FILLED_LATE = {"data": ("source", "storage_options"), "cluster": ("kwargs",), "score": ("source",)}
 
 
 class ComponentRange(Section):
@@ -68,16 +68,6 @@ def _known_families(names: tuple[str, ...]) -> tuple[str, ...]:
     return _distinct(names)
 
 
-def _without_secrets(value: Any) -> Any:
-    """Options or a URL in which no secret is written out."""
-    if isinstance(value, str) and has_secret(value):
-        raise ValueError("expected a URL without a password or a signature; write ${NAME}, and set NAME outside")
-    written = list(literal_secrets(value))
-    if written:
-        raise ValueError(f"expected ${{NAME}}, a variable of the environment, for the secret {written[0]}")
-    return value
-
-
 ComponentCounts = Annotated[
     tuple[int, ...],
     BeforeValidator(_component_counts, json_schema_input_type=ComponentRange | list[Count]),
@@ -95,12 +85,12 @@ CovarianceTypes = Annotated[
 class DataConfig(Section):
     """The rows to cluster."""
 
-    source: Annotated[Text, AfterValidator(_without_secrets)] = Field(
+    source: Annotated[Text, AfterValidator(without_secrets)] = Field(
         description="Where the data are: .csv, .npy, .zarr (an array, or a group with one array a column), .parquet "
         "(a file, a folder of files or a glob), .h5 or .hdf5. A path relative to the current directory, or a URL: "
         "s3://, gs://, abfs://, https://, memory://. ${NAME} is filled in from the environment when it is opened."
     )
-    storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] = Field(
+    storage_options: Annotated[dict[str, Any], AfterValidator(without_secrets)] = Field(
         default={},
         description="What fsspec's file system of a URL is told, such as {anon: true} for a public bucket. Secrets "
         "come from the environment: {key: '${KEY}', secret: '${SECRET}'}; they are filled in when the data are "
@@ -242,6 +232,10 @@ class JobConfig(Section):
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="What computes.")
     output: OutputConfig = Field(default=OutputConfig(), description="What is kept of the result.")
     tasks: TasksConfig = Field(default=TasksConfig(), description="How the stages of the job are tried.")
+    score: ScoreConfig | None = Field(default=None, description="What the flow score-batch labels; null is nothing.")
+    refresh: RefreshConfig | None = Field(
+        default=None, description="When the flow refresh searches again, and what it keeps; null takes the defaults."
+    )
     schedule: ScheduleConfig | None = Field(
         default=None, description="When 'gmm-dask serve' runs the job; null leaves that to others."
     )
@@ -251,6 +245,19 @@ class JobConfig(Section):
     def _fill_in_name(cls, output: OutputConfig, info: ValidationInfo) -> OutputConfig:
         store = with_name(output.store, info.data.get("name", ""))
         return output.model_copy(update={"store": store})
+
+    @pydantic.field_validator("schedule")
+    @classmethod
+    def _can_run(cls, schedule: ScheduleConfig | None, info: ValidationInfo) -> ScheduleConfig | None:
+        flow, output = schedule.flow if schedule else None, info.data.get("output")
+        if flow == "score-batch" and info.data.get("score") is None:
+            raise ValueError("expected a section score for the flow score-batch: score: {source: new-rows.parquet}")
+        if flow == "refresh" and output is not None and not is_dated(output.store):
+            raise ValueError(
+                "expected a date in output.store, as the flow refresh makes a new store each time: "
+                "output: {store: 'results/{name}-{started:%Y-%m-%d}.zarr'}"
+            )
+        return schedule
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> JobConfig:

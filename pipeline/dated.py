@@ -88,3 +88,8 @@ def dated_paths(template: str) -> list[tuple[datetime, str]]:
         except ValueError:
             continue
     return sorted(found, reverse=True)
+
+
+def latest(template: str) -> str:
+    """The path of a link to the newest: ``latest`` in the place of the date."""
+    return "".join(text + ("latest" if field == "started" else "") for text, field, _ in _fields(template))

@@ -86,6 +86,16 @@ def has_secret(url: str) -> bool:
     return any(not _VARIABLE.search(match.group()) for match in _SECRET_IN_URL.finditer(url))
 
 
+def without_secrets(value: Any) -> Any:
+    """Options or a URL in which no secret is written out."""
+    if isinstance(value, str) and has_secret(value):
+        raise ValueError("expected a URL without a password or a signature; write ${NAME}, and set NAME outside")
+    written = list(literal_secrets(value))
+    if written:
+        raise ValueError(f"expected ${{NAME}}, a variable of the environment, for the secret {written[0]}")
+    return value
+
+
 def redacted(value: Any) -> Any:
     """A value as it may be printed: what looks like a secret is ``***``."""
     if isinstance(value, Mapping):

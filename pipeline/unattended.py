@@ -11,10 +11,12 @@ from dask.utils import parse_timedelta
 from dateutil.rrule import rrulestr
 from pydantic import AfterValidator, Field, Strict, model_validator
 
-from pipeline.sections import Section, Whole
+from pipeline.dated import check_template
+from pipeline.environment import without_secrets
+from pipeline.sections import Count, Section, Text, Whole
 
 # as Prefect names its flows
-FlowName = Literal["bic-sweep"]
+FlowName = Literal["bic-sweep", "refresh", "score-batch"]
 
 _CRON = re.compile(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)|(\S+\s+){4}\S+")
 
@@ -66,7 +68,11 @@ class ScheduleConfig(Section):
     timezone: Annotated[str, AfterValidator(_timezone)] = Field(
         default="UTC", description="Time zone of the schedule, and of {started} in output.store."
     )
-    flow: FlowName = Field(default="bic-sweep", description="What is run.")
+    flow: FlowName = Field(
+        default="bic-sweep",
+        description="What is run: bic-sweep, the whole job; refresh, the fit of the last winner to the data as they "
+        "are now, with the whole search again where it has drifted; score-batch, the labels of other rows.",
+    )
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
@@ -85,6 +91,32 @@ class ScheduleConfig(Section):
     def zone(self) -> tzinfo:
         """The time zone."""
         return ZoneInfo(self.timezone)
+
+
+class ScoreConfig(Section):
+    """What the flow score-batch labels, with the model of the newest complete store."""
+
+    source: Annotated[Text, AfterValidator(without_secrets)] = Field(
+        description="Where the rows are, as data.source; data.storage_options are used here too."
+    )
+    out: Annotated[Text, AfterValidator(check_template)] = Field(
+        default="results/{name}-scores-{started:%Y-%m-%d}.zarr",
+        description="What is written: a Zarr group, or a folder that ends in .parquet; {name} and "
+        "{started:%Y-%m-%d} are filled in.",
+    )
+
+
+class RefreshConfig(Section):
+    """When the flow refresh searches again, and what it keeps."""
+
+    drift: Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)] = Field(
+        default=0.05,
+        description="The search is made again if, on rows that were held out, a refit of the last winner is better "
+        "than it was by more than this: mean log-likelihood a row.",
+    )
+    keep: Count = Field(
+        default=7, description="Complete stores that are kept; older ones are removed, with their reports and rows."
+    )
 
 
 class TasksConfig(Section):

@@ -88,6 +88,8 @@ def test_defaults(load):
             "report": True,
         },
         "tasks": {"retries": 0, "retry_delay_seconds": 10.0, "timeout_seconds": None},
+        "score": None,
+        "refresh": None,
         "schedule": None,
     }
 
@@ -228,7 +230,10 @@ def test_overrides_are_validated(error):
             "search.tole: unknown key (did you mean tol?); the keys here are n_components, covariance_types, "
             "criterion, n_init, init_params, tol, max_iter, reg_covar, accelerate, random_state.",
         ),
-        ("foo: 1", "foo: unknown key; the keys here are name, data, search, cluster, output, tasks, schedule."),
+        (
+            "foo: 1",
+            "foo: unknown key; the keys here are name, data, search, cluster, output, tasks, score, refresh, schedule.",
+        ),
         ("2: 1", "2: expected a key that is text; got 2."),
         (
             "name: a b",

@@ -28,7 +28,9 @@ from pipeline.store.lifecycle import (
     lock,
     open_store,
     prepare_store,
+    read_attribute,
     record_data,
+    update_attributes,
 )
 from pipeline.store.results import (
     StoredModel,
@@ -76,6 +78,7 @@ __all__ = [
     "open_store",
     "prepare_scores",
     "prepare_store",
+    "read_attribute",
     "read_columns",
     "read_criteria",
     "read_model",
@@ -86,6 +89,7 @@ __all__ = [
     "row_shapes",
     "rows_folder",
     "save_checkpoint",
+    "update_attributes",
     "write_criteria",
     "write_models",
     "write_sample",

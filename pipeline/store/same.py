@@ -12,7 +12,17 @@ Values = dict[str, Any]
 
 # what does not change the result: what the job is called, how its data are reached, what computes and when, where the
 # store lies, and whether there is a report
-_FREE_KEYS = ("name", "cluster.", "data.storage_options", "output.store", "output.report", "tasks.", "schedule")
+_FREE_KEYS = (
+    "name",
+    "cluster.",
+    "data.storage_options",
+    "output.store",
+    "output.report",
+    "tasks.",
+    "schedule",
+    "score",
+    "refresh",
+)
 # what the run looks into when it differs: a file's time may change without its contents
 _LOOSE_DATA = ("chunks", "modified", "contents", "missing", "notes")
 
