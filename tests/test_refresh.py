@@ -1,0 +1,170 @@
+"""The nightly job: the last winner goes on, until the data are others; and the rows that are labelled with it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from gmm_dask import UserError
+from pipeline import store
+from pipeline.batch import score_batch
+from pipeline.config import JobConfig
+from pipeline.progress import PassDone
+from pipeline.refresh import refresh
+from pipeline.run import run
+from test_schedule import write_rows
+
+
+@pytest.fixture
+def night(tmp_path, monkeypatch):
+    """A function that refreshes as if in the night of a day, with rows that are written for it."""
+    dates = iter(range(1, 31))
+
+    def refresh_with(seed, shift=0.0, progress=lambda event: None, **sections):
+        write_rows(tmp_path / "rows.npy", seed, shift, n_rows=3000)
+        return again(progress, **sections)
+
+    def again(progress=lambda event: None, **sections):
+        # a template of one day each stands for nights, which do not pass here
+        return refresh(job(tmp_path, **sections), progress=progress)
+
+    class Clock:
+        @staticmethod
+        def now(zone=None):
+            from datetime import datetime
+
+            return datetime(2026, 11, next(dates), 2, tzinfo=zone)
+
+    monkeypatch.setattr("pipeline.places.datetime", Clock)
+    refresh_with.again = again
+    return refresh_with
+
+
+def job(folder, **sections):
+    values = {
+        "name": "night",
+        "data": {"source": str(folder / "rows.npy")},
+        "search": {"n_components": [2, 3], "covariance_types": ["diag", "spherical"]},
+        "output": {"store": f"{folder}/{{name}}-{{started:%Y-%m-%d}}.zarr", "report": False},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+    return JobConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("scale", ["none", "standard"])
+def test_the_winner_goes_on_until_the_data_have_drifted(night, tmp_path, scale):
+    data = {"source": str(tmp_path / "rows.npy"), "scale": scale}
+    first = night(0, data=data)
+    assert first.decision.searched
+    assert len(first.summary.table) == 4
+    second = night(1, data=data)
+    assert not second.decision.searched
+    assert abs(second.decision.gain) < 0.05
+    assert second.decision.previous == first.summary.store
+    assert (second.summary.best, len(second.summary.table)) == (first.summary.best, 1)
+    third = night(2, shift=3.0, data=data)
+    assert third.decision.searched
+    assert third.decision.gain > 0.05
+    assert "over the bound 0.05" in third.decision.reason
+    assert len(third.summary.table) == 4
+
+
+def test_the_refit_is_the_fit_that_a_search_for_it_alone_finds(night, tmp_path):
+    night(0)
+    refreshed = night(1).summary
+    kind, k = refreshed.best.split("-k")
+    alone = run(
+        job(tmp_path, search={"n_components": [int(k)], "covariance_types": [kind]}, output={"store": "{name}"})
+    )
+    (ours,), (theirs,) = refreshed.table["log_likelihood"], alone.table["log_likelihood"]
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_link_is_the_newest_store_and_old_ones_are_removed(night, tmp_path):
+    stores = [night(seed, refresh={"keep": 2}).summary.store for seed in range(4)]
+    link = tmp_path / "night-latest.zarr"
+    assert link.resolve() == Path(stores[-1]).resolve()
+    assert store.open_store(link).best
+    assert [Path(path).exists() for path in stores] == [False, False, True, True]
+    left = {path.name.split(".")[0] for path in tmp_path.iterdir()} - {"rows", "night-latest"}
+    assert left == {Path(path).name.split(".")[0] for path in stores[2:]}
+
+
+def test_a_store_that_is_at_work_is_not_removed(night):
+    first = night(0, refresh={"keep": 1}).summary.store
+    with store.lock(first):
+        assert night(1, refresh={"keep": 1}).removed == ()
+    assert Path(first).exists()
+    assert first in night(2, refresh={"keep": 1}).removed
+
+
+def test_something_else_in_the_links_place_is_left_alone(night, tmp_path):
+    (tmp_path / "night-latest.zarr").mkdir()
+    with pytest.raises(UserError, match="something else is there"):
+        night(0)
+
+
+def test_a_stopped_refresh_goes_on_with_what_it_decided(night):
+    before = night(0)
+
+    def stop(event):
+        if isinstance(event, PassDone):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        night(1, progress=stop, search={"tol": 1e-9})
+    stages = []
+    done = night.again(lambda event: stages.append(getattr(event, "name", "")), search={"tol": 1e-9})
+    assert "seed" not in stages
+    assert not done.decision.searched
+    assert done.decision.previous == before.summary.store
+    assert done.summary.store.endswith("night-2026-11-02.zarr")
+
+
+def test_other_columns_or_candidates_are_searched_again(night, tmp_path):
+    night(0)
+    other = night(1, search={"n_components": [2], "covariance_types": ["tied"]})
+    assert other.decision.searched
+    assert "is no candidate any more" in other.decision.reason
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(500, 3)))
+    columns = night.again(search={"n_components": [2], "covariance_types": ["tied"]})
+    assert "the columns are x0, x1, x2 now" in columns.decision.reason
+
+
+def test_without_a_date_there_is_no_refresh(tmp_path):
+    with pytest.raises(UserError, match="has no date in it"):
+        refresh(job(tmp_path, output={"store": "a.zarr"}))
+
+
+# -- other rows --------------------------------------------------------------------------------------------------
+
+
+def test_other_rows_are_labelled_with_the_newest_model(night, tmp_path):
+    night(0)
+    newest = night(1)
+    write_rows(tmp_path / "new.npy", seed=9)
+    score = {"source": str(tmp_path / "new.npy"), "out": f"{tmp_path}/scores-{{started:%Y-%m-%d}}.zarr"}
+    config = job(tmp_path, score=score, output={"log_density": True})
+    summary = score_batch(config)
+    assert (summary.model, summary.n_rows) == (newest.summary.best, 300)
+    root = zarr.open_group(summary.out, mode="r")
+    assert Path(root.attrs["model"]["store"]) == Path(newest.summary.store).resolve()
+    assert score_batch(config).reused
+    assert np.isclose(summary.shares, 1 / 3, atol=0.02).all()
+
+
+def test_rows_are_not_labelled_without_a_model(tmp_path):
+    write_rows(tmp_path / "rows.npy")
+    with pytest.raises(UserError, match="no complete result store"):
+        score_batch(job(tmp_path, score={"source": "rows.npy"}))
+    with pytest.raises(UserError, match="section score"):
+        score_batch(job(tmp_path))
+    assert os.listdir(tmp_path) == ["rows.npy"]
