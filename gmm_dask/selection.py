@@ -60,7 +60,7 @@ def smallest_within(table: pd.DataFrame, within: float = FLAT) -> dict[str, Any]
         Its row; of equally many components, that of the smaller ``delta``.
     """
     close = table[table["delta"] <= within].sort_values(["n_components", "delta"], kind="stable")
-    found: dict[str, Any] = close.iloc[0].to_dict()
+    found: dict[str, Any] = {str(name): value for name, value in close.iloc[0].items()}
     return found
 
 
