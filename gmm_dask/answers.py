@@ -130,13 +130,29 @@ def _join(found: list[Any], name: str, sizes: Sequence[float], n_components: int
     return da.concatenate(parts)
 
 
-def total_rows(rows: Rows, family: Family, parameters: Parameters) -> tuple[Totals, int]:
-    """Log-likelihood over all rows with its ICL term, and the number of rows, from one read."""
+def total_rows(rows: Rows, family: Family, parameters: Parameters) -> tuple[Totals, float]:
+    """Log-likelihood over all rows with its ICL term, and the rows' total weight, from one read.
+
+    Raises
+    ------
+    UserError
+        If a weight is negative or not finite, or if they add up to zero.
+    """
     stack = answer_stack(family, parameters)
     sums = map_reduce(rows, _totals_of_chunk, add_sums, stack, "log-likelihood")
-    return unpack_totals(stack, sums)[0], int(sums[-1])
+    total_weight, n_bad = sums[-1].tolist()
+    if n_bad or total_weight == 0.0:
+        what = f"{n_bad:.0f} are not" if n_bad else "they add up to zero"
+        raise UserError(f"sample_weight must hold finite numbers of at least 0, one of them above 0; {what}.")
+    return unpack_totals(stack, sums)[0], total_weight
 
 
 def _totals_of_chunk(rows: Any, weights: Any, stack: Stack, number: int) -> list[Array]:
     array = _finite(rows)
-    return [*chunk_sums(array, None, stack, statistics=False), np.array(float(len(array)))]
+    if weights is None:
+        return [*chunk_sums(array, None, stack, statistics=False), np.array([len(array), 0.0])]
+    given = np.asarray(weights, dtype=np.float64)
+    bad = ~(given >= 0.0) | np.isinf(given)
+    if bad.any():  # the sums are not wanted
+        given = np.where(bad, 0.0, given)
+    return [*chunk_sums(array, given, stack, statistics=False), np.array([given.sum(), np.count_nonzero(bad)])]

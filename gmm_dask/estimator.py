@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from functools import partial
 from numbers import Integral, Real
@@ -18,7 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from gmm_dask import answers, display, em, exchange
+from gmm_dask import answers, criteria, display, em, exchange
 from gmm_dask.em import Settings, State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Family, Parameters, get_family
@@ -317,7 +316,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with one_blas_thread():
             return answer.compute()
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean log density of the rows.
 
         Parameters
@@ -325,38 +324,40 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         X : array-like of shape (n_rows, n_features)
         y : None
             Not used, present by convention.
+        sample_weight : array-like of shape (n_rows,), default=None
+            How often each row counts, here and for the criteria below.
         """
-        totals, n_rows = self._totals(X)
-        return totals.log_likelihood / n_rows
+        totals, total_weight = self._totals(X, sample_weight)
+        return totals.log_likelihood / total_weight
 
-    def _totals(self, X: Any) -> tuple[Totals, int]:
+    def _totals(self, X: Any, sample_weight: Any) -> tuple[Totals, float]:
         check_is_fitted(self)
-        rows = as_rows(read_input(self, X, reset=False))
+        array = read_input(self, X, reset=False)
+        rows = as_rows(array, read_weights(sample_weight, array))
         with one_blas_thread():
             return answers.total_rows(rows, get_family(self.covariance_type), self._parameters)
 
-    def _n_parameters(self) -> int:
-        return get_family(self.covariance_type).n_parameters(*self.means_.shape)
+    def _outcome(self, X: Any, sample_weight: Any) -> criteria.Outcome:
+        totals, total_weight = self._totals(X, sample_weight)
+        k, d = self.means_.shape
+        state = State(self.covariance_type, k, 0, self._parameters)
+        return criteria.evaluate(state, d, totals, total_weight)
 
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion on X (n_rows, n_features); the smaller the better (Schwarz 1978)."""
-        totals, n_rows = self._totals(X)
-        return -2.0 * totals.log_likelihood + self._n_parameters() * math.log(n_rows)
+        return self._outcome(X, sample_weight).bic
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike information criterion on X (n_rows, n_features); the smaller the better (Akaike 1974)."""
-        totals, _ = self._totals(X)
-        return -2.0 * totals.log_likelihood + 2.0 * self._n_parameters()
+        return self._outcome(X, sample_weight).aic
 
-    def icl(self, X: Any) -> float:
+    def icl(self, X: Any, sample_weight: Any = None) -> float:
         """Integrated completed likelihood on X (n_rows, n_features); the smaller the better.
 
         ``bic - 2 sum_i log max_k r_ik``: BIC with a penalty for rows between components (Biernacki, Celeux and
         Govaert 2000, in the form of mclust, negated).
         """
-        totals, n_rows = self._totals(X)
-        bic = -2.0 * totals.log_likelihood + self._n_parameters() * math.log(n_rows)
-        return bic - 2.0 * totals.log_top
+        return self._outcome(X, sample_weight).icl
 
     def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.int64]]:
         """Draw rows from the mixture, component by component.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UnusableError, UserError
+from gmm_dask.families.base import LARGEST
 
 Array = NDArray[np.float64]
 
@@ -347,9 +348,9 @@ def _refuse_bad_values(part: Part, columns: Sequence[str] | None) -> None:
 
 
 def _refuse_overflow(part: Part, columns: Sequence[str] | None) -> None:
-    if np.isfinite(part.scatter).all():
-        return
     largest = np.maximum(np.abs(part.minimum), np.abs(part.maximum))
+    if np.isfinite(part.scatter).all() and largest.max() <= LARGEST:
+        return
     i = int(largest.argmax())
     name = str(i) if columns is None else repr(columns[i])
     raise UserError(

@@ -197,9 +197,9 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Log densities of the winner; see :meth:`GaussianMixture.score_samples`."""
         return self._winner.score_samples(X)
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log density of the winner; see :meth:`GaussianMixture.score`."""
-        return self._winner.score(X)
+        return self._winner.score(X, sample_weight=sample_weight)
 
     def _html_repr(self) -> str:
         return display.search_html(super()._html_repr(), self)

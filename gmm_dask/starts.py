@@ -8,10 +8,12 @@ one stack, and the rows are in memory: such passes cost next to nothing beside o
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,8 +83,15 @@ def first_states(
     Returns
     -------
     states : list of State
-        Candidate by candidate, start by start; with 'auto' the best first.
+        Candidate by candidate, start by start; with 'auto' the best first. Those of a candidate with more components
+        than there are rows have failed.
     """
+    possible = [candidate for candidate in candidates if candidate[1] <= len(profile.sample)]
+    if len(possible) < len(candidates):
+        settings: dict[str, Any] = {"init_params": init_params, "n_init": n_init, "random_state": random_state}
+        found = iter(first_states(possible, profile, reg_covar=reg_covar, **settings) if possible else ())
+        starts = itertools.product(candidates, range(n_init))
+        return [next(found) if c in possible else State(*c, start, None, status=Status.FAILED) for c, start in starts]
     if init_params == AUTO:
         return auto_states(candidates, profile, n_init, random_state(), reg_covar)
     return start_states(

@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 LOG_2PI = math.log(2.0 * math.pi)
 # scikit-learn adds this to every component's weight so that an empty one divides by something
 NK_FLOOR = 10.0 * float(np.finfo(np.float64).eps)
+# the squares of larger numbers, and their sums, may overflow
+LARGEST = 1e150
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +169,8 @@ class Family(ABC):
         ``|mean - center|^2 * trace(precision)``; the trace bounds the largest eigenvalue from above.
         """
         distances = np.sum((parameters.means - center) ** 2, axis=1)
-        return float(np.max(distances * self.precision_traces(parameters)))
+        with np.errstate(over="ignore"):
+            return float(np.max(distances * self.precision_traces(parameters)))
 
     # -- the M-step ------------------------------------------------------------------------------------------
     def maximise(self, statistics: Statistics, reg_covar: float | Array) -> Parameters:
@@ -188,7 +191,10 @@ class Family(ABC):
 
     def parameters(self, weights: Array, means: Array, covariances: Array) -> Parameters:
         """Parameters with the Cholesky factors of their precisions; raises :class:`SingularError`."""
-        return Parameters(weights, means, covariances, self.precisions_cholesky(covariances))
+        factors = self.precisions_cholesky(covariances)
+        if not np.abs(factors).max() < LARGEST:
+            raise SingularError(SINGULAR_REMEDY)
+        return Parameters(weights, means, covariances, factors)
 
     @abstractmethod
     def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
