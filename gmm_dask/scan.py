@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import dask
 import dask.array as da
 import numpy as np
-from dask._task_spec import DataNode, GraphNode, Task, TaskRef, convert_legacy_graph
+from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_legacy_graph
 from dask.core import flatten
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -98,15 +98,25 @@ class Rows:
         return found
 
     @cached_property
-    def _reading(self) -> tuple[dict[Hashable, GraphNode], list[Hashable], list[Hashable | None]]:
-        """The optimised graph that reads the chunks, with the keys of rows and weights, chunk by chunk."""
+    def _reading(self) -> _Reading:
+        """How the chunks are read."""
         collections = [self.array] if self.weights is None else [self.array, self.weights]
         collections = list(dask.optimize(*collections))
         graph: dict[Hashable, GraphNode] = {}
         for collection in collections:
             graph.update(convert_legacy_graph(dict(collection.__dask_graph__())))
-        keys = [list(flatten(collection.__dask_keys__())) for collection in collections]
-        return graph, keys[0], keys[1] if len(keys) > 1 else [None] * len(keys[0])
+        keys = [_without_aliases(graph, flatten(collection.__dask_keys__())) for collection in collections]
+        return _Reading(graph, _users(graph), keys[0], keys[1] if len(keys) > 1 else [None] * len(keys[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """The optimised graph that reads the chunks, who needs its keys, and the keys of rows and weights by chunk."""
+
+    graph: dict[Hashable, GraphNode]
+    users: dict[Hashable, set[Hashable]]
+    rows: list[Hashable]
+    weights: list[Hashable] | list[None]
 
 
 def as_rows(array: Any, weights: Any = None) -> Rows:
@@ -236,17 +246,16 @@ def _merge_listed(merge: Merge[Result], *results: Result) -> Result:
 def _chunk_tasks(
     rows: Rows, function: ChunkFunction[Result], shared: Any, name: str, token: str
 ) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
-    reading, row_keys, weight_keys = rows._reading
-    graph = dict(reading)
+    reading = rows._reading
+    graph = dict(reading.graph)
     shared_key = f"parameters-{token}"
     graph[shared_key] = DataNode(shared_key, shared)
-    users = _users(reading)
     keys: list[Hashable] = []
-    for number, (row_key, weight_key) in enumerate(zip(row_keys, weight_keys, strict=True)):
+    for number, (row_key, weight_key) in enumerate(zip(reading.rows, reading.weights, strict=True)):
         key = (f"{name}-{token}", number)
         weights = None if weight_key is None else TaskRef(weight_key)
         task = Task(key, function, TaskRef(row_key), weights, TaskRef(shared_key), number)
-        reads = _reads_of_one_chunk(reading, users, [k for k in (row_key, weight_key) if k is not None])
+        reads = _reads_of_one_chunk(reading, [k for k in (row_key, weight_key) if k is not None])
         graph[key] = Task.fuse(*(graph.pop(k) for k in reads), task)
         keys.append(key)
     return graph, keys
@@ -261,10 +270,22 @@ def _users(graph: dict[Hashable, GraphNode]) -> dict[Hashable, set[Hashable]]:
     return users
 
 
-def _reads_of_one_chunk(
-    graph: dict[Hashable, GraphNode], users: dict[Hashable, set[Hashable]], keys: list[Hashable]
-) -> list[Hashable]:
+def _without_aliases(graph: dict[Hashable, GraphNode], keys: Iterable[Hashable]) -> list[Hashable]:
+    """The keys that others stand for, which leave the graph: what is read must be a task of its own to be fused."""
+    users = _users(graph)
+    found = []
+    for key in keys:
+        while isinstance(node := graph.get(key), Alias) and not users[key]:
+            users[node.target].discard(key)
+            del graph[key]
+            key = node.target
+        found.append(key)
+    return found
+
+
+def _reads_of_one_chunk(reading: _Reading, keys: list[Hashable]) -> list[Hashable]:
     """The tasks that bring one chunk and nothing else: they become part of the task that uses it."""
+    graph, users = reading.graph, reading.users
     found: dict[Hashable, None] = {}
     # a chunk that a cluster keeps has no task here
     queue = [key for key in keys if not users.get(key)]

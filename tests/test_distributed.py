@@ -7,8 +7,9 @@ import threading
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, default_client
 
+import alive
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 
 N_CHUNKS = 20
@@ -63,6 +64,26 @@ def test_a_search_has_the_bits_of_threads(rows, on_threads, cluster):
     assert search.best_params_ == on_threads[1].best_params_
     assert search.results_.equals(on_threads[1].results_)
     assert_same_bits(search.best_estimator_, on_threads[1].best_estimator_)
+
+
+def test_rows_that_the_workers_keep(rows, on_threads, cluster):
+    kept = rows.persist()
+    assert_same_bits(fitted_mixture(kept), on_threads[0])
+
+
+def test_no_worker_holds_more_chunks_than_it_has_threads_and_one(rows, on_threads, cluster):
+    """A chunk is read by the task that takes its statistics, and gone with it."""
+    read = rows.map_blocks(alive.counted, dtype=rows.dtype, name="read-chunk")
+    assert_same_bits(fitted_mixture(read), on_threads[0])
+    held = default_client().run(alive.most)
+    assert len(held) == 2
+    assert all(1 <= most <= 1 + 1 for most in held.values()), held
+
+
+def test_names_on_the_dashboard(rows, on_threads, cluster):
+    kept = rows.map_blocks(np.array, dtype=rows.dtype, name="read-chunk-of-a-test").persist()
+    fitted_mixture(kept)
+    assert {"read-chunk-of-a-test", "parameters", "statistics", "merge"} <= set(cluster.scheduler.task_prefixes)
 
 
 def test_a_killed_worker_changes_no_bit(rows, on_threads, cluster, monkeypatch):
