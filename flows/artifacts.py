@@ -72,7 +72,7 @@ def publish(name: str, summary: Summary) -> None:
 
 def _rows(summary: Summary) -> list[dict[str, Any]]:
     columns = ["n_components", "covariance_type", "status", summary.criterion, "delta", "n_iter"]
-    rows = summary.table.sort_values("delta")[columns].to_numpy(dtype=object)
+    rows = summary.table.sort_values("delta")[columns].round(2).to_numpy(dtype=object)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
@@ -94,7 +94,8 @@ def _report(name: str, summary: Summary) -> str:
     page = Path(summary.report) / "index.html"
     if page.is_file():
         lines.append(f"The whole report, on the machine that ran the job: `{page.resolve()}`")
-    for file in sorted(Path(summary.report).glob("*.png")):
+    first = {f"{summary.criterion}.png": 0, "clusters.png": 1}
+    for file in sorted(Path(summary.report).glob("*.png"), key=lambda file: (first.get(file.name, 2), file.name)):
         if picture := embedded(file):
             lines.append(f"![{file.stem}]({picture})")
     return "\n\n".join(lines)

@@ -42,11 +42,11 @@ def serve_configs(paths: Sequence[Path], tell: Callable[[str], object]) -> None:
     Raises
     ------
     UserError
-        If a configuration has a mistake or no schedule, two have one name, or no Prefect server is there.
+        If a configuration has a mistake or no schedule, two have one flow and name, or no Prefect server is there.
     """
     configs = [(path, load_config(path)) for path in paths]
-    _require_distinct_names([config.name for _, config in configs])
     deployments = [deployment(path, config) for path, config in configs]
+    _require_distinct_names([f"{made.flow_name}/{made.name}" for made in deployments])
     url = require_server()
     for (path, config), made in zip(configs, deployments, strict=True):
         assert config.schedule is not None
@@ -101,5 +101,6 @@ def _require_distinct_names(names: Sequence[str]) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(
-            f"two configurations have the name {repeated[0]!r}, by which their deployments are known. Change one."
+            f"two configurations are {repeated[0]!r}, the flow and the name that a deployment is known by. Change one "
+            "of the names."
         )
