@@ -97,7 +97,7 @@ def _fewer_do(table: pd.DataFrame, criterion: str, winner: dict[str, Any]) -> st
     components = f"{count} component{'' if count == 1 else 's'}"
     return (
         f"{components}, {fewest['covariance_type']} covariance, has {criterion.upper()} only {fewest['delta']:.1f} "
-        f"higher: below {FLAT:.0f} the evidence for more components is not strong."
+        f"higher: below {FLAT:.0f} the evidence for more components is not very strong."
     )
 
 
