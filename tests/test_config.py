@@ -343,8 +343,8 @@ def test_overrides_are_validated(error):
         ),
         (
             "output: {store: 'a{.zarr'}",
-            "output.store: expected a path with {name}, and {started:%Y-%m-%d} in any such form, as its only placeholders; "
-            "expected '}' before end of string; got 'a{.zarr'.",
+            "output.store: expected a path with {name}, and {started:%Y-%m-%d} in any such form, as its only "
+            "placeholders; expected '}' before end of string; got 'a{.zarr'.",
         ),
     ],
 )

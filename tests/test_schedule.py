@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -20,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
+from browser import CHROMIUM, browsing
 from gmm_dask import UserError
 from pipeline import store
 from pipeline.config import JobConfig
@@ -29,6 +31,7 @@ from pipeline.places import last_complete, placed
 from pipeline.progress import PassDone, silent
 from pipeline.run import run
 
+ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 GMM_DASK = BIN / "gmm-dask"
 PATIENCE = 120.0
@@ -460,3 +463,59 @@ def test_a_stage_out_of_time_is_timed_out_with_its_reason(tmp_path, server):
     assert "took longer than tasks.timeout_seconds, 0.5 s" in message
     ((_, path),) = dated_paths(str(folder / STORE.replace("{name}", "slow")))
     assert json.loads((Path(path) / "zarr.json").read_text())["attributes"]["passes"] > 2
+
+
+# -- a work pool, and the pages ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory, server):
+    """A run of prefect.yaml's deployment that a process worker has taken from its pool; its id."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    recipe = (ROOT / "prefect.yaml").read_text()
+    cron = re.search(r'- cron: ".+"\n +timezone: .+\n', recipe)[0]
+    (folder / "prefect.yaml").write_text(recipe.replace(cron, "- interval: 15\n"))
+    for command in (("work-pool", "create", "gmm-dask", "--type", "process"), ("deploy", "--all", "--no-prompt")):
+        subprocess.run(
+            [BIN / "prefect", *command],
+            cwd=folder,
+            env=server.environment | {"PWD": str(folder)},  # which the recipe names
+            check=True,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+    worker = BIN / "prefect", "worker", "start", "--pool", "gmm-dask"
+    with process(*worker, log=folder / "worker.log", env=server.environment, cwd=folder):
+        until(lambda: server.runs("quickstart") and server.runs("quickstart")[0][0] == "Completed", "a run")
+    assert (folder / "results/old-faithful.zarr/zarr.json").is_file()
+    return server.runs("quickstart")[0][2]
+
+
+@pytest.mark.slow
+def test_a_worker_takes_a_scheduled_run_from_the_pool(deployed, server):
+    ((name, tag),) = server.query(f"select name, auto_scheduled from flow_run where id = '{deployed}'")
+    assert (name, tag) == ("old-faithful", 1)
+    assert ("old-faithful: fit_wave 1", "Completed", 1) in server.tasks(deployed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_pages_of_a_run_and_its_artifacts_show_what_it_found(deployed, server):
+    site = server.url.removesuffix("/api")
+    artifacts = dict(server.query(f"select key, id from artifact where flow_run_id = '{deployed}'"))
+    shown = {
+        f"runs/flow-run/{deployed}": "old-faithful: fit_wave 1",
+        f"artifacts/artifact/{artifacts['old-faithful-candidates']}": "2314.34",
+        f"artifacts/artifact/{artifacts['old-faithful-report']}": "has the smallest BIC of 36 candidates",
+    }
+    widths = "[...document.images].filter(image => image.src.startsWith('data:')).map(image => image.naturalWidth)"
+    with browsing() as page:
+        for path, words in shown.items():
+            page.send("Page.navigate", url=f"{site}/{path}")
+            until(lambda words=words: words in page.evaluate("document.body.innerText"), f"{words} on {path}")
+        assert len(page.evaluate(widths)) >= 3
+        assert min(page.evaluate(widths)) > 100
+        page.send("Page.navigate", url=f"{site}/artifacts/artifact/{artifacts['old-faithful-bic']}")
+        until(lambda: page.evaluate(widths), "the picture")
+        assert min(page.evaluate(widths)) > 100
