@@ -401,19 +401,35 @@ def test_a_task_that_fails_twice_succeeds_at_the_third_try(tmp_path, server, fla
     )
     with serving(server, folder):
         until(lambda: server.query("select id from deployment where name = 'flaky'"), "the deployment")
-        subprocess.run(
-            [BIN / "prefect", "deployment", "run", "bic-sweep/flaky"],
-            env=server.environment,
-            check=True,
-            capture_output=True,
-            timeout=PATIENCE,
-        )
+        order(server, "bic-sweep/flaky")
         tries = "select run_count, state_name from task_run where name = 'flaky: prepare'"
         until(lambda: (2, "AwaitingRetry") in server.query(tries), "the second try to fail")
         Flaky.broken = False
         until(lambda: "Completed" in [state for state, *_ in server.runs("flaky")], "the end")
     ((_, _, run_id),) = server.runs("flaky")
     assert ("flaky: prepare", "Completed", 3) in server.tasks(run_id)
+
+
+@pytest.mark.slow
+def test_a_refresh_and_the_labels_of_other_rows_are_served_under_one_name(tmp_path, server):
+    folder = write_job(tmp_path, "both", schedule="{interval: 10d, flow: refresh}")
+    text = (folder / "job.yaml").read_text().replace("flow: refresh", "flow: score-batch")
+    (folder / "scores.yaml").write_text(text + "score: {source: rows.npy}\n")
+    command = GMM_DASK, "serve", "job.yaml", "scores.yaml"
+    with process(*command, log=folder / "serve.log", env=server.environment, cwd=folder):
+        until(lambda: len(server.query("select id from deployment where name = 'both'")) == 2, "the deployments")
+        for number, flow in enumerate(("refresh", "score-batch"), start=1):
+            order(server, f"{flow}/both")
+            until(lambda n=number: [state for state, *_ in server.runs("both")].count("Completed") == n, flow)
+    kinds = {key.removeprefix("both-") for (key,) in server.query("select key from artifact where key like 'both-%'")}
+    assert kinds == {"progress", "candidates", "bic", "report", "refresh", "scores-progress", "scores"}
+    assert (folder / "out/both-latest.zarr/zarr.json").is_file()
+    assert list((folder / "results").glob("both-scores-*.zarr/zarr.json"))
+
+
+def order(server, deployment):
+    command = BIN / "prefect", "deployment", "run", deployment
+    subprocess.run(command, env=server.environment, check=True, capture_output=True, timeout=PATIENCE)
 
 
 def test_a_mistake_is_not_tried_again_and_its_reason_is_the_states_message(tmp_path, server):
