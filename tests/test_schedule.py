@@ -521,15 +521,16 @@ def test_the_pages_of_a_run_and_its_artifacts_show_what_it_found(deployed, serve
     site = server.url.removesuffix("/api")
     artifacts = dict(server.query(f"select key, id from artifact where flow_run_id = '{deployed}'"))
     shown = {
-        f"runs/flow-run/{deployed}": "old-faithful: fit_wave 1",
+        f"runs/flow-run/{deployed}": "seed: reading the data once, then the starts",
         f"artifacts/artifact/{artifacts['old-faithful-candidates']}": "2314.34",
         f"artifacts/artifact/{artifacts['old-faithful-report']}": "has the smallest BIC of 36 candidates",
     }
     widths = "[...document.images].filter(image => image.src.startsWith('data:')).map(image => image.naturalWidth)"
     with browsing() as page:
+        page.send("Emulation.setDeviceMetricsOverride", width=1300, height=1500, deviceScaleFactor=1, mobile=False)
         for path, words in shown.items():
             page.send("Page.navigate", url=f"{site}/{path}")
-            until(lambda words=words: words in page.evaluate("document.body.innerText"), f"{words} on {path}")
+            until(lambda words=words: words in page.evaluate("document.body?.innerText ?? ''"), f"{words} on {path}")
         assert len(page.evaluate(widths)) >= 3
         assert min(page.evaluate(widths)) > 100
         page.send("Page.navigate", url=f"{site}/artifacts/artifact/{artifacts['old-faithful-bic']}")
