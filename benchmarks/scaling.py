@@ -1,0 +1,202 @@
+"""What a pass costs on worker processes beside its work, and what follows for many workers.
+
+A pass is one graph: a task a chunk, a tree of merges, one key with the parameters. Measured are
+
+* passes without work over 10 to 2,000 chunks, on threads and on 1 and 2 worker processes of one thread each: seconds a
+  pass and a chunk that are no work;
+* passes whose chunks take 100 ms each, on 1 and 2 worker processes: once asleep, which needs no processor and shows
+  what the scheduling loses, and once the statistics of a sweep's candidates, beside the sum of the kernels' seconds;
+* with ``--passes 500``, the memory of the workers, and of the process with the scheduler and the client, as they go by.
+
+The seconds of passes without work are fitted by ``a + b * chunks``. A scheduler serves one chunk after the other, so
+that a pass over n chunks of w seconds each takes about ``a + n * max(b, w / workers)``: the last table.
+
+    python benchmarks/scaling.py
+    python benchmarks/scaling.py --passes 500
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import psutil
+from distributed import Client, LocalCluster
+from machine import describe_machine
+
+from gmm_dask.families import get_family
+from gmm_dask.profile import Profile
+from gmm_dask.scan import Rows, as_rows, collect_statistics, map_reduce, one_blas_thread, profile_rows
+from gmm_dask.seeding import start_states
+from gmm_dask.stack import Model
+
+CHUNKS = (10, 100, 500, 2000)
+WORK_SECONDS = 0.1
+WORK_CHUNKS = 40
+REPEATS = 3
+FEATURES = 8
+WORKERS = (10, 100, 1000)
+CHUNK_SECONDS = (0.05, 0.1, 0.5, 2.0, 5.0)
+
+
+def idle(rows: Any, weights: Any, seconds: float, number: int) -> int:
+    """A chunk's work that is none."""
+    time.sleep(seconds)
+    return 1
+
+
+def timed(action: Callable[[], object], repeats: int = REPEATS) -> float:
+    """The fewest seconds of some calls, after one that does not count."""
+    action()
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def idle_pass(n_chunks: int, seconds: float = 0.0) -> Callable[[], object]:
+    rows = as_rows(da.zeros((n_chunks, FEATURES), chunks=(1, FEATURES)))
+    return lambda: map_reduce(rows, idle, sum, seconds, "statistics")
+
+
+def make_chunk(block: np.ndarray, rows: int) -> np.ndarray:
+    """Rows of three clusters, made anew for each pass as if they were read."""
+    centers = np.arange(rows) % 3 * 4.0
+    return centers[:, None] + np.random.default_rng(int(block[0, 0])).standard_normal((rows, FEATURES))
+
+
+def made_rows(n_chunks: int, chunk_rows: int) -> Rows:
+    seeds = da.zeros((n_chunks, FEATURES), chunks=(1, FEATURES))
+    chunks = ((chunk_rows,) * n_chunks, (FEATURES,))
+    return as_rows(seeds.map_blocks(make_chunk, rows=chunk_rows, chunks=chunks, dtype=np.float64))
+
+
+def models_of(profile: Profile) -> list[Model]:
+    candidates = [(name, k) for name in ("full", "tied", "diag", "spherical") for k in range(2, 7)]
+    made = partial(start_states, candidates, profile.sample, None, init_params="random_from_data", n_init=1)
+    states = made(random_state=lambda: np.random.RandomState(0), reg_covar=1e-3)
+    return [(get_family(state.covariance_type), state.parameters) for state in states]
+
+
+def sized_work() -> tuple[int, float, Profile, list[Model]]:
+    """Rows of a chunk that takes about 100 ms here to make and to compute, and how long it takes."""
+    rows = 20_000
+    profile = profile_rows(as_rows(make_chunk(np.zeros((1, 1)), rows)), 0)
+    models = models_of(profile)
+    seconds = timed(lambda: alone(rows, profile, models))
+    chunk_rows = max(1000, round(rows * WORK_SECONDS / seconds))
+    return chunk_rows, timed(lambda: alone(chunk_rows, profile, models)), profile, models
+
+
+def alone(rows: int, profile: Profile, models: Sequence[Model]) -> object:
+    """A chunk on one thread, without a graph."""
+    with dask.config.set(scheduler="sync"):
+        return collect_statistics(as_rows(make_chunk(np.zeros((1, 1)), rows)), profile, models)
+
+
+@contextmanager
+def workers(number: int) -> Iterator[LocalCluster]:
+    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "memory_limit": "2GiB"}
+    with LocalCluster(n_workers=number, threads_per_worker=1, processes=True, **options) as cluster, Client(cluster):
+        yield cluster
+
+
+def print_table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
+    print("\n| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    for line in lines:
+        print("| " + " | ".join(map(str, line)) + " |")
+
+
+def fit(seconds: dict[int, float]) -> tuple[float, float]:
+    """Seconds a pass and a chunk: least squares of relative errors."""
+    n, t = np.array(list(seconds)), np.array(list(seconds.values()))
+    a, b = np.linalg.lstsq(np.stack([1 / t, n / t], axis=1), np.ones(len(t)), rcond=None)[0]
+    return max(0.0, float(a)), float(b)
+
+
+def milliseconds(seconds: Iterable[float], digits: int) -> list[str]:
+    return [f"{1e3 * value:.{digits}f} ms" for value in seconds]
+
+
+def predict(a: float, b: float) -> None:
+    """Shares of the workers' time that are work, over 100 chunks a worker."""
+    lines = []
+    for n_workers in WORKERS:
+        line: list[object] = [f"{n_workers:,}", f"{n_workers * b / 0.95:.2f} s"]
+        for work in CHUNK_SECONDS:
+            n = 100 * n_workers
+            took = a + n * max(b, work / n_workers) + 2 * b * math.log2(n)
+            line.append(f"{n * work / n_workers / took:.0%}" + (" (scheduler)" if b > work / n_workers else ""))
+        lines.append(line)
+    print_table(["workers", "a chunk should take", *(f"chunks of {work:g} s" for work in CHUNK_SECONDS)], lines)
+
+
+def memory(n_passes: int) -> None:
+    with workers(2) as cluster:
+        action, lines = idle_pass(20), []
+        processes = {"scheduler and client": psutil.Process()}
+        processes |= {f"worker {name}": psutil.Process(w.pid) for name, w in cluster.workers.items()}
+        first: dict[str, float] = {}
+        for number in range(1, n_passes + 1):
+            action()
+            if number % max(50, n_passes // 10) == 0 or number == 50:
+                found = {name: process.memory_info().rss / 2**20 for name, process in processes.items()}
+                first = first or found
+                lines.append([number, *(f"{mib:.0f} ({mib / first[n] - 1:+.1%})" for n, mib in found.items())])
+        print_table(["passes", *(f"{name}, MiB" for name in processes)], lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--passes", type=int, default=0, help="follow the memory over so many passes, and nothing else")
+    options = parser.parse_args()
+    print(describe_machine())
+    if options.passes:
+        memory(options.passes)
+        return
+    with one_blas_thread():
+        measure()
+
+
+def measure() -> None:
+    empty = {0: {n: timed(idle_pass(n)) for n in CHUNKS}}
+    chunk_rows, kernel_seconds, profile, models = sized_work()
+    ideal = WORK_CHUNKS * WORK_SECONDS
+    work = []
+    for number in (1, 2):
+        with workers(number):
+            empty[number] = {n: timed(idle_pass(n)) for n in CHUNKS}
+            asleep = timed(idle_pass(WORK_CHUNKS, WORK_SECONDS))
+            rows = made_rows(WORK_CHUNKS, chunk_rows)
+            computed = timed(lambda rows=rows: collect_statistics(rows, profile, models))
+            work.append((number, asleep, computed))
+    names = {0: "threads", 1: "1 worker process", 2: "2 worker processes"}
+    head = ["chunks without work", *(f"{n:,}" for n in CHUNKS), "a pass", "a chunk"]
+    fits = {number: fit(found) for number, found in empty.items()}
+    lines = [[names[k], *milliseconds(t.values(), 0), *milliseconds(fits[k], 2)] for k, t in empty.items()]
+    print_table(head, lines)
+    total = WORK_CHUNKS * kernel_seconds
+    print_table(
+        [f"{WORK_CHUNKS} chunks of 100 ms", "asleep", "lost", f"statistics ({total:.2f} s of work)", "of that at work"],
+        [
+            [names[n], f"{s:.2f} s", f"{1 - ideal / n / s:.1%}", f"{c:.2f} s", f"{total / n / c:.0%}"]
+            for n, s, c in work
+        ],
+    )
+    gains = [work[0][i] / work[1][i] for i in (1, 2)]
+    print(f"\n2 worker processes against 1: asleep {gains[0]:.2f}, statistics {gains[1]:.2f}")
+    predict(*fits[2])
+
+
+if __name__ == "__main__":
+    main()
