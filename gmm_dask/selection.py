@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -64,7 +64,7 @@ def smallest_within(table: pd.DataFrame, within: float = FLAT) -> dict[str, Any]
     return found
 
 
-def remarks(table: pd.DataFrame, criterion: str, winner: dict[str, Any]) -> list[str]:
+def remarks(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) -> list[str]:
     """What to know before the choice is trusted, a sentence or two each; empty if nothing speaks against it.
 
     Parameters
@@ -73,14 +73,14 @@ def remarks(table: pd.DataFrame, criterion: str, winner: dict[str, Any]) -> list
         A row a candidate, with ``n_components``, ``covariance_type`` and ``delta``, and, where it is known,
         :class:`Agreement`'s numbers.
     criterion : str
-    winner : dict
+    winner : mapping
         The winner's row.
     """
     found = [_on_the_edge(table, winner), _fewer_do(table, criterion, winner), _starts_disagree(winner)]
     return [remark for remark in found if remark]
 
 
-def _on_the_edge(table: pd.DataFrame, winner: dict[str, Any]) -> str:
+def _on_the_edge(table: pd.DataFrame, winner: Mapping[Any, Any]) -> str:
     counts, k = table["n_components"], winner["n_components"]
     if counts.nunique() > 1 and k == counts.max():
         return f"The winner has {k} components, the most that were tried: more may be better. Widen n_components."
@@ -89,7 +89,7 @@ def _on_the_edge(table: pd.DataFrame, winner: dict[str, Any]) -> str:
     return ""
 
 
-def _fewer_do(table: pd.DataFrame, criterion: str, winner: dict[str, Any]) -> str:
+def _fewer_do(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) -> str:
     fewest = smallest_within(table)
     if fewest["n_components"] >= winner["n_components"]:
         return ""
@@ -101,7 +101,7 @@ def _fewer_do(table: pd.DataFrame, criterion: str, winner: dict[str, Any]) -> st
     )
 
 
-def _starts_disagree(winner: dict[str, Any]) -> str:
+def _starts_disagree(winner: Mapping[Any, Any]) -> str:
     starts, agreed = winner.get("starts", 0), winner.get("agreed", 0)
     if starts < 2 or agreed > 1:
         return ""
