@@ -88,7 +88,10 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
     with one_blas_thread(), held(config.cluster):
         current = _connected(config, shape)
         _require_paths(current, source, written)
-        with dask.config.set(scheduler=Getter(current.client, config.cluster.timeout)):
+        from distributed import span
+
+        # a scheduler keeps a record of every span: one for a stage, not one for each pass
+        with span("gmm-dask"), dask.config.set(scheduler=Getter(current.client, config.cluster.timeout)):
             yield
 
 
