@@ -14,7 +14,7 @@ from gmm_dask.seeding import Candidate
 from gmm_dask.stack import BLOCK_BYTES, ROW_MULTIPLE
 
 # resident before the data: the imports of a job and its compiled kernels, measured on Linux
-IMPORTS_BYTES = 440 << 20
+IMPORTS_BYTES = 464 << 20
 # copies of a chunk that a thread causes, measured on compressed Zarr: as it is read, decoded and handed over, and
 # what the C library keeps of those before
 CHUNK_COPIES = 6

@@ -205,7 +205,9 @@ def seed_with(config: JobConfig, starts: Callable[[Source, Profile, Profile], li
         waves = _plan(config, _shape_found(config, source, profile))
         states = starts(source, found, profile)
         if not any(state.usable for state in states):  # before anything is saved that another config would meet
-            raise UserError(f"none of the {len(states)} fits can begin: {states[0].status.remedy}")
+            raise UserError(
+                f"none of the {len(states)} fits can begin with n_samples = {profile.n_rows}: {states[0].status.remedy}"
+            )
         waves = waves if sum(waves) == len(states) else (1,) * len(states)
     store.record_data(
         path,

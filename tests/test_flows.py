@@ -264,7 +264,7 @@ def test_ctrl_c_is_code_130_and_a_crashed_flow_run(job, prefect_home, environmen
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_is_named_and_the_result_stays(job, environment):
+def test_a_server_that_dies_is_named_and_the_store_stays(job, environment):
     with started(
         GMM_DASK, "run", "job.yaml", *ENDLESS[:2], "--set", "search.max_iter=3000", cwd=job, env=environment
     ) as run:
@@ -274,7 +274,8 @@ def test_a_server_that_dies_is_named_and_the_result_stays(job, environment):
         _, complaint = run.communicate(timeout=600)
     assert run.returncode == 1
     assert "ServerError: Prefect's embedded server ended during the run" in complaint
-    assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] == "complete"
+    # what was saved stays, and the same job goes on from there
+    assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] in ("running", "complete")
 
 
 @pytest.mark.slow
