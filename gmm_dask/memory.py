@@ -13,8 +13,8 @@ from gmm_dask.scan import MERGE_WIDTH
 from gmm_dask.seeding import Candidate
 from gmm_dask.stack import BLOCK_BYTES, ROW_MULTIPLE
 
-# resident before the data: the imports of a job and its compiled kernels, measured on Linux
-IMPORTS_BYTES = 464 << 20
+# resident before the data: the imports of a job and its compiled kernels, measured on Linux with some room
+IMPORTS_BYTES = 480 << 20
 # copies of a chunk that a thread causes, measured on compressed Zarr: as it is read, decoded and handed over, and
 # what the C library keeps of those before
 CHUNK_COPIES = 6
