@@ -4,8 +4,9 @@ A pass is one graph: a task a chunk, a tree of merges, one key with the paramete
 
 * passes without work over 10 to 2,000 chunks, on threads and on 1 and 2 worker processes of one thread each: seconds a
   pass and a chunk that are no work;
-* passes whose chunks take 100 ms each, on 1 and 2 worker processes: once asleep, which needs no processor and shows
-  what the scheduling loses, and once the statistics of a sweep's candidates, beside the sum of the kernels' seconds;
+* passes of 200 chunks that take 100 ms each, on 1 and 2 worker processes: once asleep, which needs no processor and
+  shows what the scheduling loses, and once the statistics of a sweep's candidates, beside the sum of the seconds that
+  the chunks took in the workers;
 * with ``--passes 500``, the memory of the workers, and of the process with the scheduler and the client, as they go by.
 
 The seconds of passes without work are fitted by ``a + b * chunks``. A scheduler serves one chunk after the other, so
@@ -23,24 +24,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-import dask
 import dask.array as da
 import numpy as np
 import psutil
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, span
 from machine import describe_machine
 
 from gmm_dask.families import get_family
-from gmm_dask.profile import Profile
-from gmm_dask.scan import Rows, as_rows, collect_statistics, map_reduce, one_blas_thread, profile_rows
+from gmm_dask.scan import as_rows, map_reduce, one_blas_thread, profile_rows
 from gmm_dask.seeding import start_states
-from gmm_dask.stack import Model
+from gmm_dask.stack import Stack, add_sums, build_stack, chunk_sums
+
+Result = TypeVar("Result")
 
 CHUNKS = (10, 100, 500, 2000)
 WORK_SECONDS = 0.1
-WORK_CHUNKS = 40
+WORK_CHUNKS = 200
 REPEATS = 3
 FEATURES = 8
 WORKERS = (10, 100, 1000)
@@ -53,15 +54,20 @@ def idle(rows: Any, weights: Any, seconds: float, number: int) -> int:
     return 1
 
 
-def timed(action: Callable[[], object], repeats: int = REPEATS) -> float:
+def timed(action: Callable[[], object]) -> float:
     """The fewest seconds of some calls, after one that does not count."""
+    return min(runs(action))[0]
+
+
+def runs(action: Callable[[], Result]) -> list[tuple[float, Result]]:
+    """Seconds and result of some calls, after one that does not count."""
     action()
-    seconds = []
-    for _ in range(repeats):
+    found = []
+    for _ in range(REPEATS):
         begin = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
+        result = action()
+        found.append((time.perf_counter() - begin, result))
+    return found
 
 
 def idle_pass(n_chunks: int, seconds: float = 0.0) -> Callable[[], object]:
@@ -69,39 +75,42 @@ def idle_pass(n_chunks: int, seconds: float = 0.0) -> Callable[[], object]:
     return lambda: map_reduce(rows, idle, sum, seconds, "statistics")
 
 
-def make_chunk(block: np.ndarray, rows: int) -> np.ndarray:
+def make_chunk(number: int, n_rows: int) -> np.ndarray:
     """Rows of three clusters, made anew for each pass as if they were read."""
-    centers = np.arange(rows) % 3 * 4.0
-    return centers[:, None] + np.random.default_rng(int(block[0, 0])).standard_normal((rows, FEATURES))
+    centers = np.arange(n_rows) % 3 * 4.0
+    return centers[:, None] + np.random.default_rng(number).standard_normal((n_rows, FEATURES))
 
 
-def made_rows(n_chunks: int, chunk_rows: int) -> Rows:
-    seeds = da.zeros((n_chunks, FEATURES), chunks=(1, FEATURES))
-    chunks = ((chunk_rows,) * n_chunks, (FEATURES,))
-    return as_rows(seeds.map_blocks(make_chunk, rows=chunk_rows, chunks=chunks, dtype=np.float64))
+def work(rows: Any, weights: Any, shared: tuple[Stack, int], number: int) -> list[np.ndarray]:
+    """A chunk's rows and their statistics; the seconds that both took come first."""
+    begin = time.perf_counter()
+    stack, n_rows = shared
+    sums = chunk_sums(make_chunk(number, n_rows), None, stack)
+    return [np.array(time.perf_counter() - begin), *sums]
 
 
-def models_of(profile: Profile) -> list[Model]:
-    candidates = [(name, k) for name in ("full", "tied", "diag", "spherical") for k in range(2, 7)]
-    made = partial(start_states, candidates, profile.sample, None, init_params="random_from_data", n_init=1)
+def candidates() -> Stack:
+    """What a pass of a search computes: four covariance types with 2 to 6 components."""
+    profile = profile_rows(as_rows(make_chunk(0, 20_000)), 0)
+    types = [(name, k) for name in ("full", "tied", "diag", "spherical") for k in range(2, 7)]
+    made = partial(start_states, types, profile.sample, None, init_params="random_from_data", n_init=1)
     states = made(random_state=lambda: np.random.RandomState(0), reg_covar=1e-3)
-    return [(get_family(state.covariance_type), state.parameters) for state in states]
+    models = [(get_family(state.covariance_type), state.parameters) for state in states]
+    return build_stack(models, profile.center, profile.scatter)
 
 
-def sized_work() -> tuple[int, float, Profile, list[Model]]:
-    """Rows of a chunk that takes about 100 ms here to make and to compute, and how long it takes."""
-    rows = 20_000
-    profile = profile_rows(as_rows(make_chunk(np.zeros((1, 1)), rows)), 0)
-    models = models_of(profile)
-    seconds = timed(lambda: alone(rows, profile, models))
-    chunk_rows = max(1000, round(rows * WORK_SECONDS / seconds))
-    return chunk_rows, timed(lambda: alone(chunk_rows, profile, models)), profile, models
+def working_pass(n_chunks: int, stack: Stack, chunk_rows: int) -> Callable[[], float]:
+    """A pass that gives the sum of its chunks' seconds."""
+    rows = as_rows(da.zeros((n_chunks, FEATURES), chunks=(1, FEATURES)))
+    return lambda: float(map_reduce(rows, work, add_sums, (stack, chunk_rows), "statistics")[0])
 
 
-def alone(rows: int, profile: Profile, models: Sequence[Model]) -> object:
-    """A chunk on one thread, without a graph."""
-    with dask.config.set(scheduler="sync"):
-        return collect_statistics(as_rows(make_chunk(np.zeros((1, 1)), rows)), profile, models)
+def sized(stack: Stack) -> int:
+    """Rows of a chunk that takes about 100 ms in the workers that there are."""
+    n_chunks, chunk_rows = 20, 20_000
+    action = working_pass(n_chunks, stack, chunk_rows)
+    action()
+    return round(chunk_rows * WORK_SECONDS * n_chunks / action())
 
 
 @contextmanager
@@ -142,7 +151,7 @@ def predict(a: float, b: float) -> None:
 
 
 def memory(n_passes: int) -> None:
-    with workers(2) as cluster:
+    with workers(2) as cluster, span("gmm-dask"):  # as the stages of a job are
         action, lines = idle_pass(20), []
         processes = {"scheduler and client": psutil.Process()}
         processes |= {f"worker {name}": psutil.Process(w.pid) for name, w in cluster.workers.items()}
@@ -170,30 +179,28 @@ def main() -> None:
 
 def measure() -> None:
     empty = {0: {n: timed(idle_pass(n)) for n in CHUNKS}}
-    chunk_rows, kernel_seconds, profile, models = sized_work()
-    ideal = WORK_CHUNKS * WORK_SECONDS
-    work = []
+    stack, chunk_rows, asleep, working = candidates(), 0, {}, {}
     for number in (1, 2):
         with workers(number):
             empty[number] = {n: timed(idle_pass(n)) for n in CHUNKS}
-            asleep = timed(idle_pass(WORK_CHUNKS, WORK_SECONDS))
-            rows = made_rows(WORK_CHUNKS, chunk_rows)
-            computed = timed(lambda rows=rows: collect_statistics(rows, profile, models))
-            work.append((number, asleep, computed))
+            asleep[number] = timed(idle_pass(WORK_CHUNKS, WORK_SECONDS))
+            chunk_rows = chunk_rows or sized(stack)
+            working[number] = min(runs(working_pass(WORK_CHUNKS, stack, chunk_rows)))
     names = {0: "threads", 1: "1 worker process", 2: "2 worker processes"}
     head = ["chunks without work", *(f"{n:,}" for n in CHUNKS), "a pass", "a chunk"]
     fits = {number: fit(found) for number, found in empty.items()}
     lines = [[names[k], *milliseconds(t.values(), 0), *milliseconds(fits[k], 2)] for k, t in empty.items()]
     print_table(head, lines)
-    total = WORK_CHUNKS * kernel_seconds
+    lines = []
+    for number, (took, in_chunks) in working.items():
+        lost = 1 - WORK_CHUNKS * WORK_SECONDS / number / asleep[number]
+        line = [f"{asleep[number]:.2f} s", f"{lost:.1%}", f"{took:.2f} s", f"{in_chunks:.2f} s"]
+        lines.append([names[number], *line, f"{1 - in_chunks / number / took:.1%}"])
     print_table(
-        [f"{WORK_CHUNKS} chunks of 100 ms", "asleep", "lost", f"statistics ({total:.2f} s of work)", "of that at work"],
-        [
-            [names[n], f"{s:.2f} s", f"{1 - ideal / n / s:.1%}", f"{c:.2f} s", f"{total / n / c:.0%}"]
-            for n, s, c in work
-        ],
+        [f"{WORK_CHUNKS} chunks of 100 ms", "asleep", "lost", "statistics", "in the chunks", "lost"],
+        lines,
     )
-    gains = [work[0][i] / work[1][i] for i in (1, 2)]
+    gains = [asleep[1] / asleep[2], working[1][0] / working[2][0]]
     print(f"\n2 worker processes against 1: asleep {gains[0]:.2f}, statistics {gains[1]:.2f}")
     predict(*fits[2])
 
