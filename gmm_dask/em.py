@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from gmm_dask.acceleration import Memory, Units, accelerated
-from gmm_dask.errors import SingularError
 from gmm_dask.families import Parameters, Statistics, get_family
 from gmm_dask.stack import Model
 from gmm_dask.status import Array, Status, judge
@@ -21,7 +20,7 @@ __all__ = [
     "best_start",
     "replace_parameters",
     "run",
-    "step",
+    "steps",
 ]
 
 # lower bounds closer than this, relatively, differ by rounding alone
@@ -107,17 +106,27 @@ class State:
 Collect = Callable[[Sequence[Model]], list[Statistics]]
 
 
-def step(state: State, statistics: Statistics, total_weight: float, settings: Settings) -> State:
-    """One M-step, and the decision whether to go on; a singular covariance is a status, not an exception."""
-    bound = statistics.log_likelihood / total_weight
-    if state.is_extrapolated and not state.lower_bound <= bound < math.inf:
+def steps(
+    states: Sequence[State], statistics: Sequence[Statistics], total_weight: float, settings: Settings
+) -> list[State]:
+    """One M-step of each state, and the decision whether to go on."""
+    bounds = [one.log_likelihood / total_weight for one in statistics]
+    images: dict[int, Parameters | None] = {}
+    for name in dict.fromkeys(state.covariance_type for state in states):
+        # all of a type at once: for small mixtures a call takes longer than what it computes
+        mine = [i for i, s in enumerate(states) if s.covariance_type == name and math.isfinite(bounds[i])]
+        if mine:
+            found = get_family(name).maximise_all([statistics[i] for i in mine], settings.reg_covar)
+            images.update(zip(mine, found, strict=True))
+    return [_step(s, bounds[i], images.get(i), total_weight, settings) for i, s in enumerate(states)]
+
+
+def _step(state: State, bound: float, image: Parameters | None, total_weight: float, settings: Settings) -> State:
+    """The state after a pass; a singular covariance, where there is no ``image``, is a status, not an exception."""
+    if state.is_extrapolated and (image is None or bound < state.lower_bound):
         return _fall_back(state, total_weight, settings)
-    if not math.isfinite(bound):
+    if image is None:
         return replace(state, status=Status.FAILED if math.isnan(bound) else Status.SINGULAR)
-    try:
-        image = get_family(state.covariance_type).maximise(statistics, settings.reg_covar)
-    except SingularError:
-        return _fall_back(state, total_weight, settings) if state.is_extrapolated else _singular(state)
     previous = state.lower_bounds[-1] if state.lower_bounds else state.prior_bound
     after = replace(state, parameters=image, lower_bounds=(*state.lower_bounds, bound), memory=None)
     if abs(bound - previous) < settings.tol and not state.is_extrapolated:
@@ -125,10 +134,6 @@ def step(state: State, statistics: Statistics, total_weight: float, settings: Se
     if after.n_iter >= settings.max_iter:
         return _stop(after, Status.MAX_ITER, total_weight, settings)
     return _accelerate(state, after, bound - previous, settings)
-
-
-def _singular(state: State) -> State:
-    return replace(state, status=Status.SINGULAR)
 
 
 def _fall_back(state: State, total_weight: float, settings: Settings) -> State:
@@ -168,8 +173,8 @@ def advance(states: Sequence[State], collect: Collect, total_weight: float, sett
     running = [i for i, state in enumerate(states) if state.status is Status.RUNNING]
     found = collect([states[i].model for i in running])
     after = list(states)
-    for i, statistics in zip(running, found, strict=True):
-        after[i] = step(states[i], statistics, total_weight, settings)
+    for i, state in zip(running, steps([states[i] for i in running], found, total_weight, settings), strict=True):
+        after[i] = state
     return after
 
 

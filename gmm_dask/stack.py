@@ -9,7 +9,7 @@ means.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gmm_dask import kernels
 from gmm_dask.families import Family, Parameters, Statistics
+from gmm_dask.families.base import edges_of, places_of
 from gmm_dask.kernels.features import Factors, factors
 
 Array = NDArray[np.float64]
@@ -88,11 +89,6 @@ class Group:
         lines, logits, shares = (_aligned(n, n_block_rows, self.eta.dtype) for n in n_lines)
         return lines, logits, shares
 
-    def slices(self) -> Iterator[tuple[int, slice]]:
-        """Each member's position in the stack, with its columns in this group."""
-        for member, start, stop in zip(self.members, self.edges, self.edges[1:], strict=False):
-            yield member, slice(start, stop)
-
 
 @dataclass(frozen=True, eq=False)
 class Stack:
@@ -127,29 +123,17 @@ def build_stack(
     ``answers`` takes the columns that each row's density needs. ``dtype`` is that of the rows: what is stored in single
     precision is computed in it, by the models that it is good enough for.
     """
-    centred = tuple(i for i, (family, p) in enumerate(models) if not family.kappa(p, center) <= MAX_KAPPA)
-    groups: dict[tuple[Family, np.dtype[Any]], list[tuple[int, NDArray[Any]]]] = {}
-    for i, (family, parameters) in enumerate(models):
-        if i in centred:
-            continue
-        eta, lines = _coefficients(family, parameters, center, answers)
-        single = dtype == np.float32 and _single_is_safe(eta, parameters, center, scatter, lines)
-        precision = np.dtype(np.float32 if single else np.float64)
-        groups.setdefault((family, precision), []).append((i, eta.astype(precision)))
-    found = tuple(_build_group(family, members, len(center), answers) for (family, _), members in groups.items())
-    return Stack(tuple(models), center, scatter, found, centred)
-
-
-def _columns(family: Family, n_features: int, answers: bool) -> slice:
-    return family.answer_columns(n_features) if answers else family.fit_columns(n_features)
-
-
-def _coefficients(family: Family, parameters: Parameters, center: Array, answers: bool) -> tuple[Array, Factors]:
-    """Coefficients (n_components, n_columns), with the lines whose products they belong to."""
-    columns = _columns(family, len(center), answers)
-    first, second = factors(len(center))
-    eta = family.natural(parameters, center)[:, : columns.stop - columns.start]
-    return eta, (first[columns], second[columns])
+    groups: list[Group] = []
+    centred: list[int] = []
+    for family in dict.fromkeys(family for family, _ in models):
+        mine = [i for i, (other, _) in enumerate(models) if other is family]
+        kappas = family.kappas([models[i][1] for i in mine], center)
+        # a kappa that is no number is none that is small enough
+        mapped = [i for i, kappa in zip(mine, kappas, strict=True) if kappa <= MAX_KAPPA]
+        centred += [i for i in mine if i not in mapped]
+        if mapped:
+            groups += _build_groups(family, mapped, models, center, scatter, answers, dtype)
+    return Stack(tuple(models), center, scatter, tuple(groups), tuple(sorted(centred)))
 
 
 def _single_is_safe(eta: Array, parameters: Parameters, center: Array, scatter: Array, of_lines: Factors) -> bool:
@@ -165,12 +149,32 @@ def _single_is_safe(eta: Array, parameters: Parameters, center: Array, scatter: 
     return bool(terms.max() <= MAX_SINGLE and sizes.max() * max(1.0, float(np.trace(scatter))) < LARGEST_SINGLE)
 
 
-def _build_group(family: Family, found: list[tuple[int, NDArray[Any]]], n_features: int, answers: bool) -> Group:
-    members, etas = zip(*found, strict=True)
-    edges = np.cumsum([0] + [len(eta) for eta in etas])
-    columns = _columns(family, n_features, answers)
-    first, second = (np.append(part[columns], FILL[: -len(part[columns]) % 3]) for part in factors(n_features))
-    return Group(family, np.ascontiguousarray(np.concatenate(etas).T), (first, second), members, edges)
+def _build_groups(
+    family: Family,
+    members: Sequence[int],
+    models: Sequence[Model],
+    center: Array,
+    scatter: Array,
+    answers: bool,
+    dtype: np.dtype[Any],
+) -> Iterator[Group]:
+    """The groups of one family's models: one of each precision."""
+    parameters = [models[i][1] for i in members]
+    eta = family.naturals(parameters, center, answers)
+    edges = edges_of([len(p.weights) for p in parameters])
+    columns = family.answer_columns(len(center)) if answers else family.fit_columns(len(center))
+    first, second = (part[columns] for part in factors(len(center)))
+    singles = [
+        dtype == np.float32 and _single_is_safe(eta[place], p, center, scatter, (first, second))
+        for p, place in zip(parameters, places_of(edges), strict=True)
+    ]
+    filled = (np.append(first, FILL[: -len(first) % 3]), np.append(second, FILL[: -len(second) % 3]))
+    for precision in dict.fromkeys(singles):
+        chosen = [j for j, single in enumerate(singles) if single == precision]
+        part = np.concatenate([eta[edges[j] : edges[j + 1]] for j in chosen])
+        transposed = np.ascontiguousarray(part.T, dtype=np.float32 if precision else np.float64)
+        sizes = [len(parameters[j].weights) for j in chosen]
+        yield Group(family, transposed, filled, tuple(members[j] for j in chosen), edges_of(sizes))
 
 
 def _filled(n_rows: int) -> int:
@@ -302,15 +306,17 @@ def unpack_totals(stack: Stack, sums: Sums) -> list[Totals]:
 def unpack_sums(stack: Stack, sums: Sums) -> list[Statistics]:
     """Statistics of each model of the stack, from the sums over all rows."""
     found: dict[int, Statistics] = {}
+    totals = unpack_totals(stack, sums)
     for group, array in zip(stack.groups, sums[2:], strict=False):
-        for member, part in group.slices():
-            sums_of_member = array[part, : len(group.eta)]
-            found[member] = group.family.unpack(sums_of_member, stack.center, stack.scatter)
+        parts = group.family.unpack_all(array[:, : len(group.eta)], group.edges, stack.center, stack.scatter)
+        found.update(zip(group.members, parts, strict=True))
     for c, member in enumerate(stack.centred):
         s0, s1, s2 = _centred_arrays(stack, sums, c)
         found[member] = Statistics(s0, s1, s2, stack.models[member][1].means)
-    totals = unpack_totals(stack, sums)
-    return [replace(found[i], log_likelihood=totals[i].log_likelihood) for i in range(len(totals))]
+    return [
+        Statistics(one.s0, one.s1, one.s2, one.origins, total.log_likelihood)
+        for one, total in zip(map(found.__getitem__, range(len(totals))), totals, strict=True)
+    ]
 
 
 def _centred_arrays(stack: Stack, sums: Sums, c: int) -> Sums:

@@ -143,7 +143,7 @@ def test_where_the_likelihood_falls_the_plain_step_goes_on(covariance_type):
     point = state.memory.points[-1]
     assert state.memory.plain is not None
     [fallen] = [replace(s, log_likelihood=-np.inf) for s in collect([state.model])]
-    after = em.step(state, fallen, profile.total_weight, settings)
+    (after,) = em.steps([state], [fallen], profile.total_weight, settings)
     assert after.parameters is state.memory.plain
     assert (after.falls, after.lower_bounds, after.status) == (
         1,
@@ -166,10 +166,10 @@ def test_a_singular_extrapolation_falls_back_too():
     state = State("full", 2, 0, parameters, (-3.0,), memory=memory)
     nothing = Statistics(np.ones(2), np.zeros((2, 3)), np.zeros((2, 3, 3)), parameters.means, -200.0)
     settings = Settings(reg_covar=0.0, units=UNITS)
-    after = em.step(state, nothing, 100.0, settings)
+    (after,) = em.steps([state], [nothing], 100.0, settings)
     assert (after.status, after.falls) == (Status.RUNNING, 1)
     assert after.parameters is plain
-    last = em.step(state, nothing, 100.0, replace(settings, max_iter=2))
+    (last,) = em.steps([state], [nothing], 100.0, replace(settings, max_iter=2))
     assert (last.status, last.n_iter) == (Status.MAX_ITER, 2)
 
 

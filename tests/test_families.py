@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -7,6 +9,7 @@ from scipy.stats import multivariate_normal
 import naive
 from gmm_dask.errors import SingularError, UserError
 from gmm_dask.families import FAMILIES, Statistics, get_family
+from gmm_dask.stack import add_centred
 from mixtures import assert_same_parameters, moments, monomials, random_parameters, random_rows
 
 SHAPES = [(1, 1), (3, 1), (1, 4), (3, 4)]  # components, features
@@ -91,7 +94,8 @@ def test_kappa_bounds_the_condition(mixture):
         np.sum((mean - center) ** 2) / np.linalg.eigvalsh(covariance)[0]
         for mean, covariance in zip(parameters.means, family.full_covariances(parameters), strict=True)
     )
-    assert condition * (1 - 1e-12) <= family.kappa(parameters, center) <= condition * parameters.means.shape[1]
+    assert condition * (1 - 1e-12) <= family.kappa(parameters, center)
+    assert family.kappa(parameters, center) <= condition * parameters.means.shape[1] * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("row_weights", [False, True])
@@ -117,10 +121,44 @@ def test_m_step_matches_loops(covariance_type, row_weights):
 
 def test_singular_covariances_are_refused(covariance_type):
     family = get_family(covariance_type)
-    with pytest.raises(SingularError, match="Increase reg_covar"):
-        family.precisions_cholesky(np.zeros(family.covariance_shape(2, 3)))
-    with pytest.raises(SingularError, match="Increase reg_covar"):
-        family.precisions_cholesky(np.full(family.covariance_shape(2, 3), np.nan))
+    for value in (0.0, np.nan, np.inf):
+        with pytest.raises(SingularError, match="Increase reg_covar"):
+            family.parameters(np.full(2, 0.5), np.zeros((2, 3)), np.full(family.covariance_shape(2, 3), value))
+
+
+def test_m_steps_of_several_mixtures_are_those_of_each(covariance_type):
+    rng = np.random.RandomState(2)
+    family = get_family(covariance_type)
+    sound = [statistics_of(family, rng, k) for k in (1, 3, 2, 3)]
+    singular = replace(sound[1], s2=np.zeros_like(sound[1].s2))
+    several = [*sound[:2], singular, *sound[2:]]
+    found = family.maximise_all(several, 0.01)
+    assert family.maximise_all([singular], 0.0) == [None]
+    for one, together in zip(several, found, strict=True):
+        if together is None:
+            assert one is singular
+        else:
+            assert_same_parameters(together, family.maximise(one, 0.01), rtol=1e-14)
+    models = [parameters for parameters in found if parameters is not None]
+    center = np.array([0.5, -1.0, 2.0])
+    assert_close(family.kappas(models, center), [family.kappa(p, center) for p in models])
+    for answers in (False, True):
+        columns = family.answer_columns(3) if answers else family.fit_columns(3)
+        n_columns = columns.stop - columns.start
+        each = [family.natural(p, center)[:, :n_columns] for p in models]
+        assert_close(family.naturals(models, center, answers), np.concatenate(each))
+
+
+def statistics_of(family, rng, k):
+    """Statistics of rows drawn at random, about origins of their own."""
+    x, resp, origins = rng.normal(size=(3, 50)), rng.dirichlet(np.ones(k), 50).T, rng.normal(size=(k, 3))
+    sums = [np.zeros(k), np.zeros((k, 3)), family.zero_s2(k, 3)]
+    add_centred(family, x, resp, origins, sums)
+    return Statistics(*sums, origins)
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
 
 
 def test_families_by_name():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
-from scipy.linalg import lapack
 
 from gmm_dask.errors import SINGULAR_REMEDY, SingularError
 
@@ -105,9 +106,22 @@ class Family(ABC):
     def natural(self, parameters: Parameters, center: Array) -> Array:
         """Coefficients (n_components, n_answer_columns) of ``log weight + log density`` in the feature map."""
 
+    def naturals(self, models: Sequence[Parameters], center: Array, answers: bool) -> Array:
+        """Coefficients of several mixtures, one below the other, in the columns of answers or of a fit."""
+        d = len(center)
+        columns, every = self.fit_columns(d), self.answer_columns(d)
+        n_columns = (every if answers else columns).stop - every.start
+        return self.natural(joined(models), center)[:, :n_columns]
+
     @abstractmethod
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
         """Read statistics from sums (n_components, n_fit_columns) over the feature map about ``center``."""
+
+    def unpack_all(self, sums: Array, edges: NDArray[np.int64], center: Array, scatter: Array) -> list[Statistics]:
+        """:meth:`unpack` for several mixtures, whose components are between the edges."""
+        every = self.unpack(sums, center, scatter)
+        parts = [[getattr(every, name)[place] for name in ("s0", "s1", "s2", "origins")] for place in places_of(edges)]
+        return [Statistics(*part) for part in parts]
 
     def log_likelihood_correction(self, parameters: Parameters, scatter: Array) -> float:
         """What the fit's columns leave out of the total log-likelihood, given the data's scatter about its centre."""
@@ -168,9 +182,19 @@ class Family(ABC):
         The map's relative rounding error is about ``kappa * 1e-16``, with kappa the largest
         ``|mean - center|^2 * trace(precision)``; the trace bounds the largest eigenvalue from above.
         """
+        return float(self._component_kappas(parameters, center).max())
+
+    def kappas(self, models: Sequence[Parameters], center: Array) -> Array:
+        """:meth:`kappa` of several mixtures, (n_models,)."""
+        sizes = [len(parameters.weights) for parameters in models]
+        found: Array = np.maximum.reduceat(self._component_kappas(joined(models), center), edges_of(sizes)[:-1])
+        return found
+
+    def _component_kappas(self, parameters: Parameters, center: Array) -> Array:
         distances = np.sum((parameters.means - center) ** 2, axis=1)
         with np.errstate(over="ignore"):
-            return float(np.max(distances * self.precision_traces(parameters)))
+            kappas: Array = distances * self.precision_traces(parameters)
+        return kappas
 
     # -- the M-step ------------------------------------------------------------------------------------------
     def maximise(self, statistics: Statistics, reg_covar: float | Array) -> Parameters:
@@ -183,11 +207,38 @@ class Family(ABC):
         SingularError
             If a covariance is not positive definite.
         """
-        nk = statistics.s0 + NK_FLOOR
-        shift = statistics.s1 / nk[:, None]
-        means = statistics.origins * (statistics.s0 / nk)[:, None] + shift
-        covariances = self.covariances(statistics.s2, nk, shift, reg_covar)
-        return self.parameters(nk / nk.sum(), means, covariances)
+        (found,) = self.maximise_all([statistics], reg_covar)
+        if found is None:
+            raise SingularError(SINGULAR_REMEDY)
+        return found
+
+    def maximise_all(self, statistics: Sequence[Statistics], reg_covar: float | Array) -> list[Parameters | None]:
+        """:meth:`maximise` of several mixtures at once; None where a covariance is not positive definite."""
+        edges = edges_of([len(one.s0) for one in statistics])
+        s0, s1 = (np.concatenate([getattr(one, name) for one in statistics]) for name in ("s0", "s1"))
+        origins = np.concatenate([one.origins for one in statistics])
+        nk = s0 + NK_FLOOR
+        shift = s1 / nk[:, None]
+        means = origins * (s0 / nk)[:, None] + shift
+        weights = nk / np.repeat(np.add.reduceat(nk, edges[:-1]), np.diff(edges))
+        covariances = self._covariances_of([one.s2 for one in statistics], nk, shift, edges, reg_covar)
+        factors = self.precisions_cholesky(covariances)
+        found = []
+        for place, piece in zip(places_of(edges), self._pieces(edges), strict=True):
+            sound = np.abs(factors[piece]).max() < LARGEST
+            made = Parameters(weights[place], means[place], covariances[piece], factors[piece])
+            found.append(made if sound else None)
+        return found
+
+    def _covariances_of(
+        self, s2: Sequence[Array], nk: Array, shift: Array, edges: NDArray[np.int64], reg_covar: float | Array
+    ) -> Array:
+        """Covariances of several mixtures, whose components are between the edges."""
+        return self.covariances(np.concatenate(s2), nk, shift, reg_covar)
+
+    def _pieces(self, edges: NDArray[np.int64]) -> Sequence[slice | int]:
+        """Where the covariances of each of several mixtures are."""
+        return places_of(edges)
 
     def parameters(self, weights: Array, means: Array, covariances: Array) -> Parameters:
         """Parameters with the Cholesky factors of their precisions; raises :class:`SingularError`."""
@@ -202,7 +253,7 @@ class Family(ABC):
 
     @abstractmethod
     def precisions_cholesky(self, covariances: Array) -> Array:
-        """The factors U of ``precision = U U^T``; raises :class:`SingularError`."""
+        """The factors U of ``precision = U U^T``; NaN where a covariance is not positive definite."""
 
     @abstractmethod
     def precisions(self, precisions_cholesky: Array) -> Array:
@@ -231,14 +282,21 @@ class Family(ABC):
         """Draw rows (n_rows, n_features) of component k, consuming the generator as scikit-learn does."""
 
 
-def upper_precision_factor(covariance: Array) -> Array:
-    """U (n_features, n_features), upper triangular, with ``U U^T`` the inverse of ``covariance``."""
-    # LAPACK itself: SciPy's checks take ten times as long as the factors of a small matrix
-    lower, failed = lapack.dpotrf(covariance, lower=1, clean=1)
-    if failed or not np.isfinite(lower).all():
-        raise SingularError(SINGULAR_REMEDY)
-    inverse: Array = lapack.dtrtrs(lower, np.eye(len(covariance)), lower=1)[0]
-    return inverse.T
+def joined(models: Sequence[Parameters]) -> Parameters:
+    """Mixtures with a covariance a component as one, their components one after another."""
+    if len(models) == 1:
+        return models[0]
+    return Parameters(**{name: np.concatenate([getattr(p, name) for p in models]) for name in vars(models[0])})
+
+
+def places_of(edges: NDArray[np.int64]) -> list[slice]:
+    """The parts between the edges."""
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges.tolist())]
+
+
+def edges_of(sizes: Sequence[int]) -> NDArray[np.int64]:
+    """Where each of several parts begins, and where the last one ends."""
+    return np.cumsum([0, *sizes])
 
 
 def upper_factor(precision: Array) -> Array:

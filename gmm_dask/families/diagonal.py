@@ -12,8 +12,8 @@ class DiagonalFamily(Family):
 
     def precisions_cholesky(self, covariances: Array) -> Array:
         """Reciprocal standard deviations."""
-        require_positive(covariances)
-        factors: Array = 1.0 / np.sqrt(covariances)
+        sound = np.isfinite(covariances) & (covariances > 0.0)
+        factors: Array = 1.0 / np.sqrt(np.where(sound, covariances, np.nan))
         return factors
 
     def precisions(self, precisions_cholesky: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gmm_dask import kernels
 from gmm_dask.families.base import (
     Array,
     Family,
@@ -11,7 +12,6 @@ from gmm_dask.families.base import (
     Statistics,
     invert,
     upper_factor,
-    upper_precision_factor,
 )
 from gmm_dask.families.matrices import add_to_diagonal, pack_quadratic, unpack_scatter
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
@@ -84,7 +84,8 @@ class Full(Family):
 
     def precisions_cholesky(self, covariances: Array) -> Array:
         """A factor a component."""
-        return np.stack([upper_precision_factor(covariance) for covariance in covariances])
+        factors: Array = kernels.precision_factors(covariances.copy())
+        return factors
 
     def precisions(self, precisions_cholesky: Array) -> Array:
         """``U U^T`` of each component."""

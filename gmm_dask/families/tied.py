@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask import kernels
 from gmm_dask.families.base import (
     Array,
     Family,
     Parameters,
     Statistics,
     invert,
+    places_of,
     upper_factor,
-    upper_precision_factor,
 )
 from gmm_dask.families.matrices import add_to_diagonal, pack_quadratic
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
@@ -46,16 +50,31 @@ class Tied(Family):
 
     def natural(self, parameters: Parameters, center: Array) -> Array:
         """Coefficients ``constant | precision m | quadratic``."""
+        quadratic = pack_quadratic(self.precisions(parameters.precisions_cholesky))
+        columns = np.broadcast_to(quadratic, (len(parameters.weights), len(quadratic)))
+        return np.concatenate([self._linear(parameters, center), columns], axis=1)
+
+    def _linear(self, parameters: Parameters, center: Array) -> Array:
+        """Coefficients ``constant | precision m``."""
         factor = parameters.precisions_cholesky
         whitened = (parameters.means - center) @ factor
-        constant = self.log_weights(parameters) + self.log_norm(parameters) - 0.5 * np.sum(whitened**2, axis=1)
-        quadratic = pack_quadratic(self.precisions(factor))
-        columns = np.broadcast_to(quadratic, (len(whitened), len(quadratic)))
-        return np.column_stack([constant, whitened @ factor.T, columns])
+        found = np.empty((len(whitened), len(center) + 1))
+        found[:, 0] = self.log_weights(parameters) + self.log_norm(parameters) - 0.5 * np.sum(whitened**2, axis=1)
+        found[:, 1:] = whitened @ factor.T
+        return found
+
+    def naturals(self, models: Sequence[Parameters], center: Array, answers: bool) -> Array:
+        """One mixture after the other, as each has a matrix for all of its components."""
+        found = self.natural if answers else self._linear
+        return np.concatenate([found(parameters, center) for parameters in models])
 
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
         """Read ``1 | z``; the quadratic part is the data's own scatter."""
         return Statistics(sums[:, 0], sums[:, 1:], scatter, np.broadcast_to(center, sums[:, 1:].shape))
+
+    def unpack_all(self, sums: Array, edges: NDArray[np.int64], center: Array, scatter: Array) -> list[Statistics]:
+        """One mixture after the other."""
+        return [self.unpack(sums[place], center, scatter) for place in places_of(edges)]
 
     def log_likelihood_correction(self, parameters: Parameters, scatter: Array) -> float:
         """``-tr(precision scatter) / 2``."""
@@ -91,9 +110,23 @@ class Tied(Family):
         """Scatter about the means, pooled."""
         return add_to_diagonal((s2 - (nk * shift.T) @ shift) / nk.sum(), reg_covar)
 
+    def kappas(self, models: Sequence[Parameters], center: Array) -> Array:
+        """One mixture after the other."""
+        return np.array([self.kappa(parameters, center) for parameters in models])
+
+    def _covariances_of(
+        self, s2: Sequence[Array], nk: Array, shift: Array, edges: NDArray[np.int64], reg_covar: float | Array
+    ) -> Array:
+        places = zip(s2, places_of(edges), strict=True)
+        return np.stack([self.covariances(one, nk[at], shift[at], reg_covar) for one, at in places])
+
+    def _pieces(self, edges: NDArray[np.int64]) -> Sequence[slice | int]:
+        return range(len(edges) - 1)
+
     def precisions_cholesky(self, covariances: Array) -> Array:
-        """One factor."""
-        return upper_precision_factor(covariances)
+        """A factor a matrix."""
+        factors: Array = kernels.precision_factors(covariances.reshape(-1, *covariances.shape[-2:]).copy())
+        return factors.reshape(covariances.shape)
 
     def precisions(self, precisions_cholesky: Array) -> Array:
         """``U U^T``."""

@@ -18,6 +18,7 @@ _COMPILED = {
     "answer_chunk": "chunks",
     "fill_lines": "lines",
     "log_densities": "products",
+    "precision_factors": "factors",
     "softmax": "estep",
 }
 
