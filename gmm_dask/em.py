@@ -126,7 +126,8 @@ def _step(state: State, bound: float, image: Parameters | None, total_weight: fl
     if state.is_extrapolated and (image is None or bound < state.lower_bound):
         return _fall_back(state, total_weight, settings)
     if image is None:
-        return replace(state, status=Status.FAILED if math.isnan(bound) else Status.SINGULAR)
+        kept = None if state.parameters is None else state.parameters.alone()
+        return replace(state, parameters=kept, status=Status.FAILED if math.isnan(bound) else Status.SINGULAR)
     previous = state.lower_bounds[-1] if state.lower_bounds else state.prior_bound
     after = replace(state, parameters=image, lower_bounds=(*state.lower_bounds, bound), memory=None)
     if abs(bound - previous) < settings.tol and not state.is_extrapolated:
@@ -159,13 +160,9 @@ def _accelerate(before: State, after: State, change: float, settings: Settings) 
 def _stop(state: State, status: Status, total_weight: float, settings: Settings) -> State:
     """The state at its end, with what is to be said of its parameters."""
     assert state.parameters is not None
-    verdict = judge(
-        get_family(state.covariance_type),
-        state.parameters,
-        total_weight,
-        settings.reg_covar,
-    )
-    return replace(state, status=verdict or status, converged=status is Status.CONVERGED)
+    verdict = judge(get_family(state.covariance_type), state.parameters, total_weight, settings.reg_covar)
+    converged = status is Status.CONVERGED
+    return replace(state, parameters=state.parameters.alone(), status=verdict or status, converged=converged)
 
 
 def advance(states: Sequence[State], collect: Collect, total_weight: float, settings: Settings) -> list[State]:

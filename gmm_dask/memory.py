@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gmm_dask.acceleration import ORDER
 from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
 from gmm_dask.profile import sample_limit
@@ -20,6 +21,11 @@ IMPORTS_BYTES = 480 << 20
 CHUNK_COPIES = 6
 # the sample of rows while parts of it are put together
 SAMPLE_COPIES = 4
+# fits over the scout that run together take so much memory, or are one; of each candidate at most so many are kept
+STATES_BYTES = 32 << 20
+MOST_PROMISING = 5
+# fits over the scout of more numbers are not accelerated: what they remembered would be many times themselves
+MOST_ACCELERATED = 4096
 # of a worker's memory, what may be filled before Dask begins to move results to disk, and of the part of that which
 # nothing needs, what is taken: chunks are never spread quite evenly
 UNSPILLED, SPREAD = 0.6, 0.8
@@ -37,13 +43,14 @@ class Machine:
 class Shape:
     """What is read: ``n_features`` columns in ``n_chunks`` chunks of at most ``chunk_rows`` rows.
 
-    ``answers`` is how many numbers are written for each row.
+    ``answers`` is how many numbers are written for each row, ``competing`` whether starts compete for the fits.
     """
 
     n_features: int
     n_chunks: int
     chunk_rows: int
     answers: int = 0
+    competing: bool = False
 
     @property
     def chunk_bytes(self) -> int:
@@ -94,6 +101,37 @@ def copies_of_sums(shape: Shape, machine: Machine) -> int:
     return 2 * machine.threads + (MERGE_WIDTH - 1) * depth + 3
 
 
+def is_accelerated(candidate: Candidate, n_features: int) -> bool:
+    """Whether a candidate's fits over the scout are accelerated."""
+    return _n_values(candidate, n_features) <= MOST_ACCELERATED
+
+
+def state_bytes(candidate: Candidate, n_features: int) -> int:
+    """What a fit over the scout takes: parameters and factors before and after a step, sums, and what it remembers."""
+    values = _n_values(candidate, n_features)
+    remembered = 2 * (ORDER + 1) * values if is_accelerated(candidate, n_features) else 0
+    return 8 * (6 * values + remembered)
+
+
+def _n_values(candidate: Candidate, n_features: int) -> int:
+    """Numbers of a candidate's parameters."""
+    name, k = candidate
+    return k * (n_features + 1) + math.prod(get_family(name).covariance_shape(k, n_features))
+
+
+def affordable_promising(candidates: Sequence[Candidate], n_features: int) -> int:
+    """How many fits of each candidate go on over the scout at a time."""
+    each = sum(state_bytes(candidate, n_features) for candidate in candidates)
+    return max(1, min(MOST_PROMISING, STATES_BYTES // each))
+
+
+def competing_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> int:
+    """The fits over the scout: those that run together, those that go on, and those that are kept."""
+    sizes = [state_bytes(candidate, shape.n_features) for candidate in candidates]
+    going_on = affordable_promising(candidates, shape.n_features) + n_init + 1
+    return max(STATES_BYTES, *sizes) + going_on * sum(sizes)
+
+
 def profile_bytes(shape: Shape) -> int:
     """What pass 0 holds beside the chunks in work: its sample, as the parts of it are merged."""
     return SAMPLE_COPIES * 8 * _sampled(shape) * (shape.n_features + 3)
@@ -127,12 +165,14 @@ def projected_bytes(
     starts = _starts(waves)
     heaviest = max(sum(sizes[a:b]) for a, b in starts)
     passing = resting_bytes(shape, machine, candidates, n_init) + copies_of_sums(shape, machine) * heaviest
-    return max(passing, starting_bytes(shape, machine, candidates))
+    return max(passing, starting_bytes(shape, machine, candidates, n_init))
 
 
-def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate]) -> int:
+def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
     """What the work before the first pass needs: the imports, and pass 0 or the seeding, whichever is more."""
     seeding = seeding_bytes(shape, max(k for _, k in candidates))
+    if shape.competing:
+        seeding += competing_bytes(shape, candidates, n_init)
     return IMPORTS_BYTES + max(machine.threads * thread_bytes(shape) + profile_bytes(shape), seeding)
 
 
@@ -151,7 +191,7 @@ def plan_waves(shape: Shape, machine: Machine, candidates: Sequence[Candidate], 
     """
     resting, copies = resting_bytes(shape, machine, candidates, n_init), copies_of_sums(shape, machine)
     sizes = _sizes(shape, candidates, n_init)
-    needed = max(resting + copies * max(sizes), starting_bytes(shape, machine, candidates))
+    needed = max(resting + copies * max(sizes), starting_bytes(shape, machine, candidates, n_init))
     if needed > machine.memory_limit:
         raise _too_small(shape, machine, needed)
     available = machine.memory_limit - resting

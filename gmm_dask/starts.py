@@ -11,8 +11,6 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +18,11 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 
-from gmm_dask import em
-from gmm_dask.answers import answer_rows
 from gmm_dask.em import Settings, State, Status
-from gmm_dask.errors import SingularError
-from gmm_dask.families import get_family
-from gmm_dask.profile import Draw, Profile, finish_profile, profile_chunk
-from gmm_dask.scan import Rows, as_rows, collect_statistics
-from gmm_dask.seeding import STARTS, Candidate, require_rows, start_parameters, start_states
+from gmm_dask.memory import affordable_promising
+from gmm_dask.profile import Profile
+from gmm_dask.scout import Scout
+from gmm_dask.seeding import STARTS, Candidate, require_rows, start_states
 
 Array = NDArray[np.float64]
 Pool = dict[Candidate, list[State]]
@@ -36,7 +31,7 @@ AUTO = "auto"
 INIT_PARAMS = (*STARTS, AUTO)
 
 # rows of the scout: enough for the largest candidate's components to have a shape
-SCOUT_ROWS = 4096
+SCOUT_ROWS = 8192
 ROWS_A_MEAN = 20  # times n_components times n_features
 # the best of the scout's fits are compared once more over so many times its rows
 SECOND_SCOUT = 8
@@ -44,15 +39,15 @@ SECOND_SCOUT = 8
 WORTH_REFINING = 4
 
 CLUSTERINGS = 2  # of each kind
-ROUNDS = 4
+ROUNDS = 12
+TRIES = 2  # how often moves are tried from the best fit of a candidate: the likeliest, then some drawn at random
 SPLITS = 4
 MERGES = 3
 KEPT = 2  # fits of a candidate that are kept from round to round
-# fits after the first few iterations, of which so many of each candidate go on
+# fits after the first few iterations, of which the most promising of each candidate go on
 GLIMPSE = Settings(tol=1e-5, max_iter=5)
-PROMISING = 5
 SHORT = Settings(tol=1e-5, max_iter=25)
-LONG = Settings(tol=1e-6, max_iter=200)
+LONG = Settings(tol=1e-7, max_iter=200)
 REFINING = Settings(tol=1e-5, max_iter=25)
 # mean log-likelihoods closer than this are one optimum; an improvement by less is none
 SAME = 1e-5
@@ -118,7 +113,8 @@ def auto_states(
     n_features = len(profile.center)
     n_rows = max(SCOUT_ROWS, ROWS_A_MEAN * largest * n_features)
     scout = Scout.of(profile, n_rows, random, reg_covar)
-    pool = _compete(scout, candidates, max(KEPT, n_init + 1))
+    promising = affordable_promising(candidates, n_features)
+    pool = _compete(scout, candidates, max(KEPT, n_init + 1), promising)
     if len(scout.x) < len(profile.sample):
         scout = Scout.of(profile, SECOND_SCOUT * n_rows, random, reg_covar)
         pool = _refined(scout, pool)
@@ -137,109 +133,35 @@ def _as_starts(candidate: Candidate, found: Sequence[State], n_init: int) -> Ite
             yield State(*candidate, start, found[start if start < len(found) else 0].parameters)
 
 
-# -- the scout -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Scout:
-    """Some rows of the sample, on which fits compete.
-
-    Attributes
-    ----------
-    x : ndarray of shape (n_rows, n_features)
-    weights : ndarray of shape (n_rows,), or None
-    whitened : ndarray of shape (n_rows, n_directions)
-        The rows in directions of variance one that are not correlated; those without variance are left out.
-    profile : Profile
-        Of these rows.
-    random : RandomState
-    reg_covar : float or ndarray of shape (n_features,)
-    """
-
-    x: Array
-    weights: Array | None
-    whitened: Array
-    profile: Profile
-    random: np.random.RandomState
-    reg_covar: float | Array
-
-    @classmethod
-    def of(cls, profile: Profile, n_rows: int, random: np.random.RandomState, reg_covar: float | Array) -> Scout:
-        """Up to ``n_rows`` rows of the profile's sample."""
-        x, weights = profile.sample, profile.sample_weights
-        if n_rows < len(x):
-            chosen = np.sort(random.choice(len(x), n_rows, replace=False))
-            x, weights = x[chosen], None if weights is None else weights[chosen]
-        draw = Draw.of(len(x), x.shape[1], seed=0)
-        own = finish_profile(profile_chunk(x, weights, draw, 0))
-        return cls(x, weights, _whitened(x, own), own, random, reg_covar)
-
-    @property
-    def rows(self) -> Rows:
-        """The rows, for a pass."""
-        return as_rows(self.x, self.weights)
-
-    def run(self, states: Iterable[State], settings: Settings) -> list[State]:
-        """EM of all states together; those that had ended go on."""
-        again = [State(s.covariance_type, s.n_components, s.start, s.parameters) for s in states]
-        collect = partial(collect_statistics, self.rows, self.profile)
-        settings = replace(settings, reg_covar=self.reg_covar)
-        return em.run(again, collect, self.profile.total_weight, settings)
-
-    def start(self, name: str, resp: Array) -> State | None:
-        """A state from responsibilities (n_rows, n_components); None if it would be singular."""
-        try:
-            found = start_parameters(get_family(name), self.x, self.weights, resp, self.reg_covar)
-        except SingularError:
-            return None
-        return State(name, resp.shape[1], 0, found)
-
-    def resp(self, state: State) -> Array:
-        """Responsibilities (n_rows, n_components)."""
-        found: Array = answer_rows(self.rows, *state.model, ["responsibility"])["responsibility"]
-        return found
-
-
-def _whitened(x: Array, profile: Profile) -> Array:
-    width = np.sqrt(np.diag(profile.scatter) / profile.total_weight)
-    varying = width > 0.0
-    if not varying.any():
-        return x
-    z = (x[:, varying] - profile.center[varying]) / width[varying]
-    scatter = profile.scatter[np.ix_(varying, varying)] / np.outer(width[varying], width[varying])
-    values, vectors = np.linalg.eigh(scatter / profile.total_weight)
-    kept = values > 1e-9 * values[-1]
-    whitened: Array = z @ (vectors[:, kept] / np.sqrt(values[kept]))
-    return whitened
-
-
 # -- the competition -----------------------------------------------------------------------------------------------
 
 
-def _compete(scout: Scout, candidates: Sequence[Candidate], kept: int) -> Pool:
+def _compete(scout: Scout, candidates: Sequence[Candidate], kept: int, promising: int) -> Pool:
     """The best fits of every candidate over the scout, the best first."""
     names = {k: [name for name, n in candidates if n == k] for _, k in candidates}
-    first = [scout.start(name, resp) for k in names for resp in _clusterings(scout, k) for name in names[k]]
-    pool = _best({candidate: [] for candidate in candidates}, _promising(scout, first), kept)
+    first = (scout.start(name, resp) for k in names for resp in _clusterings(scout, k) for name in names[k])
+    pool = _best({candidate: [] for candidate in candidates}, _promising(scout, first, promising), kept)
     tried: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     for _ in range(ROUNDS):
-        proposals = [p for state in _untried(pool, tried) for p in _neighbours(scout, state, pool)]
-        if not proposals:
+        chosen = _untried(pool, tried)
+        if not chosen:
             break
+        proposals = (p for state, again in chosen for p in _neighbours(scout, state, pool, again))
         going_on = [state for found in pool.values() for state in found if state.status is not Status.CONVERGED]
-        pool = _best(pool, _promising(scout, proposals, going_on), kept)
+        pool = _best(pool, _promising(scout, proposals, promising, going_on), kept)
     return _refined(scout, pool, LONG)
 
 
-def _promising(scout: Scout, proposals: Iterable[State | None], going_on: Sequence[State] = ()) -> list[State]:
+def _promising(
+    scout: Scout, proposals: Iterable[State | None], promising: int, going_on: Sequence[State] = ()
+) -> Iterator[State]:
     """The best proposals of each candidate after a short fit, and others that go on."""
-    glimpses: Pool = {}
-    for state in scout.run([state for state in proposals if state is not None], GLIMPSE):
-        glimpses.setdefault(_candidate(state), [])
+    best: Pool = {}
+    for state in scout.run((state for state in proposals if state is not None), GLIMPSE):
         if state.usable:
-            glimpses[_candidate(state)].append(state)
-    best = [state for found in glimpses.values() for state in _distinct(found, PROMISING)]
-    return scout.run([*best, *going_on], SHORT)
+            found = best.setdefault(_candidate(state), [])
+            found[:] = _distinct([*found, state], promising)
+    return scout.run([*itertools.chain(*best.values()), *going_on], SHORT)
 
 
 def _candidate(state: State) -> Candidate:
@@ -263,14 +185,15 @@ def _distinct(states: list[State], kept: int) -> list[State]:
     return chosen
 
 
-def _untried(pool: Pool, tried: dict[Candidate, list[float]]) -> list[State]:
-    """States whose neighbours have not been tried, which are tried from now on."""
+def _untried(pool: Pool, tried: dict[Candidate, list[float]]) -> list[tuple[State, int]]:
+    """The best states from which moves have not been tried often enough, with how often; once more from now on."""
     found = []
     for candidate, states in pool.items():
-        for state in states:
-            if all(abs(state.lower_bound - bound) > SAME for bound in tried[candidate]):
+        for state in states[:1]:
+            before = sum(abs(state.lower_bound - bound) <= SAME for bound in tried[candidate])
+            if before < TRIES:
                 tried[candidate].append(state.lower_bound)
-                found.append(state)
+                found.append((state, before))
     return found
 
 
@@ -314,17 +237,17 @@ def _nearest(scout: Scout, k: int) -> NDArray[np.intp]:
 # -- moves between neighbours --------------------------------------------------------------------------------------
 
 
-def _neighbours(scout: Scout, state: State, pool: Pool) -> Iterator[State | None]:
+def _neighbours(scout: Scout, state: State, pool: Pool, again: int) -> Iterator[State | None]:
     """States that begin where one of the pool has come to."""
     name, k = _candidate(state)
     resp = scout.resp(state)
-    if k > 1:
+    if k > 1 and not again:
         yield from (scout.start(other, resp) for other, n in pool if n == k and other != name)
-    widest = _widest(scout, resp)
+    widest = _widest(scout, resp, again)
     halves = {j: _split(scout, resp, j) for j in widest[:SPLITS]}
     if (name, k + 1) in pool:
         yield from (scout.start(name, split) for split in halves.values())
-    pairs = _overlapping(resp)[:MERGES]
+    pairs = _overlapping(scout, resp, again)[:MERGES]
     if (name, k - 1) in pool and k > 2:
         yield from (scout.start(name, _merge(resp, *pair)) for pair in pairs)
     for pair in pairs:
@@ -359,17 +282,25 @@ def _longest(scout: Scout, share: Array) -> tuple[float, Array, float]:
     return float(values[-1]), direction, float(mean @ direction)
 
 
-def _widest(scout: Scout, resp: Array) -> list[int]:
+def _widest(scout: Scout, resp: Array, again: int) -> list[int]:
     """Components by how far their rows reach, all together."""
     reach = [_longest(scout, resp[:, j])[0] * resp[:, j].sum() for j in range(resp.shape[1])]
-    order: list[int] = np.argsort(reach)[::-1].tolist()
+    return _ranked(scout, np.array(reach), again)
+
+
+def _ranked(scout: Scout, values: Array, again: int) -> list[int]:
+    """Positions by value, the largest first; the next times in a random order that prefers large ones."""
+    if again:
+        with np.errstate(divide="ignore"):
+            values = np.log(values) + scout.random.gumbel(size=len(values))
+    order: list[int] = np.argsort(-values, kind="stable").tolist()
     return order
 
 
-def _overlapping(resp: Array) -> list[tuple[int, int]]:
+def _overlapping(scout: Scout, resp: Array, again: int) -> list[tuple[int, int]]:
     """Pairs of components by how alike their responsibilities are, the most alike first."""
     lengths = np.sqrt(np.sum(resp**2, axis=0)) + np.finfo(float).tiny
     alike = (resp / lengths).T @ (resp / lengths)
     a, b = np.triu_indices(len(alike), k=1)
-    order = np.argsort(-alike[a, b], kind="stable")
+    order = _ranked(scout, alike[a, b], again)
     return list(zip(a[order].tolist(), b[order].tolist(), strict=True))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gmm_dask.memory import Machine, Shape, plan_waves, projected_bytes
 from gmm_dask.seeding import require_rows
+from gmm_dask.starts import AUTO
 from gmm_dask.sweep import check_candidates
 from pipeline.chunking import open_job
 from pipeline.clusters import machine_of
@@ -77,4 +78,5 @@ def shape_of(source: Source, config: JobConfig) -> Shape:
     asked = output.labels, output.log_density, output.responsibilities, output.anomaly_quantile is not None
     # labels and log densities are always computed, for the summary of the rows
     answers = 2 * any(asked) + output.responsibilities * max(config.search.n_components)
-    return Shape(len(source.columns), int(source.array.numblocks[0]), source.chunk_rows, answers)
+    competing = config.search.init_params == AUTO
+    return Shape(len(source.columns), int(source.array.numblocks[0]), source.chunk_rows, answers, competing)

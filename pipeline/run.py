@@ -340,5 +340,5 @@ def _candidates(config: JobConfig) -> list[Candidate]:
 
 def _shape_found(config: JobConfig, source: Source, profile: Profile) -> Shape:
     """What is read, with the chunks that pass 0 found."""
-    chunks = {"n_chunks": len(profile.chunk_rows), "chunk_rows": max(profile.chunk_rows)}
-    return replace(shape_of(source, config), **chunks)
+    n_chunks, chunk_rows = len(profile.chunk_rows), max(profile.chunk_rows)
+    return replace(shape_of(source, config), n_chunks=n_chunks, chunk_rows=chunk_rows)

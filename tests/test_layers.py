@@ -26,6 +26,7 @@ LAYERS = [
     {"seeding", "inits", "inputs", "ridge"},
     {"scan"},
     {"answers", "memory", "sweep", "telling"},
+    {"scout"},
     {"drawing", "display", "exchange", "selection", "starts"},
     {"estimator"},
     {"search"},

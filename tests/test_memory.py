@@ -65,7 +65,7 @@ def test_less_memory_means_more_waves():
 def test_a_limit_that_one_fit_or_chunk_does_not_fit_is_refused_with_the_terms():
     resting = resting_bytes(SHAPE, Machine(2, 0), CANDIDATES, 3)
     largest = max(model_bytes(c, 64) for c in CANDIDATES) * copies_of_sums(SHAPE, Machine(2, 0))
-    least = max(resting + largest, starting_bytes(SHAPE, Machine(2, 0), CANDIDATES))
+    least = max(resting + largest, starting_bytes(SHAPE, Machine(2, 0), CANDIDATES, 3))
     assert sum(plan_waves(SHAPE, Machine(2, least), CANDIDATES, 3)) == 120
     with pytest.raises(UserError, match=r"the memory limit is .* MiB, and .* needed: .*data\.chunk_rows"):
         plan_waves(SHAPE, Machine(2, least - 1), CANDIDATES, 3)

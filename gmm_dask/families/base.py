@@ -41,6 +41,10 @@ class Parameters:
     covariances: Array
     precisions_cholesky: Array
 
+    def alone(self) -> Parameters:
+        """The same in memory of its own: parts of what several mixtures share would keep all of it."""
+        return Parameters(**{name: value.copy() for name, value in vars(self).items()})
+
 
 @dataclass(frozen=True, eq=False)
 class Statistics:

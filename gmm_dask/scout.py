@@ -1,0 +1,116 @@
+"""The scout: rows in memory on which many short fits compete before any pass over all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask import em
+from gmm_dask.acceleration import Units
+from gmm_dask.answers import answer_rows
+from gmm_dask.em import Settings, State
+from gmm_dask.errors import SingularError
+from gmm_dask.families import get_family
+from gmm_dask.memory import STATES_BYTES, is_accelerated, state_bytes
+from gmm_dask.profile import Draw, Profile, finish_profile, profile_chunk
+from gmm_dask.scan import Rows, as_rows, collect_statistics
+from gmm_dask.seeding import start_parameters
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Scout:
+    """Some rows of the sample, on which fits compete.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n_rows, n_features)
+    weights : ndarray of shape (n_rows,), or None
+    whitened : ndarray of shape (n_rows, n_directions)
+        The rows in directions of variance one that are not correlated; those without variance are left out.
+    profile : Profile
+        Of these rows.
+    random : RandomState
+    reg_covar : float or ndarray of shape (n_features,)
+    """
+
+    x: Array
+    weights: Array | None
+    whitened: Array
+    profile: Profile
+    random: np.random.RandomState
+    reg_covar: float | Array
+
+    @classmethod
+    def of(cls, profile: Profile, n_rows: int, random: np.random.RandomState, reg_covar: float | Array) -> Scout:
+        """Up to ``n_rows`` rows of the profile's sample."""
+        x, weights = profile.sample, profile.sample_weights
+        if n_rows < len(x):
+            chosen = np.sort(random.choice(len(x), n_rows, replace=False))
+            x, weights = x[chosen], None if weights is None else weights[chosen]
+        draw = Draw.of(len(x), x.shape[1], seed=0)
+        own = finish_profile(profile_chunk(x, weights, draw, 0))
+        return cls(x, weights, _whitened(x, own), own, random, reg_covar)
+
+    @property
+    def rows(self) -> Rows:
+        """The rows, for a pass."""
+        return as_rows(self.x, self.weights)
+
+    def run(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
+        """EM of the states, many at a time; those that had ended go on. Steps are accelerated where there is room."""
+        for part in self._parts(states):
+            again = [State(s.covariance_type, s.n_components, s.start, s.parameters) for s in part]
+            collect = partial(collect_statistics, self.rows, self.profile)
+            yield from em.run(again, collect, self.profile.total_weight, self._settings(part, settings))
+
+    def _settings(self, part: Sequence[State], settings: Settings) -> Settings:
+        n_features = self.x.shape[1]
+        small = all(is_accelerated((s.covariance_type, s.n_components), n_features) for s in part)
+        units = Units.of(self.profile.center, self.profile.scatter, self.profile.total_weight) if small else None
+        return replace(settings, reg_covar=self.reg_covar, units=units)
+
+    def _parts(self, states: Iterable[State]) -> Iterator[list[State]]:
+        """As many states at a time as there is room for."""
+        part: list[State] = []
+        used = 0
+        for state in states:
+            size = state_bytes((state.covariance_type, state.n_components), self.x.shape[1])
+            if part and used + size > STATES_BYTES:
+                yield part
+                part, used = [], 0
+            part.append(state)
+            used += size
+        if part:
+            yield part
+
+    def start(self, name: str, resp: Array) -> State | None:
+        """A state from responsibilities (n_rows, n_components); None if it would be singular."""
+        try:
+            found = start_parameters(get_family(name), self.x, self.weights, resp, self.reg_covar)
+        except SingularError:
+            return None
+        return State(name, resp.shape[1], 0, found)
+
+    def resp(self, state: State) -> Array:
+        """Responsibilities (n_rows, n_components)."""
+        found: Array = answer_rows(self.rows, *state.model, ["responsibility"])["responsibility"]
+        return found
+
+
+def _whitened(x: Array, profile: Profile) -> Array:
+    width = np.sqrt(np.diag(profile.scatter) / profile.total_weight)
+    varying = width > 0.0
+    if not varying.any():
+        return x
+    z = (x[:, varying] - profile.center[varying]) / width[varying]
+    scatter = profile.scatter[np.ix_(varying, varying)] / np.outer(width[varying], width[varying])
+    values, vectors = np.linalg.eigh(scatter / profile.total_weight)
+    kept = values > 1e-9 * values[-1]
+    whitened: Array = z @ (vectors[:, kept] / np.sqrt(values[kept]))
+    return whitened
