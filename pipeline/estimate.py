@@ -77,4 +77,5 @@ def shape_of(source: Source, config: JobConfig) -> Shape:
     asked = output.labels, output.log_density, output.responsibilities, output.anomaly_quantile is not None
     # labels and log densities are always computed, for the summary of the rows
     answers = 2 * any(asked) + output.responsibilities * max(config.search.n_components)
-    return Shape(len(source.columns), int(source.array.numblocks[0]), source.chunk_rows, answers)
+    held_out = config.search.held_out > 0.0
+    return Shape(len(source.columns), int(source.array.numblocks[0]), source.chunk_rows, answers, held_out)

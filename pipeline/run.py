@@ -320,7 +320,7 @@ def _computing(config: JobConfig, source: Source) -> Iterator[None]:
 
 def _fitted_rows(config: JobConfig, source: Source, checkpoint: Checkpoint) -> Rows:
     """The rows as they are fitted, kept by the workers of a cluster if there is room."""
-    rows = hold_prepared(source, _preparation(config), checkpoint.profile)
+    rows = hold_prepared(config, source, _preparation(config), checkpoint.profile)
     shape = _shape_found(config, source, checkpoint.profile)
     needed = projected_bytes(
         shape, machine_of(config, shape), _candidates(config), config.search.n_init, checkpoint.waves
@@ -340,5 +340,5 @@ def _candidates(config: JobConfig) -> list[Candidate]:
 
 def _shape_found(config: JobConfig, source: Source, profile: Profile) -> Shape:
     """What is read, with the chunks that pass 0 found."""
-    chunks = {"n_chunks": len(profile.chunk_rows), "chunk_rows": max(profile.chunk_rows)}
-    return replace(shape_of(source, config), **chunks)
+    n_chunks, chunk_rows = len(profile.chunk_rows), max(profile.chunk_rows)
+    return replace(shape_of(source, config), n_chunks=n_chunks, chunk_rows=chunk_rows)
