@@ -366,6 +366,8 @@ def _refuse_bad_values(part: Part, columns: Sequence[str] | None) -> None:
 
 def _refuse_overflow(part: Part, columns: Sequence[str] | None) -> None:
     largest = np.maximum(np.abs(part.minimum), np.abs(part.maximum))
+    if part.held_out:
+        largest = np.maximum(largest, np.abs(part.held_out.center))
     if np.isfinite(part.scatter).all() and largest.max() <= LARGEST:
         return
     i = int(largest.argmax())

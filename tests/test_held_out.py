@@ -247,6 +247,13 @@ def test_bad_weights_are_refused_where_they_are_held_out_too(blobs):
         searched(blobs, weights)
 
 
+def test_values_that_overflow_are_refused_where_they_are_held_out_too(blobs):
+    X = blobs.copy()
+    X[np.flatnonzero(held_out_rows(len(X)))[0], 1] = 1e200
+    with pytest.raises(UserError, match="too large for float64"):
+        searched(X)
+
+
 def test_the_winner_is_a_mixture_of_its_own(blobs):
     """Its parameters do not know the share: it is fitted to all rows that it is given."""
     best = searched(blobs).best_estimator_
