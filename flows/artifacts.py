@@ -20,6 +20,7 @@ from prefect.artifacts import (
 )
 
 from flows.progress import describe
+from gmm_dask.criteria import LABELS
 from pipeline.progress import ChunksDone, Event, PassDone
 
 if TYPE_CHECKING:
@@ -61,12 +62,13 @@ class ProgressArtifact:
 
 def publish(name: str, summary: Summary) -> None:
     """Leave the candidates' table, the picture of the criterion, and the report in short."""
-    criterion = summary.criterion.upper()
+    criterion = LABELS[summary.criterion]
     best = f"Best by {criterion}: **{summary.best}**. Stored in `{summary.store}`."
     create_table_artifact(_rows(summary), key=key_of(name, "candidates"), description=best)
-    picture = embedded(Path(summary.report) / "bic.png")
+    picture = embedded(Path(summary.report) / f"{summary.criterion}.png")
     if picture:
-        create_image_artifact(picture, key=key_of(name, summary.criterion), description=f"{criterion} by candidate")
+        kind = summary.criterion.replace("_", "-")
+        create_image_artifact(picture, key=key_of(name, kind), description=f"{criterion} by candidate")
     create_markdown_artifact(_report(name, summary), key=key_of(name, "report"), description="The report in short")
 
 
@@ -74,6 +76,13 @@ def _rows(summary: Summary) -> list[dict[str, Any]]:
     columns = ["n_components", "covariance_type", "status", summary.criterion, "delta", "n_iter"]
     rows = summary.table.sort_values("delta")[columns].round(2).to_numpy(dtype=object)
     return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _held_out(summary: Summary) -> list[str]:
+    """What the rows held out say, if there are any."""
+    if not summary.held_out_rows:
+        return []
+    return [f"{summary.held_out_log_likelihood:.4f} a row over the {summary.held_out_rows:,} rows held out."]
 
 
 def embedded(path: Path) -> str | None:
@@ -86,9 +95,10 @@ def embedded(path: Path) -> str | None:
 def _report(name: str, summary: Summary) -> str:
     lines = [
         f"# {name}",
-        f"**{summary.best}** has the smallest {summary.criterion.upper()} of {len(summary.table)} candidates, "
+        f"**{summary.best}** has the smallest {LABELS[summary.criterion]} of {len(summary.table)} candidates, "
         f"with a mean log-likelihood of {summary.mean_log_likelihood:.4f} a row.",
         "| component | weight |\n|---|---|\n" + "\n".join(f"| {k} | {w:.3f} |" for k, w in enumerate(summary.weights)),
+        *_held_out(summary),
         f"{summary.passes} passes over the data in {summary.seconds:.1f} s. Store: `{summary.store}`",
     ]
     page = Path(summary.report) / "index.html"

@@ -85,6 +85,8 @@ def show_summary(summary: Summary) -> None:
     show_remarks(summary.table, summary.criterion, summary.best)
     explain(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
     say(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} a row")
+    if summary.held_out_rows:
+        say(f"  {summary.held_out_log_likelihood:.4f} a row over the {summary.held_out_rows:,} rows held out")
     for line in _rows_lines(summary.row_totals):
         explain(f"  {line}")
     say(f"store: {summary.store}" + _stored_rows(summary.rows))
@@ -209,17 +211,23 @@ def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, store
 
 def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> Table:
     """A row a candidate: K, covariance, status, criterion, distance from the best, iterations."""
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    from gmm_dask.criteria import LABELS
+
+    held_out = "held_out_log_likelihood" in table and bool(table["held_out_log_likelihood"].notna().any())
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=held_out)  # one column more, for 80 characters
     grid.add_column("K", justify="right")
     grid.add_column("covariance")
     grid.add_column("status")
-    for name in (criterion.upper(), "delta", "iterations"):
+    label = LABELS[criterion].replace(" ", "\n")
+    for name in (label, "delta", *(["held out,\na row"] if held_out else []), "iterations"):
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("")
     for row in table.to_dict("records"):
         winner = candidate_name(row) == best
         status = Text(row["status"], style="" if winner else STATUS_STYLES.get(row["status"], ""))
-        numbers = [_number(row[criterion]), _number(row["delta"]), str(row["n_iter"])]
+        numbers = [_number(row[criterion]), _number(row["delta"])]
+        numbers += [_number(row["held_out_log_likelihood"], 4)] if held_out else []
+        numbers.append(str(row["n_iter"]))
         cells = [str(row["n_components"]), row["covariance_type"], status, *numbers, "<- best" if winner else ""]
         grid.add_row(*cells, style="bold green" if winner else None)
     return grid
@@ -232,10 +240,12 @@ def candidate_name(row: Any) -> str:
 
 def winner_line(table: pd.DataFrame, criterion: str, best: str, label: str = "best") -> str:
     """The winner and its criterion in words."""
+    from gmm_dask.criteria import LABELS
+
     (row,) = [row for row in table.to_dict("records") if candidate_name(row) == best]
     return (
         f"{label}: {row['covariance_type']} covariance, {_counted(row['n_components'], 'component')} ({best}), "
-        f"{criterion.upper()} {_number(row[criterion])}"
+        f"{LABELS[criterion]} {_number(row[criterion])}"
     )
 
 
@@ -251,8 +261,8 @@ def _counted(count: int, noun: str, plural: str = "s") -> str:
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
+def _number(value: float, places: int = 2) -> str:
+    return "-" if math.isnan(value) else f"{value:.{places}f}"
 
 
 def show_estimate(estimate: Estimate) -> None:

@@ -11,7 +11,10 @@ from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
 from gmm_dask.stack import Totals
 
-CRITERIA = ("bic", "aic", "icl")
+HELD_OUT = "held_out"
+CRITERIA = ("bic", "aic", "icl", HELD_OUT)
+# how they are called in tables and pictures
+LABELS = {"bic": "BIC", "aic": "AIC", "icl": "ICL", HELD_OUT: "held-out deviance"}
 # criteria closer than this, relatively, are equal: more than rounding, less than any evidence
 TIE = 1e-9
 # upper ends of the differences of BIC, and how strong they are as evidence against the larger one (Kass and Raftery
@@ -31,6 +34,11 @@ class Outcome:
     bic, aic, icl : float
         The smaller the better. ``icl = bic - 2 sum_i w_i log max_k r_ik`` (mclust's definition, negated).
     n_parameters : int
+    held_out : float
+        -2 times the total log-likelihood of the rows that were held out, on the scale of the other criteria; NaN where
+        none were.
+    held_out_log_likelihood : float
+        Their mean log-likelihood a row.
     """
 
     state: State
@@ -39,9 +47,13 @@ class Outcome:
     aic: float
     icl: float
     n_parameters: int
+    held_out: float = math.nan
+    held_out_log_likelihood: float = math.nan
 
 
-def evaluate(state: State, n_features: int, totals: Totals | None, total_weight: float) -> Outcome:
+def evaluate(
+    state: State, n_features: int, totals: Totals | None, total_weight: float, held_out_weight: float = math.nan
+) -> Outcome:
     """Criteria of a state from the closing pass's totals; ``totals`` is None if the state is not usable."""
     n_parameters = get_family(state.covariance_type).n_parameters(state.n_components, n_features)
     if totals is None:
@@ -49,7 +61,9 @@ def evaluate(state: State, n_features: int, totals: Totals | None, total_weight:
     deviance = -2.0 * totals.log_likelihood
     bic = deviance + n_parameters * math.log(total_weight)
     aic = deviance + 2.0 * n_parameters
-    return Outcome(state, totals.log_likelihood, bic, aic, bic - 2.0 * totals.log_top, n_parameters)
+    icl = bic - 2.0 * totals.log_top
+    held_out = -2.0 * totals.held_out, totals.held_out / held_out_weight
+    return Outcome(state, totals.log_likelihood, bic, aic, icl, n_parameters, *held_out)
 
 
 def by_candidate(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], list[Outcome]]:

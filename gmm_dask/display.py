@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gmm_dask.criteria import evidence
+from gmm_dask.criteria import LABELS, evidence
 from gmm_dask.families import Parameters, get_family
 from gmm_dask.telling import Components, telling_features
 
@@ -87,8 +87,8 @@ def feature_names(mixture: Any) -> tuple[str, ...]:
 
 def _candidates_html(search: Any) -> list[str]:
     table = search.results_.sort_values("delta", kind="stable")
-    name = search.criterion
-    head = ["covariance", "K", name.upper(), f"Δ{name.upper()}", "evidence", "iterations", "status"]
+    name, label = search.criterion, LABELS[search.criterion]
+    head = ["covariance", "K", label, f"Δ{label}", "evidence", "iterations", "status"]
     body = []
     for row in table.head(MOST_CANDIDATES).to_dict("records"):
         words = evidence(row["delta"]) if name == "bic" and row["delta"] > 0.0 else ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.criteria import EVIDENCE, best_position, differences
+from gmm_dask.criteria import EVIDENCE, LABELS, best_position, differences
 from gmm_dask.status import Status
 from gmm_dask.telling import Components
 
@@ -56,7 +56,7 @@ def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool =
     axes : Axes
     table : DataFrame
         A row a candidate, with n_components, covariance_type, status, n_parameters and the criterion's column.
-    criterion : {'bic', 'aic', 'icl'}
+    criterion : {'bic', 'aic', 'icl', 'held_out'}
     close : bool
         Whether only what comes close to the winner is shown.
 
@@ -121,7 +121,7 @@ def _label_criteria(axes: Axes, criterion: str) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_xlabel("number of components K")
-    axes.set_ylabel(f"{criterion.upper()} above the smallest")
+    axes.set_ylabel(f"{LABELS[criterion]} above the smallest")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     _soften(axes)

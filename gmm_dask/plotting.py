@@ -40,13 +40,13 @@ SHOWN_ROWS = 5000
 
 
 def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = False, ax: Axes | None = None) -> Axes:
-    """An information criterion by number of components, a line a covariance type.
+    """A criterion by number of components, a line a covariance type.
 
     Parameters
     ----------
     search : GaussianMixtureSearch or DataFrame
         Fitted, or its ``results_``.
-    criterion : {'bic', 'aic', 'icl'}, default=None
+    criterion : {'bic', 'aic', 'icl', 'held_out'}, default=None
         None takes the search's own.
     close : bool, default=False
         Whether only the best candidates are shown; for BIC with Kass and Raftery's (1995) scale of evidence.
@@ -62,6 +62,8 @@ def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = Fa
     criterion = criterion or CRITERIA[0]
     if criterion not in CRITERIA:
         raise UserError(f"criterion must be one of {', '.join(CRITERIA)}; got {criterion!r}.")
+    if search[criterion].isna().all():
+        raise UserError(f"{criterion} is not known of any candidate; held_out needs a search that holds rows out.")
     axes = _axes(ax)
     drawing.draw_criteria(axes, search, criterion, close)
     drawing.add_legend(axes, columns=5)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import UnusableError, UserError
 from gmm_dask.families.base import LARGEST
+from gmm_dask.partition import SAMPLING, HeldOut, Holdout, random_by_place, usable_rows
 
 Array = NDArray[np.float64]
 
@@ -34,30 +35,36 @@ class Draw:
 
     Each row gets a random priority between 0 and 1 by its number among all rows, and the smallest make the sample:
     how the rows are cut into chunks does not matter. Where the number of rows is known, most rows are out at once,
-    and no chunk sends more than its share.
+    and no chunk sends more than its share. Rows that ``holdout`` holds out are not drawn.
     """
 
     seed: int
     ceiling: float
     starts: tuple[int, ...] | None
+    holdout: Holdout | None = None
 
     @classmethod
-    def of(cls, n_rows: float, n_features: int, seed: int, starts: Sequence[int] | None = None) -> Draw:
+    def of(
+        cls,
+        n_rows: float,
+        n_features: int,
+        seed: int,
+        starts: Sequence[int] | None = None,
+        holdout: Holdout | None = None,
+    ) -> Draw:
         """The draw from ``n_rows`` rows, NaN if unknown; ``starts`` are the chunks' first rows, None if unknown."""
         limit = sample_limit(n_features)
         starts = None if starts is None else tuple(starts)
+        if holdout is not None:
+            n_rows *= 1.0 - holdout.share
         if math.isnan(n_rows) or n_rows <= limit:
-            return cls(seed, 1.0, starts)
+            return cls(seed, 1.0, starts, holdout)
         # of the priorities under the ceiling there are fewer than the limit about once in 10^23 draws
-        return cls(seed, min(1.0, (limit + 10.0 * math.sqrt(limit) + 100.0) / n_rows), starts)
+        return cls(seed, min(1.0, (limit + 10.0 * math.sqrt(limit) + 100.0) / n_rows), starts, holdout)
 
     def priorities(self, number: int, n_rows: int) -> Array:
-        """Priorities of a chunk's rows; where the starts are not known, chunks are numbered so far apart."""
-        start = number << 40 if self.starts is None else self.starts[number]
-        # the generator makes four numbers for each value of its counter
-        block, skipped = divmod(start, 4)
-        stream = np.random.Philox(key=np.array([self.seed, 0], dtype=np.uint64), counter=block)
-        return np.random.Generator(stream).random(skipped + n_rows)[skipped:]
+        """Priorities of a chunk's rows, by the chunk's number."""
+        return random_by_place(self.seed, SAMPLING, self.starts, number, n_rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +93,7 @@ class Unusable:
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """What a first read of the data gives.
+    """What a first read of the data gives: of the rows that are fitted, where nothing else is said.
 
     Attributes
     ----------
@@ -99,7 +106,7 @@ class Profile:
         ``sum w (x - center)(x - center)^T``.
     minimum, maximum : ndarray of shape (n_features,)
     chunk_rows : tuple of int
-        Rows of each chunk.
+        Usable rows of each chunk, those that are held out included.
     sample : ndarray of shape (n_sampled, n_features)
         Rows drawn without replacement, in their order in the data: all of them if there are few.
     sample_weights : ndarray of shape (n_sampled,), or None
@@ -107,6 +114,8 @@ class Profile:
         The rows that were left out; None if none was.
     log_scale : float
         Sum of the logarithms of the scales that the columns were divided by: what a log density has too much.
+    held_out : HeldOut or None
+        The rows that are held out; None where none are to be.
     """
 
     n_rows: int
@@ -120,6 +129,7 @@ class Profile:
     sample_weights: Array | None
     unusable: Unusable | None = None
     log_scale: float = 0.0
+    held_out: HeldOut | None = None
 
     @property
     def read_rows(self) -> tuple[int, ...]:
@@ -133,8 +143,8 @@ class Part:
     """The profile of some chunks, as it is merged.
 
     ``chunk_rows`` counts usable rows, ``bad_rows`` those with a value or a weight that is NaN or infinite, and all
-    else is of the usable ones. ``bad`` (n_features,) counts such values, ``first_bad`` is (chunk, row, column) of the
-    first, or None, ``bad_weights`` counts such weights and ``negative`` those below zero.
+    else is of the usable ones, without ``held_out``. ``bad`` (n_features,) counts such values, ``first_bad`` is
+    (chunk, row, column) of the first, or None, ``bad_weights`` counts such weights and ``negative`` those below zero.
 
     ``priority`` (n_sampled,) are random numbers, one a row of positive weight: the smallest make the sample, in
     whatever order the chunks are merged.
@@ -154,13 +164,7 @@ class Part:
     priority: Array
     sample: Array
     sample_weights: Array | None
-
-
-def usable_rows(rows: NDArray[np.floating[Any]], weights: Array | None = None) -> NDArray[np.bool_]:
-    """Which rows, (n_rows, n_features), have finite numbers only, their weight included."""
-    finite = np.isfinite(rows)
-    usable = np.ones(len(rows), dtype=bool) if finite.all() else finite.all(axis=1)
-    return usable if weights is None else usable & np.isfinite(weights)
+    held_out: HeldOut | None = None
 
 
 def profile_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
@@ -178,13 +182,17 @@ def profile_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
         bad, first_bad = _count_bad(x, number)
         bad_weights = 0 if w is None else int(np.count_nonzero(~np.isfinite(w)))
         x, w, priority = x[usable], None if w is None else w[usable], priority[usable]
-    negative = 0 if w is None else int(np.count_nonzero(w < 0))
+    n_usable, negative, held_out = len(x), 0 if w is None else int(np.count_nonzero(w < 0)), None
+    if draw.holdout is not None:
+        out = draw.holdout.is_held_out(number, n_rows)[usable]
+        held_out = HeldOut.of(x[out], None if w is None else w[out])
+        x, w, priority = x[~out], None if w is None else w[~out], priority[~out]
     mean, scatter, weight = _moments(x, w)
     low, high = (x.min(axis=0), x.max(axis=0)) if len(x) else (mean + np.inf, mean - np.inf)
     chosen = _drawn(priority, w, draw.ceiling, sample_limit(x.shape[1]))
     return Part(
-        chunk_rows=(len(x),),
-        bad_rows=(n_rows - len(x),),
+        chunk_rows=(n_usable,),
+        bad_rows=(n_rows - n_usable,),
         weight=weight,
         mean=mean,
         scatter=scatter,
@@ -197,6 +205,7 @@ def profile_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
         priority=priority[chosen],
         sample=x[chosen].astype(np.float64),
         sample_weights=None if w is None else w[chosen],
+        held_out=held_out,
     )
 
 
@@ -277,6 +286,7 @@ def _merge_two(a: Part, b: Part) -> Part:
         priority=np.concatenate([a.priority, b.priority]),
         sample=np.concatenate([a.sample, b.sample]),
         sample_weights=_concatenate(a.sample_weights, b.sample_weights),
+        held_out=None if a.held_out is None or b.held_out is None else a.held_out + b.held_out,
     )
     return _thin(merged, sample_limit(len(merged.mean)))
 
@@ -308,11 +318,12 @@ def finish_profile(part: Part, columns: Sequence[str] | None = None, drop: bool 
     """
     if not drop:
         _refuse_bad_values(part, columns)
-    _refuse_bad_weights(part, drop)
-    _refuse_few_rows(part)
+    n_rows = sum(part.chunk_rows) - (part.held_out.n_rows if part.held_out else 0)
+    _refuse_bad_weights(part, n_rows, drop)
+    _refuse_few_rows(part, n_rows)
     _refuse_overflow(part, columns)
     return Profile(
-        n_rows=sum(part.chunk_rows),
+        n_rows=n_rows,
         total_weight=part.weight,
         center=part.mean,
         scatter=part.scatter,
@@ -322,14 +333,20 @@ def finish_profile(part: Part, columns: Sequence[str] | None = None, drop: bool 
         sample=part.sample,
         sample_weights=part.sample_weights,
         unusable=Unusable(part.bad_rows, part.bad, part.bad_weights) if any(part.bad_rows) else None,
+        held_out=part.held_out,
     )
 
 
-def _refuse_few_rows(part: Part) -> None:
-    n_rows, left_out = sum(part.chunk_rows), sum(part.bad_rows)
+def _refuse_few_rows(part: Part, n_rows: int) -> None:
+    n_usable, left_out, held_out = sum(part.chunk_rows), sum(part.bad_rows), part.held_out
     if n_rows < 2:
-        of = f" that are usable, of {n_rows + left_out:,}" if left_out else ""
-        raise UserError(f"The data has {n_rows or 'no'} rows{of} (n_samples = {n_rows}); a fit needs at least two.")
+        of = f" that are usable, of {n_usable + left_out:,}" if left_out else ""
+        of += f", {held_out.n_rows:,} of them held out" if held_out and n_usable else ""
+        raise UserError(f"The data has {n_usable or 'no'} rows{of} (n_samples = {n_rows}); a fit needs at least two.")
+    if held_out and not held_out.total_weight:
+        raise UserError(
+            f"held_out: so small a share holds out none of {n_usable:,} rows of positive weight. Take a larger share."
+        )
 
 
 def _refuse_bad_values(part: Part, columns: Sequence[str] | None) -> None:
@@ -349,6 +366,8 @@ def _refuse_bad_values(part: Part, columns: Sequence[str] | None) -> None:
 
 def _refuse_overflow(part: Part, columns: Sequence[str] | None) -> None:
     largest = np.maximum(np.abs(part.minimum), np.abs(part.maximum))
+    if part.held_out:
+        largest = np.maximum(largest, np.abs(part.held_out.center))
     if np.isfinite(part.scatter).all() and largest.max() <= LARGEST:
         return
     i = int(largest.argmax())
@@ -359,12 +378,12 @@ def _refuse_overflow(part: Part, columns: Sequence[str] | None) -> None:
     )
 
 
-def _refuse_bad_weights(part: Part, drop: bool) -> None:
+def _refuse_bad_weights(part: Part, n_rows: int, drop: bool) -> None:
     bad = part.negative + (0 if drop else part.bad_weights)
     if bad:
         raise UserError(
             f"{bad} sample weights are negative{'' if drop else ', NaN or infinite'}: "
             "every weight must be a finite number of at least 0."
         )
-    if part.weight == 0.0 and any(part.chunk_rows):
+    if part.weight == 0.0 and n_rows:
         raise UserError("The sample weights add up to zero; at least one row needs a positive weight.")

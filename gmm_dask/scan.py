@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from threadpoolctl import ThreadpoolController
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import Statistics
+from gmm_dask.partition import Holdout, Weighted
 from gmm_dask.profile import Draw, Profile, finish_profile, merge_parts, profile_chunk
 from gmm_dask.stack import Model, Stack, Totals, add_sums, build_stack, chunk_sums, unpack_sums, unpack_totals
 
@@ -74,10 +75,13 @@ class Rows:
         A Dask array has one chunk of columns; the lengths of its chunks of rows may be unknown.
     weights : ndarray or dask.array.Array of shape (n_rows,), or None
         Of the same kind as ``array`` and chunked like its rows.
+    holdout : Holdout or None
+        Which rows the passes of a fit hold out; None holds out none.
     """
 
     array: Any
     weights: Any = None
+    holdout: Holdout | None = None
 
     @property
     def n_features(self) -> int:
@@ -126,6 +130,20 @@ def as_rows(array: Any, weights: Any = None) -> Rows:
     if array.numblocks[1] > 1:
         array = array.rechunk({1: -1})
     return Rows(array, None if weights is None else _align_weights(weights, array))
+
+
+def hold_out(rows: Rows, share: float, seed: int, *, starts: Sequence[int] | None = None, drop: bool = False) -> Rows:
+    """Rows of which a share is held out of the passes of a fit; ``seed``, ``starts``, ``drop`` as in pass 0."""
+    return replace(rows, holdout=Holdout(share, seed, _first_rows(rows, starts), drop)) if share else rows
+
+
+def _first_rows(rows: Rows, starts: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Number of each chunk's first row: as given, or by the chunks' lengths; None if these are not known."""
+    if starts is not None:
+        return tuple(starts)
+    if any(math.isnan(length) for length in rows.lengths):
+        return None
+    return 0, *itertools.accumulate(int(length) for length in rows.lengths[:-1])
 
 
 def rows_bytes(rows: Rows, chunk_rows: int) -> int:
@@ -300,23 +318,43 @@ def _reads_of_one_chunk(reading: _Reading, keys: list[Hashable]) -> list[Hashabl
 # -- the passes of a fit -----------------------------------------------------------------------------------------
 
 
-def _statistics_of_chunk(rows: Any, weights: Any, shared: tuple[Stack, bool], number: int) -> list[Array]:
-    stack, statistics = shared
-    return chunk_sums(np.asarray(rows), None if weights is None else np.asarray(weights), stack, statistics)
+def _statistics_of_chunk(rows: Any, weights: Any, shared: tuple[Stack, Holdout | None], number: int) -> list[Array]:
+    stack, holdout = shared
+    x, w = _chunk(rows, weights) if holdout is None else holdout.fitted(_chunk(rows, weights), number)
+    return chunk_sums(x, w, stack)
+
+
+def _chunk(rows: Any, weights: Any) -> Weighted:
+    return np.asarray(rows), None if weights is None else np.asarray(weights)
 
 
 def collect_statistics(rows: Rows, profile: Profile, models: Sequence[Model]) -> list[Statistics]:
     """One pass: the sufficient statistics of every model, from one read of the data, in the rows' precision."""
     stack = build_stack(models, profile.center, profile.scatter, dtype=rows.array.dtype)
-    sums = map_reduce(rows, _statistics_of_chunk, add_sums, (stack, True), "statistics")
+    sums = map_reduce(rows, _statistics_of_chunk, add_sums, (stack, rows.holdout), "statistics")
     return unpack_sums(stack, sums)
 
 
+def _totals_of_chunk(rows: Any, weights: Any, shared: tuple[Stack, Holdout | None], number: int) -> list[Array]:
+    stack, holdout = shared
+    parts = [_chunk(rows, weights)] if holdout is None else holdout.split(_chunk(rows, weights), number)
+    return [array for x, w in parts for array in chunk_sums(x, w, stack, statistics=False)]
+
+
 def collect_totals(rows: Rows, profile: Profile, models: Sequence[Model]) -> list[Totals]:
-    """The closing pass: the log-likelihood of every model, from one read of the data, in double precision."""
-    stack = build_stack(models, profile.center, profile.scatter)
-    sums = map_reduce(rows, _statistics_of_chunk, add_sums, (stack, False), "log-likelihood")
-    return unpack_totals(stack, sums)
+    """The closing pass: the log-likelihood of every model, from one read of the data, in double precision.
+
+    Rows that are held out have a scatter of their own, so that each row's density is computed as a whole then.
+    """
+    is_split = rows.holdout is not None
+    scatter = np.zeros_like(profile.scatter) if is_split else profile.scatter
+    stack = build_stack(models, profile.center, scatter, answers=is_split)
+    sums = map_reduce(rows, _totals_of_chunk, add_sums, (stack, rows.holdout), "log-likelihood")
+    totals = unpack_totals(stack, sums)
+    if not is_split:
+        return totals
+    pairs = zip(totals, unpack_totals(stack, sums[2:]), strict=True)
+    return [fitted._replace(held_out=held_out.log_likelihood) for fitted, held_out in pairs]
 
 
 def profile_rows(
@@ -332,6 +370,7 @@ def profile_rows(
     Parameters
     ----------
     rows : Rows
+        Those that are held out are counted only.
     seed : int
         Draws the sample of rows.
     columns : sequence of str
@@ -344,11 +383,10 @@ def profile_rows(
     Raises
     ------
     UserError
-        If there are no rows, values that are NaN or infinite, or weights that are negative or add up to zero.
+        If there are no rows, none held out where some are to be, values that are NaN or infinite, or weights that are
+        negative or add up to zero.
     """
-    if starts is None and not any(math.isnan(length) for length in rows.lengths):
-        starts = [0, *itertools.accumulate(int(length) for length in rows.lengths[:-1])]
     # with weights, the rows that count may be few: none of them is left out beforehand; nor where rows are dropped
     n_rows = rows.array.shape[0] if rows.weights is None and not drop else math.nan
-    draw = Draw.of(n_rows, rows.n_features, seed, starts)
+    draw = Draw.of(n_rows, rows.n_features, seed, _first_rows(rows, starts), rows.holdout)
     return finish_profile(map_reduce(rows, profile_chunk, merge_parts, draw, "profile"), columns, drop)

@@ -15,13 +15,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from gmm_dask import criteria, display, em
-from gmm_dask.criteria import CRITERIA, Outcome
+from gmm_dask.criteria import CRITERIA, HELD_OUT, Outcome
 from gmm_dask.em import Status
+from gmm_dask.errors import UserError
 from gmm_dask.estimator import GaussianMixture, sample_seed
 from gmm_dask.families import FAMILIES
 from gmm_dask.inputs import read_input, read_weights
 from gmm_dask.ridge import AUTO, settings_for
-from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.scan import as_rows, collect_statistics, hold_out, one_blas_thread, profile_rows
 from gmm_dask.selection import Agreement, agreement, remarks
 from gmm_dask.starts import INIT_PARAMS, first_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
@@ -37,14 +38,18 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     n_components : int or iterable of int, default=range(1, 10)
     covariance_types : str or iterable of str, default=('full', 'tied', 'diag', 'spherical')
-    criterion : {'bic', 'aic', 'icl'}, default='bic'
-        The smallest wins.
+    criterion : {'bic', 'aic', 'icl', 'held_out'}, default='bic'
+        The smallest wins. 'held_out' is -2 times the log-likelihood of the rows that ``held_out`` holds out.
     n_init, init_params, tol, max_iter, reg_covar
         As in :class:`GaussianMixture`.
     random_state : int, RandomState instance or None, default=None
         Every candidate starts from this seed, or from a copy of this generator.
     accelerate : bool, default=False
         As in :class:`GaussianMixture`.
+    held_out : float, default=0.0
+        Share of the rows, 0 <= share < 1, that take no part in the fits and their criteria, and tell how well the
+        mixtures describe rows that they have not seen. Which rows follows from the seed and each row's position, not
+        from chunks; where a Dask collection's lengths are not known, from its partition and the position in it.
 
     Attributes
     ----------
@@ -55,9 +60,10 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     results_ : pandas.DataFrame
         A row a candidate: n_components, covariance_type, status, bic, delta (of the criterion, to the winner;
         NaN where a candidate may not win), aic,
-        icl, log_likelihood (total over the rows), n_parameters, n_iter, start (the best start's number), starts (how
-        many ended with usable parameters), agreed (how many of them ended at the best one's likelihood), spread (how
-        far the worst ended below it, in log-likelihood a row).
+        icl, held_out (the criterion; NaN where no rows are held out), log_likelihood (total over the fitted rows),
+        held_out_log_likelihood (mean over the rows held out), n_parameters, n_iter, start (the best start's number),
+        starts (how many ended with usable parameters), agreed (how many of them ended at the best one's likelihood),
+        spread (how far the worst ended below it, in log-likelihood a row).
     remarks_ : list of str
         What to know before the choice is trusted: the winner is on the edge of the grid, fewer components do as
         well, or its starts disagree.
@@ -77,6 +83,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         "reg_covar": [Interval(Real, 0.0, None, closed="left"), StrOptions({AUTO})],
         "random_state": ["random_state"],
         "accelerate": ["boolean"],
+        "held_out": [Interval(Real, 0.0, 1.0, closed="left")],
     }
 
     def __init__(
@@ -92,6 +99,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         reg_covar: float | str = 1e-6,
         random_state: Any = None,
         accelerate: bool = False,
+        held_out: float = 0.0,
     ) -> None:
         self.n_components = n_components
         self.covariance_types = covariance_types
@@ -103,6 +111,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.reg_covar = reg_covar
         self.random_state = random_state
         self.accelerate = accelerate
+        self.held_out = held_out
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit all candidates and choose.
@@ -126,11 +135,15 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
             If a parameter, X or the weights are not usable, or if no candidate could be fitted.
         """
         self._validate_params()
+        if self.criterion == HELD_OUT and not self.held_out:
+            raise UserError(
+                "criterion='held_out' needs rows that are held out: pass their share, such as held_out=0.2."
+            )
         candidates = check_candidates(self.n_components, self.covariance_types)
-        array = read_input(self, X, reset=True)
-        rows = as_rows(array, read_weights(sample_weight, array))
+        array, seed = read_input(self, X, reset=True), sample_seed(self.random_state)
+        rows = hold_out(as_rows(array, read_weights(sample_weight, array)), self.held_out, seed)
         with one_blas_thread():
-            profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
+            profile = profile_rows(rows, seed, getattr(self, "feature_names_in_", None))
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             states = first_states(
                 candidates,
@@ -224,7 +237,9 @@ def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
             "delta": criteria.differences(values, [outcome.state.status.value for outcome in best]),
             "aic": [outcome.aic for outcome in best],
             "icl": [outcome.icl for outcome in best],
+            "held_out": [outcome.held_out for outcome in best],
             "log_likelihood": [outcome.log_likelihood for outcome in best],
+            "held_out_log_likelihood": [outcome.held_out_log_likelihood for outcome in best],
             "n_parameters": [outcome.n_parameters for outcome in best],
             "n_iter": [outcome.state.n_iter for outcome in best],
             "start": [outcome.state.start for outcome in best],

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gmm_dask.criteria import Outcome, best_outcome
+from gmm_dask.criteria import LABELS, Outcome, best_outcome
 
 # mean log-likelihoods a row that are closer than this are the same optimum
 SAME_OPTIMUM = 1e-4
@@ -96,7 +96,7 @@ def _fewer_do(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) ->
     count = fewest["n_components"]
     components = f"{count} component{'' if count == 1 else 's'}"
     return (
-        f"{components}, {fewest['covariance_type']} covariance, has {criterion.upper()} only {fewest['delta']:.1f} "
+        f"{components}, {fewest['covariance_type']} covariance, has {LABELS[criterion]} only {fewest['delta']:.1f} "
         f"higher: below {FLAT:.0f} the evidence for more components is not very strong."
     )
 

@@ -8,6 +8,7 @@ means.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -43,10 +44,11 @@ FILL = np.zeros(2, dtype=np.int64)
 
 
 class Totals(NamedTuple):
-    """Log-likelihood over all rows, and ``sum w log max_k r_k`` for ICL."""
+    """Log-likelihood over all rows, ``sum w log max_k r_k`` for ICL, and the log-likelihood over rows held out."""
 
     log_likelihood: float
     log_top: float
+    held_out: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any
@@ -49,9 +50,13 @@ def evaluate_states(rows: Rows, profile: Profile, states: Sequence[State]) -> li
     """
     usable = [state for state in states if state.usable]
     totals = collect_totals(rows, profile, [state.model for state in usable]) if usable else []
-    scaling = profile.total_weight * profile.log_scale
-    found = iter(each._replace(log_likelihood=each.log_likelihood - scaling) for each in totals)
+    weight, held_out = profile.total_weight, profile.held_out.total_weight if profile.held_out else math.nan
+    scaling = weight * profile.log_scale, held_out * profile.log_scale
+    found = iter(
+        each._replace(log_likelihood=each.log_likelihood - scaling[0], held_out=each.held_out - scaling[1])
+        for each in totals
+    )
     return [
-        criteria.evaluate(state, rows.n_features, next(found) if state.usable else None, profile.total_weight)
+        criteria.evaluate(state, rows.n_features, next(found) if state.usable else None, weight, held_out)
         for state in states
     ]

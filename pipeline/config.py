@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
+from gmm_dask.criteria import HELD_OUT
 from gmm_dask.families import FAMILIES
 from pipeline.config_cluster import ClusterConfig
 from pipeline.config_text import explain, read_mapping, with_overrides
@@ -18,6 +19,7 @@ from pipeline.sections import Count, Real, Section, Switch, Text, Whole
 from pipeline.unattended import RefreshConfig, ScheduleConfig, ScoreConfig, TasksConfig
 
 Quantile = Annotated[float, Strict(), Field(gt=0.0, le=0.5)]
+Share = Annotated[float, Strict(), Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 
 # keys in which ``${NAME}`` stays, to be filled in where the value is used
 _FILLED_LATE = {"data": ("source", "storage_options"), "cluster": ("kwargs",), "score": ("source",)}
@@ -149,8 +151,16 @@ class SearchConfig(Section):
     covariance_types: CovarianceTypes = Field(
         default=tuple(FAMILIES), description="Covariance types to try with each number of components."
     )
-    criterion: Literal["bic", "aic", "icl"] = Field(
-        default="bic", description="What the best candidate has the smallest of."
+    criterion: Literal["bic", "aic", "icl", "held_out"] = Field(
+        default="bic",
+        description="What the best candidate has the smallest of; held_out is -2 times the log-likelihood of the rows "
+        "that search.held_out holds out, so that its differences are on the scale of the others'.",
+    )
+    held_out: Share = Field(
+        default=0.0,
+        description="Share of the rows, below 1, that take no part in the fits and their criteria. The closing pass "
+        "tells how likely each candidate finds them, from the same read. Which rows follows from the seed and each "
+        "row's position among all rows. All rows are labelled.",
     )
     n_init: Count = Field(default=1, description="Starts of each candidate; the best of them counts.")
     init_params: Literal["kmeans", "k-means++", "random", "random_from_data", "auto"] = Field(
@@ -177,6 +187,13 @@ class SearchConfig(Section):
     random_state: Annotated[int, Strict(), Field(ge=0, lt=2**32)] = Field(
         default=0, description="Seed of the random numbers; the same seed gives the same result."
     )
+
+    @pydantic.field_validator("held_out")
+    @classmethod
+    def _enough_for_criterion(cls, held_out: float, info: ValidationInfo) -> float:
+        if not held_out and info.data.get("criterion") == HELD_OUT:
+            raise ValueError("expected a share above 0, such as 0.2, as search.criterion is held_out")
+        return held_out
 
 
 class OutputConfig(Section):

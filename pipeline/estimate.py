@@ -78,5 +78,11 @@ def shape_of(source: Source, config: JobConfig) -> Shape:
     asked = output.labels, output.log_density, output.responsibilities, output.anomaly_quantile is not None
     # labels and log densities are always computed, for the summary of the rows
     answers = 2 * any(asked) + output.responsibilities * max(config.search.n_components)
-    competing = config.search.init_params == AUTO
-    return Shape(len(source.columns), int(source.array.numblocks[0]), source.chunk_rows, answers, competing)
+    return Shape(
+        n_features=len(source.columns),
+        n_chunks=int(source.array.numblocks[0]),
+        chunk_rows=source.chunk_rows,
+        answers=answers,
+        held_out=config.search.held_out > 0.0,
+        competing=config.search.init_params == AUTO,
+    )

@@ -245,6 +245,9 @@ class Criteria(BaseModel):
     bic: float = Field(description="Schwarz 1978: -2 log-likelihood + n_parameters log(total_weight).")
     aic: float = Field(description="Akaike 1974: -2 log-likelihood + 2 n_parameters.")
     icl: float = Field(description="BIC - 2 sum log max_k r_ik (Biernacki, Celeux and Govaert 2000, as in mclust).")
+    held_out_log_likelihood: float | None = Field(
+        default=None, description="Mean a row over the rows that were held out of the fit; null where none were."
+    )
     n_parameters: int = Field(description="Free parameters.")
     n_rows: int = Field(description="Rows that the mixture was fitted to.")
     total_weight: float = Field(description="Sum of their weights; n_rows without weights.")
@@ -328,6 +331,8 @@ def _criteria(result: ResultStore) -> Criteria:
     row = table.iloc[position_of(table, str(result.best))]
     names = ("log_likelihood", "bic", "aic", "icl", "n_parameters")
     values = {name: row[name].item() for name in names}
+    if result.held_out_rows:
+        values["held_out_log_likelihood"] = row["held_out_log_likelihood"].item()
     return Criteria(**values, n_rows=result.n_rows or 0, total_weight=result.total_weight or 0.0)
 
 

@@ -35,6 +35,8 @@ def header_of(source: Source) -> dict[str, Any]:
 def contents_of(profile: Profile) -> dict[str, Any]:
     """What pass 0 found: rows, weight, each column's moments and range, how columns vary together, some rows.
 
+    All this is of the rows that are fitted; those held out are counted, and have means.
+
     The profile is as pass 0 leaves it, with its whole sample.
     """
     deviations = np.sqrt(np.diagonal(profile.scatter) / profile.total_weight)
@@ -49,6 +51,17 @@ def contents_of(profile: Profile) -> dict[str, Any]:
         "maxima": profile.maximum.tolist(),
         "variances": (variances / profile.total_weight).tolist(),
         "sample": _digest(profile),
+        **_held_out(profile),
+    }
+
+
+def _held_out(profile: Profile) -> dict[str, Any]:
+    """Rows, weight and means of the rows that are held out; nothing where none are."""
+    found = profile.held_out
+    if found is None:
+        return {}
+    return {
+        "held_out": {"n_rows": found.n_rows, "total_weight": found.total_weight, "means": found.center.tolist()},
     }
 
 
@@ -89,7 +102,11 @@ def _difference(columns: tuple[str, ...], there: dict[str, Any], here: dict[str,
     for key in ("n_rows", "total_weight"):
         if not np.isclose(there[key], here[key], rtol=TOLERANCE):
             return f"{key} was {there[key]:,} and is {here[key]:,}"
-    return _difference_of_columns(columns, there, here) or _difference_of_rows(there, here)
+    return (
+        _difference_of_columns(columns, there, here)
+        or _difference_of_rows(there, here)
+        or _difference_of_held_out(there, here)
+    )
 
 
 def _difference_of_columns(columns: tuple[str, ...], there: dict[str, Any], here: dict[str, Any]) -> str | None:
@@ -113,3 +130,13 @@ def _difference_of_rows(there: dict[str, Any], here: dict[str, Any]) -> str | No
     if there["sample"] != here["sample"]:
         return "its rows were changed or reordered"
     return None
+
+
+def _difference_of_held_out(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    if "held_out" not in there:
+        return None
+    scale = np.abs(there["means"]) + np.array(there["deviations"])
+    before, now = there["held_out"], here["held_out"]
+    off = np.abs(np.subtract(before["means"], now["means"])) > TOLERANCE * scale
+    same = all(np.isclose(before[key], now[key], rtol=TOLERANCE) for key in ("n_rows", "total_weight"))
+    return None if same and not off.any() else "the rows that are held out were changed"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dask
 import dask.array as da
 import numpy as np
 
 from gmm_dask.errors import UnusableError, UserError
 from gmm_dask.profile import Profile
-from gmm_dask.scan import Rows, as_rows, profile_rows
+from gmm_dask.scan import Rows, as_rows, hold_out, profile_rows
 from pipeline.config import JobConfig
 from pipeline.prepared import Preparation
 from pipeline.sources import Source
@@ -22,9 +24,14 @@ def hold(source: Source) -> Rows:
     return _held(source, source.array, source.weights)
 
 
-def hold_prepared(source: Source, preparation: Preparation, profile: Profile) -> Rows:
+def hold_prepared(config: JobConfig, source: Source, preparation: Preparation, profile: Profile) -> Rows:
     """The rows of a source as they are fitted, in the chunks that pass 0 found; in memory if they are few."""
-    return _held(source, *source.prepared(preparation, None if is_held(source) else profile.chunk_rows))
+    share, drop = config.search.held_out, preparation.drop
+    lengths = profile.chunk_rows
+    if share:  # a row is known by its number among all rows, so that the passes leave out those that are dropped
+        preparation, lengths = replace(preparation, drop=False), profile.read_rows
+    rows = _held(source, *source.prepared(preparation, None if is_held(source) else lengths))
+    return hold_out(rows, share, config.search.random_state, drop=drop)
 
 
 def _held(source: Source, array: da.Array, weights: da.Array | None) -> Rows:
@@ -53,8 +60,10 @@ def read_profile(config: JobConfig, source: Source) -> Profile:
     """
     drop = config.data.missing == "drop"
     starts = None if is_held(source) else source.first_rows()
+    seed = config.search.random_state
+    rows = hold_out(hold(source), config.search.held_out, seed, starts=starts, drop=drop)
     try:
-        return profile_rows(hold(source), config.search.random_state, source.columns, drop=drop, starts=starts)
+        return profile_rows(rows, seed, source.columns, drop=drop, starts=starts)
     except UnusableError as error:
         raise UserError(
             f"data.missing: {source.path} has rows that cannot be used. {error} Or take data.missing: drop, which "

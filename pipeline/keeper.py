@@ -82,7 +82,7 @@ class Keeper:
         best, value = leading_candidate(states, profile, self._criterion)
         return PassDone(
             number=self._checkpoint.passes,
-            rows=profile.n_rows,
+            rows=sum(profile.chunk_rows),
             seconds=seconds,
             seconds_left=seconds_left(states, self._settings, seconds, computed),
             running=count[Status.RUNNING],

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
-from gmm_dask.profile import Profile, usable_rows
+from gmm_dask.partition import usable_rows
+from gmm_dask.profile import Profile
 from pipeline.config import DataConfig
 
 Array = NDArray[np.float64]
@@ -78,6 +79,7 @@ def scaled_profile(profile: Profile, preparation: Preparation) -> Profile:
     center, scale = preparation.center, preparation.scale
     if center is None or scale is None:
         return profile
+    held_out = profile.held_out
     return replace(
         profile,
         center=(profile.center - center) / scale,
@@ -86,6 +88,7 @@ def scaled_profile(profile: Profile, preparation: Preparation) -> Profile:
         maximum=(profile.maximum - center) / scale,
         sample=(profile.sample - center) / scale,
         log_scale=preparation.log_scale,
+        held_out=held_out and replace(held_out, center=(held_out.center - center) / scale),
     )
 
 
@@ -117,7 +120,7 @@ def column_notes(profile: Profile, columns: Sequence[str]) -> list[str]:
     notes = [f"the column {columns[i]!r} has the same value in every row ({profile.minimum[i]:g})" for i in constant]
     unusable = profile.unusable
     if unusable:
-        n_rows = unusable.n_rows + profile.n_rows
+        n_rows = sum(profile.read_rows)
         notes.append(f"{unusable.n_rows:,} of {n_rows:,} rows have missing or infinite values and are left out")
     for i, j in _dependent(profile, constant):
         same = _is_same(profile, i, j)

@@ -320,7 +320,7 @@ def _computing(config: JobConfig, source: Source) -> Iterator[None]:
 
 def _fitted_rows(config: JobConfig, source: Source, checkpoint: Checkpoint) -> Rows:
     """The rows as they are fitted, kept by the workers of a cluster if there is room."""
-    rows = hold_prepared(source, _preparation(config), checkpoint.profile)
+    rows = hold_prepared(config, source, _preparation(config), checkpoint.profile)
     shape = _shape_found(config, source, checkpoint.profile)
     needed = projected_bytes(
         shape, machine_of(config, shape), _candidates(config), config.search.n_init, checkpoint.waves

@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from gmm_dask.criteria import Outcome, best_position, differences, evaluate
+from gmm_dask.criteria import CRITERIA, Outcome, best_position, differences, evaluate
 from gmm_dask.em import State, Status, best_start
 from gmm_dask.profile import Profile
 from gmm_dask.stack import Totals
 from pipeline.store import DamagedError, ResultStore, load_checkpoint, model_name, open_store, read_criteria
 
-COLUMNS = ("n_components", "covariance_type", "status", "bic", "aic", "icl", "n_parameters", "n_iter")
+COLUMNS = ("n_components", "covariance_type", "status", *CRITERIA, "n_parameters", "n_iter")
 ATTEMPTS = 5  # a run at work may replace the checkpoint while it is read
 
 
@@ -29,10 +29,11 @@ class StoredResult:
     store : str
         Its path.
     table : DataFrame
-        A row a candidate: ``n_components, covariance_type, status, bic, aic, icl, delta, n_iter`` and more. While
-        the store is unfinished, the criteria come from each candidate's newest lower bound, and ICL is NaN.
+        A row a candidate: ``n_components, covariance_type, status, bic, aic, icl, held_out, delta, n_iter`` and more.
+        While the store is unfinished, the criteria come from each candidate's newest lower bound; ICL and what is
+        held out are NaN.
     criterion : str
-        ``"bic"``, ``"aic"`` or ``"icl"``.
+        ``"bic"``, ``"aic"``, ``"icl"`` or ``"held_out"``.
     best : str or None
         Name of the leading candidate; None if there is none yet.
     passes : int
@@ -137,9 +138,7 @@ def _row_so_far(starts: Sequence[State], profile: Profile) -> dict[str, Any]:
         "n_components": state.n_components,
         "covariance_type": state.covariance_type,
         "status": (Status.RUNNING if running else state.status).value,
-        "bic": outcome.bic,
-        "aic": outcome.aic,
-        "icl": outcome.icl,
+        **{name: getattr(outcome, name) for name in CRITERIA},
         "n_parameters": outcome.n_parameters,
         "n_iter": state.n_iter,
     }

@@ -29,7 +29,11 @@ class Summary:
     weights : tuple of float
         The winner's mixing weights, the largest first.
     mean_log_likelihood : float
-        The winner's log-likelihood a row.
+        The winner's log-likelihood a row, over the fitted rows.
+    held_out_log_likelihood : float
+        The same over the rows held out; NaN if none were.
+    held_out_rows : int
+        How many these are.
     rows : dict
         Shape of each array that the store holds about the rows.
     row_totals : dict
@@ -51,6 +55,8 @@ class Summary:
     criterion: str
     weights: tuple[float, ...]
     mean_log_likelihood: float
+    held_out_log_likelihood: float
+    held_out_rows: int
     rows: dict[str, tuple[int, ...]]
     row_totals: dict[str, Any]
     passes: int
@@ -68,7 +74,7 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
     table = add_delta(store.read_criteria(path), criterion)
     state = store.read_model(path, found.best)
     assert state.parameters is not None
-    log_likelihood = float(table["log_likelihood"].iloc[position_of(table, found.best)])
+    winner = table.iloc[position_of(table, found.best)]
     return Summary(
         store=path,
         report=str(report_folder(path)),
@@ -76,7 +82,9 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
         best=found.best,
         criterion=criterion,
         weights=tuple(state.parameters.weights.tolist()),
-        mean_log_likelihood=log_likelihood / found.total_weight,
+        mean_log_likelihood=float(winner["log_likelihood"]) / found.total_weight,
+        held_out_log_likelihood=float(winner["held_out_log_likelihood"]),
+        held_out_rows=found.held_out_rows,
         rows=store.row_shapes(path),
         row_totals=store.read_summary(path) or {},
         passes=found.passes,

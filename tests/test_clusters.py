@@ -7,6 +7,7 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import threadpoolctl
 import zarr
@@ -131,6 +132,17 @@ def test_a_scheduler_that_runs(data, on_threads, tmp_path, shared, persist):
     # pass 0, the pass that keeps the rows, the answers; or all of them
     reads = 3 if kept else summary.passes
     assert summary.bytes_read == reads * N_CHUNKS * CHUNK_ROWS * 3 * 8
+
+
+def test_workers_that_keep_the_rows_hold_out_the_same(data, tmp_path, shared):
+    stores = {"threads": {}, "address": {"address": shared.address, "min_workers": 2, "persist": "always"}}
+    tables = []
+    for kind, cluster in stores.items():
+        config = job(data, tmp_path / f"{kind}.zarr", kind=kind, **cluster)
+        search = config.search.model_copy(update={"held_out": 0.3})
+        tables.append(run(config.model_copy(update={"search": search})).table)
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert tables[0]["held_out"].notna().all()
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ def test_defaults(load):
             "n_components": tuple(range(1, 10)),
             "covariance_types": ("full", "tied", "diag", "spherical"),
             "criterion": "bic",
+            "held_out": 0.0,
             "n_init": 1,
             "init_params": "kmeans",
             "tol": 1e-3,
@@ -228,7 +229,7 @@ def test_overrides_are_validated(error):
         (
             "search: {tole: 1}",
             "search.tole: unknown key (did you mean tol?); the keys here are n_components, covariance_types, "
-            "criterion, n_init, init_params, tol, max_iter, reg_covar, accelerate, random_state.",
+            "criterion, held_out, n_init, init_params, tol, max_iter, reg_covar, accelerate, random_state.",
         ),
         (
             "foo: 1",
@@ -253,7 +254,7 @@ def test_overrides_are_validated(error):
             "search: {random_state: 4294967296}",
             "search.random_state: expected a number below 4294967296; got 4294967296.",
         ),
-        ("search: {criterion: bix}", "search.criterion: expected 'bic', 'aic' or 'icl'; got 'bix'."),
+        ("search: {criterion: bix}", "search.criterion: expected 'bic', 'aic', 'icl' or 'held_out'; got 'bix'."),
         (
             "search: {init_params: best}",
             "search.init_params: expected 'kmeans', 'k-means++', 'random', 'random_from_data' or 'auto'; got 'best'.",
@@ -468,7 +469,7 @@ def test_the_schema_has_every_meaning_and_default():
 
 def test_the_schema_knows_the_allowed_values():
     search = config_schema()["$defs"]["SearchConfig"]["properties"]
-    assert search["criterion"]["enum"] == ["bic", "aic", "icl"]
+    assert search["criterion"]["enum"] == ["bic", "aic", "icl", "held_out"]
     assert search["covariance_types"]["items"]["enum"] == list(FAMILIES)
     assert search["n_components"]["anyOf"][0] == {"$ref": "#/$defs/ComponentRange"}
 

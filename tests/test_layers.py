@@ -20,7 +20,7 @@ LAYERS = [
     {"kernels"},
     {"families"},
     {"stack"},
-    {"status", "acceleration"},
+    {"status", "acceleration", "partition"},
     {"em"},
     {"profile", "criteria", "quantiles"},
     {"seeding", "inits", "inputs", "ridge"},

@@ -70,7 +70,7 @@ def test_criteria_ring_the_smallest(search, axes, criterion):
 def test_criteria_take_the_table_too(search, axes):
     plot_criteria(search.results_, ax=axes)
     assert axes.get_ylabel() == "BIC above the smallest"
-    with pytest.raises(UserError, match="criterion must be one of bic, aic, icl; got 'hqc'"):
+    with pytest.raises(UserError, match="criterion must be one of bic, aic, icl, held_out; got 'hqc'"):
         plot_criteria(search, "hqc")
 
 

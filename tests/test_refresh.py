@@ -72,6 +72,16 @@ def test_the_winner_goes_on_until_the_data_have_drifted(night, tmp_path, scale):
     assert len(third.summary.table) == 4
 
 
+def test_rows_are_held_out_of_a_refresh_too(night):
+    search = {"n_components": [2, 3], "held_out": 0.2, "criterion": "held_out"}
+    first, second = night(0, search=search), night(1, search=search)
+    assert not second.decision.searched
+    assert second.summary.best == first.summary.best
+    for refreshed in (first, second):
+        assert 480 < refreshed.summary.held_out_rows < 720
+        assert refreshed.summary.table["held_out"].notna().all()
+
+
 def test_the_refit_is_the_fit_that_a_search_for_it_alone_finds(night, tmp_path):
     night(0)
     refreshed = night(1).summary

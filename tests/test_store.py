@@ -580,10 +580,12 @@ def test_criteria_of_candidates_and_starts(store):
     write_criteria(store, [outcome(worse, 20.0), outcome(better, 10.0), outcome(singular, np.nan)])
     table = read_criteria(store)
     assert list(table.columns) == [
-        "n_components", "covariance_type", "status", "bic", "aic", "icl", "log_likelihood", "n_parameters", "n_iter",
+        "n_components", "covariance_type", "status", "bic", "aic", "icl", "held_out", "log_likelihood",
+        "held_out_log_likelihood", "n_parameters", "n_iter",
         "starts", "agreed", "spread",
     ]  # fmt: skip
-    first, second = table.to_dict("records")
+    assert table[["held_out", "held_out_log_likelihood"]].isna().all(axis=None)
+    first, second = table.drop(columns=["held_out", "held_out_log_likelihood"]).to_dict("records")
     assert first == {
         "n_components": 2,
         "covariance_type": "tied",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
@@ -172,9 +172,9 @@ def _is_room(config: JobConfig, rows: Rows, shape: Shape, needed: int, current: 
 
 def _persisted(rows: Rows, client: Any) -> Rows:
     if rows.weights is None:
-        return Rows(client.persist(rows.array))
+        return replace(rows, array=client.persist(rows.array))
     array, weights = client.persist([rows.array, rows.weights])
-    return Rows(array, weights)
+    return replace(rows, array=array, weights=weights)
 
 
 def keeps_rows() -> bool:

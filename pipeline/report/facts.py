@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gmm_dask.criteria import TIE, best_position
+from gmm_dask.criteria import CRITERIA, TIE, best_position
 from gmm_dask.em import Status
 from gmm_dask.families import get_family
 from gmm_dask.ridge import AUTO, SHARE
@@ -68,6 +68,11 @@ class Facts:
     def criterion(self) -> str:
         """The criterion that decided."""
         return str(self.store.config["search"]["criterion"])
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """The criteria that are known; that of rows held out is if there were any."""
+        return tuple(name for name in CRITERIA if self.table[name].notna().any())
 
     @property
     def winner(self) -> dict[str, Any]:

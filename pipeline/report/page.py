@@ -11,7 +11,7 @@ from dask.utils import format_bytes
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gmm_dask.criteria import CRITERIA, evidence
+from gmm_dask.criteria import CRITERIA, LABELS, evidence
 from pipeline.environment import redacted
 from pipeline.report import pictures, tables, words
 from pipeline.report.facts import Facts, read_facts
@@ -123,16 +123,14 @@ def _data_url(picture: Picture) -> str:
 def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     """The few numbers that are looked for first: what, how much, and a remark."""
     store, second, sure = facts.store, facts.runner_up, words.sure_share(facts)
-    name = facts.criterion.upper()
     tiles = [("rows", f"{facts.n_rows:,}", words.counted(len(facts.components.names), "feature"))]
     troubled = sum(map(len, facts.troubled.values()))
     remark = f"{troubled} did not converge" if troubled else "all converged"
     tiles.append(("candidates", f"{len(facts.table):,}", remark))
     if second is not None:
         remark = f"{evidence(second['delta'])} evidence" if facts.criterion == "bic" else "over the runner-up"
-        tiles.append(
-            (f"lead in {name}", words.difference(second["delta"]), remark.replace("mention evidence", "mention"))
-        )
+        lead = f"lead in {LABELS[facts.criterion]}"
+        tiles.append((lead, words.difference(second["delta"]), remark.replace("mention evidence", "mention")))
     if sure is not None and len(facts.components.weights) > 1:
         tiles.append(("sure labels", f"{sure:.0%}", "at least 90% probable"))
     tiles.append(("passes", f"{store.passes:,}", f"{format_bytes(store.bytes_read)} read"))
@@ -153,6 +151,9 @@ def _data(facts: Facts) -> list[tuple[str, str]]:
     missing = (store.data.get("missing") or {}).get("rows")
     if missing:
         found.append(("left out", f"{words.counted(missing, 'row')} with missing values"))
+    if store.held_out_rows:
+        share = store.held_out_rows / (store.held_out_rows + facts.n_rows)
+        found.append(("held out", f"{words.counted(store.held_out_rows, 'row')} more ({share:.1%} of all)"))
     if store.total_weight is not None and store.total_weight != store.n_rows:
         found.append(("total weight", f"{store.total_weight:,.6g}"))
     found.append(("a pass reads", format_bytes(data["bytes_per_pass"])))
@@ -172,6 +173,8 @@ def _run(facts: Facts) -> list[tuple[str, str]]:
     found.append(("read", format_bytes(store.bytes_read)))
     likelihood = facts.winner["log_likelihood"] / (store.total_weight or 1.0)
     found.append(("mean log-likelihood", f"{words.number(likelihood, 4)} a row"))
+    if store.held_out_rows:
+        found.append(("of rows held out", f"{words.number(facts.winner['held_out_log_likelihood'], 4)} a row"))
     return [(name, text) for name, text in found if text] + _anomalies(facts.rows)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gmm_dask import drawing
-from gmm_dask.criteria import CRITERIA
+from gmm_dask.criteria import LABELS
 from gmm_dask.telling import telling_pairs
 from pipeline.report.facts import Facts
-from pipeline.report.words import counted
+from pipeline.report.words import capital, counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,11 +48,11 @@ class Picture:
 
 def draw_choice(facts: Facts) -> list[Picture]:
     """The criterion that decided by number of components, close to the winner and as a whole."""
-    name, table = facts.criterion, facts.table
-    kinds = ", ".join(dict.fromkeys(table["covariance_type"]))
-    alt = f"{name.upper()} by number of components, a line for each of {kinds}. Smallest: {facts.best}."
-    close = f"The best candidates: how far their {name.upper()} lies above the smallest."
-    whole = f"All candidates by {name.upper()}; lower is better."
+    name, label = facts.criterion, LABELS[facts.criterion]
+    kinds = ", ".join(dict.fromkeys(facts.table["covariance_type"]))
+    alt = f"{capital(label)} by number of components, a line for each of {kinds}. Smallest: {facts.best}."
+    close = f"The best candidates: how far their {label} lies above the smallest."
+    whole = f"All candidates by {label}; lower is better."
     return [
         _picture(f"{name}-close", f"Close to the winner: {alt}", close, lambda axes: _draw_close(axes, facts)),
         _picture(name, alt, whole, lambda axes: _draw_criteria(axes, facts, name)),
@@ -67,13 +67,13 @@ def _draw_close(axes: Axes, facts: Facts) -> str:
 
 def draw_other_criteria(facts: Facts) -> list[Picture]:
     """The criteria that did not decide."""
-    return [_draw_other(facts, name) for name in CRITERIA if name != facts.criterion]
+    return [_draw_other(facts, name) for name in facts.criteria if name != facts.criterion]
 
 
 def _draw_other(facts: Facts, name: str) -> Picture:
-    chosen = facts.choice(name)
-    alt = f"{name.upper()} by number of components. Smallest: {chosen}."
-    caption = f"{name.upper()} of all candidates; the smallest is that of {chosen}."
+    chosen, label = facts.choice(name), capital(LABELS[name])
+    alt = f"{label} by number of components. Smallest: {chosen}."
+    caption = f"{label} of all candidates; the smallest is that of {chosen}."
     return _picture(name, alt, caption, lambda axes: _draw_criteria(axes, facts, name))
 
 

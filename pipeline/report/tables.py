@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gmm_dask.criteria import CRITERIA, EVIDENCE, evidence
+from gmm_dask.criteria import EVIDENCE, LABELS, evidence
 from gmm_dask.drawing import color_of
 from gmm_dask.em import Status
 from gmm_dask.telling import telling_features
@@ -53,8 +53,8 @@ def _cells(*texts: Any) -> list[Cell]:
 def closest_table(facts: Facts) -> Table:
     """The winner and the candidates next to it, with all criteria."""
     name = facts.criterion
-    rest = [other for other in CRITERIA if other != name]
-    head = ["candidate", f"Δ{name.upper()}", *(["evidence"] if name == "bic" else []), name.upper()]
+    rest, label = [other for other in facts.criteria if other != name], LABELS[name]
+    head = ["candidate", f"Δ{label}", *(["evidence"] if name == "bic" else []), label]
     rows = []
     for row in [facts.winner, *facts.others][:MOST_CLOSEST]:
         kind = "best" if row["name"] == facts.best else ""
@@ -62,8 +62,8 @@ def closest_table(facts: Facts) -> Table:
         values = [number(row[criterion], 1) for criterion in (name, *rest)]
         cells = _cells(difference(row["delta"]), *words, *values, f"{row['n_parameters']:,}", row["n_iter"])
         rows.append([Cell(row["name"], kind=kind), *cells])
-    head += [*(other.upper() for other in rest), "parameters", "iterations"]
-    return Table(f"The candidates closest by {name.upper()}", head, rows, _evidence_note(name))
+    head += [*(LABELS[other] for other in rest), "parameters", "iterations"]
+    return Table(f"The candidates closest by {label}", head, rows, _evidence_note(name))
 
 
 def _evidence_note(name: str) -> str:
@@ -75,7 +75,7 @@ def _evidence_note(name: str) -> str:
 
 def matrix_table(facts: Facts) -> Table:
     """All candidates: the distance from the smallest criterion, a row a number of components."""
-    name, table = facts.criterion, facts.table
+    label, table = LABELS[facts.criterion], facts.table
     kinds = list(dict.fromkeys(table["covariance_type"]))
     counts = sorted(set(table["n_components"]))
     best_first = table.groupby("n_components")["delta"].min().sort_values(kind="stable").index[:MOST_COUNTS]
@@ -89,7 +89,7 @@ def matrix_table(facts: Facts) -> Table:
         notes.append(
             f"The best {len(shown)} of {len(counts)} numbers of components are shown; gmm-dask show lists all."
         )
-    return Table(f"All candidates: {name.upper()} above the smallest", ["K", *kinds], rows, " ".join(notes))
+    return Table(f"All candidates: {label} above the smallest", ["K", *kinds], rows, " ".join(notes))
 
 
 def _delta_cell(facts: Facts, row: dict[str, Any] | None) -> Cell:

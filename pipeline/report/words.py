@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gmm_dask.criteria import CRITERIA, evidence
+from gmm_dask.criteria import HELD_OUT, LABELS, evidence
 from gmm_dask.drawing import UNSURE
 from gmm_dask.em import Status
 from gmm_dask.families import get_family
@@ -42,9 +42,19 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
+def joined(names: list[str]) -> str:
+    """Names in a sentence: ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
+
+
 def mixture_words(row: dict[str, Any]) -> str:
     """A candidate in words: ``3 components with tied covariance``."""
     return f"{counted(int(row['n_components']), 'component')} with {row['covariance_type']} covariance"
+
+
+def capital(text: str) -> str:
+    """A text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 def difference(value: float) -> str:
@@ -90,12 +100,23 @@ def headline(facts: Facts) -> str:
 
 def decision(facts: Facts) -> list[str]:
     """The decision in sentences: by how much, how strong that is, and what the covariance type means."""
-    count, name = len(facts.table), facts.criterion.upper()
+    count, name = len(facts.table), LABELS[facts.criterion]
     value, kind = number(facts.winner[facts.criterion], 1), facts.model.covariance_type
     first = f"This was the only candidate tried; its {name} is {value}."
     if count > 1:
         first = f"Of {counted(count, 'candidate')}, this mixture has the smallest {name} ({value}). {_lead(facts)}"
-    return [first.strip(), f"{kind.capitalize()}: {get_family(kind).words}."]
+    return [first.strip(), *_held_out(facts), f"{kind.capitalize()}: {get_family(kind).words}."]
+
+
+def _held_out(facts: Facts) -> Iterator[str]:
+    """What the rows held out say of the winner, where there are any."""
+    n_rows, row = facts.store.held_out_rows, facts.winner
+    if n_rows:
+        yield (
+            f"{counted(n_rows, 'row')} {'was' if n_rows == 1 else 'were'} held out of the fits: their mean "
+            f"log-likelihood is {number(row['held_out_log_likelihood'], 4)}, that of the fitted rows "
+            f"{number(row['log_likelihood'] / (facts.store.total_weight or 1.0), 4)}."
+        )
 
 
 def _lead(facts: Facts) -> str:
@@ -106,7 +127,8 @@ def _lead(facts: Facts) -> str:
     if second is None:
         only = "No other candidate could be fitted." if len(facts.table) > 1 and not same else ""
         return same + only
-    name = "a BIC" if facts.criterion == "bic" else f"an {facts.criterion.upper()}"
+    label = LABELS[facts.criterion]
+    name = f"{'an' if label[0] in 'AI' else 'a'} {label}"
     has = f"{same}The runner-up, {mixture_words(second)}, has {name} {difference(second['delta'])} higher"
     return f"{has}{_STRENGTHS[facts.criterion](facts, second)}"
 
@@ -126,6 +148,11 @@ def _strength_of_icl(facts: Facts, second: dict[str, Any]) -> str:
     return f"; there is no convention for how much that is. {_by_bic(facts, second)}"
 
 
+def _strength_held_out(facts: Facts, second: dict[str, Any]) -> str:
+    mean = facts.winner["held_out_log_likelihood"] - second["held_out_log_likelihood"]
+    return f", {mean:.2g} a row in log-likelihood{_strength_of_icl(facts, second)}"
+
+
 def _by_bic(facts: Facts, second: dict[str, Any]) -> str:
     """What BIC says of the two."""
     lead = second["bic"] - facts.winner["bic"]
@@ -135,17 +162,17 @@ def _by_bic(facts: Facts, second: dict[str, Any]) -> str:
     return f"BIC {preferred} by {difference(abs(lead))}: {said}, by convention (Kass and Raftery 1995)."
 
 
-_STRENGTHS = {"bic": _strength_of_bic, "aic": _strength_of_aic, "icl": _strength_of_icl}
+_STRENGTHS = {"bic": _strength_of_bic, "aic": _strength_of_aic, "icl": _strength_of_icl, HELD_OUT: _strength_held_out}
 
 
 def other_criteria(facts: Facts) -> str:
     """Whether the criteria that did not decide agree."""
-    chosen = {name: facts.choice(name) for name in CRITERIA if name != facts.criterion}
-    agree = [name.upper() for name, found in chosen.items() if found == facts.best]
-    differ = [f"{name.upper()} would choose {found}" for name, found in chosen.items() if found != facts.best]
-    said = [f"{' and '.join(agree)} {'agree' if len(agree) > 1 else 'agrees'}"] if agree else []
+    chosen = {name: facts.choice(name) for name in facts.criteria if name != facts.criterion}
+    agree = [LABELS[name] for name, found in chosen.items() if found == facts.best]
+    differ = [f"{LABELS[name]} would choose {found}" for name, found in chosen.items() if found != facts.best]
+    said = [f"{joined(agree)} {'agree' if len(agree) > 1 else 'agrees'}"] if agree else []
     habits = " AIC tends to more components than BIC, ICL to fewer where they overlap." if differ else ""
-    return f"{', and '.join([*said, *differ])}.{habits}"
+    return capital(f"{', and '.join([*said, *differ])}.{habits}")
 
 
 def sure_share(facts: Facts) -> float | None:

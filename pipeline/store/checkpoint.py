@@ -20,6 +20,7 @@ from gmm_dask.acceleration import Memory
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
+from gmm_dask.partition import HeldOut
 from gmm_dask.profile import Profile, Unusable
 from pipeline.store.groups import StorePath, get, open_root, put
 from pipeline.store.lifecycle import open_store, update_attributes
@@ -33,6 +34,9 @@ _DIMENSIONS = {
     "unusable_rows": ("chunk",),
     "unusable_values": ("feature",),
     "unusable_weights": ("total",),
+    "held_out_rows": ("total",),
+    "held_out_weight": ("total",),
+    "held_out_center": ("feature",),
     "center": ("feature",),
     "scatter": ("feature", "feature_other"),
     "minimum": ("feature",),
@@ -150,9 +154,9 @@ def _digest(arrays: Arrays) -> str:
 
 
 def _profile_arrays(profile: Profile) -> dict[str, NDArray[Any]]:
-    arrays = _unusable_arrays(profile.unusable) if profile.unusable else {}
     return {
-        **arrays,
+        **(_unusable_arrays(profile.unusable) if profile.unusable else {}),
+        **(_held_out_arrays(profile.held_out) if profile.held_out else {}),
         "log_scale": np.array([profile.log_scale]),
         "total_weight": np.array([profile.total_weight]),
         "center": profile.center,
@@ -172,6 +176,14 @@ def _unusable_arrays(unusable: Unusable) -> dict[str, NDArray[Any]]:
     }
 
 
+def _held_out_arrays(held_out: HeldOut) -> dict[str, NDArray[Any]]:
+    return {
+        "held_out_rows": np.array([held_out.n_rows], dtype=np.int64),
+        "held_out_weight": np.array([held_out.total_weight]),
+        "held_out_center": held_out.center,
+    }
+
+
 def _profile_of(arrays: Arrays, n_rows: int) -> Profile:
     return Profile(
         n_rows=n_rows,
@@ -185,12 +197,18 @@ def _profile_of(arrays: Arrays, n_rows: int) -> Profile:
         sample_weights=None,
         unusable=_unusable_of(arrays) if "unusable_rows" in arrays else None,
         log_scale=float(arrays["log_scale"][0]) if "log_scale" in arrays else 0.0,
+        held_out=_held_out_of(arrays) if "held_out_rows" in arrays else None,
     )
 
 
 def _unusable_of(arrays: Arrays) -> Unusable:
     rows, weights = arrays["unusable_rows"], arrays["unusable_weights"]
     return Unusable(tuple(rows.tolist()), arrays["unusable_values"], int(weights[0]))
+
+
+def _held_out_of(arrays: Arrays) -> HeldOut:
+    n_rows, weight = arrays["held_out_rows"], arrays["held_out_weight"]
+    return HeldOut(int(n_rows[0]), float(weight[0]), arrays["held_out_center"])
 
 
 # -- the states ----------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class ResultStore:
         Reads of the data so far.
     bytes_read : int
     n_rows, total_weight : int, float or None
-        Rows of the data, and the sum of their weights; None until the store is complete.
+        Rows of the fits, and the sum of their weights; None until the store is complete.
     attempts : int
         Runs that worked on the store.
     checkpoint : int or None
@@ -87,6 +87,12 @@ class ResultStore:
     started: str | None = None
     finished: str | None = None
     seconds: float | None = None
+
+    @property
+    def held_out_rows(self) -> int:
+        """How many rows were held out of the fits."""
+        contents = self.data.get("contents") or {}
+        return int(contents.get("held_out", {}).get("n_rows", 0))
 
     @property
     def is_complete(self) -> bool:

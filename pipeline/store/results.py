@@ -21,13 +21,17 @@ from pipeline.store.groups import StorePath, get, get_text, open_root, put
 Array = NDArray[np.float64]
 
 _CANDIDATE = ("n_components", "covariance_type")
+# what stores of earlier versions lack
+_NEWER = ("held_out", "held_out_log_likelihood")
 # variable -> dtype, value where there is no fit, and how an outcome tells it
 _VARIABLES: dict[str, tuple[Any, Any, Callable[[Outcome], Any]]] = {
     "status": (np.dtypes.StringDType(), "", lambda outcome: outcome.state.status.value),
     "bic": (np.float64, np.nan, lambda outcome: outcome.bic),
     "aic": (np.float64, np.nan, lambda outcome: outcome.aic),
     "icl": (np.float64, np.nan, lambda outcome: outcome.icl),
+    "held_out": (np.float64, np.nan, lambda outcome: outcome.held_out),
     "log_likelihood": (np.float64, np.nan, lambda outcome: outcome.log_likelihood),
+    "held_out_log_likelihood": (np.float64, np.nan, lambda outcome: outcome.held_out_log_likelihood),
     "n_parameters": (np.int64, 0, lambda outcome: outcome.n_parameters),
     "n_iter": (np.int64, 0, lambda outcome: outcome.state.n_iter),
 }
@@ -91,9 +95,10 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a candidate, with the columns ``n_components, covariance_type, status, bic, aic, icl,
-        log_likelihood, n_parameters, n_iter, starts, agreed, spread``; NaN where a candidate could not be fitted. The
-        last three are those of :class:`gmm_dask.selection.Agreement`.
+        A row a candidate, with the columns ``n_components, covariance_type, status, bic, aic, icl, held_out,
+        log_likelihood, held_out_log_likelihood, n_parameters, n_iter, starts, agreed, spread``; NaN where a candidate
+        could not be fitted, or no rows were held out. The last three are those of
+        :class:`gmm_dask.selection.Agreement`.
 
     Raises
     ------
@@ -106,7 +111,10 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
         counts, kinds = get(group, "n_components").tolist(), get_text(group, "covariance_type")
         # stores of earlier versions do not know how the starts agreed
         names = [*_VARIABLES, *(name for name in Agreement._fields if name in group)]
-        values = {name: get(group, name).T.ravel().tolist() for name in names}
+        values = {
+            name: np.nan if name in _NEWER and name not in group else get(group, name).T.ravel().tolist()
+            for name in names
+        }
     except KeyError:
         raise UserError(
             f"the result store {path} has no criteria yet; they are written when every candidate has finished."
