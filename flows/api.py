@@ -6,11 +6,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.server import EmbeddedServer
-from gmm_dask.errors import UserError
+from gmm_dask.errors import FaultError, UserError
 
 LOCAL_RETRIES = 3  # a server of our own is busy for a moment or gone for good: no minutes of waiting
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -21,7 +22,8 @@ def prefect_api(verbose: bool = False) -> Iterator[None]:
     """Within it, Prefect talks to the user's server, or to an embedded one if none is set."""
     if url := PREFECT_API_URL.value():
         _require_answer(url, "Start it, unset PREFECT_API_URL, or add --no-prefect.")
-        yield
+        with _told_if_lost(url):
+            yield
         return
     server = EmbeddedServer(verbose=verbose)
     import pipeline.run  # noqa: F401 (takes seconds, as the server's start does: at the same time)
@@ -33,6 +35,18 @@ def prefect_api(verbose: bool = False) -> Iterator[None]:
         except Exception as error:
             server.require_alive(error)
             raise
+
+
+@contextmanager
+def _told_if_lost(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise FaultError(
+            f"the Prefect server at {url} failed during the run ({words}). What the job had finished is in the result "
+            "store: run the command again once the server answers, or with --no-prefect."
+        ) from error
 
 
 def require_server() -> str:
