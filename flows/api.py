@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 import httpx
 from prefect import get_client
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.server import EmbeddedServer
 from gmm_dask.errors import FaultError, UserError
@@ -68,13 +69,26 @@ def require_server() -> str:
 
 
 def _require_answer(url: str, remedy: str) -> None:
-    with get_client(sync_client=True) as client:
-        failure = client.api_healthcheck()
-    if failure is not None:
-        raise UserError(
-            f"expected a Prefect server at {url}, as PREFECT_API_URL or the Prefect profile says; it does not "
-            f"answer ({failure}). {remedy}"
-        )
+    expected = f"expected a Prefect server at {url}, as PREFECT_API_URL or the Prefect profile says"
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_flows(limit=1)  # and not its health, which is told to anybody
+    except httpx.HTTPStatusError as error:
+        raise UserError(f"{expected}; {_refusal(error.response.status_code)}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(f"{expected}; it does not answer ({error}). {remedy}") from None
+
+
+def _refusal(status: int) -> str:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return f"it fails (status {status}). Its log says why."
+    if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return f"what answers there is none (status {status}). The URL of a server's API ends in /api."
+    given = "none is set" if PREFECT_API_AUTH_STRING.value() is None else "what is set is not the server's"
+    return (
+        f"it does not know who asks (status {status}): {given}. Set PREFECT_API_AUTH_STRING to what the server has as "
+        "PREFECT_SERVER_API_AUTH_STRING; Prefect Cloud takes PREFECT_API_KEY."
+    )
 
 
 def keep_console_readable() -> None:

@@ -14,7 +14,7 @@ from pipeline.config import JobConfig
 from pipeline.progress import PassDone
 from pipeline.refresh import refresh
 from pipeline.run import run
-from test_schedule import write_rows
+from prefects import write_rows
 
 
 @pytest.fixture
