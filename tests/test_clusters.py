@@ -233,6 +233,30 @@ def test_a_killed_scheduler_is_said_and_the_next_run_resumes(data, on_threads, t
 
 
 @pytest.mark.slow
+def test_a_stage_that_is_tried_again_finds_the_scheduler_that_was_started_again(data, on_threads, tmp_path, processes):
+    port = int(processes.start_scheduler().rpartition(":")[2])
+    processes.start_worker("a")
+    tries = []
+
+    def as_task(stage):
+        def twice(*values):
+            try:
+                return stage(*values)
+            except FaultError as error:
+                tries.append(str(error))
+            processes.start_scheduler(port)
+            processes.start_worker("b")
+            return stage(*values)
+
+        return twice
+
+    config = job(data, tmp_path / "a.zarr", kind="address", address=processes.address, persist="always")
+    run(config, progress=AfterPass(2, lambda: processes.kill(processes.scheduler)), as_task=as_task)
+    assert [("went away" in told) for told in tries] == [True]
+    assert result(tmp_path / "a.zarr") == on_threads
+
+
+@pytest.mark.slow
 def test_without_workers_a_run_ends(data, tmp_path, processes):
     processes.start_scheduler()
     processes.start_worker("a")

@@ -10,6 +10,7 @@ from typing import Any
 import dask
 from dask.system import CPU_COUNT
 
+from gmm_dask.errors import FaultError
 from gmm_dask.memory import Machine, Shape, affordable_threads, spare_bytes
 from gmm_dask.scan import Rows, one_blas_thread, rows_bytes
 from pipeline.clusters.checks import require_packages, require_visible, versions_of
@@ -46,6 +47,14 @@ class _Held:
         for path, key in self.paths.items():
             require_visible(self.client, path, key)
         self.checked.update(versions["workers"])
+
+    def drop(self) -> None:
+        """Let go of a cluster that has failed: another try of a stage starts or finds one anew."""
+        self.kept.clear()
+        self.paths.clear()
+        self.checked.clear()
+        self.client = None
+        self.stack.close()
 
 
 # of this process, so that a stage that is called from any thread finds it
@@ -105,7 +114,11 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
         getter = Getter(current.client, config.cluster.timeout, current.require_workers)
         # a scheduler keeps a record of every span: one for a stage, not one for each pass
         with span("gmm-dask"), dask.config.set(scheduler=getter):
-            yield
+            try:
+                yield
+            except FaultError:
+                current.drop()
+                raise
 
 
 def _connected(config: JobConfig, shape: Shape) -> _Held:
