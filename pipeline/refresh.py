@@ -146,7 +146,8 @@ def _decide(
     if refit is None:
         return again(f"{previous.best} cannot be fitted to these rows: all candidates are"), None
     gain = _gain(model, refit, _part(found, 1), preparation)
-    told = f"on held-out rows the refitted {previous.best} is better by {gain:+.4f} a row than that of {previous.path}"
+    than = f"{'worse' if gain < 0.0 else 'better'} by {abs(gain):.4f} a row than that of {previous.path}"
+    told = f"on held-out rows the refitted {previous.best} is {than}"
     if not gain <= bound:
         reason = f"{told}, over the bound {bound:g}: all candidates are fitted again"
         return again(reason, gain=gain if np.isfinite(gain) else None), None

@@ -63,6 +63,8 @@ def test_the_winner_goes_on_until_the_data_have_drifted(night, tmp_path, scale):
     second = night(1, data=data)
     assert not second.decision.searched
     assert abs(second.decision.gain) < 0.05
+    word = "worse" if second.decision.gain < 0 else "better"
+    assert f"{word} by {abs(second.decision.gain):.4f} a row" in second.decision.reason
     assert second.decision.previous == first.summary.store
     assert (second.summary.best, len(second.summary.table)) == (first.summary.best, 1)
     third = night(2, shift=3.0, data=data)
