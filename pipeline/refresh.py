@@ -106,7 +106,9 @@ def refresh(
         seed_with(config, partial(_starts, config, previous, bounds.drift, progress), progress)
 
     summary = run(config, progress=progress, as_task=as_task, seeding=seed)
-    link = _publish(latest(config.output.store), summary.store)
+    newest = last_complete(config)  # which another run may have made meanwhile: the link never goes back
+    assert newest is not None
+    link = _publish(latest(config.output.store), newest.path)
     removed = _retire(config, bounds.keep)
     return Refreshed(summary, _decision_of(summary.store), link, removed)
 
