@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
+import httpx
 from prefect import get_client
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.server import EmbeddedServer
-from gmm_dask.errors import UserError
+from gmm_dask.errors import FaultError, UserError
 
 LOCAL_RETRIES = 3  # a server of our own is busy for a moment or gone for good: no minutes of waiting
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -21,7 +23,8 @@ def prefect_api(verbose: bool = False) -> Iterator[None]:
     """Within it, Prefect talks to the user's server, or to an embedded one if none is set."""
     if url := PREFECT_API_URL.value():
         _require_answer(url, "Start it, unset PREFECT_API_URL, or add --no-prefect.")
-        yield
+        with _told_if_lost(url):
+            yield
         return
     server = EmbeddedServer(verbose=verbose)
     import pipeline.run  # noqa: F401 (takes seconds, as the server's start does: at the same time)
@@ -33,6 +36,18 @@ def prefect_api(verbose: bool = False) -> Iterator[None]:
         except Exception as error:
             server.require_alive(error)
             raise
+
+
+@contextmanager
+def _told_if_lost(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise FaultError(
+            f"the Prefect server at {url} failed during the run ({words}). What the job had finished is in the result "
+            "store: run the command again once the server answers, or with --no-prefect."
+        ) from error
 
 
 def require_server() -> str:
@@ -54,13 +69,26 @@ def require_server() -> str:
 
 
 def _require_answer(url: str, remedy: str) -> None:
-    with get_client(sync_client=True) as client:
-        failure = client.api_healthcheck()
-    if failure is not None:
-        raise UserError(
-            f"expected a Prefect server at {url}, as PREFECT_API_URL or the Prefect profile says; it does not "
-            f"answer ({failure}). {remedy}"
-        )
+    expected = f"expected a Prefect server at {url}, as PREFECT_API_URL or the Prefect profile says"
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_flows(limit=1)  # and not its health, which is told to anybody
+    except httpx.HTTPStatusError as error:
+        raise UserError(f"{expected}; {_refusal(error.response.status_code)}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(f"{expected}; it does not answer ({error}). {remedy}") from None
+
+
+def _refusal(status: int) -> str:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return f"it fails (status {status}). Its log says why."
+    if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return f"what answers there is none (status {status}). The URL of a server's API ends in /api."
+    given = "none is set" if PREFECT_API_AUTH_STRING.value() is None else "what is set is not the server's"
+    return (
+        f"it does not know who asks (status {status}): {given}. Set PREFECT_API_AUTH_STRING to what the server has as "
+        "PREFECT_SERVER_API_AUTH_STRING; Prefect Cloud takes PREFECT_API_KEY."
+    )
 
 
 def keep_console_readable() -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import httpx
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.summary import Summary
 
 SECONDS_BETWEEN_UPDATES = 2.0
+UPDATE_SHARE = 0.05  # of the time: a server that is slow or gone, which is asked again and again, must not slow the fit
 MOST_IMAGE_BYTES = 2**21
 
 
@@ -44,10 +47,11 @@ class ProgressArtifact:
         made = create_progress_artifact(0.0, key=key_of(name, kind), description="starting")
         self._id = cast("UUID", made)  # a coroutine in asynchronous callers only
         self._told = time.monotonic()
+        self._pause = SECONDS_BETWEEN_UPDATES
 
     def __call__(self, event: Event) -> None:
         """Bring the bar up to date, now and then."""
-        if isinstance(event, PassDone | ChunksDone) and time.monotonic() - self._told >= SECONDS_BETWEEN_UPDATES:
+        if isinstance(event, PassDone | ChunksDone) and time.monotonic() - self._told >= self._pause:
             done = event.finished if isinstance(event, PassDone) else event.done
             self._update(100.0 * done / max(1, event.total), describe(event))
 
@@ -56,8 +60,12 @@ class ProgressArtifact:
         self._update(100.0, words)
 
     def _update(self, percent: float, words: str) -> None:
-        update_progress_artifact(self._id, percent, description=words)
+        begin = time.monotonic()
+        # a server that has gone must not take the fit with it: the run tells of it in the end, with its result stored
+        with suppress(httpx.HTTPError):
+            update_progress_artifact(self._id, percent, description=words)
         self._told = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN_UPDATES, (self._told - begin) / UPDATE_SHARE)
 
 
 def publish(name: str, summary: Summary) -> None:

@@ -29,7 +29,8 @@ def refresh(config: GivenConfig) -> Any:
     done = refit(job, progress=watcher(bar), as_task=as_task(job))
     bar.finish(f"best: {done.summary.best}")
     publish(job.name, done.summary)
-    lines = [f"{done.decision.reason}.", f"Published: `{done.link}` is `{done.summary.store}`."]
+    reason = done.decision.reason
+    lines = [f"{reason[:1].upper()}{reason[1:]}.", f"Stored in `{done.summary.store}`; `{done.link}` is the newest."]
     lines += [f"Removed: `{path}`." for path in done.removed]
     create_markdown_artifact("\n\n".join(lines), key=key_of(job.name, "refresh"), description="What was decided")
     return done

@@ -31,7 +31,10 @@ def score_batch(config: GivenConfig) -> Any:
     pairs = zip(summary.shares, summary.fit_shares, strict=True)
     drift = [f"drift: {line}" for line in summary.drift] or ["no drift past the bounds"]
     create_table_artifact(
-        [{"component": k, "share here": here, "in the fit": there} for k, (here, there) in enumerate(pairs)],
+        [
+            {"component": k, "share here": f"{here:.2%}", "in the fit": f"{there:.2%}"}
+            for k, (here, there) in enumerate(pairs)
+        ],
         key=key_of(job.name, "scores"),
         description=f"{summary.n_rows:,} rows by **{summary.model}**, in `{summary.out}`; {'; '.join(drift)}.",
     )

@@ -106,7 +106,9 @@ def refresh(
         seed_with(config, partial(_starts, config, previous, bounds.drift, progress), progress)
 
     summary = run(config, progress=progress, as_task=as_task, seeding=seed)
-    link = _publish(latest(config.output.store), summary.store)
+    newest = last_complete(config)  # which another run may have made meanwhile: the link never goes back
+    assert newest is not None
+    link = _publish(latest(config.output.store), newest.path)
     removed = _retire(config, bounds.keep)
     return Refreshed(summary, _decision_of(summary.store), link, removed)
 
@@ -146,7 +148,8 @@ def _decide(
     if refit is None:
         return again(f"{previous.best} cannot be fitted to these rows: all candidates are"), None
     gain = _gain(model, refit, _part(found, 1), preparation)
-    told = f"on held-out rows the refitted {previous.best} is better by {gain:+.4f} a row than that of {previous.path}"
+    than = f"{'worse' if gain < 0.0 else 'better'} by {abs(gain):.4f} a row than that of {previous.path}"
+    told = f"on held-out rows the refitted {previous.best} is {than}"
     if not gain <= bound:
         reason = f"{told}, over the bound {bound:g}: all candidates are fitted again"
         return again(reason, gain=gain if np.isfinite(gain) else None), None

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import ipaddress
+import os
 import threading
 import time
 
@@ -25,7 +26,7 @@ from pipeline.config import JobConfig
 from pipeline.config_cluster import ClusterConfig
 from pipeline.progress import PassDone, StageStarted
 from pipeline.run import run
-from processes import Processes
+from processes import ROOT, Processes
 
 N_CHUNKS, CHUNK_ROWS = 200, 100
 PASSES = 6
@@ -244,6 +245,30 @@ def test_a_killed_scheduler_is_said_and_the_next_run_resumes(data, on_threads, t
 
 
 @pytest.mark.slow
+def test_a_stage_that_is_tried_again_finds_the_scheduler_that_was_started_again(data, on_threads, tmp_path, processes):
+    port = int(processes.start_scheduler().rpartition(":")[2])
+    processes.start_worker("a")
+    tries = []
+
+    def as_task(stage):
+        def twice(*values):
+            try:
+                return stage(*values)
+            except FaultError as error:
+                tries.append(str(error))
+            processes.start_scheduler(port)
+            processes.start_worker("b")
+            return stage(*values)
+
+        return twice
+
+    config = job(data, tmp_path / "a.zarr", kind="address", address=processes.address, persist="always")
+    run(config, progress=AfterPass(2, lambda: processes.kill(processes.scheduler)), as_task=as_task)
+    assert [("went away" in told) for told in tries] == [True]
+    assert result(tmp_path / "a.zarr") == on_threads
+
+
+@pytest.mark.slow
 def test_without_workers_a_run_ends(data, tmp_path, processes):
     processes.start_scheduler()
     processes.start_worker("a")
@@ -268,17 +293,40 @@ def test_too_few_workers(data, tmp_path, shared):
         run(config)
 
 
-@pytest.mark.slow
-def test_a_worker_with_another_numpy(data, tmp_path, processes):
-    older = tmp_path / "older" / "numpy-1.0.dist-info"
+def with_another_numpy(folder):
+    """The environment of a process that finds the packages here, but for an older NumPy by its metadata."""
+    older = folder / "older" / "numpy-1.0.dist-info"
     older.mkdir(parents=True)
     (older / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
+    return {"PYTHONPATH": f"{older.parent}{os.pathsep}{ROOT}"}
+
+
+OTHER_NUMPY = rf"numpy is {importlib.metadata.version('numpy')} here and 1\.0 on tcp://.*Install the same versions"
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_numpy(data, tmp_path, processes):
     processes.start_scheduler()
-    processes.start_worker("a", PYTHONPATH=str(older.parent))
+    processes.start_worker("a", **with_another_numpy(tmp_path))
     config = job(data, tmp_path / "a.zarr", kind="address", address=processes.address)
-    here = importlib.metadata.version("numpy")
-    with pytest.raises(UserError, match=rf"numpy is {here} here and 1\.0 on tcp://.*Install the same versions"):
+    with pytest.raises(UserError, match=OTHER_NUMPY):
         run(config)
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_numpy_that_comes_in_the_middle(data, tmp_path, processes):
+    processes.start_scheduler()
+    processes.start_worker("a")
+    config = long_job(data, tmp_path / "a.zarr", processes.address)
+    start = AfterPass(2, lambda: processes.start_worker("late", **with_another_numpy(tmp_path)))
+    with pytest.raises(UserError, match=OTHER_NUMPY):
+        run(config, progress=start)
+
+
+def long_job(data, store, address):
+    """A job that does not end before a worker has come."""
+    config = job(data, store, kind="address", address=address)
+    return config.model_copy(update={"search": config.search.model_copy(update={"max_iter": 2000})})
 
 
 def versions(**changes):
@@ -304,6 +352,16 @@ def test_a_worker_that_does_not_see_the_data(data, tmp_path, processes, monkeypa
     config = job("a.npy", tmp_path / "a.zarr", kind="address", address=processes.address)
     with pytest.raises(UserError, match=rf"data\.source: a\.npy is here, and 1 of 1 workers do not.*{data}"):
         run(config)
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_see_the_data_and_comes_in_the_middle(data, tmp_path, processes, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    processes.start_scheduler()
+    processes.start_worker("a", cwd=data.parent)
+    start = AfterPass(2, lambda: processes.start_worker("late", cwd=tmp_path))
+    with pytest.raises(UserError, match=r"data\.source: a\.npy is here, and 1 of 2 workers do not see it"):
+        run(long_job("a.npy", tmp_path / "a.zarr", processes.address), progress=start)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The nightly job: the last winner goes on, until the data are others; and the rows that are labelled with it."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.config import JobConfig
 from pipeline.progress import PassDone
 from pipeline.refresh import refresh
 from pipeline.run import run
-from test_schedule import write_rows
+from prefects import write_rows
 
 
 @pytest.fixture
@@ -63,6 +64,8 @@ def test_the_winner_goes_on_until_the_data_have_drifted(night, tmp_path, scale):
     second = night(1, data=data)
     assert not second.decision.searched
     assert abs(second.decision.gain) < 0.05
+    word = "worse" if second.decision.gain < 0 else "better"
+    assert f"{word} by {abs(second.decision.gain):.4f} a row" in second.decision.reason
     assert second.decision.previous == first.summary.store
     assert (second.summary.best, len(second.summary.table)) == (first.summary.best, 1)
     third = night(2, shift=3.0, data=data)
@@ -106,6 +109,13 @@ def test_the_link_is_the_newest_store_and_old_ones_are_removed(night, tmp_path):
     assert [Path(path).exists() for path in stores] == [False, False, True, True]
     left = {path.name.split(".")[0] for path in tmp_path.iterdir()} - {"rows", "night-latest"}
     assert left == {Path(path).name.split(".")[0] for path in stores[2:]}
+
+
+def test_a_run_that_ends_after_a_newer_one_leaves_the_link_there(night, tmp_path):
+    newer = tmp_path / "night-2026-11-30.zarr"
+    shutil.copytree(night(0).summary.store, newer)
+    assert night(1).summary.store < str(newer)
+    assert (tmp_path / "night-latest.zarr").resolve() == newer
 
 
 def test_a_store_that_is_at_work_is_not_removed(night):

@@ -14,8 +14,16 @@ from gmm_dask.errors import UserError
 NEEDED = ("gmm-dask", "numba", "numpy", "pyarrow", "scikit-learn", "scipy", "zarr")
 # what must be alike here and there: what they send each other is made by the first, the numbers' last bits by the rest
 ALIKE = ("python", "dask", "distributed", "cloudpickle", "msgpack", "gmm-dask", "numba", "numpy", "scipy")
+# what Dask tells of besides its own
+PACKAGES = ("gmm-dask", "numba", "pyarrow", "scikit-learn", "scipy", "zarr")
 # workers that a message names
 NAMED = 3
+
+
+def versions_of(client: Any) -> Mapping[str, Any]:
+    """The packages here, at the scheduler, and on all workers that answer, as ``distributed.Client.get_versions``."""
+    versions: Mapping[str, Any] = client.get_versions(packages=list(PACKAGES))
+    return versions
 
 
 def require_packages(versions: Mapping[str, Any]) -> None:
@@ -24,7 +32,7 @@ def require_packages(versions: Mapping[str, Any]) -> None:
     Parameters
     ----------
     versions : mapping
-        As of ``distributed.Client.get_versions``.
+        As of :func:`versions_of`.
     """
     here = versions["client"]["packages"]
     workers = {address: found["packages"] for address, found in versions["workers"].items()}
@@ -67,7 +75,7 @@ def require_visible(client: Any, path: str, key: str) -> None:
     place = path
     while glob.has_magic(place) and not os.path.exists(place):
         place = os.path.dirname(place)
-    found = client.run(os.path.exists, place or ".")
+    found = client.run(os.path.exists, place or ".", on_error="ignore")  # of a worker that has just gone
     missing = [address for address, is_there in found.items() if not is_there]
     if missing:
         relative = not os.path.isabs(path)

@@ -10,9 +10,10 @@ from typing import Any
 import dask
 from dask.system import CPU_COUNT
 
+from gmm_dask.errors import FaultError
 from gmm_dask.memory import Machine, Shape, affordable_threads, spare_bytes
 from gmm_dask.scan import Rows, one_blas_thread, rows_bytes
-from pipeline.clusters.checks import require_visible
+from pipeline.clusters.checks import require_packages, require_visible, versions_of
 from pipeline.clusters.getter import Getter
 from pipeline.clusters.start import described, started, workers_of
 from pipeline.config import JobConfig
@@ -25,15 +26,35 @@ from pipeline.sources import Source
 class _Held:
     """The cluster of a job: started when it is needed first, ended with the job.
 
-    ``visible`` are the paths that its workers were found to see, ``kept`` the rows that they keep, by their name.
+    ``paths`` are what its workers must see, with the keys that name them, ``checked`` the workers that were found to do
+    and to have the packages, ``kept`` the rows that they keep, by their name.
     """
 
     cluster: ClusterConfig
     progress: Progress
     stack: ExitStack
     client: Any = None
-    visible: set[str] = field(default_factory=set)
+    paths: dict[str, str] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
     kept: dict[str, Rows] = field(default_factory=dict)
+
+    def require_workers(self) -> None:
+        """Raise :class:`UserError` if a worker that has come since the last call cannot do the job."""
+        if set(self.client.ncores()) <= self.checked:
+            return
+        versions = versions_of(self.client)
+        require_packages(versions)
+        for path, key in self.paths.items():
+            require_visible(self.client, path, key)
+        self.checked.update(versions["workers"])
+
+    def drop(self) -> None:
+        """Let go of a cluster that has failed: another try of a stage starts or finds one anew."""
+        self.kept.clear()
+        self.paths.clear()
+        self.checked.clear()
+        self.client = None
+        self.stack.close()
 
 
 # of this process, so that a stage that is called from any thread finds it
@@ -77,7 +98,7 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
     Raises
     ------
     UserError
-        If the cluster cannot do it: packages, paths.
+        If the cluster cannot do it: packages, paths; also of workers that come later.
     FaultError
         If it cannot be reached.
     """
@@ -90,9 +111,14 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
         _require_paths(current, source, written)
         from distributed import span
 
+        getter = Getter(current.client, config.cluster.timeout, current.require_workers)
         # a scheduler keeps a record of every span: one for a stage, not one for each pass
-        with span("gmm-dask"), dask.config.set(scheduler=Getter(current.client, config.cluster.timeout)):
-            yield
+        with span("gmm-dask"), dask.config.set(scheduler=getter):
+            try:
+                yield
+            except FaultError:
+                current.drop()
+                raise
 
 
 def _connected(config: JobConfig, shape: Shape) -> _Held:
@@ -111,9 +137,9 @@ def _require_paths(current: _Held, source: Source, written: str | None) -> None:
     if source.place.is_local:
         paths[source.place.path] = "data.source"
     for path, key in paths.items():
-        if path not in current.visible:
+        if path not in current.paths:
             require_visible(current.client, path, key)
-            current.visible.add(path)
+            current.paths[path] = key
 
 
 # -- memory ------------------------------------------------------------------------------------------------------

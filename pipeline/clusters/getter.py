@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from gmm_dask.errors import FaultError
@@ -20,11 +21,14 @@ class Getter:
     client : distributed.Client
     timeout : float
         Seconds to wait for a worker when all were lost.
+    require_workers : callable
+        Raises :class:`UserError` if a worker that has come meanwhile cannot do the job.
     """
 
-    def __init__(self, client: Any, timeout: float) -> None:
+    def __init__(self, client: Any, timeout: float, require_workers: Callable[[], None]) -> None:
         self._client = client
         self._timeout = timeout
+        self._require_workers = require_workers
         self._address = client.scheduler.address
 
     def __call__(self, graph: Any, keys: Any, **options: Any) -> Any:
@@ -35,6 +39,7 @@ class Getter:
         try:
             futures = self._client.get(graph, keys, sync=False, **options)
             self._wait(futures)
+            self._require_workers()  # before anything is taken that one of them has made, an error included
             return self._client.gather(futures)
         except KilledWorker as error:
             raise FaultError(
@@ -57,6 +62,7 @@ class Getter:
             try:
                 wait(futures, timeout=LOOK_SECONDS)
             except TimeoutError:
+                self._require_workers()
                 if self._has_workers():
                     seen = time.monotonic()
                 elif time.monotonic() - seen > self._timeout:

@@ -15,11 +15,10 @@ from dask.system import CPU_COUNT
 from dask.utils import format_bytes
 
 from gmm_dask.errors import FaultError, UserError
-from pipeline.clusters.checks import require_packages
+from pipeline.clusters.checks import require_packages, versions_of
 from pipeline.config_cluster import ClusterConfig
 from pipeline.environment import fill_in, hide
 
-PACKAGES = ("gmm-dask", "numba", "pyarrow", "scikit-learn", "scipy", "zarr")
 # what Dask is told while a client is held
 SETTINGS = {
     # the parameters of a large stack are sent once a pass: there is nothing to warn of
@@ -52,7 +51,7 @@ def started(cluster: ClusterConfig, threads: int) -> Iterator[Any]:
 
     with dask.config.set(SETTINGS), _quiet(), _cluster(cluster, threads) as target, _client(cluster, target) as client:
         _wait_for_workers(cluster, client)
-        require_packages(client.get_versions(packages=list(PACKAGES)))
+        require_packages(versions_of(client))
         _limit_threads(client)
         yield client
 

@@ -1,0 +1,136 @@
+"""Prefect servers, and what is served on them, as real processes of their own, ended by their id."""
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+BIN = Path(sys.executable).parent
+GMM_DASK = BIN / "gmm-dask"
+PATIENCE = 120.0
+STORE = "out/{name}-{started:%Y-%m-%dT%H%M%S}.zarr"
+
+
+class Server:
+    """A Prefect server on this machine, and what is in its database."""
+
+    def __init__(self, home, **settings):
+        self.home, self.port = home, free_port()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+        own = {"PREFECT_HOME": str(home), "PREFECT_API_URL": self.url, "DO_NOT_TRACK": "1", "COLUMNS": "200"}
+        quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
+        self.environment = {**inherited, **own, **quiet, "PATH": f"{BIN}:{os.environ['PATH']}", **settings}
+
+    @contextmanager
+    def running(self):
+        command = BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", self.port
+        with process(*command, log=self.home / "log", env=self.environment):
+            until(lambda: answers(self.url), "the server")
+            yield self
+
+    def query(self, statement):
+        with closing(sqlite3.connect(f"file:{self.home}/prefect.db?mode=ro", uri=True)) as database:
+            return database.execute(statement).fetchall()
+
+    def runs(self, job):
+        """Name of the state, its message, and the id, of each run that is not to come, by when they were due."""
+        return self.query(
+            "select run.state_name, state.message, run.id from flow_run run join deployment on "
+            "deployment.id = run.deployment_id join flow_run_state state on state.id = run.state_id "
+            f"where deployment.name = '{job}' and run.state_name != 'Scheduled' order by run.expected_start_time"
+        )
+
+    def tasks(self, run_id):
+        return self.query(
+            f"select name, state_name, run_count from task_run where flow_run_id = '{run_id}' order by start_time"
+        )
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def process(*command, log, **options):
+    """A process whose output goes to a file; stopped at the end with all that it has started."""
+    with open(log, "w") as output:
+        started = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output, **options)
+    try:
+        yield started
+    finally:
+        kill(started)
+
+
+def kill(started):
+    """kill -9, with all children."""
+    try:
+        family = [*psutil.Process(started.pid).children(recursive=True), psutil.Process(started.pid)]
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    started.wait()
+
+
+def until(condition, what, patience=PATIENCE):
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.2)
+    pytest.fail(f"waited {patience} s in vain for {what}")
+
+
+def answers(url):
+    try:
+        return urllib.request.urlopen(f"{url}/health", timeout=2).status == 200
+    except OSError:
+        return False
+
+
+def write_rows(path, seed=5, shift=0.0, n_rows=300):
+    random = np.random.default_rng(seed)
+    rows = np.concatenate([random.normal(center, 0.3, (n_rows // 3, 2)) for center in (-3.0, 0.0, 3.0 + shift)])
+    np.save(path, rows)
+
+
+def write_job(folder, name, schedule="{interval: 5s}", **sections):
+    write_rows(folder / "rows.npy")
+    sections = {
+        "data": "{source: rows.npy}",
+        "search": "{n_components: [2, 3], covariance_types: [diag]}",
+        "output": f'{{store: "{STORE}"}}',
+        "schedule": schedule,
+        **sections,
+    }
+    text = "\n".join([f"name: {name}", *(f"{key}: {value}" for key, value in sections.items())])
+    (folder / "job.yaml").write_text(text + "\n")
+    return folder
+
+
+def serving(server, folder):
+    return process(GMM_DASK, "serve", "job.yaml", log=folder / "serve.log", env=server.environment, cwd=folder)
+
+
+def gmm_dask(*arguments, folder, environment):
+    """A command of ours that ends by itself."""
+    command = [GMM_DASK, *arguments]
+    options = {"capture_output": True, "text": True, "timeout": PATIENCE, "check": False}
+    return subprocess.run(command, cwd=folder, env=environment, **options)
+
+
+def order(server, deployment):
+    command = BIN / "prefect", "deployment", "run", deployment
+    subprocess.run(command, env=server.environment, check=True, capture_output=True, timeout=PATIENCE)
