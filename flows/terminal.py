@@ -278,11 +278,15 @@ def _estimate_lines(estimate: Estimate) -> dict[str, str]:
         "columns": _listed(source.columns),
         "chunks": f"{source.array.numblocks[0]:,}",
         "a pass reads": format_bytes(source.bytes_per_pass),
-        "candidates": f"{estimate.n_candidates:,}",
+        "candidates": f"{estimate.n_candidates:,}{_may_grow(estimate)}",
         "starts": f"{estimate.n_fits:,}{waves}",
         "memory": f"about {memory} projected, with {_counted(machine.threads, 'thread')} (limit {limit})",
         "store": estimate.store,
     }
+
+
+def _may_grow(estimate: Estimate) -> str:
+    return ", or more: the grid grows while the best one is at its end (search.extend)" if estimate.extends else ""
 
 
 def _listed(columns: tuple[str, ...]) -> str:

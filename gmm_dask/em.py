@@ -62,6 +62,8 @@ class State:
         Whether the lower bound stood still in the end, whatever is to be said of the parameters.
     falls : int
         Passes at extrapolated parameters that were given up, because the likelihood fell there.
+    extrapolations : int
+        Passes at extrapolated parameters, those that were given up among them.
     memory : Memory or None
         What an accelerated fit remembers; None when it has ended.
     """
@@ -75,6 +77,7 @@ class State:
     prior_bound: float = -math.inf
     converged: bool = False
     falls: int = 0
+    extrapolations: int = 0
     memory: Memory | None = None
 
     @property
@@ -110,6 +113,7 @@ Collect = Callable[[Sequence[Model]], list[Statistics]]
 def step(state: State, statistics: Statistics, total_weight: float, settings: Settings) -> State:
     """One M-step, and the decision whether to go on; a singular covariance is a status, not an exception."""
     bound = statistics.log_likelihood / total_weight
+    state = replace(state, extrapolations=state.extrapolations + state.is_extrapolated)
     if state.is_extrapolated and not state.lower_bound <= bound < math.inf:
         return _fall_back(state, total_weight, settings)
     if not math.isfinite(bound):

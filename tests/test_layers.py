@@ -26,7 +26,7 @@ LAYERS = [
     {"seeding", "inits", "inputs", "ridge"},
     {"scan"},
     {"answers", "memory", "sweep", "telling"},
-    {"drawing", "display", "exchange", "selection", "starts"},
+    {"drawing", "display", "exchange", "selection", "starts", "widening"},
     {"estimator"},
     {"search"},
     {"plotting"},
