@@ -82,7 +82,7 @@ def show_summary(summary: Summary) -> None:
     most = rows_on_screen(_console())
     show_candidates(summary.table, summary.criterion, summary.best, summary.store, most)
     say(winner_line(summary.table, summary.criterion, summary.best), "bold green")
-    show_remarks(summary.table, summary.criterion, summary.best)
+    show_remarks(summary.remarks, summary.notes)
     explain(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
     say(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} a row")
     for line in _rows_lines(summary.row_totals):
@@ -176,18 +176,16 @@ def show_result(result: StoredResult) -> None:
     if result.best:
         label = "best" if result.complete else "best so far"
         say(winner_line(result.table, result.criterion, result.best, label), "bold green")
-        if result.complete:
-            show_remarks(result.table, result.criterion, result.best)
+        show_remarks(result.remarks, result.notes)
     say(f"store: {result.store}")
 
 
-def show_remarks(table: pd.DataFrame, criterion: str, best: str) -> None:
-    """Print what speaks against the choice."""
-    from gmm_dask.selection import remarks
-
-    (row,) = [row for row in table.to_dict("records") if candidate_name(row) == best]
-    for line in remarks(table, criterion, row):
+def show_remarks(remarks: list[str], notes: list[str]) -> None:
+    """Print what speaks against the choice, and what else is to be known of it."""
+    for line in remarks:
         explain(f"  {line}", "yellow")
+    for line in notes:
+        explain(f"  {line}")
 
 
 def rows_on_screen(console: Console) -> int | None:
@@ -208,21 +206,28 @@ def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, store
 
 
 def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> Table:
-    """A row a candidate: K, covariance, status, criterion, distance from the best, iterations."""
+    """A row a candidate: K, covariance, status, criterion, distance from the best, iterations, how its starts agree."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     grid.add_column("K", justify="right")
     grid.add_column("covariance")
     grid.add_column("status")
-    for name in (criterion.upper(), "delta", "iterations"):
+    compares = "starts" in table and bool((table["starts"] > 1).any())
+    for name in (criterion.upper(), "delta", "iterations", *(["agree"] if compares else [])):
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("")
     for row in table.to_dict("records"):
         winner = candidate_name(row) == best
         status = Text(row["status"], style="" if winner else STATUS_STYLES.get(row["status"], ""))
         numbers = [_number(row[criterion]), _number(row["delta"]), str(row["n_iter"])]
+        numbers += [_agreement(row)] if compares else []
         cells = [str(row["n_components"]), row["covariance_type"], status, *numbers, "<- best" if winner else ""]
         grid.add_row(*cells, style="bold green" if winner else None)
     return grid
+
+
+def _agreement(row: Any) -> str:
+    """How many of a candidate's starts agree."""
+    return f"{row['agreed']:.0f}/{row['starts']:.0f}" if row["starts"] else "-"
 
 
 def candidate_name(row: Any) -> str:

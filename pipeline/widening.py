@@ -9,13 +9,12 @@ from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.memory import plan_waves
 from gmm_dask.seeding import Candidate
-from gmm_dask.sweep import check_candidates
 from gmm_dask.widening import widen
 from pipeline import store
 from pipeline.clusters import machine_of
 from pipeline.config import JobConfig
 from pipeline.estimate import shape_found
-from pipeline.show import position_of
+from pipeline.show import row_of
 from pipeline.sources import Source
 from pipeline.store import Checkpoint
 
@@ -56,11 +55,12 @@ def wider_grid(config: JobConfig, source: Source, checkpoint: Checkpoint, best: 
     best : str
         Name of the winner's model.
     """
-    known = candidates_of(checkpoint.states)
-    if not set(check_candidates(config.search.n_components, config.search.covariance_types)) <= set(known):
-        return WiderGrid([], (), "the winner of an earlier search was kept")
-    table = store.read_criteria(config.output.store)
-    row = table.iloc[position_of(table, best)]
+    known, path = candidates_of(checkpoint.states), config.output.store
+    refresh = store.read_attribute(path, "refresh")
+    if refresh and not refresh["searched"]:
+        return WiderGrid([], (), "a refresh kept the last winner and did not search")
+    table = store.read_criteria(path)
+    row = row_of(table, best)
     winner = row["covariance_type"], int(row["n_components"])
     found = widen(known, winner, Status(row["status"]).trusted, checkpoint.profile.n_rows)
     if not found.candidates:
