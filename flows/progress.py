@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from pipeline.progress import ChunksDone, Event, PassDone, StageStarted
 
 SECONDS_BETWEEN_LINES = 10.0
-LASTING = ("resume", "compare", "note")  # stages that the live line leaves a message of
+LASTING = ("resume", "compare", "note", "extend")  # stages that the live line leaves a message of
 
 
 def describe(event: Event) -> str:

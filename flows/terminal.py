@@ -82,7 +82,7 @@ def show_summary(summary: Summary) -> None:
     most = rows_on_screen(_console())
     show_candidates(summary.table, summary.criterion, summary.best, summary.store, most)
     say(winner_line(summary.table, summary.criterion, summary.best), "bold green")
-    show_remarks(summary.table, summary.criterion, summary.best)
+    show_remarks(summary.remarks, summary.notes)
     explain(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
     say(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} a row")
     if summary.held_out_rows:
@@ -178,18 +178,16 @@ def show_result(result: StoredResult) -> None:
     if result.best:
         label = "best" if result.complete else "best so far"
         say(winner_line(result.table, result.criterion, result.best, label), "bold green")
-        if result.complete:
-            show_remarks(result.table, result.criterion, result.best)
+        show_remarks(result.remarks, result.notes)
     say(f"store: {result.store}")
 
 
-def show_remarks(table: pd.DataFrame, criterion: str, best: str) -> None:
-    """Print what speaks against the choice."""
-    from gmm_dask.selection import remarks
-
-    (row,) = [row for row in table.to_dict("records") if candidate_name(row) == best]
-    for line in remarks(table, criterion, row):
+def show_remarks(remarks: list[str], notes: list[str]) -> None:
+    """Print what speaks against the choice, and what else is to be known of it."""
+    for line in remarks:
         explain(f"  {line}", "yellow")
+    for line in notes:
+        explain(f"  {line}")
 
 
 def rows_on_screen(console: Console) -> int | None:
@@ -210,16 +208,19 @@ def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, store
 
 
 def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> Table:
-    """A row a candidate: K, covariance, status, criterion, distance from the best, iterations."""
+    """A row a candidate: K, covariance, status, criterion, distance from the best, iterations, how its starts agree."""
     from gmm_dask.criteria import LABELS
 
     held_out = "held_out_log_likelihood" in table and bool(table["held_out_log_likelihood"].notna().any())
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=held_out)  # one column more, for 80 characters
+    compares = "starts" in table and bool((table["starts"] > 1).any())
+    # columns more, for 80 characters
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=held_out)
     grid.add_column("K", justify="right")
     grid.add_column("covariance")
     grid.add_column("status")
     label = LABELS[criterion].replace(" ", "\n")
-    for name in (label, "delta", *(["held out,\na row"] if held_out else []), "iterations"):
+    between = ["held out,\na row"] if held_out else []
+    for name in (label, "delta", *between, "iterations", *(["agree"] if compares else [])):
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("")
     for row in table.to_dict("records"):
@@ -228,9 +229,15 @@ def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> T
         numbers = [_number(row[criterion]), _number(row["delta"])]
         numbers += [_number(row["held_out_log_likelihood"], 4)] if held_out else []
         numbers.append(str(row["n_iter"]))
+        numbers += [_agreement(row)] if compares else []
         cells = [str(row["n_components"]), row["covariance_type"], status, *numbers, "<- best" if winner else ""]
         grid.add_row(*cells, style="bold green" if winner else None)
     return grid
+
+
+def _agreement(row: Any) -> str:
+    """How many of a candidate's starts agree."""
+    return f"{row['agreed']:.0f}/{row['starts']:.0f}" if row["starts"] else "-"
 
 
 def candidate_name(row: Any) -> str:
@@ -288,11 +295,15 @@ def _estimate_lines(estimate: Estimate) -> dict[str, str]:
         "columns": _listed(source.columns),
         "chunks": f"{source.array.numblocks[0]:,}",
         "a pass reads": format_bytes(source.bytes_per_pass),
-        "candidates": f"{estimate.n_candidates:,}",
+        "candidates": f"{estimate.n_candidates:,}{_may_grow(estimate)}",
         "starts": f"{estimate.n_fits:,}{waves}",
         "memory": f"about {memory} projected, with {_counted(machine.threads, 'thread')} (limit {limit})",
         "store": estimate.store,
     }
+
+
+def _may_grow(estimate: Estimate) -> str:
+    return ", or more: the grid grows while the best one is at its end (search.extend)" if estimate.extends else ""
 
 
 def _listed(columns: tuple[str, ...]) -> str:

@@ -61,6 +61,8 @@ class State:
         Whether the lower bound stood still in the end, whatever is to be said of the parameters.
     falls : int
         Passes at extrapolated parameters that were given up, because the likelihood fell there.
+    extrapolations : int
+        Passes at extrapolated parameters, those that were given up among them.
     memory : Memory or None
         What an accelerated fit remembers; None when it has ended.
     """
@@ -74,6 +76,7 @@ class State:
     prior_bound: float = -math.inf
     converged: bool = False
     falls: int = 0
+    extrapolations: int = 0
     memory: Memory | None = None
 
     @property
@@ -123,6 +126,7 @@ def steps(
 
 def _step(state: State, bound: float, image: Parameters | None, total_weight: float, settings: Settings) -> State:
     """The state after a pass; a singular covariance, where there is no ``image``, is a status, not an exception."""
+    state = replace(state, extrapolations=state.extrapolations + 1) if state.is_extrapolated else state
     if state.is_extrapolated and (image is None or bound < state.lower_bound):
         return _fall_back(state, total_weight, settings)
     if image is None:

@@ -180,8 +180,16 @@ def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidat
     return IMPORTS_BYTES + max(machine.threads * thread_bytes(shape) + profile_bytes(shape), seeding)
 
 
-def plan_waves(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> tuple[int, ...]:
+def plan_waves(
+    shape: Shape,
+    machine: Machine,
+    candidates: Sequence[Candidate],
+    n_init: int,
+    done: Sequence[Candidate] = (),
+) -> tuple[int, ...]:
     """Cut the stack, candidate by candidate and start by start, into waves whose sums fit the memory.
+
+    ``done`` are other candidates, whose fits have ended: their states are held meanwhile.
 
     Returns
     -------
@@ -193,7 +201,8 @@ def plan_waves(shape: Shape, machine: Machine, candidates: Sequence[Candidate], 
     UserError
         If one chunk or one fit is too much.
     """
-    resting, copies = resting_bytes(shape, machine, candidates, n_init), copies_of_sums(shape, machine)
+    resting = resting_bytes(shape, machine, [*done, *candidates], n_init)
+    copies = copies_of_sums(shape, machine)
     sizes = _sizes(shape, candidates, n_init)
     needed = max(resting + copies * max(sizes), starting_bytes(shape, machine, candidates, n_init))
     if needed > machine.memory_limit:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import pandas as pd
+from numpy.random import RandomState
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -21,11 +22,14 @@ from gmm_dask.errors import UserError
 from gmm_dask.estimator import GaussianMixture, sample_seed
 from gmm_dask.families import FAMILIES
 from gmm_dask.inputs import read_input, read_weights
+from gmm_dask.profile import Profile
 from gmm_dask.ridge import AUTO, settings_for
-from gmm_dask.scan import as_rows, collect_statistics, hold_out, one_blas_thread, profile_rows
-from gmm_dask.selection import Agreement, agreement, remarks
+from gmm_dask.scan import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, profile_rows
+from gmm_dask.seeding import Candidate
+from gmm_dask.selection import Agreement, agreeing, agreement, remarks
 from gmm_dask.starts import INIT_PARAMS, first_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
+from gmm_dask.widening import Widening, in_grid_order, widen
 
 
 class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -50,6 +54,11 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Share of the rows, 0 <= share < 1, that take no part in the fits and their criteria, and tell how well the
         mixtures describe rows that they have not seen. Which rows follows from the seed and each row's position, not
         from chunks; where a Dask collection's lengths are not known, from its partition and the position in it.
+    extend : bool, default=False
+        Whether the grid is widened as long as the winner has the most components of it, or the fewest and more than
+        one: by half as many numbers of components as it has, in its own stride, for all covariance types. Only the
+        new candidates are fitted. It ends when the winner lies inside, which is also so where no new candidate can be
+        trusted, or at as many components as there are rows.
 
     Attributes
     ----------
@@ -63,7 +72,8 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         icl, held_out (the criterion; NaN where no rows are held out), log_likelihood (total over the fitted rows),
         held_out_log_likelihood (mean over the rows held out), n_parameters, n_iter, start (the best start's number),
         starts (how many ended with usable parameters), agreed (how many of them ended at the best one's likelihood),
-        spread (how far the worst ended below it, in log-likelihood a row).
+        spread (how far the worst ended below it, in log-likelihood a row), agreeing (which agreed, a tuple of their
+        numbers).
     remarks_ : list of str
         What to know before the choice is trusted: the winner is on the edge of the grid, fewer components do as
         well, or its starts disagree.
@@ -84,6 +94,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         "random_state": ["random_state"],
         "accelerate": ["boolean"],
         "held_out": [Interval(Real, 0.0, 1.0, closed="left")],
+        "extend": ["boolean"],
     }
 
     def __init__(
@@ -100,6 +111,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         random_state: Any = None,
         accelerate: bool = False,
         held_out: float = 0.0,
+        extend: bool = False,
     ) -> None:
         self.n_components = n_components
         self.covariance_types = covariance_types
@@ -112,6 +124,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.accelerate = accelerate
         self.held_out = held_out
+        self.extend = extend
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit all candidates and choose.
@@ -145,20 +158,44 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with one_blas_thread():
             profile = profile_rows(rows, seed, getattr(self, "feature_names_in_", None))
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
-            states = first_states(
-                candidates,
-                profile,
-                init_params=self.init_params,
-                n_init=self.n_init,
-                random_state=generator_copies(self.random_state),
-                reg_covar=settings.reg_covar,
-            )
-            collect = partial(collect_statistics, rows, profile)
-            outcomes = evaluate_states(rows, profile, em.run(states, collect, profile.total_weight, settings))
+            fit_some = partial(self._outcomes, rows, profile, settings, generator_copies(self.random_state))
+            outcomes = fit_some(candidates)
+            while (wider := self._widening(outcomes, profile.n_rows)).candidates:
+                outcomes = in_grid_order([*outcomes, *fit_some(wider.candidates)])
         self.results_ = results_table(outcomes, self.criterion)
         self._set_best(criteria.choose(outcomes, self.criterion))
-        self.remarks_ = remarks(self.results_, self.criterion, self._winner_row())
+        self.remarks_ = remarks(
+            self.results_, self.criterion, self._winner_row(), wider.stopped if self.extend else None
+        )
         return self
+
+    def _outcomes(
+        self,
+        rows: Rows,
+        profile: Profile,
+        settings: em.Settings,
+        copies: Callable[[], RandomState],
+        candidates: Sequence[Candidate],
+    ) -> list[Outcome]:
+        """All starts of some candidates, fitted."""
+        states = first_states(
+            candidates,
+            profile,
+            init_params=self.init_params,
+            n_init=self.n_init,
+            random_state=copies,
+            reg_covar=settings.reg_covar,
+        )
+        collect = partial(collect_statistics, rows, profile)
+        return evaluate_states(rows, profile, em.run(states, collect, profile.total_weight, settings))
+
+    def _widening(self, outcomes: Sequence[Outcome], n_rows: int) -> Widening:
+        """What the grid goes on with."""
+        if not self.extend:
+            return Widening([])
+        best = criteria.choose(outcomes, self.criterion).state
+        winner = best.covariance_type, best.n_components
+        return widen(list(criteria.by_candidate(outcomes)), winner, best.status.trusted, n_rows)
 
     def _winner_row(self) -> dict[str, Any]:
         chosen = [self.results_[name] == value for name, value in self.best_params_.items()]
@@ -228,6 +265,7 @@ def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
     best = [criteria.best_outcome(starts) for starts in criteria.by_candidate(outcomes).values()]
     values = [float(getattr(outcome, criterion)) for outcome in best]
     agreed = [agreement(starts) for starts in criteria.by_candidate(outcomes).values()]
+    which = [agreeing(starts) for starts in criteria.by_candidate(outcomes).values()]
     return pd.DataFrame(
         {
             "n_components": [outcome.state.n_components for outcome in best],
@@ -244,5 +282,6 @@ def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
             "n_iter": [outcome.state.n_iter for outcome in best],
             "start": [outcome.state.start for outcome in best],
             **{name: [getattr(each, name) for each in agreed] for name in Agreement._fields},
+            "agreeing": which,
         }
     )

@@ -12,6 +12,8 @@ from gmm_dask.criteria import LABELS, Outcome, best_outcome
 
 # mean log-likelihoods a row that are closer than this are the same optimum
 SAME_OPTIMUM = 1e-4
+# what to do about a winner at an end of the grid
+WIDEN = "Widen n_components, or let the search do so (extend: true)."
 # differences of a criterion up to this are no reason to take the larger model (as in Kass and Raftery 1995, and in
 # Burnham and Anderson 2002 for AIC)
 FLAT = 10.0
@@ -37,12 +39,22 @@ class Agreement(NamedTuple):
 
 def agreement(outcomes: Sequence[Outcome]) -> Agreement:
     """The agreement of one candidate's starts with the best of them; spurious ones count where the best is one."""
-    best = best_outcome(outcomes).state
-    bounds = [o.state.lower_bound for o in outcomes if o.state.usable and o.state.status.trusted >= best.status.trusted]
-    if not bounds:
+    below = _below_the_best(outcomes)
+    if not below:
         return Agreement(0, 0, math.nan)
-    below = [best.lower_bound - bound if math.isfinite(bound) else 0.0 for bound in bounds]
-    return Agreement(len(bounds), sum(distance < SAME_OPTIMUM for distance in below), max(0.0, *below))
+    return Agreement(len(below), len(agreeing(outcomes)), max(0.0, *below.values()))
+
+
+def agreeing(outcomes: Sequence[Outcome]) -> tuple[int, ...]:
+    """Numbers of the starts of one candidate that ended at the best one's likelihood, itself among them."""
+    return tuple(start for start, distance in _below_the_best(outcomes).items() if distance < SAME_OPTIMUM)
+
+
+def _below_the_best(outcomes: Sequence[Outcome]) -> dict[int, float]:
+    """How far below the best start each that counts ended, in log-likelihood a row, by its number."""
+    best = best_outcome(outcomes).state
+    states = [o.state for o in outcomes if o.state.usable and o.state.status.trusted >= best.status.trusted]
+    return {s.start: best.lower_bound - s.lower_bound if math.isfinite(s.lower_bound) else 0.0 for s in states}
 
 
 def smallest_within(table: pd.DataFrame, within: float = FLAT) -> dict[str, Any]:
@@ -64,7 +76,7 @@ def smallest_within(table: pd.DataFrame, within: float = FLAT) -> dict[str, Any]
     return found
 
 
-def remarks(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) -> list[str]:
+def remarks(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any], stopped: str | None = None) -> list[str]:
     """What to know before the choice is trusted, a sentence or two each; empty if nothing speaks against it.
 
     Parameters
@@ -75,17 +87,22 @@ def remarks(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) -> l
     criterion : str
     winner : mapping
         The winner's row.
+    stopped : str, optional
+        Why a search that widens its grid did not widen it further; None of one that does not.
     """
-    found = [_on_the_edge(table, winner), _fewer_do(table, criterion, winner), _starts_disagree(winner)]
+    found = [_on_the_edge(table, winner, stopped), _fewer_do(table, criterion, winner), _starts_disagree(winner)]
     return [remark for remark in found if remark]
 
 
-def _on_the_edge(table: pd.DataFrame, winner: Mapping[Any, Any]) -> str:
+def _on_the_edge(table: pd.DataFrame, winner: Mapping[Any, Any], stopped: str | None) -> str:
     counts, k = table["n_components"], winner["n_components"]
+    advice = WIDEN if stopped is None else f"The grid was not widened further: {stopped}."
     if counts.nunique() > 1 and k == counts.max():
-        return f"The winner has {k} components, the most that were tried: more may be better. Widen n_components."
+        return f"The winner has {k} components, the most that were tried: more may be better. {advice}"
     if k == counts.min() and k > 1:
-        return f"The winner has {k} components, the fewest that were tried: fewer may be better. Widen n_components."
+        return f"The winner has {k} components, the fewest that were tried: fewer may be better. {advice}"
+    if k == counts[table["delta"].notna()].max() < counts.max():
+        return f"No candidate with more than {k} components can be trusted: whether more are better is not known."
     return ""
 
 
@@ -106,6 +123,16 @@ def _starts_disagree(winner: Mapping[Any, Any]) -> str:
     if starts < 2 or agreed > 1:
         return ""
     return (
-        f"Only one of the winner's {starts} starts reached its likelihood; the others ended up to "
+        f"Only one of the winner's {starts:.0f} starts reached its likelihood; the others ended up to "
         f"{winner['spread']:.2g} a row below: there may be a better one. Take more starts (n_init)."
     )
+
+
+def starts_compared(winner: Mapping[Any, Any]) -> str:
+    """Which of the winner's starts agreed, and how far apart they ended; empty if it had one, or that is not known."""
+    starts, agreeing = winner.get("starts", 0), winner.get("agreeing", ())
+    if starts < 2 or not agreeing:
+        return ""
+    which = ", ".join(map(str, agreeing))
+    said = f"{len(agreeing)} of the winner's {starts:.0f} starts ended at its likelihood (number {which})"
+    return f"{said}; the farthest ended {winner['spread']:.2g} a row below it" if len(agreeing) < starts else said

@@ -162,6 +162,14 @@ class SearchConfig(Section):
         "tells how likely each candidate finds them, from the same read. Which rows follows from the seed and each "
         "row's position among all rows. All rows are labelled.",
     )
+    extend: Switch = Field(
+        default=False,
+        description="Whether the grid is widened when the best candidate has the most components of it, or the fewest "
+        "and more than one: by half as many numbers of components as it has, in its own stride, for every covariance "
+        "type, until the best one lies inside. It ends, too, where no new candidate can be trusted, at as many "
+        "components as rows, and at cluster.memory_limit. Each time takes two reads of the data more, beside those of "
+        "the new fits.",
+    )
     n_init: Count = Field(default=1, description="Starts of each candidate; the best of them counts.")
     init_params: Literal["kmeans", "k-means++", "random", "random_from_data", "auto"] = Field(
         default="kmeans",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from gmm_dask.memory import Machine, Shape, plan_waves, projected_bytes
-from gmm_dask.seeding import require_rows
+from gmm_dask.profile import Profile
+from gmm_dask.seeding import Candidate, require_rows
 from gmm_dask.starts import AUTO
 from gmm_dask.sweep import check_candidates
 from pipeline.chunking import open_job
@@ -29,6 +31,8 @@ class Estimate:
         Pairs of a number of components and a covariance type.
     n_fits : int
         Candidates times ``n_init``.
+    extends : bool
+        Whether there may be more of both, as the grid may be widened.
     waves : tuple of int
         Number of fits that share a pass, wave by wave; one wave if the memory is enough for all.
     machine : Machine
@@ -40,6 +44,7 @@ class Estimate:
     store: str
     n_candidates: int
     n_fits: int
+    extends: bool
     waves: tuple[int, ...]
     machine: Machine
     memory_bytes: int
@@ -66,23 +71,30 @@ def estimate_job(config: JobConfig) -> Estimate:
         store=config.output.store,
         n_candidates=len(candidates),
         n_fits=len(candidates) * search.n_init,
+        extends=search.extend,
         waves=waves,
         machine=machine,
         memory_bytes=projected_bytes(shape, machine, candidates, search.n_init, waves),
     )
 
 
-def shape_of(source: Source, config: JobConfig) -> Shape:
-    """Columns, chunks and answers of a job."""
+def shape_of(source: Source, config: JobConfig, candidates: Sequence[Candidate] = ()) -> Shape:
+    """Columns, chunks and answers of a job whose grid has grown to these candidates, or is that of its config."""
     output = config.output
     asked = output.labels, output.log_density, output.responsibilities, output.anomaly_quantile is not None
     # labels and log densities are always computed, for the summary of the rows
-    answers = 2 * any(asked) + output.responsibilities * max(config.search.n_components)
+    most = max([*config.search.n_components, *(k for _, k in candidates)])
     return Shape(
         n_features=len(source.columns),
         n_chunks=int(source.array.numblocks[0]),
         chunk_rows=source.chunk_rows,
-        answers=answers,
+        answers=2 * any(asked) + output.responsibilities * most,
         held_out=config.search.held_out > 0.0,
         competing=config.search.init_params == AUTO,
     )
+
+
+def shape_found(source: Source, config: JobConfig, profile: Profile, candidates: Sequence[Candidate] = ()) -> Shape:
+    """As :func:`shape_of`, with the chunks that pass 0 found."""
+    n_chunks, chunk_rows = len(profile.chunk_rows), max(profile.chunk_rows)
+    return replace(shape_of(source, config, candidates), n_chunks=n_chunks, chunk_rows=chunk_rows)

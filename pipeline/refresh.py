@@ -162,7 +162,8 @@ def _changed(config: JobConfig, model: StoredModel, source: Source) -> str | Non
     if model.columns != source.columns:
         return f"the columns are {', '.join(source.columns)} now, and were {', '.join(model.columns)}"
     search = config.search
-    if model.covariance_type not in search.covariance_types or model.n_components not in search.n_components:
+    reachable = search.extend or model.n_components in search.n_components
+    if model.covariance_type not in search.covariance_types or not reachable:
         return f"{store.model_name(model)} is no candidate any more"
     return None
 

@@ -24,12 +24,13 @@ from gmm_dask.scan import Rows, collect_statistics
 from gmm_dask.seeding import Candidate
 from gmm_dask.starts import first_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
+from gmm_dask.widening import in_grid_order
 from pipeline import store
 from pipeline.answers import wanted_answers, write_rows
 from pipeline.chunking import open_job, sizes_of
 from pipeline.clusters import computing, held, keep, keeps_rows, machine_of
 from pipeline.config import JobConfig
-from pipeline.estimate import shape_of
+from pipeline.estimate import shape_found, shape_of
 from pipeline.faults import writing
 from pipeline.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.held import hold_prepared, is_held, read_profile, require_same_chunks
@@ -43,6 +44,7 @@ from pipeline.sample import keep_sample
 from pipeline.sources import Source
 from pipeline.store import Checkpoint, StoreStatus
 from pipeline.summary import Summary, summarise
+from pipeline.widening import candidates_of, wider_grid
 
 Stage = Callable[..., Any]
 
@@ -94,14 +96,25 @@ def run(
         if found is not StoreStatus.COMPLETE:
             if found is StoreStatus.NEW:
                 as_task(seeding or seed)(config, progress)
-            for wave in range(len(store.load_waves(path))):
-                as_task(fit_wave)(config, wave, progress)
-            best = as_task(select)(config, progress)
+            best = _search(config, progress, as_task)
             as_task(write_rows)(config, best, progress)
             as_task(finish)(config, best, time.monotonic() - begin, progress)
         if config.output.report and not has_report(path):
             as_task(draw)(config, progress)
     return summarise(config, time.monotonic() - begin, reused=found is StoreStatus.COMPLETE)
+
+
+def _search(config: JobConfig, progress: Progress, as_task: Callable[[Stage], Stage]) -> str:
+    """Fit the waves and choose, until the grid is wide enough; returns the winner's name."""
+    done = 0
+    while True:
+        waves = len(store.load_waves(config.output.store))
+        for wave in range(done, waves):
+            as_task(fit_wave)(config, wave, progress)
+        best: str = as_task(select)(config, progress)
+        if not (config.search.extend and as_task(extend)(config, best, progress)):
+            return best
+        done = waves
 
 
 # -- the stages --------------------------------------------------------------------------------------------------
@@ -146,8 +159,9 @@ def _go_on(config: JobConfig, source: Source, progress: Progress) -> None:
 
 def _require_memory(config: JobConfig, source: Source, checkpoint: Checkpoint) -> None:
     """Raise :class:`UserError` if the waves of an unfinished run do not fit the memory limit."""
-    shape = _shape_found(config, source, checkpoint.profile)
-    machine, candidates = machine_of(config, shape), _candidates(config)
+    candidates = candidates_of(checkpoint.states)
+    shape = shape_found(source, config, checkpoint.profile, candidates)
+    machine = machine_of(config, shape)
     needed = projected_bytes(shape, machine, candidates, config.search.n_init, checkpoint.waves)
     if needed > machine.memory_limit:
         raise UserError(
@@ -175,11 +189,11 @@ def seed(config: JobConfig, progress: Progress) -> None:
     seed_with(config, lambda source, found, profile: every_start(config, profile), progress)
 
 
-def every_start(config: JobConfig, profile: Profile) -> list[State]:
-    """The starts of all candidates."""
+def every_start(config: JobConfig, profile: Profile, candidates: Sequence[Candidate] = ()) -> list[State]:
+    """The starts of some candidates, or of all that the configuration asks for."""
     search = config.search
     return first_states(
-        _candidates(config),
+        candidates or _candidates(config),
         profile,
         init_params=search.init_params,
         n_init=search.n_init,
@@ -202,7 +216,7 @@ def seed_with(config: JobConfig, starts: Callable[[Source, Profile, Profile], li
             require_varying(found, source.columns)
         contents = contents_of(found)
         profile = scaled_profile(found, preparation_of(config.data, contents))
-        waves = _plan(config, _shape_found(config, source, profile))
+        waves = _plan(config, shape_found(source, config, profile))
         states = starts(source, found, profile)
         if not any(state.usable for state in states):  # before anything is saved that another config would meet
             raise UserError(
@@ -252,12 +266,42 @@ def select(config: JobConfig, progress: Progress) -> str:
     source, preparation = open_job(config), _preparation(config)
     with _computing(config, source):
         rows = _fitted_rows(config, source, checkpoint)
-        outcomes = evaluate_states(rows, checkpoint.profile, checkpoint.states)
+        outcomes = in_grid_order(evaluate_states(rows, checkpoint.profile, checkpoint.states))
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
     store.write_criteria(config.output.store, outcomes)
     fitted = [state for state in best_starts if state.usable]
     store.write_models(config.output.store, fitted, source.columns, preparation.center, preparation.scale)
     return store.model_name(choose(outcomes, config.search.criterion).state)
+
+
+def extend(config: JobConfig, best: str, progress: Progress) -> bool:
+    """Widen the grid if the winner lies at an end of it; whether it was.
+
+    It takes pass 0 once more, for its sample of rows; the starts of the new candidates are the next checkpoint.
+    """
+    path = config.output.store
+    checkpoint, source = store.load_checkpoint(path), open_job(config)
+    if len(candidates_of(checkpoint.states)) > len(store.read_criteria(path)):  # an earlier try came so far
+        return True
+    grid = wider_grid(config, source, checkpoint, best)
+    if not grid.candidates:
+        store.update_attributes(path, widening={"times": checkpoint.widened, "stopped": grid.reason})
+        return False
+    progress(StageStarted("extend", grid.reason))
+    with _computing(config, source):
+        found = read_profile(config, source)
+        known = store.open_store(path, unfinished=True).data["contents"]
+        require_same_contents(path, source.columns, known, contents_of(found))
+        states = every_start(config, scaled_profile(found, _preparation(config)), grid.candidates)
+    after = replace(
+        checkpoint,
+        states=[*checkpoint.states, *states],
+        passes=checkpoint.passes + 2,  # the closing pass, and this one
+        waves=(*checkpoint.waves, *grid.waves),
+        widened=checkpoint.widened + 1,
+    )
+    store.save_checkpoint(path, after)
+    return True
 
 
 def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> None:
@@ -268,20 +312,26 @@ def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> 
     profile = checkpoint.profile
     keep_sample(config.output.store, best)
     after_fit = 2 if wanted_answers(config) else 1  # the closing pass, and the answers
-    passes = checkpoint.passes + after_fit
-    # data that are held are read once by each stage: seed, the waves, and those after them; those that workers keep
-    # by pass 0, for that, and for the answers
-    once = 1 + len(checkpoint.waves) + after_fit if is_held(source) else 1 + source.is_counted + after_fit
-    reads = once if is_held(source) or keeps_rows() else passes + source.is_counted
     store.complete(
         config.output.store,
         best=best,
-        passes=passes,
-        bytes_read=reads * source.bytes_per_pass,
+        passes=checkpoint.passes + after_fit,
+        bytes_read=_reads(source, checkpoint, after_fit) * source.bytes_per_pass,
         n_rows=profile.n_rows,
         total_weight=profile.total_weight,
         seconds=seconds,
     )
+
+
+def _reads(source: Source, checkpoint: Checkpoint, after_fit: int) -> int:
+    """How often the data were read, for ``after_fit`` passes after the last fit."""
+    seeding = 1 + checkpoint.widened
+    if is_held(source):  # once by each stage: seed, the waves, the choice between two grids, and those after them
+        return seeding + checkpoint.widened + len(checkpoint.waves) + after_fit
+    counting = seeding * source.is_counted
+    if keeps_rows():  # by pass 0, for the workers that keep them, and for the answers
+        return seeding + counting + after_fit
+    return checkpoint.passes + counting + after_fit
 
 
 def draw(config: JobConfig, progress: Progress) -> None:
@@ -321,10 +371,9 @@ def _computing(config: JobConfig, source: Source) -> Iterator[None]:
 def _fitted_rows(config: JobConfig, source: Source, checkpoint: Checkpoint) -> Rows:
     """The rows as they are fitted, kept by the workers of a cluster if there is room."""
     rows = hold_prepared(config, source, _preparation(config), checkpoint.profile)
-    shape = _shape_found(config, source, checkpoint.profile)
-    needed = projected_bytes(
-        shape, machine_of(config, shape), _candidates(config), config.search.n_init, checkpoint.waves
-    )
+    candidates = candidates_of(checkpoint.states)
+    shape = shape_found(source, config, checkpoint.profile, candidates)
+    needed = projected_bytes(shape, machine_of(config, shape), candidates, config.search.n_init, checkpoint.waves)
     return keep(config, rows, shape, needed)
 
 
@@ -336,9 +385,3 @@ def _plan(config: JobConfig, shape: Shape) -> tuple[int, ...]:
 def _candidates(config: JobConfig) -> list[Candidate]:
     """The pairs of a covariance type and a number of components."""
     return check_candidates(config.search.n_components, config.search.covariance_types)
-
-
-def _shape_found(config: JobConfig, source: Source, profile: Profile) -> Shape:
-    """What is read, with the chunks that pass 0 found."""
-    n_chunks, chunk_rows = len(profile.chunk_rows), max(profile.chunk_rows)
-    return replace(shape_of(source, config), n_chunks=n_chunks, chunk_rows=chunk_rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,17 @@ import pandas as pd
 from gmm_dask.criteria import CRITERIA, Outcome, best_position, differences, evaluate
 from gmm_dask.em import State, Status, best_start
 from gmm_dask.profile import Profile
+from gmm_dask.selection import remarks, starts_compared
 from gmm_dask.stack import Totals
-from pipeline.store import DamagedError, ResultStore, load_checkpoint, model_name, open_store, read_criteria
+from pipeline.store import (
+    DamagedError,
+    ResultStore,
+    load_checkpoint,
+    model_name,
+    open_store,
+    read_criteria,
+    read_effort,
+)
 
 COLUMNS = ("n_components", "covariance_type", "status", *CRITERIA, "n_parameters", "n_iter")
 ATTEMPTS = 5  # a run at work may replace the checkpoint while it is read
@@ -39,6 +48,10 @@ class StoredResult:
     passes : int
         Reads of the data so far.
     complete : bool
+    remarks : list of str
+        What to know before the choice is trusted; of a complete store.
+    notes : list of str
+        How the winner's starts compare, and what the fits took; of a complete store.
     """
 
     store: str
@@ -47,6 +60,8 @@ class StoredResult:
     best: str | None
     passes: int
     complete: bool
+    remarks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_result(path: str | Path) -> StoredResult:
@@ -69,7 +84,46 @@ def _read(store: ResultStore) -> StoredResult:
     criterion = store.config["search"]["criterion"]
     table = add_delta(read_criteria(store.path) if store.is_complete else _table_so_far(store), criterion)
     best = store.best or _leading(table, criterion)
-    return StoredResult(store.path, table, criterion, best, store.passes, store.is_complete)
+    found = StoredResult(store.path, table, criterion, best, store.passes, store.is_complete)
+    if not (store.is_complete and best):
+        return found
+    return replace(found, remarks=stored_remarks(store, table, best), notes=stored_notes(store, table, best))
+
+
+def stored_remarks(store: ResultStore, table: pd.DataFrame, best: str) -> list[str]:
+    """What to know before the choice of a complete store is trusted."""
+    search = store.config["search"]
+    stopped = (store.widening or {}).get("stopped") if search.get("extend") else None
+    return remarks(table, search["criterion"], row_of(table, best), stopped)
+
+
+def stored_notes(store: ResultStore, table: pd.DataFrame, best: str) -> list[str]:
+    """How the winner's starts compare, how the grid was widened, and what the fits of a complete store took."""
+    notes = [starts_compared(row_of(table, best)), widened(store, table), effort_words(store.path)]
+    return [note for note in notes if note]
+
+
+def widened(store: ResultStore, table: pd.DataFrame) -> str:
+    """From which numbers of components to which the grid was widened; empty if it was not."""
+    times = (store.widening or {}).get("times", 0)
+    if not times:
+        return ""
+    asked, counts = store.config["search"]["n_components"], table["n_components"]
+    words = "once" if times == 1 else f"{times} times"
+    return (
+        f"the grid was widened {words}, from {min(asked)} to {max(asked)} components to {counts.min()} to "
+        f"{counts.max()}"
+    )
+
+
+def effort_words(path: str) -> str:
+    """What the fits took; a pass over the data is an iteration of each fit that is running."""
+    effort = read_effort(path)
+    fits = f"{effort.fits:,} fit{'s' * (effort.fits != 1)}"
+    said = f"{effort.iterations:,} iterations of {fits}, which share passes"
+    if not effort.extrapolations:
+        return said
+    return f"{said}; {effort.extrapolations:,} of them at extrapolated parameters, {effort.falls:,} of which given up"
 
 
 def add_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:
@@ -81,6 +135,11 @@ def position_of(table: pd.DataFrame, name: str) -> int:
     """Position of a candidate's row by the name of its model, such as ``tied-k3``."""
     names = [f"{kind}-k{k}" for kind, k in zip(table["covariance_type"], table["n_components"], strict=True)]
     return names.index(name)
+
+
+def row_of(table: pd.DataFrame, name: str) -> dict[str, Any]:
+    """A candidate's row by the name of its model."""
+    return {str(column): value for column, value in table.iloc[position_of(table, name)].items()}
 
 
 def leading_candidate(states: Sequence[State], profile: Profile, criterion: str) -> tuple[str | None, float | None]:

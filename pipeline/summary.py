@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline import store
 from pipeline.config import JobConfig
 from pipeline.report import report_folder
-from pipeline.show import add_delta, position_of
+from pipeline.show import add_delta, position_of, stored_notes, stored_remarks
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,8 @@ class Summary:
         That this run took.
     reused : bool
         Whether the store was complete already and nothing was computed.
+    remarks, notes : list of str
+        As :class:`pipeline.show.StoredResult` has them.
     """
 
     store: str
@@ -63,6 +65,8 @@ class Summary:
     bytes_read: int
     seconds: float
     reused: bool
+    remarks: list[str]
+    notes: list[str]
 
 
 def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
@@ -91,4 +95,6 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
         bytes_read=found.bytes_read,
         seconds=seconds,
         reused=reused,
+        remarks=stored_remarks(found, table, found.best),
+        notes=stored_notes(found, table, found.best),
     )

@@ -131,6 +131,7 @@ def test_lower_bounds_never_fall(covariance_type, seed):
     end = fit(X, covariance_type, tol=1e-10, weights=weights)
     assert (np.diff(end.lower_bounds) > -1e-9).all()  # reg_covar lets a plain step fall a little
     assert end.n_iter == len(end.lower_bounds) + end.falls
+    assert end.falls <= end.extrapolations < end.n_iter
     assert end.n_iter > 5
 
 
@@ -167,7 +168,7 @@ def test_a_singular_extrapolation_falls_back_too():
     nothing = Statistics(np.ones(2), np.zeros((2, 3)), np.zeros((2, 3, 3)), parameters.means, -200.0)
     settings = Settings(reg_covar=0.0, units=UNITS)
     (after,) = em.steps([state], [nothing], 100.0, settings)
-    assert (after.status, after.falls) == (Status.RUNNING, 1)
+    assert (after.status, after.falls, after.extrapolations) == (Status.RUNNING, 1, state.extrapolations + 1)
     assert after.parameters is plain
     (last,) = em.steps([state], [nothing], 100.0, replace(settings, max_iter=2))
     assert (last.status, last.n_iter) == (Status.MAX_ITER, 2)

@@ -87,7 +87,7 @@ def test_run_shows_the_candidates_the_winner_and_where_things_are(job):
     assert lines[0] == "gmm-dask run job.yaml"
     rows = [line for line in lines if re.match(r"\s*[1-4] +(full|tied|diag|spherical) ", line)]
     assert len(rows) == 16
-    assert re.match(r"\s*3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +<- best$", rows[0])
+    assert re.match(r"\s*3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +2/2 +<- best$", rows[0])
     assert any(re.match(r"best: spherical covariance, 3 components \(spherical-k3\), BIC \d+\.\d\d$", x) for x in lines)
     assert "store: results/small.zarr, with label (300)" in lines
     assert "report: results/small.zarr-report/index.html" in lines
@@ -208,6 +208,21 @@ def test_validate_says_what_a_run_would_cost_and_computes_nothing(job):
     assert re.match(r"about \d+\.\d+ MiB projected, with \d+ threads? \(limit 1\.00 GiB\)", found["memory"])
     assert found["store"] == "results/small.zarr"
     assert sorted(path.name for path in job.iterdir()) == ["job.yaml", "rows.npy"]
+
+
+def test_validate_tells_that_the_grid_may_grow(job):
+    result = invoke("validate", "job.yaml", "--set", "search.extend=true")
+    assert re.search(r"candidates +16, or more: the grid grows while the best one is at its end", result.stdout)
+
+
+def test_how_starts_agree_is_in_the_table_and_below_it(job):
+    out = invoke(
+        "run", "job.yaml", "--no-prefect", "--set", "search.accelerate=true", "--set", "search.tol=1e-8"
+    ).stdout
+    assert re.search(r" K +covariance +status +BIC +delta +iterations +agree *$", out, re.MULTILINE)
+    assert re.search(r" 3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +2/2 +<- best *$", out, re.MULTILINE)
+    assert "2 of the winner's 2 starts ended at its likelihood (number 0, 1)" in out
+    assert re.search(r"[\d,]+ iterations of 32 fits, which share passes; \d+ of them at extrapolated parameters", out)
 
 
 def test_validate_does_not_know_the_rows_of_a_csv(job):

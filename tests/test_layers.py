@@ -27,7 +27,7 @@ LAYERS = [
     {"scan"},
     {"answers", "memory", "sweep", "telling"},
     {"scout"},
-    {"drawing", "display", "exchange", "selection", "starts"},
+    {"drawing", "display", "exchange", "selection", "starts", "widening"},
     {"estimator"},
     {"search"},
     {"plotting"},

@@ -96,6 +96,17 @@ def test_the_refit_is_the_fit_that_a_search_for_it_alone_finds(night, tmp_path):
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+def test_a_winner_beyond_the_grid_that_was_asked_for_is_kept_as_any(night):
+    search = {"n_components": [1], "covariance_types": ["spherical"], "extend": True, "n_init": 3}
+    first = night(0, search=search).summary
+    assert len(first.table) > 1
+    assert first.best != "spherical-k1"
+    second = night(1, search=search)
+    assert not second.decision.searched
+    assert (second.summary.best, len(second.summary.table)) == (first.best, 1)
+    assert "a refresh kept the last winner" in " ".join(second.summary.remarks)
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -161,9 +161,9 @@ def test_numbers_in_words():
 
 def test_a_winner_at_the_end_of_the_range_is_told(facts):
     fewer = replace(facts, table=facts.table[facts.table["n_components"] <= 3].reset_index(drop=True))
-    assert "K = 3 is the largest number of components tried" in words.notices(fewer)[0]
+    assert "The winner has 3 components, the most that were tried" in words.notices(fewer)[0]
     more = replace(facts, table=facts.table[facts.table["n_components"] >= 3].reset_index(drop=True))
-    assert "K = 3 is the smallest number of components tried" in words.notices(more)[0]
+    assert "The winner has 3 components, the fewest that were tried" in words.notices(more)[0]
     assert not words.notices(facts)
 
 
@@ -260,6 +260,16 @@ def test_times_passes_and_bytes_are_told(facts, text):
     assert "in one run" in text
     assert facts.store.finished >= facts.store.started
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", facts.store.finished)
+
+
+def test_starts_and_extrapolations_are_told(tmp_path):
+    search = {"n_components": [2, 3], "n_init": 3, "accelerate": True, "tol": 1e-7, "init_params": "auto"}
+    text = write_report(stages.run(job(tmp_path, rows_of(), search=search)).store).read_text()
+    assert '<th scope="col">starts agree</th>' in text
+    assert "the best of many short fits to a sample of 800 rows, in memory: not among the passes" in text
+    assert re.search(r"of the winner&#39;s 3 starts ended at its likelihood \(number 0", text)
+    assert re.search(r"iterations of 24 fits, which share passes; [\d,]+ of them at extrapolated parameters", text)
+    assert "The winner has 3 components, the most that were tried" in text
 
 
 def test_fifty_components_of_a_hundred_features_are_cut_and_said(facts):

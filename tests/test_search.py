@@ -30,6 +30,7 @@ COLUMNS = [
     "starts",
     "agreed",
     "spread",
+    "agreeing",
 ]
 STARTS = ("kmeans", "k-means++", "random", "random_from_data")
 TYPES = ("full", "tied", "diag", "spherical")

@@ -9,7 +9,7 @@ import pytest
 
 from gmm_dask import GaussianMixtureSearch
 from gmm_dask.em import Status
-from gmm_dask.selection import agreement, remarks, smallest_within
+from gmm_dask.selection import agreeing, agreement, remarks, smallest_within, starts_compared
 from test_criteria import outcome
 
 
@@ -25,6 +25,17 @@ def remarks_of(table, **winner):
 def test_starts_that_agree():
     starts = [outcome(start=i, bound=bound) for i, bound in enumerate((-2.0, -1.0, -1.00005, -1.5))]
     assert agreement(starts) == (4, 2, pytest.approx(1.0))
+
+
+def test_which_starts_agreed_is_said():
+    starts = [outcome(start=i, bound=bound) for i, bound in enumerate((-2.0, -1.0, -1.00005, -1.5))]
+    assert agreeing(starts) == (1, 2)
+    found = starts_compared({"starts": 4.0, "agreeing": (1, 2), "spread": 1.0})
+    assert found == (
+        "2 of the winner's 4 starts ended at its likelihood (number 1, 2); the farthest ended 1 a row below it"
+    )
+    assert starts_compared({"starts": 2.0, "agreeing": (0, 1), "spread": 0.0}).endswith("(number 0, 1)")
+    assert starts_compared({"starts": 1.0, "agreeing": (0,), "spread": 0.0}) == ""
 
 
 def test_starts_that_failed_or_are_not_trusted_do_not_count():
@@ -58,6 +69,21 @@ def test_the_edges_of_the_grid():
     assert len(remarks_of(table_of((2, "full", 0.0), (2, "tied", 50.0)))) == 1
 
 
+def test_a_grid_that_is_widened_says_why_it_ends():
+    table = table_of((1, "full", 50.0), (2, "full", 0.0))
+    [remark] = remarks(table, "bic", {"n_components": 2}, "there are only 2 rows")
+    assert remark.endswith("more may be better. The grid was not widened further: there are only 2 rows.")
+    [remark] = remarks_of(table)
+    assert remark.endswith("Widen n_components, or let the search do so (extend: true).")
+
+
+def test_nothing_beyond_the_winner_can_be_trusted():
+    table = table_of((1, "full", 50.0), (2, "full", 0.0), (3, "full", math.nan))
+    assert remarks_of(table) == [
+        "No candidate with more than 2 components can be trusted: whether more are better is not known."
+    ]
+
+
 def test_fewer_components_do():
     [remark] = remarks_of(table_of((1, "tied", 4.25), (2, "full", 0.0), (3, "full", 20.0)))
     assert remark.startswith("1 component, tied covariance, has BIC only 4.2 higher")
@@ -65,7 +91,7 @@ def test_fewer_components_do():
 
 def test_starts_that_disagree():
     table = table_of((1, "full", 50.0), (2, "full", 0.0), (3, "full", 20.0))
-    [remark] = remarks_of(table, starts=4, agreed=1, spread=0.0321)
+    [remark] = remarks_of(table, starts=4.0, agreed=1.0, spread=0.0321)
     assert "one of the winner's 4 starts" in remark
     assert "0.032 a row below" in remark
 

@@ -38,6 +38,7 @@ from pipeline.store import (
     prepare_store,
     read_columns,
     read_criteria,
+    read_effort,
     read_model,
     save_checkpoint,
     write_criteria,
@@ -581,8 +582,8 @@ def test_criteria_of_candidates_and_starts(store):
     table = read_criteria(store)
     assert list(table.columns) == [
         "n_components", "covariance_type", "status", "bic", "aic", "icl", "held_out", "log_likelihood",
-        "held_out_log_likelihood", "n_parameters", "n_iter",
-        "starts", "agreed", "spread",
+        "held_out_log_likelihood", "n_parameters", "n_iter", "extrapolations", "falls",
+        "starts", "agreed", "spread", "agreeing",
     ]  # fmt: skip
     assert table[["held_out", "held_out_log_likelihood"]].isna().all(axis=None)
     first, second = table.drop(columns=["held_out", "held_out_log_likelihood"]).to_dict("records")
@@ -599,6 +600,9 @@ def test_criteria_of_candidates_and_starts(store):
         "starts": 2,
         "agreed": 1,
         "spread": 0.5,
+        "agreeing": (1,),
+        "extrapolations": 0,
+        "falls": 0,
     }
     assert (second["n_components"], second["covariance_type"], second["status"]) == (3, "full", "singular")
     assert np.isnan(second["bic"])
@@ -608,6 +612,8 @@ def test_criteria_of_candidates_and_starts(store):
     starts = xr.open_zarr(store, group="criteria", consolidated=False).load()
     assert starts["start_bic"].dims == ("n_components", "covariance_type", "start")
     assert starts["start_bic"].sel(n_components=2, covariance_type="tied").values.tolist() == [20.0, 10.0]
+    assert starts["start_agreed"].sel(n_components=2, covariance_type="tied").values.tolist() == [False, True]
+    assert read_effort(store) == (3, 5, 0, 0)
     assert starts["start_status"].sel(n_components=3, covariance_type="full", start=0).item() == "singular"
 
 

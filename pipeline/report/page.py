@@ -16,6 +16,7 @@ from pipeline.environment import redacted
 from pipeline.report import pictures, tables, words
 from pipeline.report.facts import Facts, read_facts
 from pipeline.report.pictures import Picture
+from pipeline.show import effort_words, widened
 
 PAGE = "index.html"
 _PICTURES = (*CRITERIA, *(f"{name}-close" for name in CRITERIA), "clusters", "clusters-2", "clusters-3")
@@ -171,6 +172,9 @@ def _run(facts: Facts) -> list[tuple[str, str]]:
         found.append(("took", f"{words.duration(store.seconds)}, {_attempts(store.attempts)}"))
     found.append(("passes", f"{store.passes:,} over the data"))
     found.append(("read", format_bytes(store.bytes_read)))
+    found.append(("iterations", effort_words(store.path)))
+    found.append(("starts", words.starts(facts)))
+    found.append(("grid", widened(store, facts.table)))
     likelihood = facts.winner["log_likelihood"] / (store.total_weight or 1.0)
     found.append(("mean log-likelihood", f"{words.number(likelihood, 4)} a row"))
     if store.held_out_rows:

@@ -54,6 +54,7 @@ def closest_table(facts: Facts) -> Table:
     """The winner and the candidates next to it, with all criteria."""
     name = facts.criterion
     rest, label = [other for other in facts.criteria if other != name], LABELS[name]
+    compares = "starts" in facts.table and bool((facts.table["starts"] > 1).any())
     head = ["candidate", f"Δ{label}", *(["evidence"] if name == "bic" else []), label]
     rows = []
     for row in [facts.winner, *facts.others][:MOST_CLOSEST]:
@@ -61,9 +62,18 @@ def closest_table(facts: Facts) -> Table:
         words = [evidence(row["delta"]) if row["delta"] > 0.0 else ""] if name == "bic" else []
         values = [number(row[criterion], 1) for criterion in (name, *rest)]
         cells = _cells(difference(row["delta"]), *words, *values, f"{row['n_parameters']:,}", row["n_iter"])
+        cells += _cells(f"{row['agreed']:.0f} of {row['starts']:.0f}", f"{row['spread']:.2g}") if compares else []
         rows.append([Cell(row["name"], kind=kind), *cells])
     head += [*(LABELS[other] for other in rest), "parameters", "iterations"]
-    return Table(f"The candidates closest by {label}", head, rows, _evidence_note(name))
+    head += ["starts agree", "apart"] if compares else []
+    note = " ".join(filter(None, [_evidence_note(name), _STARTS_NOTE if compares else ""]))
+    return Table(f"The candidates closest by {label}", head, rows, note)
+
+
+_STARTS_NOTE = (
+    "Starts agree that ended at the best one's likelihood; apart is how far below it the worst ended, in "
+    "log-likelihood a row."
+)
 
 
 def _evidence_note(name: str) -> str:

@@ -12,7 +12,11 @@ from gmm_dask.criteria import HELD_OUT, LABELS, evidence
 from gmm_dask.drawing import UNSURE
 from gmm_dask.em import Status
 from gmm_dask.families import get_family
+from gmm_dask.profile import sample_limit
+from gmm_dask.selection import starts_compared
+from gmm_dask.starts import AUTO
 from pipeline.report.facts import Facts
+from pipeline.show import stored_remarks
 
 # how much support a candidate has beside the one with the smallest AIC (Burnham and Anderson 2002, section 2.6)
 SUPPORT = (
@@ -182,6 +186,16 @@ def sure_share(facts: Facts) -> float | None:
     return float(np.mean(facts.sample.uncertainty <= SURE))
 
 
+def starts(facts: Facts) -> str:
+    """What the fits began with, and which of the winner's starts agreed."""
+    search, said = facts.store.config["search"], starts_compared(facts.winner)
+    if search["init_params"] != AUTO:
+        return said
+    most = min(facts.n_rows, sample_limit(len(facts.components.names)))
+    begun = f"the best of many short fits to a sample of {most:,} rows, in memory: not among the passes"
+    return "; ".join(filter(None, [begun, said]))
+
+
 # -- what is worth a look ------------------------------------------------------------------------------------
 
 
@@ -196,12 +210,7 @@ def notices(facts: Facts) -> list[str]:
 
 
 def _about_the_choice(facts: Facts) -> Iterator[str]:
-    counts = sorted(set(facts.table["n_components"]))
-    k = facts.model.n_components
-    if len(counts) > 1 and k == counts[-1]:
-        yield f"K = {k} is the largest number of components tried; more may be better still: raise search.n_components."
-    if len(counts) > 1 and k == counts[0] > 1:
-        yield f"K = {k} is the smallest number of components tried; fewer may be better: lower search.n_components."
+    yield from stored_remarks(facts.store, facts.table, facts.best)
     close = [row["name"] for row in facts.others if row["delta"] <= 2.0 and row not in facts.equals]
     if close and facts.criterion == "bic":
         yield f"About as good by BIC, within 2 of the winner: {listed(close)}. Other reasons may decide between them."

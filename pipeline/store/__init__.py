@@ -33,10 +33,12 @@ from pipeline.store.lifecycle import (
     update_attributes,
 )
 from pipeline.store.results import (
+    Effort,
     StoredModel,
     model_name,
     read_columns,
     read_criteria,
+    read_effort,
     read_model,
     write_criteria,
     write_models,
@@ -57,6 +59,7 @@ from pipeline.store.scores import complete_scores, prepare_scores, read_scores
 __all__ = [
     "Checkpoint",
     "DamagedError",
+    "Effort",
     "LockedError",
     "ResultStore",
     "RowPlan",
@@ -81,6 +84,7 @@ __all__ = [
     "read_attribute",
     "read_columns",
     "read_criteria",
+    "read_effort",
     "read_model",
     "read_sample",
     "read_scores",

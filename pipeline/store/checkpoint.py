@@ -68,12 +68,15 @@ class Checkpoint:
         Reads of the data so far.
     waves : tuple of int
         How many states are fitted at a time, one wave after the other.
+    widened : int
+        How often the grid was widened so far; each time took the closing pass and pass 0 once more.
     """
 
     states: Sequence[State]
     profile: Profile
     passes: int
     waves: tuple[int, ...]
+    widened: int = 0
 
 
 def save_checkpoint(path: StorePath, checkpoint: Checkpoint) -> None:
@@ -86,7 +89,7 @@ def save_checkpoint(path: StorePath, checkpoint: Checkpoint) -> None:
     arrays = {**_profile_arrays(checkpoint.profile), **_state_arrays(checkpoint.states), "waves": waves}
     for name, values in arrays.items():
         put(group, name, values, _DIMENSIONS.get(name, ("state",)))
-    counts = {"passes": checkpoint.passes, "n_rows": checkpoint.profile.n_rows}
+    counts = {"passes": checkpoint.passes, "n_rows": checkpoint.profile.n_rows, "widened": checkpoint.widened}
     group.update_attributes({**counts, "sha256": _digest(arrays)})
     update_attributes(path, checkpoint=number, passes=checkpoint.passes)
     if before is not None:
@@ -112,7 +115,8 @@ def load_checkpoint(path: StorePath) -> Checkpoint:
         raise _damaged(path, number)
     profile = _profile_of(arrays, attributes["n_rows"])
     states = list(_states_of(arrays, len(profile.center)))
-    return Checkpoint(states, profile, attributes["passes"], tuple(arrays["waves"].tolist()))
+    waves = tuple(arrays["waves"].tolist())
+    return Checkpoint(states, profile, attributes["passes"], waves, attributes.get("widened", 0))
 
 
 def load_waves(path: StorePath) -> tuple[int, ...]:
@@ -225,6 +229,7 @@ def _state_arrays(states: Sequence[State]) -> dict[str, NDArray[Any]]:
         "n_iter": np.array([s.n_iter for s in states], dtype=np.int64),
         "prior_bound": np.array([s.prior_bound for s in states], dtype=np.float64),
         "falls": np.array([s.falls for s in states], dtype=np.int64),
+        "extrapolations": np.array([s.extrapolations for s in states], dtype=np.int64),
         "converged": np.array([s.converged for s in states], dtype=bool),
         "has_parameters": np.array([s.parameters is not None for s in states], dtype=bool),
         "lower_bounds": np.concatenate([np.empty(0), *bounds]),
@@ -265,7 +270,7 @@ class _Tape:
 def _states_of(arrays: Arrays, n_features: int) -> Iterator[State]:
     tapes = [_Tape(arrays[name]) for name in ("lower_bounds", "parameters", "memory")]
     bounds, parameters, memories = tapes
-    names = ("covariance_type", "n_components", "start", "prior_bound", "converged", "falls")
+    names = ("covariance_type", "n_components", "start", "prior_bound", "converged", "falls", "extrapolations")
     others = ("status", "n_iter", "has_parameters", "n_remembered", "is_extrapolated")
     columns = [arrays[name].tolist() for name in (*names, *others)]
     for values in zip(*columns, strict=True):

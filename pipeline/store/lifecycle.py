@@ -70,6 +70,9 @@ class ResultStore:
         When the first run began and the last one ended, such as ``2026-11-23 02:00 UTC``.
     seconds : float or None
         That the run took which completed the store.
+    widening : dict or None
+        Of a search that widens its grid: how often it did (``times``), and why it went no further (``stopped``;
+        empty if the winner lies inside).
     """
 
     path: str
@@ -87,6 +90,7 @@ class ResultStore:
     started: str | None = None
     finished: str | None = None
     seconds: float | None = None
+    widening: dict[str, Any] | None = None
 
     @property
     def held_out_rows(self) -> int:

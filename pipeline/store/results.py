@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from gmm_dask.criteria import Outcome, best_outcome, by_candidate
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
-from gmm_dask.selection import Agreement, agreement
+from gmm_dask.selection import Agreement, agreeing, agreement
 from pipeline.store.groups import StorePath, get, get_text, open_root, put
 
 Array = NDArray[np.float64]
@@ -34,7 +34,29 @@ _VARIABLES: dict[str, tuple[Any, Any, Callable[[Outcome], Any]]] = {
     "held_out_log_likelihood": (np.float64, np.nan, lambda outcome: outcome.held_out_log_likelihood),
     "n_parameters": (np.int64, 0, lambda outcome: outcome.n_parameters),
     "n_iter": (np.int64, 0, lambda outcome: outcome.state.n_iter),
+    "extrapolations": (np.int64, 0, lambda outcome: outcome.state.extrapolations),
+    "falls": (np.int64, 0, lambda outcome: outcome.state.falls),
 }
+
+
+class Effort(NamedTuple):
+    """What the fits of all starts took.
+
+    Attributes
+    ----------
+    fits : int
+    iterations : int
+        Of all fits; a pass over the data is an iteration of each fit that is running.
+    extrapolations : int
+        Iterations at extrapolated parameters, those that were given up among them.
+    falls : int
+        Extrapolations that were given up, because the likelihood fell there.
+    """
+
+    fits: int
+    iterations: int
+    extrapolations: int
+    falls: int
 
 
 # -- criteria ------------------------------------------------------------------------------------------------
@@ -61,6 +83,10 @@ def write_criteria(path: StorePath, outcomes: Sequence[Outcome]) -> None:
     places = [(counts.index(o.state.n_components), kinds.index(o.state.covariance_type)) for o in best]
     _put_table(group, "", best, places, (len(counts), len(kinds)), _CANDIDATE)
     agreed = [agreement(of_candidate) for of_candidate in by_candidate(outcomes).values()]
+    which = np.zeros((len(counts), len(kinds), len(starts)), dtype=bool)
+    for place, of_candidate in zip(places, by_candidate(outcomes).values(), strict=True):
+        which[place] = np.isin(starts, agreeing(of_candidate))
+    put(group, "start_agreed", which, (*_CANDIDATE, "start"))
     for i, name in enumerate(Agreement._fields):
         values = np.full((len(counts), len(kinds)), np.nan)
         for place, found in zip(places, agreed, strict=True):
@@ -96,9 +122,9 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     -------
     DataFrame
         A row a candidate, with the columns ``n_components, covariance_type, status, bic, aic, icl, held_out,
-        log_likelihood, held_out_log_likelihood, n_parameters, n_iter, starts, agreed, spread``; NaN where a candidate
-        could not be fitted, or no rows were held out. The last three are those of
-        :class:`gmm_dask.selection.Agreement`.
+        log_likelihood, held_out_log_likelihood, n_parameters, n_iter, extrapolations, falls, starts, agreed, spread,
+        agreeing``; NaN where a candidate could not be fitted, or no rows were held out. ``starts, agreed, spread`` are
+        those of :class:`gmm_dask.selection.Agreement`, ``agreeing`` the numbers of the starts that agreed.
 
     Raises
     ------
@@ -109,12 +135,10 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     try:
         group = cast(zarr.Group, root["criteria"])
         counts, kinds = get(group, "n_components").tolist(), get_text(group, "covariance_type")
-        # stores of earlier versions do not know how the starts agreed
-        names = [*_VARIABLES, *(name for name in Agreement._fields if name in group)]
-        values = {
-            name: np.nan if name in _NEWER and name not in group else get(group, name).T.ravel().tolist()
-            for name in names
-        }
+        # stores of earlier versions do not know how the starts agreed, nor of extrapolations, nor of rows held out
+        names = [name for name in (*_VARIABLES, *Agreement._fields) if name in group or name in _NEWER]
+        values = {name: get(group, name).T.ravel().tolist() if name in group else np.nan for name in names}
+        values |= _agreeing(group) if "start_agreed" in group else {}
     except KeyError:
         raise UserError(
             f"the result store {path} has no criteria yet; they are written when every candidate has finished."
@@ -122,6 +146,20 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     candidates = [(count, kind) for kind in kinds for count in counts]
     table = pd.DataFrame(candidates, columns=list(_CANDIDATE)).assign(**values)
     return table[table["status"] != ""].reset_index(drop=True)
+
+
+def _agreeing(group: zarr.Group) -> dict[str, list[Any]]:
+    agreed, starts = get(group, "start_agreed"), get(group, "start")
+    every = agreed.transpose(1, 0, 2).reshape(-1, len(starts))
+    return {"agreeing": [tuple(starts[each].tolist()) for each in every]}
+
+
+def read_effort(path: StorePath) -> Effort:
+    """What the fits of a complete store took; of one of an earlier version it is not known what was extrapolated."""
+    group = cast(zarr.Group, open_root(path)["criteria"])
+    fits = int(np.count_nonzero(get(group, "start_status") != ""))
+    names = [f"start_{name}" for name in ("n_iter", "extrapolations", "falls")]
+    return Effort(fits, *(int(get(group, name).sum()) if name in group else 0 for name in names))
 
 
 # -- models --------------------------------------------------------------------------------------------------
