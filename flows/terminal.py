@@ -207,11 +207,11 @@ def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, store
 
 def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> Table:
     """A row a candidate: K, covariance, status, criterion, distance from the best, iterations, how its starts agree."""
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    compares = "starts" in table and bool((table["starts"] > 1).any())
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=compares)  # as many columns fit 80 characters so
     grid.add_column("K", justify="right")
     grid.add_column("covariance")
     grid.add_column("status")
-    compares = "starts" in table and bool((table["starts"] > 1).any())
     for name in (criterion.upper(), "delta", "iterations", *(["agree"] if compares else [])):
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("")
