@@ -213,8 +213,8 @@ def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> T
 
     held_out = "held_out_log_likelihood" in table and bool(table["held_out_log_likelihood"].notna().any())
     compares = "starts" in table and bool((table["starts"] > 1).any())
-    # columns more, for 80 characters
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=held_out)
+    # as many columns fit 80 characters so
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=held_out or compares)
     grid.add_column("K", justify="right")
     grid.add_column("covariance")
     grid.add_column("status")

@@ -133,6 +133,6 @@ def starts_compared(winner: Mapping[Any, Any]) -> str:
     starts, agreeing = winner.get("starts", 0), winner.get("agreeing", ())
     if starts < 2 or not agreeing:
         return ""
-    which = ", ".join(map(str, agreeing))
-    said = f"{len(agreeing)} of the winner's {starts:.0f} starts ended at its likelihood (number {which})"
+    numbers = f"number{'s' if len(agreeing) > 1 else ''} {', '.join(map(str, agreeing))}"
+    said = f"{len(agreeing)} of the winner's {starts:.0f} starts ended at its likelihood ({numbers})"
     return f"{said}; the farthest ended {winner['spread']:.2g} a row below it" if len(agreeing) < starts else said

@@ -99,7 +99,7 @@ def stored_remarks(store: ResultStore, table: pd.DataFrame, best: str) -> list[s
 
 def stored_notes(store: ResultStore, table: pd.DataFrame, best: str) -> list[str]:
     """How the winner's starts compare, how the grid was widened, and what the fits of a complete store took."""
-    notes = [starts_compared(row_of(table, best)), widened(store, table), effort_words(store.path)]
+    notes = [starts_compared(row_of(table, best)), widened(store, table), effort_words(store)]
     return [note for note in notes if note]
 
 
@@ -116,14 +116,13 @@ def widened(store: ResultStore, table: pd.DataFrame) -> str:
     )
 
 
-def effort_words(path: str) -> str:
+def effort_words(store: ResultStore) -> str:
     """What the fits took; a pass over the data is an iteration of each fit that is running."""
-    effort = read_effort(path)
-    fits = f"{effort.fits:,} fit{'s' * (effort.fits != 1)}"
-    said = f"{effort.iterations:,} iterations of {fits}, which share passes"
-    if not effort.extrapolations:
+    effort = read_effort(store.path)
+    said = f"{effort.iterations:,} iterations of {effort.fits:,} fit{'s' * (effort.fits != 1)}, which share passes"
+    if not store.config["search"].get("accelerate"):
         return said
-    return f"{said}; {effort.extrapolations:,} of them at extrapolated parameters, {effort.falls:,} of which given up"
+    return f"{said}; {effort.extrapolations:,} of them at extrapolated parameters, of which {effort.falls:,} given up"
 
 
 def add_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:

@@ -221,7 +221,7 @@ def test_how_starts_agree_is_in_the_table_and_below_it(job):
     ).stdout
     assert re.search(r" K +covariance +status +BIC +delta +iterations +agree *$", out, re.MULTILINE)
     assert re.search(r" 3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +2/2 +<- best *$", out, re.MULTILINE)
-    assert "2 of the winner's 2 starts ended at its likelihood (number 0, 1)" in out
+    assert "2 of the winner's 2 starts ended at its likelihood (numbers 0, 1)" in out
     assert re.search(r"[\d,]+ iterations of 32 fits, which share passes; \d+ of them at extrapolated parameters", out)
 
 

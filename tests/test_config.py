@@ -55,6 +55,7 @@ def test_defaults(load):
             "covariance_types": ("full", "tied", "diag", "spherical"),
             "criterion": "bic",
             "held_out": 0.0,
+            "extend": False,
             "n_init": 1,
             "init_params": "kmeans",
             "tol": 1e-3,

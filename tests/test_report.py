@@ -267,7 +267,7 @@ def test_starts_and_extrapolations_are_told(tmp_path):
     text = write_report(stages.run(job(tmp_path, rows_of(), search=search)).store).read_text()
     assert '<th scope="col">starts agree</th>' in text
     assert "the best of many short fits to a sample of 800 rows, in memory: not among the passes" in text
-    assert re.search(r"of the winner&#39;s 3 starts ended at its likelihood \(number 0", text)
+    assert re.search(r"of the winner&#39;s 3 starts ended at its likelihood \(numbers? 0", text)
     assert re.search(r"iterations of 24 fits, which share passes; [\d,]+ of them at extrapolated parameters", text)
     assert "The winner has 3 components, the most that were tried" in text
 

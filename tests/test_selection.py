@@ -32,9 +32,9 @@ def test_which_starts_agreed_is_said():
     assert agreeing(starts) == (1, 2)
     found = starts_compared({"starts": 4.0, "agreeing": (1, 2), "spread": 1.0})
     assert found == (
-        "2 of the winner's 4 starts ended at its likelihood (number 1, 2); the farthest ended 1 a row below it"
+        "2 of the winner's 4 starts ended at its likelihood (numbers 1, 2); the farthest ended 1 a row below it"
     )
-    assert starts_compared({"starts": 2.0, "agreeing": (0, 1), "spread": 0.0}).endswith("(number 0, 1)")
+    assert starts_compared({"starts": 2.0, "agreeing": (0, 1), "spread": 0.0}).endswith("(numbers 0, 1)")
     assert starts_compared({"starts": 1.0, "agreeing": (0,), "spread": 0.0}) == ""
 
 

@@ -172,7 +172,7 @@ def _run(facts: Facts) -> list[tuple[str, str]]:
         found.append(("took", f"{words.duration(store.seconds)}, {_attempts(store.attempts)}"))
     found.append(("passes", f"{store.passes:,} over the data"))
     found.append(("read", format_bytes(store.bytes_read)))
-    found.append(("iterations", effort_words(store.path)))
+    found.append(("fits", effort_words(store)))
     found.append(("starts", words.starts(facts)))
     found.append(("grid", widened(store, facts.table)))
     likelihood = facts.winner["log_likelihood"] / (store.total_weight or 1.0)

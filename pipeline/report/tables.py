@@ -62,12 +62,17 @@ def closest_table(facts: Facts) -> Table:
         words = [evidence(row["delta"]) if row["delta"] > 0.0 else ""] if name == "bic" else []
         values = [number(row[criterion], 1) for criterion in (name, *rest)]
         cells = _cells(difference(row["delta"]), *words, *values, f"{row['n_parameters']:,}", row["n_iter"])
-        cells += _cells(f"{row['agreed']:.0f} of {row['starts']:.0f}", f"{row['spread']:.2g}") if compares else []
+        cells += _cells(f"{row['agreed']:.0f} of {row['starts']:.0f}", _apart(row["spread"])) if compares else []
         rows.append([Cell(row["name"], kind=kind), *cells])
     head += [*(LABELS[other] for other in rest), "parameters", "iterations"]
     head += ["starts agree", "apart"] if compares else []
     note = " ".join(filter(None, [_evidence_note(name), _STARTS_NOTE if compares else ""]))
     return Table(f"The candidates closest by {label}", head, rows, note)
+
+
+def _apart(spread: float) -> str:
+    """How far apart starts ended; rounding alone is nothing."""
+    return "–" if np.isnan(spread) else "0" if spread < 1e-12 else f"{spread:.2g}"  # noqa: RUF001
 
 
 _STARTS_NOTE = (
