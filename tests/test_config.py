@@ -230,7 +230,7 @@ def test_overrides_are_validated(error):
         (
             "search: {tole: 1}",
             "search.tole: unknown key (did you mean tol?); the keys here are n_components, covariance_types, "
-            "criterion, held_out, n_init, init_params, tol, max_iter, reg_covar, accelerate, random_state.",
+            "criterion, held_out, extend, n_init, init_params, tol, max_iter, reg_covar, accelerate, random_state.",
         ),
         (
             "foo: 1",
