@@ -7,6 +7,7 @@ import os
 import threading
 import time
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
@@ -274,8 +275,10 @@ def test_without_workers_a_run_ends(data, tmp_path, processes):
     processes.start_worker("a")
     config = job(data, tmp_path / "a.zarr", kind="address", address=processes.address, timeout=20.0)
     kill = AfterPass(2, lambda: processes.kill(processes.workers["a"]))
+    before = dask.config.get("scheduler", None)
     with pytest.raises(FaultError, match=r"all workers .* were lost, and none came within 20 s"):
         run(config, progress=kill)
+    assert dask.config.get("scheduler", None) == before
 
 
 # -- what a cluster must have ------------------------------------------------------------------------------------

@@ -112,13 +112,13 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
         from distributed import span
 
         getter = Getter(current.client, config.cluster.timeout, current.require_workers)
-        # a scheduler keeps a record of every span: one for a stage, not one for each pass
-        with span("gmm-dask"), dask.config.set(scheduler=getter):
-            try:
+        try:
+            # a scheduler keeps a record of every span: one for a stage, not one for each pass
+            with span("gmm-dask"), dask.config.set(scheduler=getter):
                 yield
-            except FaultError:
-                current.drop()
-                raise
+        except FaultError:  # once Dask's settings are as they were, as a client that closes changes them, too
+            current.drop()
+            raise
 
 
 def _connected(config: JobConfig, shape: Shape) -> _Held:
