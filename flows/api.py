@@ -9,10 +9,17 @@ from http import HTTPStatus
 
 import httpx
 from prefect import get_client
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_SERVER_API_AUTH_STRING,
+    temporary_settings,
+)
 
 from flows.server import EmbeddedServer
 from gmm_dask.errors import FaultError, UserError
+from pipeline.environment import redacted
 
 LOCAL_RETRIES = 3  # a server of our own is busy for a moment or gone for good: no minutes of waiting
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -21,7 +28,7 @@ RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 @contextmanager
 def prefect_api(verbose: bool = False) -> Iterator[None]:
     """Within it, Prefect talks to the user's server, or to an embedded one if none is set."""
-    if url := PREFECT_API_URL.value():
+    if url := _shown_url():
         _require_answer(url, "Start it, unset PREFECT_API_URL, or add --no-prefect.")
         with _told_if_lost(url):
             yield
@@ -29,7 +36,11 @@ def prefect_api(verbose: bool = False) -> Iterator[None]:
     server = EmbeddedServer(verbose=verbose)
     import pipeline.run  # noqa: F401 (takes seconds, as the server's start does: at the same time)
 
-    found = {PREFECT_API_URL: server.wait_until_ready(), PREFECT_CLIENT_MAX_RETRIES: LOCAL_RETRIES}
+    found = {
+        PREFECT_API_URL: server.wait_until_ready(),
+        PREFECT_API_AUTH_STRING: PREFECT_SERVER_API_AUTH_STRING.value(),  # which the child has inherited
+        PREFECT_CLIENT_MAX_RETRIES: LOCAL_RETRIES,
+    }
     with temporary_settings(found):
         try:
             yield
@@ -51,21 +62,27 @@ def _told_if_lost(url: str) -> Iterator[None]:
 
 
 def require_server() -> str:
-    """URL of the user's Prefect server.
+    """URL of the user's Prefect server, as it may be printed.
 
     Raises
     ------
     UserError
         If none is set, as nothing but a server of its own keeps schedules, or it does not answer.
     """
-    url = PREFECT_API_URL.value()
+    url = _shown_url()
     if not url:
         raise UserError(
             "schedules need a Prefect server that lasts, and none is set. Start one in another terminal with 'prefect "
             "server start', and name it here: export PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     _require_answer(url, "Start it with 'prefect server start', or set PREFECT_API_URL to one that runs.")
-    return str(url)
+    return url
+
+
+def _shown_url() -> str | None:
+    """The user's server as it may be printed; None if none is set."""
+    url = PREFECT_API_URL.value()
+    return str(redacted(url)) if url else None
 
 
 def _require_answer(url: str, remedy: str) -> None:

@@ -27,8 +27,8 @@ def placed(config: JobConfig, *, fresh: bool = False, now: datetime | None = Non
     Returns
     -------
     JobConfig
-        With the store that an earlier run of the same configuration and data did not finish, if it is newer than any
-        that is complete; else with the path that the present moment makes.
+        With the store that an earlier run of the same configuration and data did not finish, or is at work on, if it
+        is newer than any that is complete; else with the path that the present moment makes.
     """
     template = config.output.store
     if not is_dated(template):
@@ -63,7 +63,7 @@ def _unfinished(config: JobConfig) -> str | None:
     for found in stores_of(config):
         if found.is_complete:
             return None
-        if found.checkpoint is None:
+        if found.checkpoint is None and not store.is_locked(found.path):
             continue
         header = header or header_of(open_source(config.data))
         if store.is_same_job((found.config, config.model_dump(mode="json")), (found.data, header)):

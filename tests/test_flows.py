@@ -230,6 +230,13 @@ def test_the_server_dies_with_its_parent_also_when_that_is_killed(environment, w
         until(lambda: is_gone(server), "the server's end", patience)
 
 
+def test_credentials_of_a_server_on_this_machine_are_those_of_the_embedded_one(job, environment):
+    protected = environment | {"PREFECT_SERVER_API_AUTH_STRING": "scheduler:of-this-machine"}
+    run = subprocess.run([GMM_DASK, "run", "job.yaml"], cwd=job, env=protected, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] == "complete"
+
+
 def test_kill_9_in_the_middle_of_a_run_leaves_no_process(job, environment):
     with started(GMM_DASK, "run", "job.yaml", *ENDLESS, cwd=job, env=environment) as run:
         wait_for_the_fit(run)

@@ -23,7 +23,7 @@ from pipeline.dated import at, dated_paths, is_dated, latest, with_name
 from pipeline.patience import StageTimeoutError, limited
 from pipeline.places import last_complete, placed
 from pipeline.progress import PassDone, silent
-from pipeline.run import run
+from pipeline.run import prepare, run
 from prefects import (
     BIN,
     GMM_DASK,
@@ -102,6 +102,27 @@ def test_a_stopped_run_goes_on_in_its_store_until_its_data_change(tmp_path):
     assert placed(other, now=MOMENT).output.store == at(config.output.store, MOMENT)
     os.utime(tmp_path / "rows.npy", (0, 0))
     assert placed(config, now=MOMENT).output.store == at(config.output.store, MOMENT)
+
+
+def test_a_run_that_has_only_begun_keeps_others_of_its_job_from_another_store(tmp_path):
+    write_rows(tmp_path / "rows.npy")
+    config = job(tmp_path)
+
+    def stop(stage):
+        def stopped(*args):
+            prepare(*args)
+            raise KeyboardInterrupt
+
+        return stopped
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, as_task=stop)
+    ((_, begun),) = dated_paths(config.output.store)
+    assert placed(config, now=MOMENT).output.store == at(config.output.store, MOMENT)
+    with store.lock(begun):
+        assert placed(config, now=MOMENT).output.store == begun
+        with pytest.raises(store.LockedError):
+            run(config)
 
 
 def test_a_store_that_is_newer_and_complete_leaves_the_stopped_one_behind(tmp_path):

@@ -374,7 +374,7 @@ def lock(path: StorePath) -> Iterator[None]:
     LockedError
         If another run holds it.
     """
-    file = Path(f"{Path(path).resolve()}.lock")
+    file = _lock_file(path)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(file, blocking=False)
@@ -390,3 +390,18 @@ def lock(path: StorePath) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def is_locked(path: StorePath) -> bool:
+    """Whether a run is at work on a result store."""
+    if not _lock_file(path).exists():
+        return False
+    try:
+        with lock(path):
+            return False
+    except LockedError:
+        return True
+
+
+def _lock_file(path: StorePath) -> Path:
+    return Path(f"{Path(path).resolve()}.lock")
