@@ -477,13 +477,13 @@ def test_no_permission_to_write(open_folder):
 
 @pytest.fixture
 def small_disk(here):
-    """A disk of a megabyte."""
+    """A disk of two megabytes."""
     disk = here / "disk"
     disk.mkdir()
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if os.geteuid() or mount is None or umount is None:
         pytest.skip("only root can make a small disk")
-    made = subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, check=False)
+    made = subprocess.run([mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False)
     if made.returncode:
         pytest.skip("no file system can be mounted here")
     yield disk
@@ -494,7 +494,7 @@ def small_disk(here):
 def test_a_full_disk(here, small_disk, taken):
     wide = np.random.default_rng(1).normal(size=(20_000, 5))
     np.save("x.npy", wide)
-    (small_disk / "other").write_bytes(b"x" * int(taken * 2**20))
+    (small_disk / "other").write_bytes(b"x" * int(taken * 2**21))
     store = write_config(
         {
             "data": {"chunk_rows": 5000},

@@ -17,7 +17,7 @@ from pipeline.run import run
 from pipeline.sources import open_source
 
 IO = Path("/proc/self/io")
-N_ROWS, N_FILES, NAMES = 400_000, 4, [f"x{i}" for i in range(8)]
+N_ROWS, N_FILES, NAMES = 600_000, 4, [f"x{i}" for i in range(8)]
 USED = ["x1", "x2", "x6"]
 
 
