@@ -13,26 +13,24 @@
     STORE.lock        beside the store: held by the run that writes it
 
 Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE, group=..., consolidated=False)``.
-``lifecycle`` makes, checks and completes a store, ``checkpoint`` saves a run's state, ``results`` holds criteria and
-models, ``rows`` the values of rows, ``sample`` some rows for pictures.
+``lifecycle`` makes, checks and completes a store, ``locks`` keeps it to one run, ``checkpoint`` saves a run's state,
+``results`` holds criteria and models, ``rows`` the values of rows, ``sample`` some rows for pictures.
 """
 
 from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, load_waves, save_checkpoint
 from pipeline.store.lifecycle import (
-    LockedError,
     ResultStore,
     StoreStatus,
     complete,
     find_store,
-    is_locked,
     is_store,
-    lock,
     open_store,
     prepare_store,
     read_attribute,
     record_data,
     update_attributes,
 )
+from pipeline.store.locks import LockedError, is_locked, lock
 from pipeline.store.results import (
     Effort,
     StoredModel,

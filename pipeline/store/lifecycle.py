@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from filelock import FileLock, Timeout
 
 import gmm_dask
 from gmm_dask.errors import UserError
@@ -30,10 +28,6 @@ COMPLETE = "complete"
 _SOFTWARE = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
 # Zarr writes a file under such a name first; one that stays was left by a process that was killed
 _HALF_WRITTEN = "*.partial"
-
-
-class LockedError(UserError):
-    """Another run is at work on the store."""
 
 
 class StoreStatus(StrEnum):
@@ -361,47 +355,3 @@ def complete(
         status=COMPLETE,
     )
     _tidy(Path(path), _read_attributes(path))
-
-
-@contextmanager
-def lock(path: StorePath) -> Iterator[None]:
-    """Hold a result store for this run; the operating system frees it when the process dies, however it dies.
-
-    The lock lies beside the store itself, also if the path is a link to it.
-
-    Raises
-    ------
-    LockedError
-        If another run holds it.
-    """
-    file = _lock_file(path)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(file, blocking=False)
-        held.acquire()
-    except Timeout:
-        raise LockedError(
-            f"another run is at work on the result store {path} (it holds {file}). Wait for it, or choose another "
-            "output.store."
-        ) from None
-    except OSError as error:
-        raise cannot_write(file, error) from None
-    try:
-        yield
-    finally:
-        held.release()
-
-
-def is_locked(path: StorePath) -> bool:
-    """Whether a run is at work on a result store."""
-    if not _lock_file(path).exists():
-        return False
-    try:
-        with lock(path):
-            return False
-    except LockedError:
-        return True
-
-
-def _lock_file(path: StorePath) -> Path:
-    return Path(f"{Path(path).resolve()}.lock")

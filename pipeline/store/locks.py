@@ -1,0 +1,61 @@
+"""One run a store: a lock beside it, which the operating system frees when the process dies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from gmm_dask.errors import UserError
+from pipeline.faults import cannot_write
+from pipeline.store.groups import StorePath
+
+
+class LockedError(UserError):
+    """Another run is at work on the store."""
+
+
+@contextmanager
+def lock(path: StorePath) -> Iterator[None]:
+    """Hold a result store for this run; the operating system frees it when the process dies, however it dies.
+
+    The lock lies beside the store itself, also if the path is a link to it.
+
+    Raises
+    ------
+    LockedError
+        If another run holds it.
+    """
+    file = _lock_file(path)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(file, blocking=False)
+        held.acquire()
+    except Timeout:
+        raise LockedError(
+            f"another run is at work on the result store {path} (it holds {file}). Wait for it, or choose another "
+            "output.store."
+        ) from None
+    except OSError as error:
+        raise cannot_write(file, error) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def is_locked(path: StorePath) -> bool:
+    """Whether a run is at work on a result store."""
+    if not _lock_file(path).exists():
+        return False
+    try:
+        with lock(path):
+            return False
+    except LockedError:
+        return True
+
+
+def _lock_file(path: StorePath) -> Path:
+    return Path(f"{Path(path).resolve()}.lock")
