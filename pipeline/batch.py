@@ -8,8 +8,8 @@ from datetime import datetime
 
 from gmm_dask.errors import UserError
 from pipeline.config import JobConfig
-from pipeline.dated import at, is_dated, with_name
-from pipeline.places import last_complete
+from pipeline.dated import is_dated, with_name
+from pipeline.places import dated_now, last_complete
 from pipeline.progress import Progress, silent
 from pipeline.run import Stage, unchanged
 from pipeline.score import ScoreSummary, score
@@ -34,8 +34,8 @@ def score_batch(
     model = last_complete(config)
     if model is None:
         raise UserError(
-            f"there is no complete result store at {config.output.store}, whose model could label the rows of "
-            f"{config.score.source}. Run the job first: gmm-dask run."
+            f"there is no complete result store of the job {config.name} at {config.output.store}, whose model could "
+            f"label the rows of {config.score.source}. Run the job first (gmm-dask run), or write its name here."
         )
     source, cluster = config.score.source, json.dumps(config.cluster.model_dump(mode="json"))
     overrides = [f"cluster={cluster}", f"data.storage_options={json.dumps(config.data.storage_options)}"]
@@ -52,4 +52,4 @@ def _out(config: JobConfig, template: str, now: datetime | None) -> str:
     path = with_name(template, config.name)
     if not is_dated(path):
         return path
-    return at(path, now or datetime.now(config.schedule.zone if config.schedule else None))
+    return dated_now(config, path, now)

@@ -30,7 +30,7 @@ from pipeline import store
 from pipeline.config import JobConfig
 from pipeline.dated import is_dated, latest
 from pipeline.fingerprint import contents_of
-from pipeline.places import last_complete, stores_of
+from pipeline.places import last_complete, placed, stores_of
 from pipeline.prepared import Preparation, preparation_of
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.report import report_folder
@@ -91,7 +91,7 @@ def refresh(
     Raises
     ------
     UserError
-        As :func:`pipeline.run.run`; or if ``output.store`` has no date.
+        As :func:`pipeline.run.run`; or if ``output.store`` has no date, or another job's store lies at its path.
     """
     if not is_dated(config.output.store):
         raise UserError(
@@ -99,18 +99,30 @@ def refresh(
             "Write one, such as results/{name}-{started:%Y-%m-%d}.zarr."
         )
     bounds = config.refresh or RefreshConfig()
-    previous = last_complete(config)
+    previous, tonight = last_complete(config), placed(config)
+    _require_own(tonight)
 
     def seed(config: JobConfig, progress: Progress) -> None:
         """Pass 0, and the states that the decision makes."""
         seed_with(config, partial(_starts, config, previous, bounds.drift, progress), progress)
 
-    summary = run(config, progress=progress, as_task=as_task, seeding=seed)
+    summary = run(tonight, progress=progress, as_task=as_task, seeding=seed)
     newest = last_complete(config)  # which another run may have made meanwhile: the link never goes back
     assert newest is not None
     link = _publish(latest(config.output.store), newest.path)
     removed = _retire(config, bounds.keep)
     return Refreshed(summary, _decision_of(summary.store), link, removed)
+
+
+def _require_own(config: JobConfig) -> None:
+    """Raise :class:`UserError` if the store at the path of this run is another job's: it would be published as ours."""
+    path = config.output.store
+    name = store.open_store(path, unfinished=True).config["name"] if store.is_store(path) else config.name
+    if name != config.name:
+        raise UserError(
+            f"output.store: {path} is a store of the job {name}, and {config.name} needs its own. Write {{name}} in "
+            "output.store."
+        )
 
 
 # -- the decision ------------------------------------------------------------------------------------------------
@@ -234,6 +246,7 @@ def _publish(link: str, path: str) -> str:
         raise UserError(f"{link} is to be the link to the newest store, and something else is there. Move it away.")
     if place.is_symlink() and place.resolve() == Path(path).resolve():
         return link
+    place.parent.mkdir(parents=True, exist_ok=True)  # where the date is the name of a folder
     new = place.with_name(f".{place.name}.new")
     new.unlink(missing_ok=True)
     new.symlink_to(os.path.relpath(path, place.parent))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,6 @@ def night(tmp_path, monkeypatch):
     class Clock:
         @staticmethod
         def now(zone=None):
-            from datetime import datetime
-
             return datetime(2026, 11, next(dates), 2, tzinfo=zone)
 
     monkeypatch.setattr("pipeline.places.datetime", Clock)
@@ -170,6 +169,36 @@ def test_other_columns_or_candidates_are_searched_again(night, tmp_path):
     assert "the columns are x0, x1, x2 now" in columns.decision.reason
 
 
+def test_jobs_of_one_template_keep_to_their_own_stores(night, tmp_path):
+    output = {"store": f"{tmp_path}/{{started:%Y-%m-%d}}.zarr"}
+    other = night(0, name="a", output=output).summary.store
+    first = night(1, name="b", output=output, refresh={"keep": 1})
+    assert first.decision.previous is None
+    assert first.removed == ()
+    second = night(2, name="b", output=output, refresh={"keep": 1})
+    assert second.decision.previous == first.summary.store
+    assert second.removed == (first.summary.store,)
+    assert Path(other).exists()
+    with pytest.raises(UserError, match=r"no complete result store of the job c at .*, or write its name here"):
+        score_batch(job(tmp_path, name="c", output=output, score={"source": "rows.npy"}))
+
+
+def test_another_jobs_store_is_not_published(night, tmp_path):
+    output = {"store": f"{tmp_path}/{{started:%Y-%m-%d}}.zarr"}
+    night(0, name="a", output=output)
+    os.rename(tmp_path / "2026-11-01.zarr", tmp_path / "2026-11-02.zarr")
+    with pytest.raises(UserError, match=r"02\.zarr is a store of the job a, and b needs its own\. Write \{name\}"):
+        night.again(name="b", output=output)
+
+
+def test_a_date_may_be_the_name_of_folders(night, tmp_path):
+    output = {"store": f"{tmp_path}/out/{{started:%Y/%m/%d}}/night.zarr"}
+    stores = [night(seed, output=output, refresh={"keep": 1}).summary.store for seed in range(2)]
+    assert stores[1] == f"{tmp_path}/out/2026/11/02/night.zarr"
+    assert (tmp_path / "out/latest/night.zarr").resolve() == Path(stores[1])
+    assert not Path(stores[0]).exists()
+
+
 def test_without_a_date_there_is_no_refresh(tmp_path):
     with pytest.raises(UserError, match="has no date in it"):
         refresh(job(tmp_path, output={"store": "a.zarr"}))
@@ -184,11 +213,12 @@ def test_other_rows_are_labelled_with_the_newest_model(night, tmp_path):
     write_rows(tmp_path / "new.npy", seed=9)
     score = {"source": str(tmp_path / "new.npy"), "out": f"{tmp_path}/scores-{{started:%Y-%m-%d}}.zarr"}
     config = job(tmp_path, score=score, output={"log_density": True})
-    summary = score_batch(config)
+    now = datetime(2026, 11, 3, 5)
+    summary = score_batch(config, now=now)
     assert (summary.model, summary.n_rows) == (newest.summary.best, 300)
     root = zarr.open_group(summary.out, mode="r")
     assert Path(root.attrs["model"]["store"]) == Path(newest.summary.store).resolve()
-    assert score_batch(config).reused
+    assert score_batch(config, now=now).reused
     assert np.isclose(summary.shares, 1 / 3, atol=0.02).all()
 
 
