@@ -104,7 +104,7 @@ def score(
     Parameters
     ----------
     path : str or Path
-        The result store.
+        The result store. A link to one is followed once, so that all is read of one store if it is set to another.
     data : str
         The rows, as ``data.source`` of a configuration; their columns are found by the model's names.
     out : str or Path
@@ -123,7 +123,7 @@ def score(
         If the store is not complete, or the data lack a feature or hold values that are missing.
     """
     begin = time.monotonic()
-    result = store.open_store(path)
+    result = store.open_store(Path(path).resolve())
     model = store.read_model(result.path, str(result.best))
     fit = fit_of(result, model)
     config = score_config(result, model, data, str(out), columns, overrides)
@@ -181,7 +181,7 @@ def _prepare(
             )
         return writer.begin()
     attributes = {
-        "model": {"store": str(Path(result.path).resolve()), "name": result.best},
+        "model": {"store": result.path, "name": result.best},
         "config": config.model_dump(mode="json", include={"data", "output"}),
         "data": header_of(source),
         "software": result.software,
