@@ -57,6 +57,8 @@ class Decision:
         Mean log-likelihood a held-out row, of the refitted winner less that of the winner as it was.
     bound : float
         ``refresh.drift``.
+    gained : float or None
+        Sum of the gains since the last search, this one's included; a loss lowers it, to 0 and no further.
     """
 
     searched: bool
@@ -64,6 +66,7 @@ class Decision:
     previous: str | None = None
     gain: float | None = None
     bound: float = 0.0
+    gained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -160,13 +163,31 @@ def _decide(
     if refit is None:
         return again(f"{previous.best} cannot be fitted to these rows: all candidates are"), None
     gain = _gain(model, refit, _part(found, 1), preparation)
-    than = f"{'worse' if gain < 0.0 else 'better'} by {abs(gain):.4f} a row than that of {previous.path}"
-    told = f"on held-out rows the refitted {previous.best} is {than}"
-    if not gain <= bound:
+    before = _gained(previous.path)
+    gained = float(np.maximum(before + gain, 0.0))  # which is NaN where the gain is
+    told = _told(str(previous.best), previous.path, gain, before, gained)
+    if not gained <= bound:
         reason = f"{told}, over the bound {bound:g}: all candidates are fitted again"
-        return again(reason, gain=gain if np.isfinite(gain) else None), None
+        return again(reason, gain=_finite(gain), gained=_finite(gained)), None
     reason = f"{told}, within the bound {bound:g}: it is kept, and fitted to these rows"
-    return Decision(False, reason, previous.path, gain, bound), refit
+    return Decision(False, reason, previous.path, gain, bound, gained), refit
+
+
+def _gained(path: str) -> float:
+    """What refreshes have gained since the last search, up to a store; slow drift would stay under the bound for ever."""
+    decision = _decision_of(path)
+    return 0.0 if decision.searched else decision.gained or 0.0
+
+
+def _told(best: str, path: str, gain: float, before: float, gained: float) -> str:
+    """How much better the refit is, and all refits since the last search."""
+    than = f"{'worse' if gain < 0.0 else 'better'} by {abs(gain):.4f} a row than that of {path}"
+    since = f", and by {gained:.4f} in all since the last search" if before else ""
+    return f"on held-out rows the refitted {best} is {than}{since}"
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _changed(config: JobConfig, model: StoredModel, source: Source) -> str | None:

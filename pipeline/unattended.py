@@ -112,7 +112,8 @@ class RefreshConfig(Section):
     drift: Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)] = Field(
         default=0.05,
         description="The search is made again if, on rows that were held out, a refit of the last winner is better "
-        "than it was by more than this: mean log-likelihood a row.",
+        "than it was by more than this: mean log-likelihood a row. The gains of all refreshes since the last search "
+        "are summed for that, so that slow drift counts.",
     )
     keep: Count = Field(
         default=7, description="Complete stores that are kept; older ones are removed, with their reports and rows."

@@ -74,6 +74,28 @@ def test_the_winner_goes_on_until_the_data_have_drifted(night, tmp_path, scale):
     assert len(third.summary.table) == 4
 
 
+def test_slow_drift_adds_up_until_the_search_is_made_again(night):
+    first, second, third, fourth = (night(n, shift=0.09 * n).decision for n in range(4))
+    assert first.searched
+    assert not second.searched
+    assert second.gained == second.gain
+    assert max(second.gain, third.gain) < 0.05 < second.gain + third.gain
+    assert third.searched
+    assert third.gained == pytest.approx(second.gain + third.gain)
+    assert f"and by {third.gained:.4f} in all since the last search, over the bound 0.05" in third.reason
+    assert not fourth.searched  # the sum begins anew
+    assert fourth.gained == fourth.gain
+
+
+def test_losses_do_not_make_up_for_drift_to_come(night):
+    decisions = [night(n, refresh={"drift": 10.0}).decision for n in range(6)]
+    assert min(decision.gain for decision in decisions[1:]) < 0.0
+    sums = [0.0]
+    for decision in decisions[1:]:
+        sums.append(max(0.0, sums[-1] + decision.gain))
+        assert decision.gained == pytest.approx(sums[-1])
+
+
 def test_rows_are_held_out_of_a_refresh_too(night):
     search = {"n_components": [2, 3], "held_out": 0.2, "criterion": "held_out"}
     first, second = night(0, search=search), night(1, search=search)
