@@ -174,7 +174,7 @@ def _decide(
 
 
 def _gained(path: str) -> float:
-    """What refreshes have gained since the last search, up to a store; slow drift would stay under the bound for ever."""
+    """What refreshes have gained since the last search, up to a store; slow drift stays under the bound each night."""
     decision = _decision_of(path)
     return 0.0 if decision.searched else decision.gained or 0.0
 

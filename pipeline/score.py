@@ -140,8 +140,8 @@ def _question(config: JobConfig, model: StoredModel, fit: Fit) -> Question:
     names, quantile = wanted_answers(config), config.output.anomaly_quantile
     if not names:
         raise UserError(
-            "nothing is asked about the rows: the store's configuration has no labels, log densities or "
-            "responsibilities. Add --set output.labels=true."
+            "nothing is asked about the rows: the configuration has no labels, log densities or responsibilities. "
+            "Set output.labels to true (--set output.labels=true)."
         )
     threshold = fit.threshold if quantile is not None and quantile == fit.quantile else None
     return Question(model, config.data.missing == "drop", names, fit.mean, quantile, threshold)
@@ -159,12 +159,12 @@ def _run(
     """Write what is missing of the scores; whether nothing was, and their summary."""
     out = config.output.store
     rows, plan = _planned(config, source, question, progress)
-    is_parquet = config.output.rows == "parquet"
-    writer = parquet_writer(config, source, plan, out) if is_parquet else find_writer(config, source, plan, out)
+    as_files = config.output.rows == "parquet"
+    writer = parquet_writer(config, source, plan, out) if as_files else find_writer(config, source, plan, out)
     whole = _prepare(config, source, plan, writer, result, fresh)
     answer_source(config, source, rows, question, writer, progress, lambda found: compare(found, fit))
     summary = writer.summary()
-    if not (is_parquet or whole):
+    if not (as_files or whole):
         store.complete_scores(out, summary)
     return whole, summary
 
@@ -209,7 +209,7 @@ def score_config(
             f"({', '.join(model.columns)}); got {len(columns)}: {', '.join(columns)}."
         )
     stored = result.config
-    rows = "parquet" if out.rstrip("/").endswith(".parquet") else "zarr"
+    rows = "parquet" if is_parquet(out) else "zarr"
     output = {key: value for key, value in stored["output"].items() if key != "key_columns" or rows == "parquet"}
     values = {
         "name": stored["name"],
@@ -226,6 +226,11 @@ def score_config(
         return JobConfig.model_validate(with_overrides(values, list(overrides)))
     except pydantic.ValidationError as error:
         raise explain(error, "of the scores", JobConfig) from None
+
+
+def is_parquet(out: str) -> bool:
+    """Whether a path of scores is one of a folder of Parquet files."""
+    return out.rstrip("/").endswith(".parquet")
 
 
 def _require_settable(overrides: Sequence[str]) -> None:

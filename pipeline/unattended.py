@@ -97,7 +97,8 @@ class ScoreConfig(Section):
     """What the flow score-batch labels, with the model of the newest complete store."""
 
     source: Annotated[Text, AfterValidator(without_secrets)] = Field(
-        description="Where the rows are, as data.source; data.storage_options are used here too."
+        description="Where the rows are, as data.source; data.storage_options are used here too. What is set of "
+        "data.missing, chunk_rows and dataset, and of output, holds for these rows; the rest is as in the store."
     )
     out: Annotated[Text, AfterValidator(check_template)] = Field(
         default="results/{name}-scores-{started:%Y-%m-%d}.zarr",

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 
@@ -235,13 +236,62 @@ def test_other_rows_are_labelled_with_the_newest_model(night, tmp_path):
     write_rows(tmp_path / "new.npy", seed=9)
     score = {"source": str(tmp_path / "new.npy"), "out": f"{tmp_path}/scores-{{started:%Y-%m-%d}}.zarr"}
     config = job(tmp_path, score=score, output={"log_density": True})
-    now = datetime(2026, 11, 3, 5)
-    summary = score_batch(config, now=now)
+    summary = score_batch(config, now=NOW)
     assert (summary.model, summary.n_rows) == (newest.summary.best, 300)
+    assert arrays_of(summary) == {"label", "log_density"}
     root = zarr.open_group(summary.out, mode="r")
     assert Path(root.attrs["model"]["store"]) == Path(newest.summary.store).resolve()
-    assert score_batch(config, now=now).reused
+    assert score_batch(config, now=NOW).reused
     assert np.isclose(summary.shares, 1 / 3, atol=0.02).all()
+
+
+NOW = datetime(2026, 11, 3, 5)
+
+
+def arrays_of(summary):
+    return set(zarr.open_group(summary.out, mode="r")["rows"].array_keys())
+
+
+def test_what_the_configuration_sets_holds_for_other_rows_and_the_rest_is_as_in_the_store(night, tmp_path):
+    night(0, output={"responsibilities": True}, data={"source": str(tmp_path / "rows.npy"), "missing": "drop"})
+    write_rows(tmp_path / "new.npy", seed=9)
+    rows = np.load(tmp_path / "new.npy")
+    rows[7] = np.nan
+    np.save(tmp_path / "new.npy", rows)
+
+    def label(out, data=None, **output):
+        score = {"source": str(tmp_path / "new.npy"), "out": str(tmp_path / out)}
+        data = {"source": str(tmp_path / "rows.npy"), **(data or {})}
+        return score_batch(job(tmp_path, score=score, output=output, data=data))
+
+    same = label("same.zarr")
+    assert (same.unusable, arrays_of(same)) == (1, {"label", "responsibility"})
+    more = label("more.zarr", log_density=True, anomaly_quantile=0.1, data={"chunk_rows": 50})
+    assert arrays_of(more) == {"label", "responsibility", "log_density", "anomaly"}
+    root = zarr.open_group(more.out, mode="r")
+    assert np.isfinite(root["rows/log_density"][:7]).all()
+    assert root["rows/anomaly"][:].sum() == more.anomalies > 0
+    assert root.attrs["config"]["data"]["chunk_rows"] == 50
+    fewer = label("fewer.zarr", log_density=True, labels=False, responsibilities=False)
+    assert arrays_of(fewer) == {"log_density"}
+    with pytest.raises(UserError, match="NaN or infinity in 1 of the rows"):
+        label("strict.zarr", data={"missing": "error"})
+    with pytest.raises(UserError, match="nothing is asked"):
+        label("nothing.zarr", labels=False, responsibilities=False)
+
+
+def test_keys_of_another_kind_of_file_are_left_to_the_fit(night, tmp_path):
+    night(0)
+    frame = pd.DataFrame(np.load(tmp_path / "rows.npy"), columns=["x0", "x1"]).assign(id=range(3000))
+    frame.to_parquet(tmp_path / "new.parquet")
+    output = {"rows": "parquet", "key_columns": ["id"]}
+    for out, columns in (("a.zarr", None), ("a.parquet", ["id", "label"])):
+        score = {"source": str(tmp_path / "new.parquet"), "out": str(tmp_path / out)}
+        data = {"source": str(tmp_path / "rows.npy"), "dataset": "of/hdf5"}
+        summary = score_batch(job(tmp_path, score=score, output=output, data=data))
+        assert summary.n_rows == 3000
+        if columns:
+            assert pd.read_parquet(summary.out).columns.tolist() == columns
 
 
 def test_rows_are_not_labelled_without_a_model(tmp_path):
