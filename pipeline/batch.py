@@ -10,7 +10,7 @@ from operator import getitem
 
 from gmm_dask.errors import UserError
 from pipeline.config import JobConfig
-from pipeline.dated import is_dated, with_name
+from pipeline.dated import dated_paths, is_dated, with_name
 from pipeline.places import dated_now, last_complete
 from pipeline.progress import Progress, silent
 from pipeline.run import Stage, unchanged
@@ -29,7 +29,8 @@ def score_batch(
     """Label the rows of ``score.source`` with the chosen model of the newest complete store.
 
     What the configuration sets of ``output``, ``data.missing`` and ``data.chunk_rows`` holds for these rows; the rest
-    is as in the store. What :data:`pipeline.score.SETTABLE` does not name is of the fit.
+    is as in the store. Labels of the same rows by the same model that an earlier run did not finish are gone on with,
+    at their path. What :data:`pipeline.score.SETTABLE` does not name is of the fit.
 
     Raises
     ------
@@ -45,12 +46,15 @@ def score_batch(
             f"label the rows of {config.score.source}. Run the job first (gmm-dask run), or write its name here."
         )
     source, overrides = config.score.source, _overrides(config, config.score)
+    template = with_name(config.score.out, config.name)
+    earlier = _earlier(template)
 
     def score_rows(path: str, out: str, progress: Progress) -> ScoreSummary:
         """Label all rows, or the rest of them."""
-        return score(path, source, out, overrides=overrides, progress=progress)
+        return score(path, source, out, overrides=overrides, earlier=earlier, progress=progress)
 
-    summary: ScoreSummary = as_task(score_rows)(model.path, _out(config, config.score.out, now), progress)
+    out = dated_now(config, template, now) if is_dated(template) else template
+    summary: ScoreSummary = as_task(score_rows)(model.path, out, progress)
     return summary
 
 
@@ -73,8 +77,10 @@ def _is_set(config: JobConfig, key: str) -> bool:
     return name in getattr(config, section).model_fields_set
 
 
-def _out(config: JobConfig, template: str, now: datetime | None) -> str:
-    path = with_name(template, config.name)
-    if not is_dated(path):
-        return path
-    return dated_now(config, path, now)
+def _earlier(template: str) -> list[str]:
+    """Paths of scores that earlier runs have left, the newest first; Parquet has another name until it is whole."""
+    if not is_dated(template):
+        return []
+    begun = dated_paths(f"{template}.unfinished")
+    found = {*dated_paths(template), *((moment, path.removesuffix(".unfinished")) for moment, path in begun)}
+    return [path for _, path in sorted(found, reverse=True)]

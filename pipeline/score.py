@@ -30,6 +30,7 @@ from pipeline.config import DataConfig, JobConfig
 from pipeline.config_text import explain, with_overrides
 from pipeline.drift import Fit, compare, fit_of, label_shares
 from pipeline.fingerprint import header_of
+from pipeline.places import with_store
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.sources import Source, open_source
 from pipeline.store import ResultStore, RowPlan, RowWriter, StoredModel
@@ -97,6 +98,7 @@ def score(
     columns: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
     fresh: bool = False,
+    earlier: Sequence[str] = (),
     progress: Progress = silent,
 ) -> ScoreSummary:
     """Answer for new rows with the chosen model of a complete result store.
@@ -115,6 +117,9 @@ def score(
         ``section.key=value`` of ``data``, ``output`` and ``cluster``; the rest is as in the store's configuration.
     fresh : bool
         Replace other scores.
+    earlier : sequence of str
+        Other paths, the newest first: scores of the same model and rows that were left unfinished at one of them are
+        gone on with, and ``out`` is left alone, unless newer ones are complete.
     progress : callable
 
     Raises
@@ -130,9 +135,15 @@ def score(
     progress(StageStarted("open", f"{data}, for {result.best} of {result.path}"))
     source = _open(config.data, model)
     question = _question(config, model, fit)
-    with store.lock(out):
-        reused, summary = _run(config, source, question, fit, result, fresh, progress)
-    return _summarise(str(out), str(result.best), summary, time.monotonic() - begin, reused)
+    rows, plan = _planned(config, source, question, progress)
+    config = with_store(config, _find_unfinished(config, plan, earlier) or config.output.store)
+    with store.lock(config.output.store):
+        whole, writer = _prepare(config, source, plan, result, fresh)
+        answer_source(config, source, rows, question, writer, progress, lambda found: compare(found, fit))
+        summary = writer.summary()
+        if not (whole or _as_files(config)):
+            store.complete_scores(config.output.store, summary)
+    return _summarise(config.output.store, str(result.best), summary, time.monotonic() - begin, whole)
 
 
 def _question(config: JobConfig, model: StoredModel, fit: Fit) -> Question:
@@ -147,39 +158,32 @@ def _question(config: JobConfig, model: StoredModel, fit: Fit) -> Question:
     return Question(model, config.data.missing == "drop", names, fit.mean, quantile, threshold)
 
 
-def _run(
-    config: JobConfig,
-    source: Source,
-    question: Question,
-    fit: Fit,
-    result: ResultStore,
-    fresh: bool,
-    progress: Progress,
-) -> tuple[bool, dict[str, Any]]:
-    """Write what is missing of the scores; whether nothing was, and their summary."""
-    out = config.output.store
-    rows, plan = _planned(config, source, question, progress)
-    as_files = config.output.rows == "parquet"
-    writer = parquet_writer(config, source, plan, out) if as_files else find_writer(config, source, plan, out)
-    whole = _prepare(config, source, plan, writer, result, fresh)
-    answer_source(config, source, rows, question, writer, progress, lambda found: compare(found, fit))
-    summary = writer.summary()
-    if not (as_files or whole):
-        store.complete_scores(out, summary)
-    return whole, summary
+def _find_unfinished(config: JobConfig, plan: RowPlan, earlier: Sequence[str]) -> str | None:
+    """Where an earlier call has begun what is planned; None where none has."""
+    if not (earlier and _as_files(config)):
+        return store.find_unfinished(earlier, plan.token)
+    from pipeline.store.parquet_rows import find_unfinished
+
+    return find_unfinished(earlier, plan.token)
+
+
+def _as_files(config: JobConfig) -> bool:
+    return config.output.rows == "parquet"
 
 
 def _prepare(
-    config: JobConfig, source: Source, plan: RowPlan, writer: RowWriter, result: ResultStore, fresh: bool
-) -> bool:
-    """Make room for the scores; returns whether they are there."""
-    if config.output.rows == "parquet":
+    config: JobConfig, source: Source, plan: RowPlan, result: ResultStore, fresh: bool
+) -> tuple[bool, RowWriter]:
+    """Make room for the scores; returns whether they are there, and what writes the rest of them."""
+    out = config.output.store
+    if _as_files(config):
+        writer = parquet_writer(config, source, plan, out)
         if writer.holds_another() and not fresh:
             raise UserError(
-                f"{writer.place} exists and does not hold these scores. Choose another path with -o, or replace it "
-                "with --fresh."
+                f"{writer.place} exists and does not hold these scores. {store.ELSEWHERE}, or replace it (gmm-dask "
+                "score --fresh)."
             )
-        return writer.begin()
+        return writer.begin(), writer
     attributes = {
         "model": {"store": result.path, "name": result.best},
         "config": config.model_dump(mode="json", include={"data", "output"}),
@@ -187,7 +191,7 @@ def _prepare(
         "software": result.software,
         "token": plan.token,
     }
-    return store.prepare_scores(config.output.store, attributes, fresh)
+    return store.prepare_scores(out, attributes, fresh), find_writer(config, source, plan, out)
 
 
 # -- the configuration -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from gmm_dask import UserError
 from pipeline import store
 from pipeline.batch import score_batch
 from pipeline.config import JobConfig
-from pipeline.progress import PassDone
+from pipeline.progress import ChunksDone, PassDone
 from pipeline.refresh import refresh
 from pipeline.run import run
 from prefects import write_rows
@@ -292,6 +293,41 @@ def test_keys_of_another_kind_of_file_are_left_to_the_fit(night, tmp_path):
         assert summary.n_rows == 3000
         if columns:
             assert pd.read_parquet(summary.out).columns.tolist() == columns
+
+
+@pytest.mark.parametrize("ending", ["zarr", "parquet"])
+def test_labels_that_were_not_finished_are_gone_on_with_at_another_moment(night, tmp_path, monkeypatch, ending):
+    night(0)
+    monkeypatch.setattr("pipeline.held.HELD_BYTES", 0)
+
+    def write_new(seed):
+        rows = np.random.default_rng(seed).normal(size=(300, 2))
+        pd.DataFrame(rows, columns=["x0", "x1"]).to_parquet(tmp_path / "new.parquet", row_group_size=50)
+
+    def label(hour, progress=lambda event: None):
+        score = {"source": str(tmp_path / "new.parquet"), "out": f"{tmp_path}/s-{{started:%Y-%m-%dT%H}}.{ending}"}
+        data = {"source": str(tmp_path / "rows.npy"), "chunk_rows": 50}
+        config = job(tmp_path, score=score, data=data)
+        return score_batch(config, progress=progress, now=datetime(2026, 11, 3, hour))
+
+    def stop(event):
+        if isinstance(event, ChunksDone) and event.done >= 3:
+            raise KeyboardInterrupt
+
+    write_new(1)
+    with dask.config.set(num_workers=1), pytest.raises(KeyboardInterrupt):
+        label(5, stop)
+    events = []
+    done = label(6, events.append)
+    assert (done.out, done.n_rows, done.reused) == (f"{tmp_path}/s-2026-11-03T05.{ending}", 300, False)
+    assert "going on after" in " ".join(getattr(event, "detail", "") for event in events)
+    assert label(7).out.endswith(f"T07.{ending}")  # what is complete is not gone on with
+    with dask.config.set(num_workers=1), pytest.raises(KeyboardInterrupt):
+        label(8, stop)
+    write_new(2)
+    assert label(9).out.endswith(f"T09.{ending}")  # other rows
+    with pytest.raises(UserError, match=r"in a configuration score\.out, with a date in it"):
+        label(7)
 
 
 def test_rows_are_not_labelled_without_a_model(tmp_path):
