@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
+from functools import reduce
+from operator import getitem
 
 from gmm_dask.errors import UserError
 from pipeline.config import JobConfig
-from pipeline.dated import at, is_dated, with_name
-from pipeline.places import last_complete
+from pipeline.dated import dated_paths, is_dated, with_name
+from pipeline.places import dated_now, last_complete
 from pipeline.progress import Progress, silent
 from pipeline.run import Stage, unchanged
-from pipeline.score import ScoreSummary, score
+from pipeline.score import SETTABLE, ScoreSummary, is_parquet, score
+from pipeline.sources import HDF5
+from pipeline.unattended import ScoreConfig
 
 
 def score_batch(
@@ -24,6 +28,10 @@ def score_batch(
 ) -> ScoreSummary:
     """Label the rows of ``score.source`` with the chosen model of the newest complete store.
 
+    What the configuration sets of ``output``, ``data.missing`` and ``data.chunk_rows`` holds for these rows; the rest
+    is as in the store. Labels of the same rows by the same model that an earlier run did not finish are gone on with,
+    at their path. What :data:`pipeline.score.SETTABLE` does not name is of the fit.
+
     Raises
     ------
     UserError
@@ -34,22 +42,45 @@ def score_batch(
     model = last_complete(config)
     if model is None:
         raise UserError(
-            f"there is no complete result store at {config.output.store}, whose model could label the rows of "
-            f"{config.score.source}. Run the job first: gmm-dask run."
+            f"there is no complete result store of the job {config.name} at {config.output.store}, whose model could "
+            f"label the rows of {config.score.source}. Run the job first (gmm-dask run), or write its name here."
         )
-    source, cluster = config.score.source, json.dumps(config.cluster.model_dump(mode="json"))
-    overrides = [f"cluster={cluster}", f"data.storage_options={json.dumps(config.data.storage_options)}"]
+    source, overrides = config.score.source, _overrides(config, config.score)
+    template = with_name(config.score.out, config.name)
+    earlier = _earlier(template)
 
     def score_rows(path: str, out: str, progress: Progress) -> ScoreSummary:
         """Label all rows, or the rest of them."""
-        return score(path, source, out, overrides=overrides, progress=progress)
+        return score(path, source, out, overrides=overrides, earlier=earlier, progress=progress)
 
-    summary: ScoreSummary = as_task(score_rows)(model.path, _out(config, config.score.out, now), progress)
+    out = dated_now(config, template, now) if is_dated(template) else template
+    summary: ScoreSummary = as_task(score_rows)(model.path, out, progress)
     return summary
 
 
-def _out(config: JobConfig, template: str, now: datetime | None) -> str:
-    path = with_name(template, config.name)
-    if not is_dated(path):
-        return path
-    return at(path, now or datetime.now(config.schedule.zone if config.schedule else None))
+def _overrides(config: JobConfig, asked: ScoreConfig) -> list[str]:
+    """What the configuration sets itself; what it leaves out is as in the store, and not the default.
+
+    What computes, and how a URL is reached, is never as in the store.
+    """
+    keys = {"cluster": True, "data.storage_options": True}
+    keys |= {key: _is_set(config, key) for key in SETTABLE if key not in keys}
+    # these are of one kind of file, which the rows that arrive need not be
+    keys["data.dataset"] &= asked.source.endswith(HDF5)
+    keys["output.key_columns"] &= is_parquet(asked.out)
+    values = config.model_dump(mode="json")
+    return [f"{key}={json.dumps(reduce(getitem, key.split('.'), values))}" for key, taken in keys.items() if taken]
+
+
+def _is_set(config: JobConfig, key: str) -> bool:
+    section, name = key.split(".")
+    return name in getattr(config, section).model_fields_set
+
+
+def _earlier(template: str) -> list[str]:
+    """Paths of scores that earlier runs have left, the newest first; Parquet has another name until it is whole."""
+    if not is_dated(template):
+        return []
+    begun = dated_paths(f"{template}.unfinished")
+    found = {*dated_paths(template), *((moment, path.removesuffix(".unfinished")) for moment, path in begun)}
+    return [path for _, path in sorted(found, reverse=True)]

@@ -66,17 +66,16 @@ def export(path: str | Path, target: Target, out: str | Path | None = None) -> P
     UserError
         If the store is not complete, the file exists, or a package is missing.
     """
-    result = store.open_store(path)
+    result = store.open_store(Path(path).resolve())  # once: a link may be set to another store meanwhile
     assert result.best is not None
     model = store.read_model(result.path, result.best)
-    file = _default_file(result, target) if out is None else Path(out)
+    file = _default_file(Path(path), result.best, target) if out is None else Path(out)
     _WRITERS[target](result, model, file)
     return file
 
 
-def _default_file(result: ResultStore, target: Target) -> Path:
-    path = Path(result.path)
-    return path.with_name(f"{path.stem}-{result.best}{target.ending}")
+def _default_file(path: Path, best: str, target: Target) -> Path:
+    return path.with_name(f"{path.stem}-{best}{target.ending}")
 
 
 @contextmanager

@@ -33,9 +33,13 @@ def placed(config: JobConfig, *, fresh: bool = False, now: datetime | None = Non
     template = config.output.store
     if not is_dated(template):
         return config
-    moment = now or datetime.now(config.schedule.zone if config.schedule else None)
     found = None if fresh else _unfinished(config)
-    return with_store(config, found or at(template, moment))
+    return with_store(config, found or dated_now(config, template, now))
+
+
+def dated_now(config: JobConfig, template: str, now: datetime | None = None) -> str:
+    """The path that the present moment makes of one with a date, in the time zone of the schedule."""
+    return at(template, now or datetime.now(config.schedule.zone if config.schedule else None))
 
 
 def with_store(config: JobConfig, path: str) -> JobConfig:
@@ -44,12 +48,14 @@ def with_store(config: JobConfig, path: str) -> JobConfig:
 
 
 def stores_of(config: JobConfig) -> Iterator[ResultStore]:
-    """Stores that runs of a configuration have left, complete or not, the newest first."""
+    """Stores that runs of a configuration's name have left, complete or not, the newest first."""
     template = config.output.store
     paths = [path for _, path in dated_paths(template)] if is_dated(template) else [template]
     for path in paths:
         if store.is_store(path):
-            yield store.open_store(path, unfinished=True)
+            found = store.open_store(path, unfinished=True)
+            if found.config["name"] == config.name:  # other jobs may have the same template
+                yield found
 
 
 def last_complete(config: JobConfig) -> ResultStore | None:

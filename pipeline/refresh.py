@@ -30,7 +30,7 @@ from pipeline import store
 from pipeline.config import JobConfig
 from pipeline.dated import is_dated, latest
 from pipeline.fingerprint import contents_of
-from pipeline.places import last_complete, stores_of
+from pipeline.places import last_complete, placed, stores_of
 from pipeline.prepared import Preparation, preparation_of
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.report import report_folder
@@ -57,6 +57,8 @@ class Decision:
         Mean log-likelihood a held-out row, of the refitted winner less that of the winner as it was.
     bound : float
         ``refresh.drift``.
+    gained : float or None
+        Sum of the gains since the last search, this one's included; a loss lowers it, to 0 and no further.
     """
 
     searched: bool
@@ -64,6 +66,7 @@ class Decision:
     previous: str | None = None
     gain: float | None = None
     bound: float = 0.0
+    gained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def refresh(
     Raises
     ------
     UserError
-        As :func:`pipeline.run.run`; or if ``output.store`` has no date.
+        As :func:`pipeline.run.run`; or if ``output.store`` has no date, or another job's store lies at its path.
     """
     if not is_dated(config.output.store):
         raise UserError(
@@ -99,18 +102,30 @@ def refresh(
             "Write one, such as results/{name}-{started:%Y-%m-%d}.zarr."
         )
     bounds = config.refresh or RefreshConfig()
-    previous = last_complete(config)
+    previous, tonight = last_complete(config), placed(config)
+    _require_own(tonight)
 
     def seed(config: JobConfig, progress: Progress) -> None:
         """Pass 0, and the states that the decision makes."""
         seed_with(config, partial(_starts, config, previous, bounds.drift, progress), progress)
 
-    summary = run(config, progress=progress, as_task=as_task, seeding=seed)
+    summary = run(tonight, progress=progress, as_task=as_task, seeding=seed)
     newest = last_complete(config)  # which another run may have made meanwhile: the link never goes back
     assert newest is not None
     link = _publish(latest(config.output.store), newest.path)
     removed = _retire(config, bounds.keep)
     return Refreshed(summary, _decision_of(summary.store), link, removed)
+
+
+def _require_own(config: JobConfig) -> None:
+    """Raise :class:`UserError` if the store at the path of this run is another job's: it would be published as ours."""
+    path = config.output.store
+    name = store.open_store(path, unfinished=True).config["name"] if store.is_store(path) else config.name
+    if name != config.name:
+        raise UserError(
+            f"output.store: {path} is a store of the job {name}, and {config.name} needs its own. Write {{name}} in "
+            "output.store."
+        )
 
 
 # -- the decision ------------------------------------------------------------------------------------------------
@@ -148,13 +163,31 @@ def _decide(
     if refit is None:
         return again(f"{previous.best} cannot be fitted to these rows: all candidates are"), None
     gain = _gain(model, refit, _part(found, 1), preparation)
-    than = f"{'worse' if gain < 0.0 else 'better'} by {abs(gain):.4f} a row than that of {previous.path}"
-    told = f"on held-out rows the refitted {previous.best} is {than}"
-    if not gain <= bound:
+    before = _gained(previous.path)
+    gained = float(np.maximum(before + gain, 0.0))  # which is NaN where the gain is
+    told = _told(str(previous.best), previous.path, gain, before, gained)
+    if not gained <= bound:
         reason = f"{told}, over the bound {bound:g}: all candidates are fitted again"
-        return again(reason, gain=gain if np.isfinite(gain) else None), None
+        return again(reason, gain=_finite(gain), gained=_finite(gained)), None
     reason = f"{told}, within the bound {bound:g}: it is kept, and fitted to these rows"
-    return Decision(False, reason, previous.path, gain, bound), refit
+    return Decision(False, reason, previous.path, gain, bound, gained), refit
+
+
+def _gained(path: str) -> float:
+    """What refreshes have gained since the last search, up to a store; slow drift stays under the bound each night."""
+    decision = _decision_of(path)
+    return 0.0 if decision.searched else decision.gained or 0.0
+
+
+def _told(best: str, path: str, gain: float, before: float, gained: float) -> str:
+    """How much better the refit is, and all refits since the last search."""
+    than = f"{'worse' if gain < 0.0 else 'better'} by {abs(gain):.4f} a row than that of {path}"
+    since = f", and by {gained:.4f} in all since the last search" if before else ""
+    return f"on held-out rows the refitted {best} is {than}{since}"
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _changed(config: JobConfig, model: StoredModel, source: Source) -> str | None:
@@ -234,6 +267,7 @@ def _publish(link: str, path: str) -> str:
         raise UserError(f"{link} is to be the link to the newest store, and something else is there. Move it away.")
     if place.is_symlink() and place.resolve() == Path(path).resolve():
         return link
+    place.parent.mkdir(parents=True, exist_ok=True)  # where the date is the name of a folder
     new = place.with_name(f".{place.name}.new")
     new.unlink(missing_ok=True)
     new.symlink_to(os.path.relpath(path, place.parent))

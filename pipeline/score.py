@@ -30,6 +30,7 @@ from pipeline.config import DataConfig, JobConfig
 from pipeline.config_text import explain, with_overrides
 from pipeline.drift import Fit, compare, fit_of, label_shares
 from pipeline.fingerprint import header_of
+from pipeline.places import with_store
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.sources import Source, open_source
 from pipeline.store import ResultStore, RowPlan, RowWriter, StoredModel
@@ -97,6 +98,7 @@ def score(
     columns: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
     fresh: bool = False,
+    earlier: Sequence[str] = (),
     progress: Progress = silent,
 ) -> ScoreSummary:
     """Answer for new rows with the chosen model of a complete result store.
@@ -104,7 +106,7 @@ def score(
     Parameters
     ----------
     path : str or Path
-        The result store.
+        The result store. A link to one is followed once, so that all is read of one store if it is set to another.
     data : str
         The rows, as ``data.source`` of a configuration; their columns are found by the model's names.
     out : str or Path
@@ -115,6 +117,9 @@ def score(
         ``section.key=value`` of ``data``, ``output`` and ``cluster``; the rest is as in the store's configuration.
     fresh : bool
         Replace other scores.
+    earlier : sequence of str
+        Other paths, the newest first: scores of the same model and rows that were left unfinished at one of them are
+        gone on with, and ``out`` is left alone, unless newer ones are complete.
     progress : callable
 
     Raises
@@ -123,16 +128,22 @@ def score(
         If the store is not complete, or the data lack a feature or hold values that are missing.
     """
     begin = time.monotonic()
-    result = store.open_store(path)
+    result = store.open_store(Path(path).resolve())
     model = store.read_model(result.path, str(result.best))
     fit = fit_of(result, model)
     config = score_config(result, model, data, str(out), columns, overrides)
     progress(StageStarted("open", f"{data}, for {result.best} of {result.path}"))
     source = _open(config.data, model)
     question = _question(config, model, fit)
-    with store.lock(out):
-        reused, summary = _run(config, source, question, fit, result, fresh, progress)
-    return _summarise(str(out), str(result.best), summary, time.monotonic() - begin, reused)
+    rows, plan = _planned(config, source, question, progress)
+    config = with_store(config, _find_unfinished(config, plan, earlier) or config.output.store)
+    with store.lock(config.output.store):
+        whole, writer = _prepare(config, source, plan, result, fresh)
+        answer_source(config, source, rows, question, writer, progress, lambda found: compare(found, fit))
+        summary = writer.summary()
+        if not (whole or _as_files(config)):
+            store.complete_scores(config.output.store, summary)
+    return _summarise(config.output.store, str(result.best), summary, time.monotonic() - begin, whole)
 
 
 def _question(config: JobConfig, model: StoredModel, fit: Fit) -> Question:
@@ -140,54 +151,47 @@ def _question(config: JobConfig, model: StoredModel, fit: Fit) -> Question:
     names, quantile = wanted_answers(config), config.output.anomaly_quantile
     if not names:
         raise UserError(
-            "nothing is asked about the rows: the store's configuration has no labels, log densities or "
-            "responsibilities. Add --set output.labels=true."
+            "nothing is asked about the rows: the configuration has no labels, log densities or responsibilities. "
+            "Set output.labels to true (--set output.labels=true)."
         )
     threshold = fit.threshold if quantile is not None and quantile == fit.quantile else None
     return Question(model, config.data.missing == "drop", names, fit.mean, quantile, threshold)
 
 
-def _run(
-    config: JobConfig,
-    source: Source,
-    question: Question,
-    fit: Fit,
-    result: ResultStore,
-    fresh: bool,
-    progress: Progress,
-) -> tuple[bool, dict[str, Any]]:
-    """Write what is missing of the scores; whether nothing was, and their summary."""
-    out = config.output.store
-    rows, plan = _planned(config, source, question, progress)
-    is_parquet = config.output.rows == "parquet"
-    writer = parquet_writer(config, source, plan, out) if is_parquet else find_writer(config, source, plan, out)
-    whole = _prepare(config, source, plan, writer, result, fresh)
-    answer_source(config, source, rows, question, writer, progress, lambda found: compare(found, fit))
-    summary = writer.summary()
-    if not (is_parquet or whole):
-        store.complete_scores(out, summary)
-    return whole, summary
+def _find_unfinished(config: JobConfig, plan: RowPlan, earlier: Sequence[str]) -> str | None:
+    """Where an earlier call has begun what is planned; None where none has."""
+    if not (earlier and _as_files(config)):
+        return store.find_unfinished(earlier, plan.token)
+    from pipeline.store.parquet_rows import find_unfinished
+
+    return find_unfinished(earlier, plan.token)
+
+
+def _as_files(config: JobConfig) -> bool:
+    return config.output.rows == "parquet"
 
 
 def _prepare(
-    config: JobConfig, source: Source, plan: RowPlan, writer: RowWriter, result: ResultStore, fresh: bool
-) -> bool:
-    """Make room for the scores; returns whether they are there."""
-    if config.output.rows == "parquet":
+    config: JobConfig, source: Source, plan: RowPlan, result: ResultStore, fresh: bool
+) -> tuple[bool, RowWriter]:
+    """Make room for the scores; returns whether they are there, and what writes the rest of them."""
+    out = config.output.store
+    if _as_files(config):
+        writer = parquet_writer(config, source, plan, out)
         if writer.holds_another() and not fresh:
             raise UserError(
-                f"{writer.place} exists and does not hold these scores. Choose another path with -o, or replace it "
-                "with --fresh."
+                f"{writer.place} exists and does not hold these scores. {store.ELSEWHERE}, or replace it (gmm-dask "
+                "score --fresh)."
             )
-        return writer.begin()
+        return writer.begin(), writer
     attributes = {
-        "model": {"store": str(Path(result.path).resolve()), "name": result.best},
+        "model": {"store": result.path, "name": result.best},
         "config": config.model_dump(mode="json", include={"data", "output"}),
         "data": header_of(source),
         "software": result.software,
         "token": plan.token,
     }
-    return store.prepare_scores(config.output.store, attributes, fresh)
+    return store.prepare_scores(out, attributes, fresh), find_writer(config, source, plan, out)
 
 
 # -- the configuration -------------------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ def score_config(
             f"({', '.join(model.columns)}); got {len(columns)}: {', '.join(columns)}."
         )
     stored = result.config
-    rows = "parquet" if out.rstrip("/").endswith(".parquet") else "zarr"
+    rows = "parquet" if is_parquet(out) else "zarr"
     output = {key: value for key, value in stored["output"].items() if key != "key_columns" or rows == "parquet"}
     values = {
         "name": stored["name"],
@@ -226,6 +230,11 @@ def score_config(
         return JobConfig.model_validate(with_overrides(values, list(overrides)))
     except pydantic.ValidationError as error:
         raise explain(error, "of the scores", JobConfig) from None
+
+
+def is_parquet(out: str) -> bool:
+    """Whether a path of scores is one of a folder of Parquet files."""
+    return out.rstrip("/").endswith(".parquet")
 
 
 def _require_settable(overrides: Sequence[str]) -> None:

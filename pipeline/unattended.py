@@ -97,7 +97,8 @@ class ScoreConfig(Section):
     """What the flow score-batch labels, with the model of the newest complete store."""
 
     source: Annotated[Text, AfterValidator(without_secrets)] = Field(
-        description="Where the rows are, as data.source; data.storage_options are used here too."
+        description="Where the rows are, as data.source; data.storage_options are used here too. What is set of "
+        "data.missing, chunk_rows and dataset, and of output, holds for these rows; the rest is as in the store."
     )
     out: Annotated[Text, AfterValidator(check_template)] = Field(
         default="results/{name}-scores-{started:%Y-%m-%d}.zarr",
@@ -112,7 +113,8 @@ class RefreshConfig(Section):
     drift: Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)] = Field(
         default=0.05,
         description="The search is made again if, on rows that were held out, a refit of the last winner is better "
-        "than it was by more than this: mean log-likelihood a row.",
+        "than it was by more than this: mean log-likelihood a row. The gains of all refreshes since the last search "
+        "are summed for that, so that slow drift counts.",
     )
     keep: Count = Field(
         default=7, description="Complete stores that are kept; older ones are removed, with their reports and rows."

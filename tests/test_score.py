@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -305,6 +306,22 @@ def test_an_unfinished_store_is_no_model(tmp_path):
         run(config, progress=watch)
     with pytest.raises(UserError, match=r"the result store .* is not complete"):
         score(config.output.store, str(tmp_path / "fit.csv"), tmp_path / "out.zarr")
+
+
+def test_a_link_that_is_set_to_another_store_meanwhile_changes_nothing(tmp_path, store):
+    link, new = tmp_path / "latest.zarr", tmp_path / "new.zarr"
+    shutil.copytree(store, new)
+    link.symlink_to(store)
+
+    def swap(event):
+        if isinstance(event, StageStarted) and event.name == "open":  # the model has been read
+            link.unlink()
+            link.symlink_to(new)
+
+    data = write_new(tmp_path, "csv", some_rows(50, 1))
+    out = score(link, data, tmp_path / "out.zarr", progress=swap).out
+    assert link.resolve() == new
+    assert read_scores(out)["model"]["store"] == str(Path(store).resolve())
 
 
 def test_a_little_memory_is_refused_with_the_remedy(tmp_path, store):

@@ -53,9 +53,10 @@ from pipeline.store.rows import (
 )
 from pipeline.store.same import is_same_job
 from pipeline.store.sample import Sample, read_sample, write_sample
-from pipeline.store.scores import complete_scores, prepare_scores, read_scores
+from pipeline.store.scores import ELSEWHERE, complete_scores, find_unfinished, prepare_scores, read_scores
 
 __all__ = [
+    "ELSEWHERE",
     "Checkpoint",
     "DamagedError",
     "Effort",
@@ -71,6 +72,7 @@ __all__ = [
     "complete",
     "complete_scores",
     "find_store",
+    "find_unfinished",
     "is_locked",
     "is_same_job",
     "is_store",

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,16 @@ class ParquetRows:
     def _file(self, number: int) -> Path:
         digits = max(5, math.ceil(math.log10(max(2, len(self.plan.lengths)))))
         return self._unfinished / f"part-{number:0{digits}d}.parquet"
+
+
+def find_unfinished(folders: Sequence[str], token: str) -> str | None:
+    """The folder that an earlier call has begun and not finished; see :func:`pipeline.store.scores.find_unfinished`."""
+    for folder in folders:
+        if Path(folder).exists():
+            return None
+        if any(_footer(file).get("token") == token for file in Path(f"{folder}.unfinished").glob(_PARTS)):
+            return folder
+    return None
 
 
 def remove_parts(folder: Path) -> None:

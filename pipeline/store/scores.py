@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ FORMAT = "gmm-dask-scores"
 FORMAT_VERSION = 1
 RUNNING = "running"
 COMPLETE = "complete"
+ELSEWHERE = "Choose another path (-o; in a configuration score.out, with a date in it)"
 
 
 def prepare_scores(path: StorePath, attributes: dict[str, Any], fresh: bool) -> bool:
@@ -52,8 +54,8 @@ def prepare_scores(path: StorePath, attributes: dict[str, Any], fresh: bool) -> 
             return complete
         if complete:
             raise UserError(
-                f"{path} holds the scores of another model, of other data or with other settings. Choose another "
-                "path with -o, or replace them with --fresh."
+                f"{path} holds the scores of another model, of other data or with other settings. {ELSEWHERE}, or "
+                "replace them (gmm-dask score --fresh)."
             )
     with writing(str(path)):
         zarr.create_group(
@@ -65,6 +67,33 @@ def prepare_scores(path: StorePath, attributes: dict[str, Any], fresh: bool) -> 
             ),
         )
     return False
+
+
+def find_unfinished(paths: Sequence[str], token: str) -> str | None:
+    """The scores that an earlier call has begun and not finished.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Where they may be, the newest first.
+    token : str
+        Of the model, the data and the settings.
+
+    Returns
+    -------
+    path : str or None
+        None if there are none that are newer than all that are complete.
+    """
+    for path in paths:
+        try:
+            found = _attributes(path)
+        except UserError:  # something else
+            continue
+        if found is not None and found["status"] == COMPLETE:
+            return None
+        if found is not None and found["token"] == token:
+            return path
+    return None
 
 
 def complete_scores(path: StorePath, summary: dict[str, Any]) -> None:
@@ -103,7 +132,6 @@ def _attributes(path: StorePath) -> dict[str, Any] | None:
         attributes = {}
     if (attributes.get("format"), attributes.get("format_version")) != (FORMAT, FORMAT_VERSION):
         raise UserError(
-            f"{path} exists and does not hold scores that this gmm-dask knows, so it is left as it is. Choose another "
-            "path with -o."
+            f"{path} exists and does not hold scores that this gmm-dask knows, so it is left as it is. {ELSEWHERE}."
         )
     return attributes
