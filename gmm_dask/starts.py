@@ -40,9 +40,10 @@ WORTH_REFINING = 4
 
 CLUSTERINGS = 2  # of each kind
 ROUNDS = 12
-TRIES = 2  # how often moves are tried from the best fit of a candidate: the likeliest, then some drawn at random
+TRIES = 4  # how often moves are tried from the best fit of a candidate: the likeliest, then some drawn at random
 SPLITS = 4
 MERGES = 3
+FRESH = 2  # clusterings that are tried beside moves drawn at random
 KEPT = 2  # fits of a candidate that are kept from round to round
 # fits after the first few iterations, of which the most promising of each candidate go on
 GLIMPSE = Settings(tol=1e-5, max_iter=5)
@@ -214,7 +215,7 @@ def _clusterings(scout: Scout, k: int) -> Iterator[Array]:
         return
     for _ in range(CLUSTERINGS):
         for labels in (_kmeans(scout, scout.x, k), _kmeans(scout, scout.whitened, k), _nearest(scout, k)):
-            yield (labels[:, None] == np.arange(k)).astype(float)
+            yield _one_hot(labels, k)
 
 
 def _kmeans(scout: Scout, x: Array, k: int) -> NDArray[np.intp]:
@@ -244,7 +245,11 @@ def _neighbours(scout: Scout, state: State, pool: Pool, again: int) -> Iterator[
     if k > 1 and not again:
         yield from (scout.start(other, resp) for other, n in pool if n == k and other != name)
     widest = _widest(scout, resp, again)
-    halves = {j: _split(scout, resp, j) for j in widest[:SPLITS]}
+    cut = _split_at_random if again else _split
+    halves = {j: cut(scout, resp, j) for j in widest[:SPLITS]}
+    if again and k > 1:
+        for _ in range(FRESH):
+            yield scout.start(name, _one_hot(_nearest(scout, k), k))
     if (name, k + 1) in pool:
         yield from (scout.start(name, split) for split in halves.values())
     pairs = _overlapping(scout, resp, again)[:MERGES]
@@ -259,9 +264,27 @@ def _neighbours(scout: Scout, state: State, pool: Pool, again: int) -> Iterator[
 def _split(scout: Scout, resp: Array, j: int) -> Array:
     """Component j cut in two at its mean, across its longest direction in whitened space: the second half is last."""
     _, direction, offset = _longest(scout, resp[:, j])
-    side = scout.whitened @ direction > offset
+    return _halved(resp, j, scout.whitened @ direction > offset)
+
+
+def _split_at_random(scout: Scout, resp: Array, j: int) -> Array:
+    """Component j cut in two: each row to the nearer of two that are drawn from it."""
+    shares = resp[:, j] if scout.weights is None else resp[:, j] * scout.weights
+    total = shares.sum()
+    a, b = scout.random.choice(len(shares), 2, p=shares / total if total > 0.0 else None)
+    z = scout.whitened
+    return _halved(resp, j, (z - (z[a] + z[b]) / 2.0) @ (z[b] - z[a]) > 0.0)
+
+
+def _halved(resp: Array, j: int, side: NDArray[np.bool_]) -> Array:
+    """Responsibilities in which component j is two: the second half is last."""
     halves = resp[:, j] * side, resp[:, j] * ~side
     return np.column_stack([resp[:, :j], halves[0], resp[:, j + 1 :], halves[1]])
+
+
+def _one_hot(labels: NDArray[np.intp], k: int) -> Array:
+    resp: Array = (labels[:, None] == np.arange(k)).astype(float)
+    return resp
 
 
 def _merge(resp: Array, a: int, b: int) -> Array:
