@@ -172,9 +172,9 @@ class SearchConfig(Section):
     )
     n_init: Count = Field(default=1, description="Starts of each candidate; the best of them counts.")
     init_params: Literal["kmeans", "k-means++", "random", "random_from_data", "auto"] = Field(
-        default="kmeans",
-        description="How a start finds its first responsibilities, as in scikit-learn; auto lets many short fits "
-        "over a sample of the rows compete, and the n_init best go on.",
+        default="auto",
+        description="How a start finds its first responsibilities. auto lets many short fits over a sample of the rows "
+        "compete, and the n_init best go on, each at another optimum; the others are scikit-learn's.",
     )
     tol: Real = Field(
         default=1e-3,

@@ -57,7 +57,7 @@ def test_defaults(load):
             "held_out": 0.0,
             "extend": False,
             "n_init": 1,
-            "init_params": "kmeans",
+            "init_params": "auto",
             "tol": 1e-3,
             "max_iter": 100,
             "reg_covar": 1e-6,
@@ -497,4 +497,4 @@ def test_quickstart():
     search = load_config(CONFIGS / "quickstart.yaml").search
     assert search.n_components == tuple(range(1, 10))
     assert search.covariance_types == tuple(FAMILIES)
-    assert (search.tol, search.max_iter, search.reg_covar, search.n_init) == (1e-5, 1000, 1e-3, 5)
+    assert (search.tol, search.max_iter, search.reg_covar, search.init_params) == (1e-5, 1000, 1e-3, "auto")

@@ -209,6 +209,7 @@ def test_scaled_stores_answer_in_the_users_units(tmp_path, unheld, kind):
         {"scale": "standard"},
         {**EVERYTHING, "anomaly_quantile": 0.05},
         covariance_types=[kind],
+        init_params="kmeans",
         tol=1e-6,
         max_iter=500,
     )

@@ -88,7 +88,9 @@ def test_the_search_object_finds_the_same(tmp_path, in_project):
     config = quickstart(tmp_path, n_components="[1, 2, 3]", n_init=2)
     table = run(config).table
     X = pd.read_csv(ROOT / "configs/data/old_faithful.csv")
-    search = GaussianMixtureSearch([1, 2, 3], n_init=2, tol=1e-5, max_iter=1000, reg_covar=1e-3, random_state=0).fit(X)
+    search = GaussianMixtureSearch(
+        [1, 2, 3], n_init=2, init_params="auto", tol=1e-5, max_iter=1000, reg_covar=1e-3, random_state=0
+    ).fit(X)
     np.testing.assert_allclose(table["bic"], search.results_["bic"], rtol=1e-12)
     assert table["n_iter"].tolist() == search.results_["n_iter"].tolist()
 
@@ -251,7 +253,7 @@ def test_what_does_not_fit_the_memory_is_refused_before_a_store_is_made(tmp_path
     config = load_config(
         ROOT / "configs/quickstart.yaml", [f"output.store={tmp_path}/result.zarr", "cluster.memory_limit=100MiB"]
     )
-    with pytest.raises(UserError, match=r"the memory limit is 100 MiB, and 4\d\d MiB are needed"):
+    with pytest.raises(UserError, match=r"the memory limit is 100 MiB, and 5\d\d MiB are needed"):
         run(config)
     assert not (tmp_path / "result.zarr").exists()
 
@@ -260,7 +262,13 @@ def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
     write_synthetic(tmp_path / "data.npy", Plan(600, 40, 3))
     values = {
         "data": {"source": str(tmp_path / "data.npy"), "chunk_rows": 600},
-        "search": {"n_components": [1, 2, 3, 4], "covariance_types": ["full"], "n_init": 4, "max_iter": 5},
+        "search": {
+            "n_components": [1, 2, 3, 4],
+            "covariance_types": ["full"],
+            "n_init": 4,
+            "init_params": "kmeans",
+            "max_iter": 5,
+        },
     }
     whole = JobConfig.model_validate({**values, "output": {"store": str(tmp_path / "whole.zarr")}})
     shape = shape_of(open_source(whole.data), whole)
@@ -310,8 +318,8 @@ def everything_in(store):
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path, in_project, monkeypatch):
     monkeypatch.setattr(pipeline.keeper, "CHECKPOINT_SECONDS", 0.0)
-    whole = quickstart(tmp_path / "whole", n_components="[1, 2, 4]", n_init=2)
-    parts = quickstart(tmp_path / "parts", n_components="[1, 2, 4]", n_init=2)
+    whole = quickstart(tmp_path / "whole", n_components="[1, 2, 4]", n_init=2, init_params="kmeans")
+    parts = quickstart(tmp_path / "parts", n_components="[1, 2, 4]", n_init=2, init_params="kmeans")
     run(whole)
     for number in (3, 4, 20, 21, 60):
         with pytest.raises(Stop):
@@ -338,7 +346,7 @@ def test_a_complete_store_is_reported_whatever_the_memory(tmp_path, in_project):
 
 def test_waves_that_do_not_fit_a_smaller_memory_are_refused(tmp_path, in_project, monkeypatch):
     monkeypatch.setattr(pipeline.keeper, "CHECKPOINT_SECONDS", 0.0)
-    config = quickstart(tmp_path, n_components="[2]")
+    config = quickstart(tmp_path, n_components="[2]", init_params="kmeans")
     with pytest.raises(Stop):
         run(config, progress=stop_at(4))
     with pytest.raises(UserError, match=r"memory_limit is 100 MiB, and the unfinished run .* Raise .* --fresh"):
@@ -406,7 +414,7 @@ def test_the_winner_is_the_chosen_one_also_in_a_tie(tmp_path, monkeypatch):
 
 def test_the_leader_of_a_run_is_that_of_its_table(tmp_path, in_project, monkeypatch):
     monkeypatch.setattr(pipeline.keeper, "CHECKPOINT_SECONDS", 0.0)
-    config, events = quickstart(tmp_path), []
+    config, events = quickstart(tmp_path, init_params="kmeans"), []
     with pytest.raises(Stop):
         run(config, progress=lambda event: events.append(event) or stop_at(9)(event))
     checkpoint = load_checkpoint(config.output.store)
