@@ -99,7 +99,7 @@ def _of_class(cluster: ClusterConfig) -> Any:
         words = hide(f"{type(error).__name__}: {error}", cluster.kwargs).rstrip(".")
         raise UserError(
             f"cluster.class_path: {cluster.class_path} could not start a cluster: {words}. See cluster.kwargs."
-        ) from error
+        ) from None  # the cause may name secrets, and a traceback is logged with all of its causes
     return made
 
 
