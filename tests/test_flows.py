@@ -8,13 +8,19 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import psutil
 import pytest
 import zarr
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.api import prefect_api, require_server
+from gmm_dask.errors import FaultError, UserError
 
 GMM_DASK = Path(sys.executable).with_name("gmm-dask")
 PATIENCE = 60.0
@@ -168,6 +174,36 @@ def test_a_server_that_is_set_is_used_and_must_answer(job, environment):
     assert done.returncode == 2
     assert "expected a Prefect server at http://127.0.0.1:9/api" in done.stderr
     assert "--no-prefect" in done.stderr
+
+
+WITH_PASSWORD = "http://me:hunter2@127.0.0.1:9/api"
+
+
+@pytest.mark.parametrize("wrong", [httpx.ConnectError, httpx.InvalidURL])
+def test_the_password_of_a_server_that_does_not_answer_is_not_shown(monkeypatch, wrong):
+    def fail(**_):
+        raise wrong(f"nobody at {WITH_PASSWORD}")
+
+    monkeypatch.setattr("flows.api.get_client", fail)
+    with temporary_settings({PREFECT_API_URL: WITH_PASSWORD}), pytest.raises(UserError) as caught:
+        require_server()
+    require_hidden(caught.value)
+    assert "expected a Prefect server at http://me:***@127.0.0.1:9/api" in str(caught.value)
+
+
+def test_the_password_of_a_server_that_fails_during_the_run_is_not_shown(monkeypatch):
+    monkeypatch.setattr("flows.api._require_answer", lambda *_: None)
+    request = httpx.Request("GET", f"{WITH_PASSWORD}/flows")
+    with temporary_settings({PREFECT_API_URL: WITH_PASSWORD}), pytest.raises(FaultError) as caught, prefect_api():
+        httpx.Response(500, request=request).raise_for_status()
+    require_hidden(caught.value)
+    assert "500 Internal Server Error" in str(caught.value)
+
+
+def require_hidden(error):
+    logged = "".join(traceback.format_exception(error))
+    assert "me:***@127.0.0.1:9" in logged
+    assert "hunter2" not in logged
 
 
 def test_a_server_that_is_set_gets_the_run(job, prefect_home, environment):
