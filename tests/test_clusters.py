@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import ipaddress
 import os
+import re
 import threading
 import time
 import traceback
@@ -375,6 +376,8 @@ def test_a_worker_that_does_not_see_the_data_and_comes_in_the_middle(data, tmp_p
         ("os.system", "it is none"),
         ("subprocess.Popen", "it is none"),
         ("distributed.Client", "it is none"),
+        ("distributed.SpecCluster", "calls whatever cluster.kwargs name"),
+        ("distributed.deploy.spec.SpecCluster", "calls whatever cluster.kwargs name"),
         ("distributed.NoCluster", "there is no such name"),
         ("no_such_package.Cluster", "cannot import no_such_package"),
         ("__import__('os').system", "expected a path"),
@@ -384,6 +387,26 @@ def test_a_worker_that_does_not_see_the_data_and_comes_in_the_middle(data, tmp_p
 def test_only_classes_of_clusters_are_called(path, reason):
     with pytest.raises(UserError, match=rf"cluster\.class_path: .*{reason}"):
         cluster_class(path)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"scheduler": {"cls": "subprocess.check_output", "options": {"args": "id"}}}, "scheduler.cls"),
+        ({"workers": {"0": {"cls": "subprocess.Popen"}}}, "workers.0.cls"),
+        ({"groups": [{"cls": "subprocess.Popen"}]}, "groups[0].cls"),
+        ({"worker_class": "subprocess.Popen", "processes": True}, "worker_class"),
+        ({"scheduler_cls": "subprocess.Popen"}, "scheduler_cls"),
+    ],
+)
+def test_nothing_is_called_that_kwargs_name(kwargs, named):
+    with pytest.raises(ValueError, match=rf"expected no class by its name, and {re.escape(named)} is one"):
+        ClusterConfig(kind="class", class_path="distributed.LocalCluster", kwargs=kwargs)
+
+
+def test_kwargs_that_name_no_class():
+    kwargs = {"worker_class": None, "job_extra_directives": ["--qos=high"], "spec": {"priorityClassName": "low"}}
+    assert ClusterConfig(kind="class", class_path="a.B", kwargs=kwargs).kwargs == kwargs
 
 
 class BrokenCluster(distributed.deploy.Cluster):

@@ -105,6 +105,7 @@ def _of_class(cluster: ClusterConfig) -> Any:
 
 def cluster_class(path: str) -> Any:
     """The class at an import path; raises :class:`UserError` for anything that is no class of clusters."""
+    from distributed import SpecCluster
     from distributed.deploy.cluster import Cluster
 
     if not _CLASS_PATH.fullmatch(path):
@@ -121,6 +122,11 @@ def cluster_class(path: str) -> Any:
         what = "there is no such name" if found is None else "it is none"
         raise UserError(
             f"cluster.class_path: expected a subclass of distributed.deploy.cluster.Cluster; {path}: {what}."
+        )
+    if found is SpecCluster:
+        raise UserError(
+            f"cluster.class_path: expected a class that says what its workers are; {path} calls whatever cluster.kwargs "
+            "name. Use a subclass of it."
         )
     return found
 
