@@ -45,7 +45,7 @@ def _positive_bytes(value: str) -> str:
 
 
 def _without_classes(value: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that name nothing for Dask to import and call: ``cluster.class_path`` takes classes of clusters only."""
+    """Arguments that name nothing for Dask to import and call, past the check of ``cluster.class_path``."""
     named = list(_named_classes(value))
     if named:
         raise ValueError(
@@ -125,8 +125,8 @@ class ClusterConfig(Section):
         default=None,
         description="class: import path of a subclass of distributed.deploy.cluster.Cluster, such as "
         "dask_jobqueue.SLURMCluster or dask_kubernetes.operator.KubeCluster; not distributed.SpecCluster, which would "
-        "call anything. Some of these classes run shell commands by design, such as the prologue of a batch job: trust a "
-        "configuration as you would trust a script.",
+        "call anything. Some of these classes run shell commands by design, such as the prologue of a batch job: trust "
+        "a configuration as you would trust a script.",
     )
     kwargs: Annotated[dict[str, Any], AfterValidator(without_secrets), AfterValidator(_without_classes)] = Field(
         default={},

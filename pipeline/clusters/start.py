@@ -125,8 +125,8 @@ def cluster_class(path: str) -> Any:
         )
     if found is SpecCluster:
         raise UserError(
-            f"cluster.class_path: expected a class that says what its workers are; {path} calls whatever cluster.kwargs "
-            "name. Use a subclass of it."
+            f"cluster.class_path: expected a class that says what its workers are; {path} calls whatever "
+            "cluster.kwargs name. Use a subclass of it."
         )
     return found
 
