@@ -54,11 +54,15 @@ def _told_if_lost(url: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
-        words = " ".join(str(error).split()) or type(error).__name__
         raise FaultError(
-            f"the Prefect server at {url} failed during the run ({words}). What the job had finished is in the result "
-            "store: run the command again once the server answers, or with --no-prefect."
-        ) from error
+            f"the Prefect server at {url} failed during the run ({_words(error)}). What the job had finished is in the "
+            "result store: run the command again once the server answers, or with --no-prefect."
+        ) from None  # the cause may name the URL with its password
+
+
+def _words(error: Exception) -> str:
+    """What an error says, as it may be printed."""
+    return str(redacted(" ".join(str(error).split()))) or type(error).__name__
 
 
 def require_server() -> str:
@@ -93,7 +97,7 @@ def _require_answer(url: str, remedy: str) -> None:
     except httpx.HTTPStatusError as error:
         raise UserError(f"{expected}; {_refusal(error.response.status_code)}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise UserError(f"{expected}; it does not answer ({error}). {remedy}") from None
+        raise UserError(f"{expected}; it does not answer ({_words(error)}). {remedy}") from None
 
 
 def _refusal(status: int) -> str:

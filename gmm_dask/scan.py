@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import dask
 import dask.array as da
@@ -192,7 +193,7 @@ def map_reduce(rows: Rows, function: ChunkFunction[Result], merge: Merge[Result]
     """
     if rows.in_memory:
         return _merge_in_turn(map_in_memory(rows, function, shared), merge)
-    token = f"{next(_passes):06d}-{id(rows):x}"
+    token = f"{next(_passes):06d}-{uuid4().hex}"  # forked processes may share a scheduler, and count alike
     graph, keys = _chunk_tasks(rows, function, shared, name, token)
     root = _merge_tasks(graph, keys, merge, f"merge-{token}")
     layer = f"pass-{token}"

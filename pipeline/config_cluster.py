@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, Field, Strict, ValidationInfo
 
-from pipeline.environment import literal_secrets
+from pipeline.environment import without_secrets
 from pipeline.sections import Count, Section, Text, Whole
 
 Seconds = Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)]
@@ -26,6 +28,8 @@ _KINDS = {
     "min_workers": ("address", "class"),
     "timeout": ("local", "address", "class"),
 }
+# under such a key Dask takes the name of a class, which it imports and calls
+_CLASS_KEY = re.compile(r"(^|_)(cls|class)$", re.IGNORECASE)
 # without these a kind cannot be
 _REQUIRED = {"address": "address", "class_path": "class"}
 
@@ -40,11 +44,26 @@ def _positive_bytes(value: str) -> str:
     return value
 
 
-def _without_secrets(value: dict[str, Any]) -> dict[str, Any]:
-    written = list(literal_secrets(value))
-    if written:
-        raise ValueError(f"expected ${{NAME}}, a variable of the environment, for the secret {written[0]}")
+def _without_classes(value: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that name nothing for Dask to import and call, past the check of ``cluster.class_path``."""
+    named = list(_named_classes(value))
+    if named:
+        raise ValueError(
+            f"expected no class by its name, and {named[0]} is one: leave it to the class at cluster.class_path"
+        )
     return value
+
+
+def _named_classes(value: Any, key: str = "") -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            place = f"{key}.{name}" if key else str(name)
+            if isinstance(inner, str) and _CLASS_KEY.search(str(name)):
+                yield place
+            yield from _named_classes(inner, place)
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _named_classes(inner, f"{key}[{number}]")
 
 
 class TlsFiles(Section):
@@ -105,12 +124,14 @@ class ClusterConfig(Section):
     class_path: Text | None = Field(
         default=None,
         description="class: import path of a subclass of distributed.deploy.cluster.Cluster, such as "
-        "dask_jobqueue.SLURMCluster or dask_kubernetes.operator.KubeCluster.",
+        "dask_jobqueue.SLURMCluster or dask_kubernetes.operator.KubeCluster; not distributed.SpecCluster, which would "
+        "call anything. Some of these classes run shell commands by design, such as the prologue of a batch job: trust "
+        "a configuration as you would trust a script.",
     )
-    kwargs: Annotated[dict[str, Any], AfterValidator(_without_secrets)] = Field(
+    kwargs: Annotated[dict[str, Any], AfterValidator(without_secrets), AfterValidator(_without_classes)] = Field(
         default={},
         description="class: what the class is called with. Secrets come from the environment, as '${NAME}': they are "
-        "filled in when the cluster is started, and neither printed nor stored.",
+        "filled in when the cluster is started, and neither printed nor stored. No class may be named in it.",
     )
     adaptive: AdaptiveBounds | None = Field(
         default=None, description="class: start and end workers between these bounds as there is work; null does not."

@@ -39,8 +39,7 @@ class Server:
             yield self
 
     def query(self, statement):
-        with closing(sqlite3.connect(f"file:{self.home}/prefect.db?mode=ro", uri=True)) as database:
-            return database.execute(statement).fetchall()
+        return query(self.home, statement)
 
     def runs(self, job):
         """Name of the state, its message, and the id, of each run that is not to come, by when they were due."""
@@ -54,6 +53,12 @@ class Server:
         return self.query(
             f"select name, state_name, run_count from task_run where flow_run_id = '{run_id}' order by start_time"
         )
+
+
+def query(home, statement):
+    """What is in the database of a Prefect home."""
+    with closing(sqlite3.connect(f"file:{home}/prefect.db?mode=ro", uri=True)) as database:
+        return database.execute(statement).fetchall()
 
 
 def free_port():

@@ -23,7 +23,7 @@ class Processes:
         self.scheduler = None
         self.address = None
 
-    def start_scheduler(self, port=0):
+    def start_scheduler(self, port=0, **environment):
         file = self.folder / f"scheduler-{time.monotonic_ns()}.json"
         command = [
             "scheduler",
@@ -35,7 +35,7 @@ class Processes:
             "127.0.0.1:0",
             "--no-show",
         ]
-        self.scheduler = self._start([*command, "--scheduler-file", str(file)])
+        self.scheduler = self._start([*command, "--scheduler-file", str(file)], environment=environment)
         deadline = time.monotonic() + 60
         while self.address is None or not file.exists():
             assert self.scheduler.poll() is None, "the scheduler has ended"

@@ -1,13 +1,17 @@
 """Jobs on clusters: worker processes of the job, and schedulers and workers that are started by command."""
 
 import datetime
+import functools
 import importlib.metadata
 import ipaddress
 import os
+import re
 import threading
 import time
+import traceback
 
 import dask
+import distributed
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,10 +25,11 @@ from cryptography.x509.oid import NameOID
 import pipeline.held
 from gmm_dask.errors import FaultError, UserError
 from pipeline import clusters
-from pipeline.clusters.checks import require_packages
+from pipeline.clusters.checks import ClusterError, require_packages
 from pipeline.clusters.start import cluster_class
 from pipeline.config import JobConfig
 from pipeline.config_cluster import ClusterConfig
+from pipeline.patience import StageTimeoutError, limited
 from pipeline.progress import PassDone, StageStarted
 from pipeline.run import run
 from processes import ROOT, Processes
@@ -245,27 +250,72 @@ def test_a_killed_scheduler_is_said_and_the_next_run_resumes(data, on_threads, t
     assert result(tmp_path / "a.zarr") == on_threads
 
 
+def tried_again(tries, between=lambda: None, limit=None):
+    """Stages that may fail once: the errors are put into ``tries``; ``limit`` bounds the seconds of the first try."""
+
+    def as_task(stage):
+        @functools.wraps(stage)
+        def twice(*values):
+            try:
+                return limited(stage, limit)(*values)
+            except FaultError as error:
+                tries.append(error)
+            between()
+            return stage(*values)
+
+        return twice
+
+    return as_task
+
+
 @pytest.mark.slow
 def test_a_stage_that_is_tried_again_finds_the_scheduler_that_was_started_again(data, on_threads, tmp_path, processes):
     port = int(processes.start_scheduler().rpartition(":")[2])
     processes.start_worker("a")
     tries = []
 
-    def as_task(stage):
-        def twice(*values):
-            try:
-                return stage(*values)
-            except FaultError as error:
-                tries.append(str(error))
-            processes.start_scheduler(port)
-            processes.start_worker("b")
-            return stage(*values)
-
-        return twice
+    def start_again():
+        processes.start_scheduler(port)
+        processes.start_worker("b")
 
     config = job(data, tmp_path / "a.zarr", kind="address", address=processes.address, persist="always")
-    run(config, progress=AfterPass(2, lambda: processes.kill(processes.scheduler)), as_task=as_task)
-    assert [("went away" in told) for told in tries] == [True]
+    kill = AfterPass(2, lambda: processes.kill(processes.scheduler))
+    run(config, progress=kill, as_task=tried_again(tries, start_again))
+    assert [(type(error), "went away" in str(error)) for error in tries] == [(ClusterError, True)]
+    assert result(tmp_path / "a.zarr") == on_threads
+
+
+def started_of(told, name):
+    return [event.detail for event in told if isinstance(event, StageStarted) and event.name == name]
+
+
+def test_a_stage_out_of_time_leaves_the_cluster_and_its_rows(data, on_threads, tmp_path, shared):
+    told, tries = [], []
+    config = job(data, tmp_path / "a.zarr", kind="address", address=shared.address, min_workers=2, persist="always")
+    run(config, progress=told.append, as_task=tried_again(tries, limit=1e-9))
+    assert {type(error) for error in tries} == {StageTimeoutError}
+    assert len([detail for detail in started_of(told, "cluster") if "waiting" in detail]) == 1
+    assert len(started_of(told, "keep")) == 1
+    assert result(tmp_path / "a.zarr") == on_threads
+
+
+def test_rows_that_could_not_be_read_to_be_kept_are_read_again(data, on_threads, tmp_path, shared):
+    link, told, tries = tmp_path / "rows.npy", [], []
+    link.symlink_to(data)
+
+    def point_to(target):
+        link.unlink()
+        link.symlink_to(target)
+
+    def tell(event):
+        told.append(event)
+        if isinstance(event, StageStarted) and event.name == "keep":
+            point_to(link)  # a loop, which no system follows
+
+    config = job(link, tmp_path / "a.zarr", kind="address", address=shared.address, min_workers=2, persist="always")
+    run(config, progress=tell, as_task=tried_again(tries, between=lambda: point_to(data)))
+    assert [str(error) for error in tries if "cannot read" in str(error)]
+    assert len(started_of(told, "keep")) == 1
     assert result(tmp_path / "a.zarr") == on_threads
 
 
@@ -373,6 +423,8 @@ def test_a_worker_that_does_not_see_the_data_and_comes_in_the_middle(data, tmp_p
         ("os.system", "it is none"),
         ("subprocess.Popen", "it is none"),
         ("distributed.Client", "it is none"),
+        ("distributed.SpecCluster", "calls whatever cluster.kwargs name"),
+        ("distributed.deploy.spec.SpecCluster", "calls whatever cluster.kwargs name"),
         ("distributed.NoCluster", "there is no such name"),
         ("no_such_package.Cluster", "cannot import no_such_package"),
         ("__import__('os').system", "expected a path"),
@@ -384,12 +436,40 @@ def test_only_classes_of_clusters_are_called(path, reason):
         cluster_class(path)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"scheduler": {"cls": "subprocess.check_output", "options": {"args": "id"}}}, "scheduler.cls"),
+        ({"workers": {"0": {"cls": "subprocess.Popen"}}}, "workers.0.cls"),
+        ({"groups": [{"cls": "subprocess.Popen"}]}, "groups[0].cls"),
+        ({"worker_class": "subprocess.Popen", "processes": True}, "worker_class"),
+        ({"scheduler_cls": "subprocess.Popen"}, "scheduler_cls"),
+    ],
+)
+def test_nothing_is_called_that_kwargs_name(kwargs, named):
+    with pytest.raises(ValueError, match=rf"expected no class by its name, and {re.escape(named)} is one"):
+        ClusterConfig(kind="class", class_path="distributed.LocalCluster", kwargs=kwargs)
+
+
+def test_kwargs_that_name_no_class():
+    kwargs = {"worker_class": None, "job_extra_directives": ["--qos=high"], "spec": {"priorityClassName": "low"}}
+    assert ClusterConfig(kind="class", class_path="a.B", kwargs=kwargs).kwargs == kwargs
+
+
+class BrokenCluster(distributed.deploy.Cluster):
+    def __init__(self, token):
+        raise ValueError(f"no account has the token {token}")
+
+
 def test_a_class_that_cannot_start(data, tmp_path, monkeypatch):
     monkeypatch.setenv("TOKEN", "very-secret")
-    cluster = {"kind": "class", "class_path": "distributed.SpecCluster", "kwargs": {"token": "${TOKEN}"}}
-    with pytest.raises(UserError, match=r"distributed\.SpecCluster could not start a cluster: TypeError") as caught:
+    monkeypatch.setattr(distributed, "BrokenCluster", BrokenCluster, raising=False)
+    cluster = {"kind": "class", "class_path": "distributed.BrokenCluster", "kwargs": {"token": "${TOKEN}"}}
+    with pytest.raises(UserError, match=r"distributed\.BrokenCluster could not start a cluster: ValueError") as caught:
         run(job(data, tmp_path / "a.zarr", **cluster))
-    assert "very-secret" not in str(caught.value)
+    logged = "".join(traceback.format_exception(caught.value))
+    assert "no account has the token ${TOKEN}" in logged
+    assert "very-secret" not in logged
 
 
 # -- TLS ---------------------------------------------------------------------------------------------------------

@@ -4,20 +4,21 @@ import base64
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager
-from pathlib import Path
+import traceback
+from contextlib import contextmanager
 
-import numpy as np
+import httpx
 import psutil
 import pytest
 import zarr
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-GMM_DASK = Path(sys.executable).with_name("gmm-dask")
-PATIENCE = 60.0
+from flows.api import prefect_api, require_server
+from gmm_dask.errors import FaultError, UserError
+from prefects import GMM_DASK, PATIENCE, gmm_dask, kill, query, until, write_job
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +36,18 @@ def environment(prefect_home):
 @pytest.fixture
 def job(tmp_path):
     """A folder with a small job, ``job.yaml``."""
-    return write_job(tmp_path)
+    return small_job(tmp_path)
 
 
-def write_job(folder):
-    random = np.random.default_rng(5)
-    rows = np.concatenate([random.normal(center, 0.3, (100, 2)) for center in (-3.0, 0.0, 3.0)])
-    np.save(folder / "rows.npy", rows)
-    (folder / "job.yaml").write_text(
-        "name: Small.job\ndata: {source: rows.npy}\n"
-        "search: {n_components: [2, 3], covariance_types: [tied, diag], tol: 1.0e-4}\n"
-        "output: {store: small.zarr}\n"
-    )
-    return folder
+def small_job(folder):
+    search = "{n_components: [2, 3], covariance_types: [tied, diag], tol: 1.0e-4}"
+    return write_job(folder, "Small.job", schedule="null", search=search, output="{store: small.zarr}")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, prefect_home, environment):
     """A run with the embedded server that came to its end, and the id of its flow run."""
-    done = run_job(write_job(tmp_path_factory.mktemp("finished")), environment)
+    done = run_job(small_job(tmp_path_factory.mktemp("finished")), environment)
     ((run_id,),) = query(prefect_home, "select id from flow_run order by created desc limit 1")
     return done, run_id
 
@@ -67,36 +61,20 @@ def started(*command, **options):
     process = subprocess.Popen(
         [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
-    try:
-        with process:
+    with process:
+        try:
             yield process
-    finally:
-        process.kill()
+        finally:
+            kill(process)
 
 
 def run_job(folder, environment, *arguments):
-    command = [GMM_DASK, "run", "job.yaml", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
-
-
-def until(condition, what, patience=PATIENCE):
-    """Wait for a condition; its value."""
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    pytest.fail(f"waited {patience} s in vain for {what}")
+    return gmm_dask("run", "job.yaml", *arguments, folder=folder, environment=environment)
 
 
 def is_gone(process):
     """Whether a process has ended; one that nobody has waited for yet has, too."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
-def query(home, statement):
-    with closing(sqlite3.connect(f"file:{home}/prefect.db?mode=ro", uri=True)) as database:
-        return database.execute(statement).fetchall()
 
 
 def newest_state(home):
@@ -170,6 +148,36 @@ def test_a_server_that_is_set_is_used_and_must_answer(job, environment):
     assert "--no-prefect" in done.stderr
 
 
+WITH_PASSWORD = "http://me:hunter2@127.0.0.1:9/api"
+
+
+@pytest.mark.parametrize("wrong", [httpx.ConnectError, httpx.InvalidURL])
+def test_the_password_of_a_server_that_does_not_answer_is_not_shown(monkeypatch, wrong):
+    def fail(**_):
+        raise wrong(f"nobody at {WITH_PASSWORD}")
+
+    monkeypatch.setattr("flows.api.get_client", fail)
+    with temporary_settings({PREFECT_API_URL: WITH_PASSWORD}), pytest.raises(UserError) as caught:
+        require_server()
+    require_hidden(caught.value)
+    assert "expected a Prefect server at http://me:***@127.0.0.1:9/api" in str(caught.value)
+
+
+def test_the_password_of_a_server_that_fails_during_the_run_is_not_shown(monkeypatch):
+    monkeypatch.setattr("flows.api._require_answer", lambda *_: None)
+    request = httpx.Request("GET", f"{WITH_PASSWORD}/flows")
+    with temporary_settings({PREFECT_API_URL: WITH_PASSWORD}), pytest.raises(FaultError) as caught, prefect_api():
+        httpx.Response(500, request=request).raise_for_status()
+    require_hidden(caught.value)
+    assert "500 Internal Server Error" in str(caught.value)
+
+
+def require_hidden(error):
+    logged = "".join(traceback.format_exception(error))
+    assert "me:***@127.0.0.1:9" in logged
+    assert "hunter2" not in logged
+
+
 def test_a_server_that_is_set_gets_the_run(job, prefect_home, environment):
     with server_of_another_process(environment) as (url, server):
         with started(GMM_DASK, "run", "job.yaml", cwd=job, env=environment | {"PREFECT_API_URL": url}) as run:
@@ -232,7 +240,7 @@ def test_the_server_dies_with_its_parent_also_when_that_is_killed(environment, w
 
 def test_credentials_of_a_server_on_this_machine_are_those_of_the_embedded_one(job, environment):
     protected = environment | {"PREFECT_SERVER_API_AUTH_STRING": "scheduler:of-this-machine"}
-    run = subprocess.run([GMM_DASK, "run", "job.yaml"], cwd=job, env=protected, capture_output=True, text=True)
+    run = run_job(job, protected)
     assert run.returncode == 0, run.stderr
     assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] == "complete"
 

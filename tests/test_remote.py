@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 import threading
+import traceback
 import urllib.request
 from contextlib import contextmanager
 from functools import partial
@@ -454,6 +455,25 @@ def test_secrets_in_urls_are_refused_and_not_repeated(tmp_path, url):
     found = CliRunner().invoke(app, ["validate", str(tmp_path / "job.yaml"), "--set", f"data.source={url}"])
     assert found.exit_code == 2
     assert "hunter2" not in found.output
+
+
+@pytest.mark.parametrize(
+    "wrong", [FileNotFoundError("no hunter2 here"), PermissionError("hunter2 may not"), OSError("hunter2 is gone")]
+)
+def test_secrets_are_not_in_the_traceback_that_is_logged(monkeypatch, wrong):
+    def fail(*_, **__):
+        raise wrong
+
+    monkeypatch.setenv("PASSWORD", "hunter2")
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/a.csv", b"a,b\n1,2\n")
+    place = find_place(DataConfig(source="memory://a.csv", storage_options={"password": "${PASSWORD}"}))
+    monkeypatch.setattr(type(place.fs), "cat_file", fail)
+    with pytest.raises((UserError, FaultError)) as caught:
+        place.read(0, 3)
+    logged = "".join(traceback.format_exception(caught.value))
+    assert "${PASSWORD}" in logged
+    assert "hunter2" not in logged
 
 
 def test_variables_are_filled_in_when_the_configuration_is_read_or_the_data_opened(tmp_path, monkeypatch):

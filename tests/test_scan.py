@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -47,6 +50,35 @@ def test_merges_are_a_tree():
 
     map_reduce(as_rows(da.zeros((70, 2), chunks=(1, 2))), row_sums, merge, 1.0, "sums")
     assert sorted(widths) == [1, 2, 6, *[8] * 9]  # 70 -> 9 -> 2 -> 1
+
+
+FORKED = r"""
+import os
+import dask, dask.array as da
+from gmm_dask.scan import as_rows, map_reduce
+
+def work(rows, weights, shared, number):
+    return number
+
+def told(graph, keys, **options):
+    os.write(1, f"{keys[0]}\n".encode())
+    return dask.get(graph, keys)
+
+rows = as_rows(da.zeros((2, 2), chunks=(1, 2)))
+for _ in range(2):
+    if not (child := os.fork()):
+        with dask.config.set(scheduler=told):
+            map_reduce(rows, work, sum, None, "sums")
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_passes_of_forked_processes_have_keys_of_their_own():
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
+    one, other = done.stdout.splitlines()
+    assert one != other
 
 
 @pytest.mark.parametrize("chunks", [(50, 2), (40, 1), (33, 2), (600, 2)], ids=str)

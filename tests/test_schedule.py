@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -389,7 +390,7 @@ def deployed(tmp_path_factory, server):
     shutil.copytree(ROOT / "configs", folder / "configs")
     recipe = (ROOT / "prefect.yaml").read_text()
     cron = re.search(r'- cron: ".+"\n +timezone: .+\n', recipe)[0]
-    (folder / "prefect.yaml").write_text(recipe.replace(cron, "- interval: 15\n"))
+    (folder / "prefect.yaml").write_text(recipe.replace(cron, "- cron: '* * * * *'\n"))
     for command in (("work-pool", "create", "gmm-dask", "--type", "process"), ("deploy", "--all", "--no-prompt")):
         subprocess.run(
             [BIN / "prefect", *command],
@@ -413,9 +414,12 @@ def test_a_worker_takes_a_scheduled_run_from_the_pool(deployed, server):
     assert ("old-faithful: fit_wave 1", "Completed", 1) in server.tasks(deployed)
 
 
+TEXT = "document.body?.innerText ?? ''"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_the_pages_of_a_run_and_its_artifacts_show_what_it_found(deployed, server):
+def test_the_pages_of_a_run_and_its_artifacts_show_what_it_found(deployed, server, tmp_path):
     site = server.url.removesuffix("/api")
     artifacts = dict(server.query(f"select key, id from artifact where flow_run_id = '{deployed}'"))
     shown = {
@@ -426,11 +430,22 @@ def test_the_pages_of_a_run_and_its_artifacts_show_what_it_found(deployed, serve
     widths = "[...document.images].filter(image => image.src.startsWith('data:')).map(image => image.naturalWidth)"
     with browsing() as page:
         page.send("Emulation.setDeviceMetricsOverride", width=1300, height=1500, deviceScaleFactor=1, mobile=False)
-        for path, words in shown.items():
+        for number, (path, words) in enumerate(shown.items()):
             page.send("Page.navigate", url=f"{site}/{path}")
-            until(lambda words=words: words in page.evaluate("document.body?.innerText ?? ''"), f"{words} on {path}")
-        assert len(page.evaluate(widths)) >= 3
-        assert min(page.evaluate(widths)) > 100
+            with pictured(page, tmp_path / f"{number}.png") as picture:
+                until(lambda words=words: words in page.evaluate(TEXT), f"{words} on {path}, see {picture}")
+        assert len(page.evaluate(widths)) >= 3, f"see {picture}"
+        assert min(page.evaluate(widths)) > 100, f"see {picture}"
         page.send("Page.navigate", url=f"{site}/artifacts/artifact/{artifacts['old-faithful-bic']}")
-        until(lambda: page.evaluate(widths), "the picture")
-        assert min(page.evaluate(widths)) > 100
+        with pictured(page, tmp_path / "bic.png") as picture:
+            until(lambda: page.evaluate(widths), f"the picture, see {picture}")
+        assert min(page.evaluate(widths)) > 100, f"see {picture}"
+
+
+@contextmanager
+def pictured(page, file):
+    """A screenshot of the page when what is looked for has come, or has not."""
+    try:
+        yield file
+    finally:
+        file.write_bytes(page.screenshot())

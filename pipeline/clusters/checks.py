@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gmm_dask.errors import UserError
+from gmm_dask.errors import FaultError, UserError
 
 # without these a worker can compute nothing
 NEEDED = ("gmm-dask", "numba", "numpy", "pyarrow", "scikit-learn", "scipy", "zarr")
@@ -18,6 +18,10 @@ ALIKE = ("python", "dask", "distributed", "cloudpickle", "msgpack", "gmm-dask", 
 PACKAGES = ("gmm-dask", "numba", "pyarrow", "scikit-learn", "scipy", "zarr")
 # workers that a message names
 NAMED = 3
+
+
+class ClusterError(FaultError):
+    """A cluster does not answer, or was lost: whoever tries again must find or start one anew."""
 
 
 def versions_of(client: Any) -> Mapping[str, Any]:

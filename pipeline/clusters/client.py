@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
 
-from gmm_dask.errors import FaultError
 from gmm_dask.memory import Machine, Shape, affordable_threads, spare_bytes
 from gmm_dask.scan import Rows, one_blas_thread, rows_bytes
-from pipeline.clusters.checks import require_packages, require_visible, versions_of
+from pipeline.clusters.checks import ClusterError, require_packages, require_visible, versions_of
 from pipeline.clusters.getter import Getter
 from pipeline.clusters.start import described, started, workers_of
 from pipeline.config import JobConfig
@@ -99,8 +98,8 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
     ------
     UserError
         If the cluster cannot do it: packages, paths; also of workers that come later.
-    FaultError
-        If it cannot be reached.
+    ClusterError
+        If it cannot be reached, or is lost: the next call finds or starts one anew.
     """
     if config.cluster.kind == "threads":
         with one_blas_thread(), dask.config.set(num_workers=machine_of(config, shape).threads):
@@ -116,7 +115,7 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
             # a scheduler keeps a record of every span: one for a stage, not one for each pass
             with span("gmm-dask"), dask.config.set(scheduler=getter):
                 yield
-        except FaultError:  # once Dask's settings are as they were, as a client that closes changes them, too
+        except ClusterError:  # once Dask's settings are as they were, as a client that closes changes them, too
             current.drop()
             raise
 
@@ -185,6 +184,8 @@ def keep(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Rows:
             return rows
         current.progress(StageStarted("keep", "the workers keep the chunks in memory"))
         current.kept[name] = _persisted(rows, current.client)
+    else:
+        _read_again(current.kept[name], current.client, config.cluster.timeout)
     return current.kept[name]
 
 
@@ -201,6 +202,18 @@ def _persisted(rows: Rows, client: Any) -> Rows:
         return replace(rows, array=client.persist(rows.array))
     array, weights = client.persist([rows.array, rows.weights])
     return replace(rows, array=array, weights=weights)
+
+
+def _read_again(kept: Rows, client: Any, timeout: float) -> None:
+    """Chunks that a worker could not read for a try of a stage are read again for the next."""
+    from distributed import futures_of, wait
+
+    futures = futures_of([kept.array, kept.weights])
+    if not any(future.status == "error" for future in futures):
+        return
+    with suppress(TimeoutError):  # without workers there is no end of it, and the pass will say so
+        wait(futures, timeout=timeout)
+    client.retry([future for future in futures if future.status == "error"])
 
 
 def keeps_rows() -> bool:

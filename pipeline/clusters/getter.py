@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gmm_dask.errors import FaultError
+from pipeline.clusters.checks import ClusterError
 
 # the scheduler is asked for its workers so often while a pass takes its time
 LOOK_SECONDS = 2.0
@@ -42,7 +42,7 @@ class Getter:
             self._require_workers()  # before anything is taken that one of them has made, an error included
             return self._client.gather(futures)
         except KilledWorker as error:
-            raise FaultError(
+            raise ClusterError(
                 f"cluster: workers ended three times over at one task ({error.task}), most likely for want of memory. "
                 "Give them more, or use smaller chunks: data.chunk_rows. " + RESUME
             ) from error
@@ -66,7 +66,7 @@ class Getter:
                 if self._has_workers():
                     seen = time.monotonic()
                 elif time.monotonic() - seen > self._timeout:
-                    raise FaultError(
+                    raise ClusterError(
                         f"cluster: all workers of the scheduler at {self._address} were lost, and none came within "
                         f"{self._timeout:g} s (cluster.timeout). Start workers. {RESUME}"
                     ) from None
@@ -76,7 +76,7 @@ class Getter:
     def _has_workers(self) -> bool:
         return bool(self._client.ncores())
 
-    def _lost(self) -> FaultError:
-        return FaultError(
+    def _lost(self) -> ClusterError:
+        return ClusterError(
             f"cluster: the scheduler at {self._address} went away while it was computing. Start it again. {RESUME}"
         )

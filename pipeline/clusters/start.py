@@ -14,8 +14,8 @@ import dask
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes
 
-from gmm_dask.errors import FaultError, UserError
-from pipeline.clusters.checks import require_packages, versions_of
+from gmm_dask.errors import UserError
+from pipeline.clusters.checks import ClusterError, require_packages, versions_of
 from pipeline.config_cluster import ClusterConfig
 from pipeline.environment import fill_in, hide
 
@@ -44,7 +44,7 @@ def started(cluster: ClusterConfig, threads: int) -> Iterator[Any]:
     ------
     UserError
         If the class is none, packages are missing on workers or differ from those here.
-    FaultError
+    ClusterError
         If the scheduler does not answer, or too few workers come.
     """
     import distributed  # noqa: F401 (brings its settings, which must be there before any of them is changed)
@@ -99,12 +99,13 @@ def _of_class(cluster: ClusterConfig) -> Any:
         words = hide(f"{type(error).__name__}: {error}", cluster.kwargs).rstrip(".")
         raise UserError(
             f"cluster.class_path: {cluster.class_path} could not start a cluster: {words}. See cluster.kwargs."
-        ) from error
+        ) from None  # the cause may name secrets, and a traceback is logged with all of its causes
     return made
 
 
 def cluster_class(path: str) -> Any:
     """The class at an import path; raises :class:`UserError` for anything that is no class of clusters."""
+    from distributed import SpecCluster
     from distributed.deploy.cluster import Cluster
 
     if not _CLASS_PATH.fullmatch(path):
@@ -122,6 +123,11 @@ def cluster_class(path: str) -> Any:
         raise UserError(
             f"cluster.class_path: expected a subclass of distributed.deploy.cluster.Cluster; {path}: {what}."
         )
+    if found is SpecCluster:
+        raise UserError(
+            f"cluster.class_path: expected a class that says what its workers are; {path} calls whatever "
+            "cluster.kwargs name. Use a subclass of it."
+        )
     return found
 
 
@@ -133,7 +139,7 @@ def _client(cluster: ClusterConfig, target: Any) -> Iterator[Any]:
     try:
         client = Client(target, timeout=cluster.timeout, security=security)
     except (OSError, TypeError, ValueError) as error:  # of the address and of certificates, too
-        raise FaultError(
+        raise ClusterError(
             f"cluster.address: no Dask scheduler answers at {target} within {cluster.timeout:g} s "
             f"({' '.join(str(error).split())}). Start it (dask scheduler), or see whether the address and, with TLS, "
             "the certificates are right."
@@ -169,7 +175,7 @@ def _wait_for_workers(cluster: ClusterConfig, client: Any) -> None:
         client.wait_for_workers(n_workers, timeout=cluster.timeout)
     except TimeoutError:
         found = len(client.ncores())
-        raise FaultError(
+        raise ClusterError(
             f"cluster: expected {n_workers} worker(s) within {cluster.timeout:g} s, and {found} came. Start more "
             f"(dask worker {client.scheduler.address}), or change cluster.min_workers or cluster.timeout."
         ) from None

@@ -149,7 +149,8 @@ class Place:
         except Exception as error:
             if not _is_about_files(error):
                 raise
-            raise self._explained(error) from error
+            # the cause may name secrets, and a traceback is logged with all of its causes
+            raise self._explained(error) from None
 
     def _explained(self, error: Exception) -> Exception:
         if self.is_web and isinstance(error.__cause__, Exception):
