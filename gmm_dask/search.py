@@ -26,7 +26,7 @@ from gmm_dask.profile import Profile
 from gmm_dask.ridge import AUTO, settings_for
 from gmm_dask.scan import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, profile_rows
 from gmm_dask.seeding import Candidate
-from gmm_dask.selection import Agreement, agreeing, agreement, remarks
+from gmm_dask.selection import AGREEMENT_NUMBERS, agreement, remarks
 from gmm_dask.starts import INIT_PARAMS, first_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 from gmm_dask.widening import Widening, in_grid_order, widen
@@ -71,9 +71,11 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         NaN where a candidate may not win), aic,
         icl, held_out (the criterion; NaN where no rows are held out), log_likelihood (total over the fitted rows),
         held_out_log_likelihood (mean over the rows held out), n_parameters, n_iter, start (the best start's number),
-        starts (how many ended with usable parameters), agreed (how many of them ended at the best one's likelihood),
+        starts (how many were tried), untrusted (how many of them do not compare, having no usable parameters, or a
+        status that is not trusted where the best one's is), agreed (how many ended at the best one's likelihood),
         spread (how far the worst ended below it, in log-likelihood a row), agreeing (which agreed, a tuple of their
-        numbers).
+        numbers). With ``init_params='auto'`` nothing is said of agreement (NaN, and an empty tuple): the starts that
+        go on are different optima, chosen as such.
     remarks_ : list of str
         What to know before the choice is trusted: the winner is on the edge of the grid, fewer components do as
         well, or its starts disagree.
@@ -162,7 +164,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
             outcomes = fit_some(candidates)
             while (wider := self._widening(outcomes, profile.n_rows)).candidates:
                 outcomes = in_grid_order([*outcomes, *fit_some(wider.candidates)])
-        self.results_ = results_table(outcomes, self.criterion)
+        self.results_ = results_table(outcomes, self.criterion, self.init_params != AUTO)
         self._set_best(criteria.choose(outcomes, self.criterion))
         self.remarks_ = remarks(
             self.results_, self.criterion, self._winner_row(), wider.stopped if self.extend else None
@@ -260,12 +262,14 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return self.best_estimator_
 
 
-def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
-    """A row a candidate, by its best start, as :attr:`GaussianMixtureSearch.results_` describes it."""
+def results_table(outcomes: Sequence[Outcome], criterion: str, independent: bool) -> pd.DataFrame:
+    """A row a candidate, by its best start, as :attr:`GaussianMixtureSearch.results_` describes it.
+
+    ``independent`` starts are compared (:func:`gmm_dask.selection.agreement`).
+    """
     best = [criteria.best_outcome(starts) for starts in criteria.by_candidate(outcomes).values()]
     values = [float(getattr(outcome, criterion)) for outcome in best]
-    agreed = [agreement(starts) for starts in criteria.by_candidate(outcomes).values()]
-    which = [agreeing(starts) for starts in criteria.by_candidate(outcomes).values()]
+    agreed = [agreement(each, independent=independent) for each in criteria.by_candidate(outcomes).values()]
     return pd.DataFrame(
         {
             "n_components": [outcome.state.n_components for outcome in best],
@@ -281,7 +285,7 @@ def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
             "n_parameters": [outcome.n_parameters for outcome in best],
             "n_iter": [outcome.state.n_iter for outcome in best],
             "start": [outcome.state.start for outcome in best],
-            **{name: [getattr(each, name) for each in agreed] for name in Agreement._fields},
-            "agreeing": which,
+            **{name: [getattr(each, name) for each in agreed] for name in AGREEMENT_NUMBERS},
+            "agreeing": [each.agreeing for each in agreed],
         }
     )

@@ -174,7 +174,7 @@ class SearchConfig(Section):
     init_params: Literal["kmeans", "k-means++", "random", "random_from_data", "auto"] = Field(
         default="kmeans",
         description="How a start finds its first responsibilities, as in scikit-learn; auto lets many short fits "
-        "over a sample of the rows compete, and the n_init best go on.",
+        "over a sample of the rows compete, and the n_init best go on, which are different optima.",
     )
     tol: Real = Field(
         default=1e-3,

@@ -187,13 +187,11 @@ def sure_share(facts: Facts) -> float | None:
 
 
 def starts(facts: Facts) -> str:
-    """What the fits began with, and which of the winner's starts agreed."""
-    search, said = facts.store.config["search"], starts_compared(facts.winner)
-    if search["init_params"] != AUTO:
-        return said
+    """What the fits began with, or which of the winner's starts agreed."""
+    if facts.store.config["search"]["init_params"] != AUTO:
+        return starts_compared(facts.winner)
     most = min(facts.n_rows, sample_limit(len(facts.components.names)))
-    begun = f"the best of many short fits to a sample of {most:,} rows, in memory: not among the passes"
-    return "; ".join(filter(None, [begun, said]))
+    return f"the best of many short fits, compared on a sample of up to {most:,} rows, in memory: not among the passes"
 
 
 # -- what is worth a look ------------------------------------------------------------------------------------
