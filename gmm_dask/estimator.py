@@ -29,6 +29,7 @@ from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_
 from gmm_dask.seeding import require_rows
 from gmm_dask.stack import Totals
 from gmm_dask.starts import INIT_PARAMS, first_states
+from gmm_dask.status import weights_note
 
 Array = NDArray[np.float64]
 
@@ -81,6 +82,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     covariances_, precisions_, precisions_cholesky_ : ndarray
         Of the shape that ``precisions_init`` has; ``precisions = U U^T`` with U upper triangular.
     converged_ : bool
+    status_ : str
+        How the best start stands: ``'converged'``, ``'max_iter'``, or, where a component is an accident of the data
+        and not a group of rows, ``'degenerate'`` (it holds one row or less) or ``'spurious'`` (a spike of few rows).
+        :class:`gmm_dask.status.Status` has the cause and the remedy of each.
     n_iter_ : int
         Iterations of the best start.
     lower_bound_ : float
@@ -197,6 +202,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with one_blas_thread():
             profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
             require_rows(profile.n_rows, self.n_components)
+            if note := weights_note(profile.total_weight, profile.n_rows):
+                warnings.warn(f"{note[0].upper()}{note[1:]}.", UserWarning, stacklevel=3)
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             states = em.run(
                 self._first_states(family, profile, inits, settings),
@@ -236,12 +243,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _keep_best(self, states: list[State]) -> None:
         """Keep the best start's parameters; warn of what did not go well."""
-        best = em.best_start(states)
+        # scikit-learn's own starts are chosen as it chooses them: the largest likelihood wins, whatever it comes from
+        best = em.best_start(states, trusted=self.init_params == AUTO)
         if best is None:
             raise UserError(f"Fitting the mixture failed: {states[0].status.remedy}")
         lost = [state.status for state in states if not state.usable]
         if lost:
             text = f"{len(lost)} of {len(states)} starts were dropped: {lost[0].remedy}"
+            warnings.warn(text, ConvergenceWarning, stacklevel=4)
+        if not best.status.trusted:
+            text = f"The best start is {best.status}: {best.status.remedy}"
             warnings.warn(text, ConvergenceWarning, stacklevel=4)
         if not best.converged and self.max_iter > 0:
             text = f"The best start did not converge: {Status.MAX_ITER.remedy}"
@@ -258,6 +269,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.precisions_cholesky_ = parameters.precisions_cholesky
         self.precisions_ = get_family(self.covariance_type).precisions(parameters.precisions_cholesky)
         self.converged_ = state.converged
+        self.status_ = state.status.value
         self.n_iter_ = state.n_iter
         self.lower_bound_ = state.lower_bound
         self.lower_bounds_ = list(state.lower_bounds)

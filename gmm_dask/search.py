@@ -28,6 +28,7 @@ from gmm_dask.scan import Rows, as_rows, collect_statistics, hold_out, one_blas_
 from gmm_dask.seeding import Candidate
 from gmm_dask.selection import AGREEMENT_NUMBERS, agreement, remarks
 from gmm_dask.starts import INIT_PARAMS, first_states
+from gmm_dask.status import weights_note
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 from gmm_dask.widening import Widening, in_grid_order, widen
 
@@ -159,6 +160,8 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         rows = hold_out(as_rows(array, read_weights(sample_weight, array)), self.held_out, seed)
         with one_blas_thread():
             profile = profile_rows(rows, seed, getattr(self, "feature_names_in_", None))
+            if note := weights_note(profile.total_weight, profile.n_rows):
+                warnings.warn(f"{note[0].upper()}{note[1:]}.", UserWarning, stacklevel=2)
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             fit_some = partial(self._outcomes, rows, profile, settings, generator_copies(self.random_state))
             outcomes = fit_some(candidates)

@@ -15,6 +15,8 @@ Array = NDArray[np.float64]
 
 # a component of one row, but for rounding, or of less
 ONE_ROW = 1.0 + 1e-6
+# weights that add up to less than this share of the rows hardly count rows
+COUNTED = 0.05
 # a component of fewer rows than this many times n_features + 1 may owe its shape to chance
 FEW = 10.0
 # a variance so much smaller than the others', in some direction, is out of proportion: 1/30 of their width
@@ -67,7 +69,8 @@ _WORDS = {
     Status.SINGULAR: (SINGULAR_CAUSE, SINGULAR_ADVICE),
     Status.DEGENERATE: (
         "a component holds one row or less (its weight is not above 1/n), so that it describes no group of rows",
-        "Ask for fewer components, or bring more rows.",
+        "Ask for fewer components, or bring more rows; weights, if there are any, count rows: they are to add up to "
+        "about as many as there are.",
     ),
     Status.SPURIOUS: (
         "a component of few rows is a spike: in some direction it is far narrower than the others, as rows that are "
@@ -79,6 +82,17 @@ _WORDS = {
         "Ask for fewer components, or scale the data to standard deviations of about one.",
     ),
 }
+
+
+def weights_note(total_weight: float, n_rows: int) -> str:
+    """What is to be said of weights that add up to far less than the number of rows; empty of others."""
+    if total_weight >= COUNTED * n_rows:
+        return ""
+    return (
+        f"the weights add up to {total_weight:.4g} for {n_rows:,} rows, and a weight counts as so many rows: criteria "
+        "and statuses are those of so few. Multiply the weights, so that they add up to the number of rows, unless "
+        "they do count rows"
+    )
 
 
 def judge(family: Family, parameters: Parameters, total_weight: float, reg_covar: Array | float) -> Status | None:

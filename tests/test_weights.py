@@ -72,6 +72,16 @@ def test_a_component_of_one_heavy_row_is_not_degenerate_by_its_rows():
         assert search.best_params_["n_components"] == 1
 
 
+@pytest.mark.parametrize("estimator", [GaussianMixture(2), GaussianMixtureSearch([1, 2])], ids=["mixture", "search"])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_weights_that_add_up_to_one_are_told(estimator):
+    """Each component is degenerate then: the cause is the weights, not the number of components."""
+    X = np.vstack([random_rows(100, 2), random_rows(100, 2) + 50.0])
+    with pytest.warns(UserWarning, match=r"The weights add up to 1 for 200 rows.*Multiply the weights"):
+        estimator.fit(X, sample_weight=np.full(200, 1 / 200))
+    estimator.fit(X, sample_weight=np.full(200, 0.5))  # warnings are errors
+
+
 @pytest.mark.parametrize(
     ("weights", "what"),
     [([1.0, -1.0, 1.0], "1 are not"), ([0.0] * 3, "at least one non-zero"), ([1.0, 1.0], r"sample_weight.*shape")],
