@@ -110,7 +110,7 @@ def judge(family: Family, parameters: Parameters, total_weight: float, reg_covar
         return None
     matrices = family.full_covariances(parameters)
     try:
-        spurious = few & (_is_spike(parameters, matrices) | _is_held_open(parameters, matrices, reg_covar))
+        spurious = few & (_is_spike(parameters, matrices) | is_held_open(parameters, matrices, reg_covar))
     except np.linalg.LinAlgError:  # so close to singular that nothing can be said
         return None
     return Status.SPURIOUS if spurious.any() else None
@@ -126,8 +126,21 @@ def _is_spike(parameters: Parameters, matrices: Array) -> NDArray[np.bool_]:
     return spikes
 
 
-def _is_held_open(parameters: Parameters, matrices: Array, reg_covar: Array | float) -> NDArray[np.bool_]:
-    """Which components have, in a direction in which the data vary, the variance that ``reg_covar`` gave them."""
+def is_held_open(parameters: Parameters, matrices: Array, reg_covar: Array | float) -> NDArray[np.bool_]:
+    """Which components have, in a direction in which the data vary, the variance that ``reg_covar`` gave them.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    matrices : ndarray of shape (n_components, n_features, n_features)
+        Their covariances.
+    reg_covar : float or ndarray of shape (n_features,)
+
+    Raises
+    ------
+    LinAlgError
+        If they are so close to singular that nothing can be said.
+    """
     d = parameters.means.shape[1]
     offsets = parameters.means - parameters.weights @ parameters.means
     between = (offsets.T * parameters.weights) @ offsets

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from gmm_dask.partition import usable_rows
-from gmm_dask.status import weights_note
 from gmm_dask.profile import Profile
+from gmm_dask.status import weights_note
 from pipeline.config import DataConfig
 
 Array = NDArray[np.float64]

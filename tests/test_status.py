@@ -11,7 +11,7 @@ from gmm_dask.em import State
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.ridge import reg_covar_of
 from gmm_dask.scan import as_rows, profile_rows
-from gmm_dask.status import Status, judge, weights_note
+from gmm_dask.status import Status, judge
 from mixtures import random_parameters
 
 OWN_COVARIANCES = ("full", "diag", "spherical")

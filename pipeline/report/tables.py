@@ -54,9 +54,7 @@ def closest_table(facts: Facts) -> Table:
     """The winner and the candidates next to it, with all criteria."""
     name = facts.criterion
     rest, label = [other for other in facts.criteria if other != name], LABELS[name]
-    compares = "starts" in facts.table and bool(
-        ((facts.table["starts"] > 1) & facts.table["agreed"].notna()).any()
-    )
+    compares = "starts" in facts.table and bool(((facts.table["starts"] > 1) & facts.table["agreed"].notna()).any())
     head = ["candidate", f"Δ{label}", *(["evidence"] if name == "bic" else []), label]
     rows = []
     for row in [facts.winner, *facts.others][:MOST_CLOSEST]:
@@ -146,7 +144,7 @@ def components_table(facts: Facts) -> Table:
     places = [decimals(components.deviations[d]) for d in features]
     rows = []
     for k in shown:
-        weight, below = components.weights[k], f"≈ {components.weights[k] * facts.n_rows:,.0f} rows"
+        weight, below = components.weights[k], f"≈ {facts.sizes[k]:,.0f} {facts.size_unit}"
         values = [_mean_cell(facts, k, d, digits) for d, digits in zip(features, places, strict=True)]
         part = 100.0 * weight / components.weights.max()
         bar = Cell(f"{weight:.1%}", below, kind="bar", style=f"--part:{part:.1f}%")

@@ -126,7 +126,7 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
         A row a candidate, with the columns ``n_components, covariance_type, status, bic, aic, icl, held_out,
         log_likelihood, held_out_log_likelihood, n_parameters, n_iter, extrapolations, falls, starts, untrusted,
         agreed, spread, agreeing``; NaN where a candidate could not be fitted, no rows were held out, or the starts do
-        not compare. ``starts, untrusted, agreed, spread`` are those of :class:`gmm_dask.selection.Agreement`, ``agreeing`` the numbers of the starts that agreed.
+        not compare. ``starts`` and what follows is as :class:`gmm_dask.selection.Agreement` has it.
 
     Raises
     ------
