@@ -58,7 +58,8 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     extend : bool, default=False
         Whether the grid is widened as long as the winner has the most components of it, or the fewest and more than
         one: by half as many numbers of components as it has, in its own stride, for all covariance types. Only the
-        new candidates are fitted. It ends when the winner lies inside, which is also so where no new candidate can be
+        new candidates are fitted; with ``init_params='auto'`` they compete among themselves, so that they may end
+        elsewhere than in a search that has the whole grid at first. It ends when the winner lies inside, which is also so where no new candidate can be
         trusted, or at as many components as there are rows.
 
     Attributes
