@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from functools import partial
 from numbers import Integral, Real
@@ -22,11 +21,12 @@ from gmm_dask.em import Settings, State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Family, Parameters, get_family
 from gmm_dask.inits import Inits, check_inits
-from gmm_dask.inputs import is_lazy, read_input, read_weights
+from gmm_dask.inputs import is_lazy, read_input, read_weights, sample_seed
 from gmm_dask.profile import Profile
 from gmm_dask.ridge import AUTO, settings_for
 from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
 from gmm_dask.seeding import require_rows
+from gmm_dask.selection import shortcomings
 from gmm_dask.stack import Totals
 from gmm_dask.starts import INIT_PARAMS, first_states
 from gmm_dask.status import weights_note
@@ -83,9 +83,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Of the shape that ``precisions_init`` has; ``precisions = U U^T`` with U upper triangular.
     converged_ : bool
     status_ : str
-        How the best start stands: ``'converged'``, ``'max_iter'``, or, where a component is an accident of the data
-        and not a group of rows, ``'degenerate'`` (it holds one row or less) or ``'spurious'`` (a spike of few rows).
-        :class:`gmm_dask.status.Status` has the cause and the remedy of each.
+        How the best start stands: ``'converged'``, ``'max_iter'``, or, where a component is no group of rows,
+        ``'degenerate'`` (it holds one row or less) or ``'spurious'`` (a spike of few): :class:`gmm_dask.status.Status`.
     n_iter_ : int
         Iterations of the best start.
     lower_bound_ : float
@@ -202,8 +201,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with one_blas_thread():
             profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
             require_rows(profile.n_rows, self.n_components)
-            if note := weights_note(profile.total_weight, profile.n_rows):
-                warnings.warn(f"{note[0].upper()}{note[1:]}.", UserWarning, stacklevel=3)
+            if said := weights_note(profile.total_weight, profile.n_rows):
+                warnings.warn(said, UserWarning, stacklevel=3)
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             states = em.run(
                 self._first_states(family, profile, inits, settings),
@@ -247,15 +246,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         best = em.best_start(states, trusted=self.init_params == AUTO)
         if best is None:
             raise UserError(f"Fitting the mixture failed: {states[0].status.remedy}")
-        lost = [state.status for state in states if not state.usable]
-        if lost:
-            text = f"{len(lost)} of {len(states)} starts were dropped: {lost[0].remedy}"
-            warnings.warn(text, ConvergenceWarning, stacklevel=4)
-        if not best.status.trusted:
-            text = f"The best start is {best.status}: {best.status.remedy}"
-            warnings.warn(text, ConvergenceWarning, stacklevel=4)
-        if not best.converged and self.max_iter > 0:
-            text = f"The best start did not converge: {Status.MAX_ITER.remedy}"
+        for text in shortcomings(states, best):
             warnings.warn(text, ConvergenceWarning, stacklevel=4)
         self.set_fitted(best)
 
@@ -404,8 +395,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(mixture)
         fitted: Self = exchange.copy_fitted(mixture, cls(**mixture.get_params()))
         return fitted
-
-
-def sample_seed(random_state: Any) -> int:
-    """A seed for the sample of rows that leaves the generator of the starts as it is."""
-    return int(copy.deepcopy(check_random_state(random_state)).randint(2**31 - 1))

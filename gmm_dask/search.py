@@ -19,9 +19,9 @@ from gmm_dask import criteria, display, em
 from gmm_dask.criteria import CRITERIA, HELD_OUT, Outcome
 from gmm_dask.em import Status
 from gmm_dask.errors import UserError
-from gmm_dask.estimator import GaussianMixture, sample_seed
+from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import FAMILIES
-from gmm_dask.inputs import read_input, read_weights
+from gmm_dask.inputs import read_input, read_weights, sample_seed
 from gmm_dask.profile import Profile
 from gmm_dask.ridge import AUTO, settings_for
 from gmm_dask.scan import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, profile_rows
@@ -59,8 +59,8 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Whether the grid is widened as long as the winner has the most components of it, or the fewest and more than
         one: by half as many numbers of components as it has, in its own stride, for all covariance types. Only the
         new candidates are fitted; with ``init_params='auto'`` they compete among themselves, so that they may end
-        elsewhere than in a search that has the whole grid at first. It ends when the winner lies inside, which is also so where no new candidate can be
-        trusted, or at as many components as there are rows.
+        elsewhere than in a search that has the whole grid at first. It ends when the winner lies inside, which is
+        also so where no new candidate can be trusted, or at as many components as there are rows.
 
     Attributes
     ----------
@@ -162,7 +162,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with one_blas_thread():
             profile = profile_rows(rows, seed, getattr(self, "feature_names_in_", None))
             if note := weights_note(profile.total_weight, profile.n_rows):
-                warnings.warn(f"{note[0].upper()}{note[1:]}.", UserWarning, stacklevel=2)
+                warnings.warn(note, UserWarning, stacklevel=2)
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             fit_some = partial(self._outcomes, rows, profile, settings, generator_copies(self.random_state))
             outcomes = fit_some(candidates)

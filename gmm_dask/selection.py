@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gmm_dask.criteria import LABELS, Outcome, best_outcome
+from gmm_dask.em import State, Status
 
 # mean log-likelihoods a row that are closer than this are the same optimum
 SAME_OPTIMUM = 1e-4
@@ -66,6 +67,18 @@ def agreement(outcomes: Sequence[Outcome], *, independent: bool = True) -> Agree
         return Agreement(*counts)
     agreeing = tuple(start for start, distance in below.items() if distance < SAME_OPTIMUM)
     return Agreement(*counts, len(agreeing), max(0.0, *below.values()), agreeing)
+
+
+def shortcomings(states: Sequence[State], best: State) -> list[str]:
+    """What did not go well in a fit of one candidate, of which the best start is kept."""
+    said, lost = [], [state.status for state in states if not state.usable]
+    if lost:
+        said.append(f"{len(lost)} of {len(states)} starts were dropped: {lost[0].remedy}")
+    if not best.status.trusted:
+        said.append(f"The best start is {best.status}: {best.status.remedy}")
+    if best.lower_bounds and not best.converged:
+        said.append(f"The best start did not converge: {Status.MAX_ITER.remedy}")
+    return said
 
 
 def smallest_within(table: pd.DataFrame, within: float = FLAT) -> dict[str, Any]:

@@ -89,9 +89,9 @@ def weights_note(total_weight: float, n_rows: int) -> str:
     if total_weight >= COUNTED * n_rows:
         return ""
     return (
-        f"the weights add up to {total_weight:.4g} for {n_rows:,} rows, and a weight counts as so many rows: criteria "
+        f"The weights add up to {total_weight:.4g} for {n_rows:,} rows, and a weight counts as so many rows: criteria "
         "and statuses are those of so few. Multiply the weights, so that they add up to the number of rows, unless "
-        "they do count rows"
+        "they do count rows."
     )
 
 

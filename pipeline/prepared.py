@@ -128,7 +128,7 @@ def column_notes(profile: Profile, columns: Sequence[str]) -> list[str]:
         how = "is a duplicate of" if same else "is a linear function of"
         notes.append(f"the column {columns[j]!r} {how} {columns[i]!r}; leave one of them out")
     if said := weights_note(profile.total_weight, profile.n_rows):
-        notes.append(said)
+        notes.append(said[0].lower() + said[1:].rstrip("."))
     return notes
 
 

@@ -69,7 +69,7 @@ def test_a_search_of_weights_is_one_of_copies(weighted):
 def apart():
     """Three groups of rows far apart, so that three components have one optimum; whole weights, and copies."""
     random = np.random.RandomState(2)
-    X = np.vstack([random_rows(150, 2, seed=i) + [40.0 * i, -30.0 * i] for i in range(3)])
+    X = np.vstack([random_rows(150, 2, seed=i) + i * np.array([40.0, -30.0]) for i in range(3)])
     weights = random.randint(1, 4, len(X)).astype(float)
     return X, weights, np.repeat(X, weights.astype(int), axis=0)
 
