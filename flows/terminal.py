@@ -212,7 +212,7 @@ def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> T
     from gmm_dask.criteria import LABELS
 
     held_out = "held_out_log_likelihood" in table and bool(table["held_out_log_likelihood"].notna().any())
-    compares = "starts" in table and bool((table["starts"] > 1).any())
+    compares = "starts" in table and bool(((table["starts"] > 1) & table["agreed"].notna()).any())
     # as many columns fit 80 characters so
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=held_out or compares)
     grid.add_column("K", justify="right")
@@ -236,8 +236,8 @@ def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> T
 
 
 def _agreement(row: Any) -> str:
-    """How many of a candidate's starts agree."""
-    return f"{row['agreed']:.0f}/{row['starts']:.0f}" if row["starts"] else "-"
+    """How many of a candidate's starts agree; empty where that is not known."""
+    return "" if math.isnan(row["agreed"]) else f"{row['agreed']:.0f}/{row['starts']:.0f}"
 
 
 def candidate_name(row: Any) -> str:

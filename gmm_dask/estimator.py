@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from functools import partial
 from numbers import Integral, Real
@@ -22,13 +21,15 @@ from gmm_dask.em import Settings, State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Family, Parameters, get_family
 from gmm_dask.inits import Inits, check_inits
-from gmm_dask.inputs import is_lazy, read_input, read_weights
+from gmm_dask.inputs import is_lazy, read_input, read_weights, sample_seed
 from gmm_dask.profile import Profile
 from gmm_dask.ridge import AUTO, settings_for
 from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
 from gmm_dask.seeding import require_rows
+from gmm_dask.selection import shortcomings
 from gmm_dask.stack import Totals
 from gmm_dask.starts import INIT_PARAMS, first_states
+from gmm_dask.status import weights_note
 
 Array = NDArray[np.float64]
 
@@ -58,7 +59,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Number of starts; the best is kept. A start that becomes singular is dropped with a warning.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'auto'}, default='kmeans'
         How the starts are made: from all rows, or from a random sample of them if they are too many. 'auto' lets
-        many short fits over such rows compete, and the ``n_init`` best go on.
+        many short fits over such rows compete, and the ``n_init`` best go on, which are different optima.
     weights_init : array-like of shape (n_components,), default=None
     means_init : array-like of shape (n_components, n_features), default=None
     precisions_init : array-like, default=None
@@ -81,6 +82,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     covariances_, precisions_, precisions_cholesky_ : ndarray
         Of the shape that ``precisions_init`` has; ``precisions = U U^T`` with U upper triangular.
     converged_ : bool
+    status_ : str
+        How the best start stands: ``'converged'``, ``'max_iter'``, or, where a component is no group of rows,
+        ``'degenerate'`` (it holds one row or less) or ``'spurious'`` (a spike of few): :class:`gmm_dask.status.Status`.
     n_iter_ : int
         Iterations of the best start.
     lower_bound_ : float
@@ -197,6 +201,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with one_blas_thread():
             profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
             require_rows(profile.n_rows, self.n_components)
+            if said := weights_note(profile.total_weight, profile.n_rows):
+                warnings.warn(said, UserWarning, stacklevel=3)
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             states = em.run(
                 self._first_states(family, profile, inits, settings),
@@ -236,15 +242,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _keep_best(self, states: list[State]) -> None:
         """Keep the best start's parameters; warn of what did not go well."""
-        best = em.best_start(states)
+        # scikit-learn's own starts are chosen as it chooses them: the largest likelihood wins, whatever it comes from
+        best = em.best_start(states, trusted=self.init_params == AUTO)
         if best is None:
             raise UserError(f"Fitting the mixture failed: {states[0].status.remedy}")
-        lost = [state.status for state in states if not state.usable]
-        if lost:
-            text = f"{len(lost)} of {len(states)} starts were dropped: {lost[0].remedy}"
-            warnings.warn(text, ConvergenceWarning, stacklevel=4)
-        if not best.converged and self.max_iter > 0:
-            text = f"The best start did not converge: {Status.MAX_ITER.remedy}"
+        for text in shortcomings(states, best):
             warnings.warn(text, ConvergenceWarning, stacklevel=4)
         self.set_fitted(best)
 
@@ -258,6 +260,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.precisions_cholesky_ = parameters.precisions_cholesky
         self.precisions_ = get_family(self.covariance_type).precisions(parameters.precisions_cholesky)
         self.converged_ = state.converged
+        self.status_ = state.status.value
         self.n_iter_ = state.n_iter
         self.lower_bound_ = state.lower_bound
         self.lower_bounds_ = list(state.lower_bounds)
@@ -392,8 +395,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(mixture)
         fitted: Self = exchange.copy_fitted(mixture, cls(**mixture.get_params()))
         return fitted
-
-
-def sample_seed(random_state: Any) -> int:
-    """A seed for the sample of rows that leaves the generator of the starts as it is."""
-    return int(copy.deepcopy(check_random_state(random_state)).randint(2**31 - 1))

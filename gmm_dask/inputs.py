@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
     _check_feature_names,
     _check_n_features,
@@ -135,3 +137,8 @@ def _require_float_matrix(X: da.Array) -> da.Array:
     if X.shape[1] == 0:
         raise UserError(f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is required.")
     return X if X.dtype in (np.float64, np.float32) else X.astype(np.float64)
+
+
+def sample_seed(random_state: Any) -> int:
+    """A seed for the sample of rows that leaves the generator of the starts as it is."""
+    return int(copy.deepcopy(check_random_state(random_state)).randint(2**31 - 1))

@@ -26,12 +26,16 @@ def reg_covar_of(reg_covar: float | str, profile: Profile) -> float | Array:
     """The number itself, or for ``"auto"`` one for each feature, in the square of its unit.
 
     It is a millionth of the feature's variance, so that a fit does not depend on units. A column of one value alone,
-    which has none, gets a millionth of that value's square, or of one where it is zero.
+    which has none, gets a millionth of that value's square, or of one where the square is zero in float64.
     """
     if not isinstance(reg_covar, str):
         return reg_covar
-    constant = profile.minimum == profile.maximum
+    return automatic(profile.minimum, profile.maximum, np.diag(profile.scatter) / profile.total_weight)
+
+
+def automatic(minimum: Array, maximum: Array, variances: Array) -> Array:
+    """What ``"auto"`` adds to each feature of such a range and variance."""
     with np.errstate(over="ignore", under="ignore"):
-        squares = np.where(profile.minimum == 0.0, 1.0, profile.minimum**2)
-    found: Array = SHARE * np.where(constant, squares, np.diag(profile.scatter) / profile.total_weight)
+        squares = minimum**2
+    found: Array = SHARE * np.where(minimum == maximum, np.where(squares == 0.0, 1.0, squares), variances)
     return found

@@ -19,15 +19,16 @@ from gmm_dask import criteria, display, em
 from gmm_dask.criteria import CRITERIA, HELD_OUT, Outcome
 from gmm_dask.em import Status
 from gmm_dask.errors import UserError
-from gmm_dask.estimator import GaussianMixture, sample_seed
+from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import FAMILIES
-from gmm_dask.inputs import read_input, read_weights
+from gmm_dask.inputs import read_input, read_weights, sample_seed
 from gmm_dask.profile import Profile
 from gmm_dask.ridge import AUTO, settings_for
 from gmm_dask.scan import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, profile_rows
 from gmm_dask.seeding import Candidate
-from gmm_dask.selection import Agreement, agreeing, agreement, remarks
+from gmm_dask.selection import AGREEMENT_NUMBERS, agreement, remarks
 from gmm_dask.starts import INIT_PARAMS, first_states
+from gmm_dask.status import weights_note
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 from gmm_dask.widening import Widening, in_grid_order, widen
 
@@ -57,8 +58,9 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     extend : bool, default=False
         Whether the grid is widened as long as the winner has the most components of it, or the fewest and more than
         one: by half as many numbers of components as it has, in its own stride, for all covariance types. Only the
-        new candidates are fitted. It ends when the winner lies inside, which is also so where no new candidate can be
-        trusted, or at as many components as there are rows.
+        new candidates are fitted; with ``init_params='auto'`` they compete among themselves, so that they may end
+        elsewhere than in a search that has the whole grid at first. It ends when the winner lies inside, which is
+        also so where no new candidate can be trusted, or at as many components as there are rows.
 
     Attributes
     ----------
@@ -71,9 +73,11 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         NaN where a candidate may not win), aic,
         icl, held_out (the criterion; NaN where no rows are held out), log_likelihood (total over the fitted rows),
         held_out_log_likelihood (mean over the rows held out), n_parameters, n_iter, start (the best start's number),
-        starts (how many ended with usable parameters), agreed (how many of them ended at the best one's likelihood),
+        starts (how many were tried), untrusted (how many of them do not compare, having no usable parameters, or a
+        status that is not trusted where the best one's is), agreed (how many ended at the best one's likelihood),
         spread (how far the worst ended below it, in log-likelihood a row), agreeing (which agreed, a tuple of their
-        numbers).
+        numbers). With ``init_params='auto'`` nothing is said of agreement (NaN, and an empty tuple): the starts that
+        go on are different optima, chosen as such.
     remarks_ : list of str
         What to know before the choice is trusted: the winner is on the edge of the grid, fewer components do as
         well, or its starts disagree.
@@ -157,12 +161,14 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         rows = hold_out(as_rows(array, read_weights(sample_weight, array)), self.held_out, seed)
         with one_blas_thread():
             profile = profile_rows(rows, seed, getattr(self, "feature_names_in_", None))
+            if note := weights_note(profile.total_weight, profile.n_rows):
+                warnings.warn(note, UserWarning, stacklevel=2)
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             fit_some = partial(self._outcomes, rows, profile, settings, generator_copies(self.random_state))
             outcomes = fit_some(candidates)
             while (wider := self._widening(outcomes, profile.n_rows)).candidates:
                 outcomes = in_grid_order([*outcomes, *fit_some(wider.candidates)])
-        self.results_ = results_table(outcomes, self.criterion)
+        self.results_ = results_table(outcomes, self.criterion, self.init_params != AUTO)
         self._set_best(criteria.choose(outcomes, self.criterion))
         self.remarks_ = remarks(
             self.results_, self.criterion, self._winner_row(), wider.stopped if self.extend else None
@@ -260,12 +266,14 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return self.best_estimator_
 
 
-def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
-    """A row a candidate, by its best start, as :attr:`GaussianMixtureSearch.results_` describes it."""
+def results_table(outcomes: Sequence[Outcome], criterion: str, independent: bool) -> pd.DataFrame:
+    """A row a candidate, by its best start, as :attr:`GaussianMixtureSearch.results_` describes it.
+
+    ``independent`` starts are compared (:func:`gmm_dask.selection.agreement`).
+    """
     best = [criteria.best_outcome(starts) for starts in criteria.by_candidate(outcomes).values()]
     values = [float(getattr(outcome, criterion)) for outcome in best]
-    agreed = [agreement(starts) for starts in criteria.by_candidate(outcomes).values()]
-    which = [agreeing(starts) for starts in criteria.by_candidate(outcomes).values()]
+    agreed = [agreement(each, independent=independent) for each in criteria.by_candidate(outcomes).values()]
     return pd.DataFrame(
         {
             "n_components": [outcome.state.n_components for outcome in best],
@@ -281,7 +289,7 @@ def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
             "n_parameters": [outcome.n_parameters for outcome in best],
             "n_iter": [outcome.state.n_iter for outcome in best],
             "start": [outcome.state.start for outcome in best],
-            **{name: [getattr(each, name) for each in agreed] for name in Agreement._fields},
-            "agreeing": which,
+            **{name: [getattr(each, name) for each in agreed] for name in AGREEMENT_NUMBERS},
+            "agreeing": [each.agreeing for each in agreed],
         }
     )

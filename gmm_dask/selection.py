@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gmm_dask.criteria import LABELS, Outcome, best_outcome
+from gmm_dask.em import State, Status
 
 # mean log-likelihoods a row that are closer than this are the same optimum
 SAME_OPTIMUM = 1e-4
@@ -20,41 +21,64 @@ FLAT = 10.0
 
 
 class Agreement(NamedTuple):
-    """How a candidate's starts compare.
+    """How a candidate's starts compare; starts that end at one likelihood are taken for one optimum.
 
     Attributes
     ----------
     starts : int
-        Those that ended with usable parameters.
-    agreed : int
-        Those of them that ended at the best one's likelihood, itself among them.
+        Those that were tried.
+    untrusted : int
+        Those of them that do not compare: without usable parameters, or not trusted where the best one is.
+    agreed : float
+        Those that ended at the best one's likelihood, itself among them; NaN where that tells nothing.
     spread : float
-        How far the worst ended below the best, in log-likelihood a row; NaN if there are none.
+        How far the worst of those that compare ended below the best, in log-likelihood a row; NaN likewise.
+    agreeing : tuple of int
+        Numbers of those that agreed.
     """
 
     starts: int
-    agreed: int
-    spread: float
+    untrusted: int
+    agreed: float = math.nan
+    spread: float = math.nan
+    agreeing: tuple[int, ...] = ()
 
 
-def agreement(outcomes: Sequence[Outcome]) -> Agreement:
-    """The agreement of one candidate's starts with the best of them; spurious ones count where the best is one."""
-    below = _below_the_best(outcomes)
-    if not below:
-        return Agreement(0, 0, math.nan)
-    return Agreement(len(below), len(agreeing(outcomes)), max(0.0, *below.values()))
+# those of its fields that are numbers
+AGREEMENT_NUMBERS = ("starts", "untrusted", "agreed", "spread")
 
 
-def agreeing(outcomes: Sequence[Outcome]) -> tuple[int, ...]:
-    """Numbers of the starts of one candidate that ended at the best one's likelihood, itself among them."""
-    return tuple(start for start, distance in _below_the_best(outcomes).items() if distance < SAME_OPTIMUM)
+def agreement(outcomes: Sequence[Outcome], *, independent: bool = True) -> Agreement:
+    """The agreement of one candidate's starts with the best of them.
 
-
-def _below_the_best(outcomes: Sequence[Outcome]) -> dict[int, float]:
-    """How far below the best start each that counts ended, in log-likelihood a row, by its number."""
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        All starts of the candidate.
+    independent : bool
+        Whether each start was made without looking at the others. Those that have won a competition were chosen to
+        be different optima: nothing is said of them.
+    """
     best = best_outcome(outcomes).state
     states = [o.state for o in outcomes if o.state.usable and o.state.status.trusted >= best.status.trusted]
-    return {s.start: best.lower_bound - s.lower_bound if math.isfinite(s.lower_bound) else 0.0 for s in states}
+    counts = len(outcomes), len(outcomes) - len(states)
+    below = {state.start: best.lower_bound - state.lower_bound for state in states}
+    if not (independent and below and all(map(math.isfinite, below.values()))):
+        return Agreement(*counts)
+    agreeing = tuple(start for start, distance in below.items() if distance < SAME_OPTIMUM)
+    return Agreement(*counts, len(agreeing), max(0.0, *below.values()), agreeing)
+
+
+def shortcomings(states: Sequence[State], best: State) -> list[str]:
+    """What did not go well in a fit of one candidate, of which the best start is kept."""
+    said, lost = [], [state.status for state in states if not state.usable]
+    if lost:
+        said.append(f"{len(lost)} of {len(states)} starts were dropped: {lost[0].remedy}")
+    if not best.status.trusted:
+        said.append(f"The best start is {best.status}: {best.status.remedy}")
+    if best.lower_bounds and not best.converged:
+        said.append(f"The best start did not converge: {Status.MAX_ITER.remedy}")
+    return said
 
 
 def smallest_within(table: pd.DataFrame, within: float = FLAT) -> dict[str, Any]:
@@ -99,6 +123,8 @@ def _on_the_edge(table: pd.DataFrame, winner: Mapping[Any, Any], stopped: str | 
     advice = WIDEN if stopped is None else f"The grid was not widened further: {stopped}."
     if counts.nunique() > 1 and k == counts.max():
         return f"The winner has {k} components, the most that were tried: more may be better. {advice}"
+    if counts.nunique() == 1 and k > 1:
+        return f"No other number of components than {k} was tried: more may be better, or fewer. {advice}"
     if k == counts.min() and k > 1:
         return f"The winner has {k} components, the fewest that were tried: fewer may be better. {advice}"
     if k == counts[table["delta"].notna()].max() < counts.max():
@@ -119,20 +145,29 @@ def _fewer_do(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) ->
 
 
 def _starts_disagree(winner: Mapping[Any, Any]) -> str:
-    starts, agreed = winner.get("starts", 0), winner.get("agreed", 0)
-    if starts < 2 or agreed > 1:
+    starts, untrusted = winner.get("starts", 0), winner.get("untrusted", 0)
+    if starts < 2 or winner.get("agreed") != 1:
         return ""
+    others = [_untrusted_words(untrusted)] if untrusted else []
+    if starts - untrusted > 1:
+        others.append(f"the others ended up to {winner['spread']:.2g} a row below")
     return (
-        f"Only one of the winner's {starts:.0f} starts reached its likelihood; the others ended up to "
-        f"{winner['spread']:.2g} a row below: there may be a better one. Take more starts (n_init)."
+        f"Only one of the winner's {starts:.0f} starts reached its likelihood; {', '.join(others)}: there may be a "
+        "better one. Take more starts (n_init)."
     )
+
+
+def _untrusted_words(count: float) -> str:
+    return f"{count:.0f} ended degenerate, spurious or without a density"
 
 
 def starts_compared(winner: Mapping[Any, Any]) -> str:
     """Which of the winner's starts agreed, and how far apart they ended; empty if it had one, or that is not known."""
-    starts, agreeing = winner.get("starts", 0), winner.get("agreeing", ())
+    starts, untrusted, agreeing = winner.get("starts", 0), winner.get("untrusted", 0), winner.get("agreeing", ())
     if starts < 2 or not agreeing:
         return ""
     numbers = f"number{'s' if len(agreeing) > 1 else ''} {', '.join(map(str, agreeing))}"
-    said = f"{len(agreeing)} of the winner's {starts:.0f} starts ended at its likelihood ({numbers})"
-    return f"{said}; the farthest ended {winner['spread']:.2g} a row below it" if len(agreeing) < starts else said
+    said = [f"{len(agreeing)} of the winner's {starts:.0f} starts ended at its likelihood ({numbers})"]
+    said += [_untrusted_words(untrusted)] if untrusted else []
+    apart = len(agreeing) < starts - untrusted
+    return "; ".join([*said, *([f"the farthest ended {winner['spread']:.2g} a row below it"] if apart else [])])

@@ -15,6 +15,8 @@ Array = NDArray[np.float64]
 
 # a component of one row, but for rounding, or of less
 ONE_ROW = 1.0 + 1e-6
+# weights that add up to less than this share of the rows hardly count rows
+COUNTED = 0.05
 # a component of fewer rows than this many times n_features + 1 may owe its shape to chance
 FEW = 10.0
 # a variance so much smaller than the others', in some direction, is out of proportion: 1/30 of their width
@@ -67,7 +69,8 @@ _WORDS = {
     Status.SINGULAR: (SINGULAR_CAUSE, SINGULAR_ADVICE),
     Status.DEGENERATE: (
         "a component holds one row or less (its weight is not above 1/n), so that it describes no group of rows",
-        "Ask for fewer components, or bring more rows.",
+        "Ask for fewer components, or bring more rows; weights, if there are any, count rows: they are to add up to "
+        "about as many as there are.",
     ),
     Status.SPURIOUS: (
         "a component of few rows is a spike: in some direction it is far narrower than the others, as rows that are "
@@ -79,6 +82,17 @@ _WORDS = {
         "Ask for fewer components, or scale the data to standard deviations of about one.",
     ),
 }
+
+
+def weights_note(total_weight: float, n_rows: int) -> str:
+    """What is to be said of weights that add up to far less than the number of rows; empty of others."""
+    if total_weight >= COUNTED * n_rows:
+        return ""
+    return (
+        f"The weights add up to {total_weight:.4g} for {n_rows:,} rows, and a weight counts as so many rows: criteria "
+        "and statuses are those of so few. Multiply the weights, so that they add up to the number of rows, unless "
+        "they do count rows."
+    )
 
 
 def judge(family: Family, parameters: Parameters, total_weight: float, reg_covar: Array | float) -> Status | None:
@@ -96,7 +110,7 @@ def judge(family: Family, parameters: Parameters, total_weight: float, reg_covar
         return None
     matrices = family.full_covariances(parameters)
     try:
-        spurious = few & (_is_spike(parameters, matrices) | _is_held_open(parameters, matrices, reg_covar))
+        spurious = few & (_is_spike(parameters, matrices) | is_held_open(parameters, matrices, reg_covar))
     except np.linalg.LinAlgError:  # so close to singular that nothing can be said
         return None
     return Status.SPURIOUS if spurious.any() else None
@@ -112,8 +126,21 @@ def _is_spike(parameters: Parameters, matrices: Array) -> NDArray[np.bool_]:
     return spikes
 
 
-def _is_held_open(parameters: Parameters, matrices: Array, reg_covar: Array | float) -> NDArray[np.bool_]:
-    """Which components have, in a direction in which the data vary, the variance that ``reg_covar`` gave them."""
+def is_held_open(parameters: Parameters, matrices: Array, reg_covar: Array | float) -> NDArray[np.bool_]:
+    """Which components have, in a direction in which the data vary, the variance that ``reg_covar`` gave them.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    matrices : ndarray of shape (n_components, n_features, n_features)
+        Their covariances.
+    reg_covar : float or ndarray of shape (n_features,)
+
+    Raises
+    ------
+    LinAlgError
+        If they are so close to singular that nothing can be said.
+    """
     d = parameters.means.shape[1]
     offsets = parameters.means - parameters.weights @ parameters.means
     between = (offsets.T * parameters.weights) @ offsets

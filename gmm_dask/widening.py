@@ -75,7 +75,7 @@ def _stride(counts: Sequence[int]) -> int:
 
 
 def in_grid_order(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Outcomes as if the whole grid had been asked for at first: by covariance type, then by number of components."""
+    """Outcomes in the order of a grid asked for at first: by covariance type, then by number of components."""
     given = list(outcomes)
     kinds = list(dict.fromkeys(outcome.state.covariance_type for outcome in given))
     return sorted(given, key=lambda outcome: (kinds.index(outcome.state.covariance_type), outcome.state.n_components))

@@ -168,7 +168,8 @@ class SearchConfig(Section):
         "and more than one: by half as many numbers of components as it has, in its own stride, for every covariance "
         "type, until the best one lies inside. It ends, too, where no new candidate can be trusted, at as many "
         "components as rows, and at cluster.memory_limit. Each time takes two reads of the data more, beside those of "
-        "the new fits.",
+        "the new fits. With init_params: auto the new candidates compete among themselves, so that they may end "
+        "elsewhere than in a grid that has them at first.",
     )
     n_init: Count = Field(default=1, description="Starts of each candidate; the best of them counts.")
     init_params: Literal["kmeans", "k-means++", "random", "random_from_data", "auto"] = Field(

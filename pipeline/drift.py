@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask.errors import UserError
 from pipeline import store
 from pipeline.answers import mean_log_density
 from pipeline.store import ResultStore, StoredModel
@@ -26,10 +27,10 @@ STANDARD_ERRORS = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What is known of the rows that a model was fitted to.
+    """What is known of the rows that a model was fitted to, each of them counted once, whatever its weight.
 
-    ``deviation`` is the standard deviation of their log densities, ``shares`` (n_components,) the share of each
-    label, and ``threshold`` the density under which the share ``quantile`` of them was marked.
+    ``mean`` is the mean of their log densities, ``deviation`` the standard deviation, ``shares`` (n_components,) the
+    share of each label, and ``threshold`` the density under which the share ``quantile`` of them was marked.
     """
 
     mean: float
@@ -40,12 +41,27 @@ class Fit:
 
 
 def fit_of(result: ResultStore, model: StoredModel) -> Fit:
-    """What the store knows of its rows; weights stand for label shares, and D/2 for the variance, if it has no rows."""
+    """What the store knows of its rows; if it has none of them, what the fit found stands for them.
+
+    Then the mean is that of the fit, the components' weights are the shares of the labels, and D/2 is the variance.
+
+    Raises
+    ------
+    UserError
+        If the store has no rows and its fit had weights: new rows have none, and a mean with weights says nothing
+        about rows without.
+    """
     assert model.parameters is not None
     found = store.read_summary(result.path) or {}
+    if not found and result.config["data"].get("weights"):
+        raise UserError(
+            f"{result.path} was fitted with data.weights and has no answers about its rows, so that new rows, which "
+            "count once each, cannot be compared with them. Run its job again with output.labels: true."
+        )
+    mean = found.get("mean_log_density")
     counts = np.array(found.get("label_counts", ()), dtype=np.float64)
     return Fit(
-        mean=mean_log_density(result.path, str(result.best)),
+        mean=mean_log_density(result.path, str(result.best)) if mean is None else mean,
         deviation=found.get("deviation_of_log_density") or math.sqrt(len(model.columns) / 2),
         shares=counts / counts.sum() if counts.any() else model.parameters.weights,
         quantile=found.get("anomaly_quantile"),

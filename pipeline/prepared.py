@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gmm_dask.errors import UserError
 from gmm_dask.partition import usable_rows
 from gmm_dask.profile import Profile
+from gmm_dask.status import weights_note
 from pipeline.config import DataConfig
 
 Array = NDArray[np.float64]
@@ -126,6 +127,8 @@ def column_notes(profile: Profile, columns: Sequence[str]) -> list[str]:
         same = _is_same(profile, i, j)
         how = "is a duplicate of" if same else "is a linear function of"
         notes.append(f"the column {columns[j]!r} {how} {columns[i]!r}; leave one of them out")
+    if said := weights_note(profile.total_weight, profile.n_rows):
+        notes.append(said[0].lower() + said[1:].rstrip("."))
     return notes
 
 

@@ -52,7 +52,8 @@ def test_parameters_are_scikit_learns():
 
 def test_fitted_attributes_are_scikit_learns(fitted, iris):
     theirs = Peer(3, covariance_type=fitted.covariance_type, random_state=0).fit(iris)
-    assert {name for name in vars(fitted) if name.endswith("_")} == {n for n in vars(theirs) if n.endswith("_")}
+    ours = {name for name in vars(fitted) if name.endswith("_")}
+    assert ours == {name for name in vars(theirs) if name.endswith("_")} | {"status_"}
     for name in FITTED:
         ours, peers = getattr(fitted, name), getattr(theirs, name)
         assert isinstance(ours, type(peers)) or name == "lower_bound_", name
@@ -153,6 +154,7 @@ def test_a_warm_start_goes_on_from_scikit_learns_fit(iris):
 
 
 # -- fitting -----------------------------------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:The best start is spurious:sklearn.exceptions.ConvergenceWarning")
 def test_weights_count_as_copies_of_rows(blobs, covariance_type):
     weights = np.random.RandomState(0).randint(0, 4, len(blobs))
     inits = inits_of(covariance_type, random_parameters(covariance_type, 3, 2))

@@ -28,6 +28,8 @@ DATA = {
     "1e-160": ROWS * 1e-160,
     "1e-300": ROWS * 1e-300,
     "a column of 1e-300": np.column_stack([ROWS[:, 0], ROWS[:, 1] * 1e-300]),
+    "a constant column of 1e-200": np.column_stack([ROWS, np.full(60, 1e-200)]),
+    "a constant column of 1e-300": np.column_stack([ROWS, np.full(60, 1e-300)]),
     "outlier": OUTLIER,
     "outlier of 1e150": np.vstack([ROWS, [[1e150, 0.0]]]),
     "integer grid": RANDOM.randint(0, 4, (200, 2)),
@@ -81,6 +83,12 @@ def test_every_candidate_gets_a_status(name, init_params, reg_covar, accelerate)
 def test_numbers_whose_squares_overflow_are_refused_by_name(name, init_params):
     with pytest.raises(UserError, match=r"The values of column [01] reach .*too large for float64\. Scale the data"):
         search(TOO_LARGE[name], init_params=init_params)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-200, -1e-300])
+def test_a_constant_column_is_held_open_however_small_its_value(value):
+    found = search(np.column_stack([ROWS, np.full(60, value)]), (1, 2), reg_covar="auto").results_
+    assert not found["status"].isin(["singular", "failed"]).any()
 
 
 def test_one_row_is_refused():

@@ -16,8 +16,9 @@ from gmm_dask import GaussianMixtureSearch, UserError
 from gmm_dask import search as search_module
 from gmm_dask.criteria import LABELS
 from gmm_dask.display import search_html
-from gmm_dask.estimator import GaussianMixture, sample_seed
+from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import get_family
+from gmm_dask.inputs import sample_seed
 from gmm_dask.partition import Holdout
 from gmm_dask.plotting import plot_criteria
 from gmm_dask.profile import Draw

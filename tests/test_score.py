@@ -454,3 +454,36 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, kind):
     print(f"{kind}: {peaks} MiB")
     assert peaks[1] < 1024
     assert peaks[1] - peaks[0] < 120  # of 500 MB more rows and answers
+
+
+# -- weights -----------------------------------------------------------------------------------------------------
+
+
+def fit_weighted(tmp_path, **output):
+    """A store fitted to rows near zero that count a tenth, and rows far off that count nine times; and the data."""
+    rng = np.random.default_rng(0)
+    near, far = rng.normal(size=(900, 3)), rng.normal(size=(100, 3)) * 3.0 + 20.0
+    frame = pd.DataFrame(np.vstack([near, far]), columns=COLUMNS).assign(w=[0.1] * 900 + [9.1] * 100)
+    data = str(tmp_path / "weighted.parquet")
+    frame.to_parquet(data, index=False)
+    values = {
+        "data": {"source": data, "columns": COLUMNS, "weights": "w"},
+        "search": {"n_components": [2], "covariance_types": ["full"], "init_params": "auto"},
+        "output": {"store": str(tmp_path / "weighted.zarr"), "report": False, **output},
+    }
+    return run(JobConfig.model_validate(values)).store, data
+
+
+def test_the_rows_of_a_weighted_fit_have_not_drifted(tmp_path):
+    """Each row counts once in what is compared: new rows may have no weights."""
+    store, data = fit_weighted(tmp_path, log_density=True)
+    summary = score(store, data, tmp_path / "out.zarr")
+    assert not summary.drift
+    assert summary.mean_log_density == pytest.approx(summary.fit_mean_log_density, rel=1e-9)
+    assert summary.shares == pytest.approx((0.9, 0.1)[:: 1 if summary.shares[0] > 0.5 else -1])
+
+
+def test_a_weighted_fit_without_rows_says_that_it_cannot_be_compared(tmp_path):
+    store, data = fit_weighted(tmp_path, labels=False)
+    with pytest.raises(UserError, match=r"fitted with data\.weights and has no answers .*output\.labels: true"):
+        score(store, data, tmp_path / "out.zarr", overrides=["output.labels=true"])

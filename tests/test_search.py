@@ -28,6 +28,7 @@ COLUMNS = [
     "n_iter",
     "start",
     "starts",
+    "untrusted",
     "agreed",
     "spread",
     "agreeing",

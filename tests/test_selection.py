@@ -9,7 +9,7 @@ import pytest
 
 from gmm_dask import GaussianMixtureSearch
 from gmm_dask.em import Status
-from gmm_dask.selection import agreeing, agreement, remarks, smallest_within, starts_compared
+from gmm_dask.selection import agreement, remarks, smallest_within, starts_compared
 from test_criteria import outcome
 
 
@@ -24,12 +24,10 @@ def remarks_of(table, **winner):
 
 def test_starts_that_agree():
     starts = [outcome(start=i, bound=bound) for i, bound in enumerate((-2.0, -1.0, -1.00005, -1.5))]
-    assert agreement(starts) == (4, 2, pytest.approx(1.0))
+    assert agreement(starts) == (4, 0, 2, pytest.approx(1.0), (1, 2))
 
 
 def test_which_starts_agreed_is_said():
-    starts = [outcome(start=i, bound=bound) for i, bound in enumerate((-2.0, -1.0, -1.00005, -1.5))]
-    assert agreeing(starts) == (1, 2)
     found = starts_compared({"starts": 4.0, "agreeing": (1, 2), "spread": 1.0})
     assert found == (
         "2 of the winner's 4 starts ended at its likelihood (numbers 1, 2); the farthest ended 1 a row below it"
@@ -38,16 +36,27 @@ def test_which_starts_agreed_is_said():
     assert starts_compared({"starts": 1.0, "agreeing": (0,), "spread": 0.0}) == ""
 
 
-def test_starts_that_failed_or_are_not_trusted_do_not_count():
+def test_starts_that_failed_or_are_not_trusted_are_counted_but_not_compared():
     starts = [
         outcome(start=0, bound=-1.0),
         outcome(start=1, bound=5.0, status=Status.SPURIOUS),
         outcome(start=2, status=Status.SINGULAR),
     ]
-    assert agreement(starts) == (1, 1, 0.0)
-    assert agreement(starts[1:]) == (1, 1, 0.0)
-    assert agreement(starts[2:])[:2] == (0, 0)
+    assert agreement(starts) == (3, 2, 1, 0.0, (0,))
+    assert agreement(starts[1:]) == (2, 1, 1, 0.0, (1,))
+    assert agreement(starts[2:])[:2] == (1, 1)
+    assert math.isnan(agreement(starts[2:]).agreed)
     assert math.isnan(agreement(starts[2:]).spread)
+
+
+def test_starts_that_say_nothing_of_each_other_do_not_agree():
+    """Those that a competition chose differ by construction; those without an iteration have no likelihood."""
+    starts = [outcome(start=i) for i in range(3)]
+    assert agreement(starts).agreed == 3
+    found = agreement(starts, independent=False)
+    assert (found.starts, found.agreeing, math.isnan(found.agreed)) == (3, (), True)
+    unknown = agreement([outcome(start=i, bound=-math.inf) for i in range(3)])
+    assert (unknown.starts, unknown.agreeing, math.isnan(unknown.agreed)) == (3, (), True)
 
 
 def test_fewest_components_where_the_curve_is_flat():
@@ -94,6 +103,32 @@ def test_starts_that_disagree():
     [remark] = remarks_of(table, starts=4.0, agreed=1.0, spread=0.0321)
     assert "one of the winner's 4 starts" in remark
     assert "0.032 a row below" in remark
+
+
+def test_starts_that_are_not_trusted_are_remarked():
+    starts = [outcome(start=0), *(outcome(start=i, bound=9.0, status=Status.SPURIOUS) for i in range(1, 5))]
+    table = table_of((1, "full", 50.0), (2, "full", 0.0), (3, "full", 20.0))
+    [remark] = remarks_of(table, **agreement(starts)._asdict())
+    assert remark == (
+        "Only one of the winner's 5 starts reached its likelihood; 4 ended degenerate, spurious or without a density: "
+        "there may be a better one. Take more starts (n_init)."
+    )
+    [remark] = remarks_of(table, **agreement([*starts, outcome(start=5, bound=-1.5)])._asdict())
+    assert "6 starts reached its likelihood; 4 ended degenerate" in remark
+    assert "density, the others ended up to 0.5 a row below: there" in remark
+    said = starts_compared(agreement([outcome(start=9), *starts])._asdict())
+    assert said.endswith("likelihood (numbers 9, 0); 4 ended degenerate, spurious or without a density")
+
+
+def test_starts_of_a_competition_are_not_compared(iris):
+    search = GaussianMixtureSearch([2], n_init=3, init_params="auto", random_state=0).fit(iris)
+    assert search.results_["agreed"].isna().all()
+    assert not any("starts" in remark for remark in search.remarks_)
+
+
+def test_a_single_number_of_components_says_so():
+    [remark] = remarks_of(table_of((2, "full", 0.0), (2, "tied", 50.0)))
+    assert remark.startswith("No other number of components than 2 was tried: more may be better, or fewer.")
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

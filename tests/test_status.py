@@ -7,10 +7,12 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
+from gmm_dask.em import State
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.ridge import reg_covar_of
 from gmm_dask.scan import as_rows, profile_rows
 from gmm_dask.status import Status, judge
+from mixtures import random_parameters
 
 OWN_COVARIANCES = ("full", "diag", "spherical")
 
@@ -89,6 +91,7 @@ def test_verdicts_do_not_depend_on_units():
         assert found is judge(family, parameters, 2014.0, 1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:The best start is spurious:sklearn.exceptions.ConvergenceWarning")
 def test_a_spike_ends_spurious_and_another_start_of_the_candidate_wins():
     """Ten rows on a line, of 210."""
     random = np.random.RandomState(0)
@@ -162,6 +165,7 @@ def test_with_auto_a_fit_does_not_depend_on_units(iris, name):
     np.testing.assert_allclose(scaled.covariances_ / precisions, ours.covariances_, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:The best start is spurious:sklearn.exceptions.ConvergenceWarning")
 def test_auto_keeps_covariances_open(covariance_type):
     X = np.repeat(np.array([[0.0, 5.0], [1.0, 7.0]]), 20, axis=0)
     mixture = GaussianMixture(2, covariance_type=covariance_type, reg_covar="auto", random_state=0).fit(X)
@@ -177,3 +181,33 @@ def test_scikit_learn_gets_what_it_knows(iris):
     theirs = ours.to_sklearn()
     assert (theirs.reg_covar, theirs.tol, theirs.n_components) == (1e-6, 1e-5, 2)
     theirs.fit(iris)
+
+
+# -- the estimator -------------------------------------------------------------------------------------------------
+
+
+def with_equal_rows():
+    """200 normal rows, and five equal ones far from them."""
+    return np.vstack([np.random.RandomState(0).standard_normal((200, 2)), np.full((5, 2), 30.0)])
+
+
+def test_the_estimator_tells_of_a_spike():
+    """The parameters are scikit-learn's all the same."""
+    X = with_equal_rows()
+    with pytest.warns(ConvergenceWarning, match=r"The best start is spurious: .* is a spike: .*raise reg_covar"):
+        mixture = GaussianMixture(2, random_state=0).fit(X)
+    assert mixture.status_ == "spurious"
+    assert mixture.converged_
+    np.testing.assert_allclose(sorted(mixture.weights_ * len(X)), [5.0, 200.0], rtol=1e-6)
+    assert GaussianMixture(1, random_state=0).fit(X).status_ == "converged"
+
+
+def test_a_sound_start_is_kept_before_a_spike_with_auto():
+    spike = State("full", 2, 0, random_parameters("full", 2, 2), (9.0,), Status.SPURIOUS, converged=True)
+    sound = State("full", 2, 1, random_parameters("full", 2, 2), (1.0,), Status.CONVERGED, converged=True)
+    mixture = GaussianMixture(2, n_init=2, init_params="auto")
+    mixture._keep_best([spike, sound])
+    assert mixture.status_ == "converged"
+    with pytest.warns(ConvergenceWarning, match="spurious"):
+        mixture.set_params(init_params="kmeans")._keep_best([spike, sound])
+    assert mixture.lower_bound_ == 9.0

@@ -583,7 +583,7 @@ def test_criteria_of_candidates_and_starts(store):
     assert list(table.columns) == [
         "n_components", "covariance_type", "status", "bic", "aic", "icl", "held_out", "log_likelihood",
         "held_out_log_likelihood", "n_parameters", "n_iter", "extrapolations", "falls",
-        "starts", "agreed", "spread", "agreeing",
+        "starts", "untrusted", "agreed", "spread", "agreeing",
     ]  # fmt: skip
     assert table[["held_out", "held_out_log_likelihood"]].isna().all(axis=None)
     first, second = table.drop(columns=["held_out", "held_out_log_likelihood"]).to_dict("records")
@@ -598,6 +598,7 @@ def test_criteria_of_candidates_and_starts(store):
         "n_parameters": 7,
         "n_iter": 3,
         "starts": 2,
+        "untrusted": 0,
         "agreed": 1,
         "spread": 0.5,
         "agreeing": (1,),

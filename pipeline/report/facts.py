@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from gmm_dask.criteria import CRITERIA, TIE, best_position
 from gmm_dask.em import Status
 from gmm_dask.families import get_family
-from gmm_dask.ridge import AUTO, SHARE
+from gmm_dask.ridge import AUTO, automatic
+from gmm_dask.status import is_held_open
 from gmm_dask.telling import Components
 from pipeline.show import add_delta, position_of
 from pipeline.store import (
@@ -42,8 +43,6 @@ class Facts:
         The winner.
     components : Components
         Its components in the units of the data.
-    narrowest : ndarray of shape (n_components,)
-        The smallest variance of each component in any direction, in the units of the fit.
     sample : Sample or None
         Some rows; stores of early versions have none.
     rows : dict
@@ -54,7 +53,6 @@ class Facts:
     table: pd.DataFrame
     model: StoredModel
     components: Components
-    narrowest: Array
     sample: Sample | None
     rows: dict[str, Any]
 
@@ -80,15 +78,36 @@ class Facts:
         return rows_of(self.table)[position_of(self.table, self.best)]
 
     @property
-    def smallest_reg_covar(self) -> float:
-        """What the search added to the covariances' diagonals, in the units of the fit; the least, if by feature."""
+    def reg_covar(self) -> float | Array:
+        """What the search added to the covariances' diagonals, in the units of the fit; by feature, if it did so."""
         reg_covar = self.store.config["search"]["reg_covar"]
         if reg_covar != AUTO:
             return float(reg_covar)
+        contents, scale = self.store.data["contents"], self.model.scale
+        names = ("minima", "maxima", "deviations")
+        minima, maxima, deviations = (np.array(contents[name]) / (1.0 if scale is None else scale) for name in names)
+        return automatic(minima, maxima, deviations**2)
+
+    @property
+    def held_open(self) -> list[int]:
+        """The components that only ``reg_covar`` keeps from collapsing, in some direction."""
         family, parameters = self.model.model
-        offsets = parameters.means - parameters.weights @ parameters.means
-        within = np.diagonal(family.full_covariances(parameters), axis1=1, axis2=2)
-        return SHARE * float(np.min(parameters.weights @ (within + offsets**2)))
+        try:
+            held = is_held_open(parameters, family.full_covariances(parameters), self.reg_covar)
+        except np.linalg.LinAlgError:  # so close to singular that nothing can be said
+            return []
+        return np.flatnonzero(held).tolist()
+
+    @property
+    def sizes(self) -> Array:
+        """How many rows each component stands for; with weights, which part of their sum."""
+        sizes: Array = self.components.weights * (self.store.total_weight or self.n_rows)
+        return sizes
+
+    @property
+    def size_unit(self) -> str:
+        """What the sizes count."""
+        return "of weight" if self.store.config["data"].get("weights") else "rows"
 
     @property
     def n_rows(self) -> int:
@@ -151,12 +170,6 @@ def read_facts(path: str) -> Facts:
         table=table,
         model=model,
         components=components,
-        narrowest=_narrowest(model),
         sample=read_sample(path),
         rows=read_summary(path) or {},
     )
-
-
-def _narrowest(model: StoredModel) -> Array:
-    family, parameters = model.model
-    return np.asarray(np.linalg.eigvalsh(family.full_covariances(parameters))[:, 0], dtype=np.float64)

@@ -54,7 +54,7 @@ def closest_table(facts: Facts) -> Table:
     """The winner and the candidates next to it, with all criteria."""
     name = facts.criterion
     rest, label = [other for other in facts.criteria if other != name], LABELS[name]
-    compares = "starts" in facts.table and bool((facts.table["starts"] > 1).any())
+    compares = "starts" in facts.table and bool(((facts.table["starts"] > 1) & facts.table["agreed"].notna()).any())
     head = ["candidate", f"Δ{label}", *(["evidence"] if name == "bic" else []), label]
     rows = []
     for row in [facts.winner, *facts.others][:MOST_CLOSEST]:
@@ -62,12 +62,17 @@ def closest_table(facts: Facts) -> Table:
         words = [evidence(row["delta"]) if row["delta"] > 0.0 else ""] if name == "bic" else []
         values = [number(row[criterion], 1) for criterion in (name, *rest)]
         cells = _cells(difference(row["delta"]), *words, *values, f"{row['n_parameters']:,}", row["n_iter"])
-        cells += _cells(f"{row['agreed']:.0f} of {row['starts']:.0f}", _apart(row["spread"])) if compares else []
+        cells += _cells(_agreed(row), _apart(row["spread"])) if compares else []
         rows.append([Cell(row["name"], kind=kind), *cells])
     head += [*(LABELS[other] for other in rest), "parameters", "iterations"]
     head += ["starts agree", "apart"] if compares else []
     note = " ".join(filter(None, [_evidence_note(name), _STARTS_NOTE if compares else ""]))
     return Table(f"The candidates closest by {label}", head, rows, note)
+
+
+def _agreed(row: dict[str, Any]) -> str:
+    """How many of the starts agree."""
+    return "–" if np.isnan(row["agreed"]) else f"{row['agreed']:.0f} of {row['starts']:.0f}"  # noqa: RUF001
 
 
 def _apart(spread: float) -> str:
@@ -139,7 +144,7 @@ def components_table(facts: Facts) -> Table:
     places = [decimals(components.deviations[d]) for d in features]
     rows = []
     for k in shown:
-        weight, below = components.weights[k], f"≈ {components.weights[k] * facts.n_rows:,.0f} rows"
+        weight, below = components.weights[k], f"≈ {facts.sizes[k]:,.0f} {facts.size_unit}"
         values = [_mean_cell(facts, k, d, digits) for d, digits in zip(features, places, strict=True)]
         part = 100.0 * weight / components.weights.max()
         bar = Cell(f"{weight:.1%}", below, kind="bar", style=f"--part:{part:.1f}%")

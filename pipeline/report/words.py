@@ -30,8 +30,6 @@ SUPPORT = (
 FEW_ROWS = 10
 # a label is sure if another component has at most this probability
 SURE = UNSURE[1]
-# a component's smallest variance is of this many times reg_covar or less if it is reg_covar that holds it open
-HELD_OPEN = 3.0
 LISTED = 12
 
 
@@ -187,13 +185,11 @@ def sure_share(facts: Facts) -> float | None:
 
 
 def starts(facts: Facts) -> str:
-    """What the fits began with, and which of the winner's starts agreed."""
-    search, said = facts.store.config["search"], starts_compared(facts.winner)
-    if search["init_params"] != AUTO:
-        return said
+    """What the fits began with, or which of the winner's starts agreed."""
+    if facts.store.config["search"]["init_params"] != AUTO:
+        return starts_compared(facts.winner)
     most = min(facts.n_rows, sample_limit(len(facts.components.names)))
-    begun = f"the best of many short fits to a sample of {most:,} rows, in memory: not among the passes"
-    return "; ".join(filter(None, [begun, said]))
+    return f"the best of many short fits, compared on a sample of up to {most:,} rows, in memory: not among the passes"
 
 
 # -- what is worth a look ------------------------------------------------------------------------------------
@@ -234,12 +230,11 @@ def _about_the_candidates(facts: Facts) -> Iterator[str]:
 
 
 def _about_the_components(facts: Facts) -> Iterator[str]:
-    rows = facts.components.weights * facts.n_rows
-    few = [f"{k} (about {count:,.0f} rows)" for k, count in enumerate(rows) if count < FEW_ROWS]
+    few = [f"{k} (about {size:,.0f} {facts.size_unit})" for k, size in enumerate(facts.sizes) if size < FEW_ROWS]
     if few:
         yield f"Components of very few rows: {listed(few)}. They may describe outliers."
     reg_covar = facts.store.config["search"]["reg_covar"]
-    thin = [str(k) for k in np.flatnonzero(facts.narrowest <= HELD_OPEN * facts.smallest_reg_covar)]
+    thin = [str(k) for k in facts.held_open]
     if thin:
         yield (
             f"In some direction only search.reg_covar ({reg_covar}) keeps these components from collapsing: "

@@ -15,7 +15,7 @@ from gmm_dask.criteria import Outcome, best_outcome, by_candidate
 from gmm_dask.em import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
-from gmm_dask.selection import Agreement, agreeing, agreement
+from gmm_dask.selection import AGREEMENT_NUMBERS, agreement
 from pipeline.store.groups import StorePath, get, get_text, open_root, put
 
 Array = NDArray[np.float64]
@@ -62,7 +62,7 @@ class Effort(NamedTuple):
 # -- criteria ------------------------------------------------------------------------------------------------
 
 
-def write_criteria(path: StorePath, outcomes: Sequence[Outcome]) -> None:
+def write_criteria(path: StorePath, outcomes: Sequence[Outcome], *, independent: bool = True) -> None:
     """Write the criteria of every start, and of each candidate by its best start.
 
     Parameters
@@ -71,6 +71,8 @@ def write_criteria(path: StorePath, outcomes: Sequence[Outcome]) -> None:
         The result store.
     outcomes : sequence of Outcome
         All starts of all candidates.
+    independent : bool
+        Whether the starts compare, as in :func:`gmm_dask.selection.agreement`.
     """
     counts = sorted({outcome.state.n_components for outcome in outcomes})
     kinds = list(dict.fromkeys(outcome.state.covariance_type for outcome in outcomes))
@@ -82,15 +84,15 @@ def write_criteria(path: StorePath, outcomes: Sequence[Outcome]) -> None:
     best = [best_outcome(of_candidate) for of_candidate in by_candidate(outcomes).values()]
     places = [(counts.index(o.state.n_components), kinds.index(o.state.covariance_type)) for o in best]
     _put_table(group, "", best, places, (len(counts), len(kinds)), _CANDIDATE)
-    agreed = [agreement(of_candidate) for of_candidate in by_candidate(outcomes).values()]
+    agreed = [agreement(of_candidate, independent=independent) for of_candidate in by_candidate(outcomes).values()]
     which = np.zeros((len(counts), len(kinds), len(starts)), dtype=bool)
-    for place, of_candidate in zip(places, by_candidate(outcomes).values(), strict=True):
-        which[place] = np.isin(starts, agreeing(of_candidate))
+    for place, found in zip(places, agreed, strict=True):
+        which[place] = np.isin(starts, found.agreeing)
     put(group, "start_agreed", which, (*_CANDIDATE, "start"))
-    for i, name in enumerate(Agreement._fields):
+    for name in AGREEMENT_NUMBERS:
         values = np.full((len(counts), len(kinds)), np.nan)
         for place, found in zip(places, agreed, strict=True):
-            values[place] = found[i]
+            values[place] = getattr(found, name)
         put(group, name, values, _CANDIDATE)
     places_of_starts = [
         (counts.index(o.state.n_components), kinds.index(o.state.covariance_type), starts.index(o.state.start))
@@ -122,9 +124,9 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     -------
     DataFrame
         A row a candidate, with the columns ``n_components, covariance_type, status, bic, aic, icl, held_out,
-        log_likelihood, held_out_log_likelihood, n_parameters, n_iter, extrapolations, falls, starts, agreed, spread,
-        agreeing``; NaN where a candidate could not be fitted, or no rows were held out. ``starts, agreed, spread`` are
-        those of :class:`gmm_dask.selection.Agreement`, ``agreeing`` the numbers of the starts that agreed.
+        log_likelihood, held_out_log_likelihood, n_parameters, n_iter, extrapolations, falls, starts, untrusted,
+        agreed, spread, agreeing``; NaN where a candidate could not be fitted, no rows were held out, or the starts do
+        not compare. ``starts`` and what follows is as :class:`gmm_dask.selection.Agreement` has it.
 
     Raises
     ------
@@ -136,7 +138,7 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
         group = cast(zarr.Group, root["criteria"])
         counts, kinds = get(group, "n_components").tolist(), get_text(group, "covariance_type")
         # stores of earlier versions do not know how the starts agreed, nor of extrapolations, nor of rows held out
-        names = [name for name in (*_VARIABLES, *Agreement._fields) if name in group or name in _NEWER]
+        names = [name for name in (*_VARIABLES, *AGREEMENT_NUMBERS) if name in group or name in _NEWER]
         values = {name: get(group, name).T.ravel().tolist() if name in group else np.nan for name in names}
         values |= _agreeing(group) if "start_agreed" in group else {}
     except KeyError:
