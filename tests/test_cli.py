@@ -98,7 +98,7 @@ def test_run_shows_the_candidates_the_winner_and_where_things_are(job):
     assert "report: results/small.zarr-report/index.html" in lines
     assert Path("results/small.zarr-report/index.html").is_file()
     assert re.match(r"16 candidates, \d+ passes over the data \(\d+\.\d\d kiB read\), \d+\.\d s$", lines[-1])
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, rows)) <= 80
 
 
 def test_progress_goes_to_standard_error_only(job):
