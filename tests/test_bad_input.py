@@ -158,6 +158,7 @@ def spike_and_cloud():
     return np.concatenate([np.zeros((8, 1)), np.random.RandomState(0).normal(5, 2, (60, 1))])
 
 
+@pytest.mark.filterwarnings("ignore:The best start is spurious:sklearn.exceptions.ConvergenceWarning")
 def test_a_singular_start_is_dropped_with_a_warning():
     rows = spike_and_cloud()
     mixture = GaussianMixture(4, reg_covar=0, n_init=8, max_iter=2000, tol=1e-6, random_state=0)

@@ -66,6 +66,7 @@ def test_a_fitted_mixture_shows_its_components(iris):
     assert BaseEstimator._html_repr(mixture)[:9] == mixture._repr_html_()[:9]  # scikit-learn's diagram comes first
 
 
+@pytest.mark.filterwarnings("ignore:The best start is spurious:sklearn.exceptions.ConvergenceWarning")
 def test_much_is_cut_and_said(covariance_type):
     rows = np.random.default_rng(0).normal(size=(400, 30))
     mixture = GaussianMixture(20, covariance_type=covariance_type, random_state=0, tol=1e9)
