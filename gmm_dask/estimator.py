@@ -59,7 +59,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Number of starts; the best is kept. A start that becomes singular is dropped with a warning.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'auto'}, default='kmeans'
         How the starts are made: from all rows, or from a random sample of them if they are too many. 'auto' lets
-        many short fits over such rows compete, and the ``n_init`` best go on, which are different optima.
+        many short fits over such rows compete, and the best goes on; each of the ``n_init`` starts is a competition
+        of its own.
     weights_init : array-like of shape (n_components,), default=None
     means_init : array-like of shape (n_components, n_features), default=None
     precisions_init : array-like, default=None

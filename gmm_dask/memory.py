@@ -24,6 +24,7 @@ SAMPLE_COPIES = 4
 # fits over the scout that run together take so much memory, or are one; of each candidate at most so many are kept
 STATES_BYTES = 32 << 20
 MOST_PROMISING = 5
+KEPT = 2  # fits of a candidate that are kept from round to round
 # fits over the scout of more numbers are not accelerated: what they remembered would be many times themselves
 MOST_ACCELERATED = 4096
 # of a worker's memory, what may be filled before Dask begins to move results to disk, and of the part of that which
@@ -130,9 +131,9 @@ def affordable_promising(candidates: Sequence[Candidate], n_features: int) -> in
 
 
 def competing_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> int:
-    """The fits over the scout: those that run together, those that go on, and those that are kept."""
+    """The fits over the scout: those that run together, those that go on, and those that have won already."""
     sizes = [state_bytes(candidate, shape.n_features) for candidate in candidates]
-    going_on = affordable_promising(candidates, shape.n_features) + n_init + 1
+    going_on = affordable_promising(candidates, shape.n_features) + KEPT + n_init - 1
     return max(STATES_BYTES, *sizes) + going_on * sum(sizes)
 
 

@@ -76,8 +76,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         starts (how many were tried), untrusted (how many of them do not compare, having no usable parameters, or a
         status that is not trusted where the best one's is), agreed (how many ended at the best one's likelihood),
         spread (how far the worst ended below it, in log-likelihood a row), agreeing (which agreed, a tuple of their
-        numbers). With ``init_params='auto'`` nothing is said of agreement (NaN, and an empty tuple): the starts that
-        go on are different optima, chosen as such.
+        numbers).
     remarks_ : list of str
         What to know before the choice is trusted: the winner is on the edge of the grid, fewer components do as
         well, or its starts disagree.
@@ -168,7 +167,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
             outcomes = fit_some(candidates)
             while (wider := self._widening(outcomes, profile.n_rows)).candidates:
                 outcomes = in_grid_order([*outcomes, *fit_some(wider.candidates)])
-        self.results_ = results_table(outcomes, self.criterion, self.init_params != AUTO)
+        self.results_ = results_table(outcomes, self.criterion)
         self._set_best(criteria.choose(outcomes, self.criterion))
         self.remarks_ = remarks(
             self.results_, self.criterion, self._winner_row(), wider.stopped if self.extend else None
@@ -266,14 +265,11 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return self.best_estimator_
 
 
-def results_table(outcomes: Sequence[Outcome], criterion: str, independent: bool) -> pd.DataFrame:
-    """A row a candidate, by its best start, as :attr:`GaussianMixtureSearch.results_` describes it.
-
-    ``independent`` starts are compared (:func:`gmm_dask.selection.agreement`).
-    """
+def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
+    """A row a candidate, by its best start, as :attr:`GaussianMixtureSearch.results_` describes it."""
     best = [criteria.best_outcome(starts) for starts in criteria.by_candidate(outcomes).values()]
     values = [float(getattr(outcome, criterion)) for outcome in best]
-    agreed = [agreement(each, independent=independent) for each in criteria.by_candidate(outcomes).values()]
+    agreed = [agreement(starts) for starts in criteria.by_candidate(outcomes).values()]
     return pd.DataFrame(
         {
             "n_components": [outcome.state.n_components for outcome in best],

@@ -48,22 +48,19 @@ class Agreement(NamedTuple):
 AGREEMENT_NUMBERS = ("starts", "untrusted", "agreed", "spread")
 
 
-def agreement(outcomes: Sequence[Outcome], *, independent: bool = True) -> Agreement:
+def agreement(outcomes: Sequence[Outcome]) -> Agreement:
     """The agreement of one candidate's starts with the best of them.
 
     Parameters
     ----------
     outcomes : sequence of Outcome
         All starts of the candidate.
-    independent : bool
-        Whether each start was made without looking at the others. Those that have won a competition were chosen to
-        be different optima: nothing is said of them.
     """
     best = best_outcome(outcomes).state
     states = [o.state for o in outcomes if o.state.usable and o.state.status.trusted >= best.status.trusted]
     counts = len(outcomes), len(outcomes) - len(states)
     below = {state.start: best.lower_bound - state.lower_bound for state in states}
-    if not (independent and below and all(map(math.isfinite, below.values()))):
+    if not (below and all(map(math.isfinite, below.values()))):
         return Agreement(*counts)
     agreeing = tuple(start for start, distance in below.items() if distance < SAME_OPTIMUM)
     return Agreement(*counts, len(agreeing), max(0.0, *below.values()), agreeing)

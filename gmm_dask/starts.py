@@ -19,7 +19,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask.em import Settings, State, Status
-from gmm_dask.memory import affordable_promising
+from gmm_dask.memory import KEPT, affordable_promising
 from gmm_dask.profile import Profile
 from gmm_dask.scout import Scout
 from gmm_dask.seeding import STARTS, Candidate, require_rows, start_states
@@ -44,7 +44,6 @@ TRIES = 4  # how often moves are tried from the best fit of a candidate: the lik
 SPLITS = 4
 MERGES = 3
 FRESH = 2  # clusterings that are tried beside moves drawn at random
-KEPT = 2  # fits of a candidate that are kept from round to round
 # fits after the first few iterations, of which the most promising of each candidate go on
 GLIMPSE = Settings(tol=1e-5, max_iter=5)
 SHORT = Settings(tol=1e-5, max_iter=25)
@@ -71,16 +70,16 @@ def first_states(
     profile : Profile
         Of the rows, with the sample of them that starts are made from.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'auto'}
-        With 'auto' the candidates' fits over the sample compete, and help each other; with the others
-        :func:`gmm_dask.seeding.start_states` makes them.
+        With 'auto' the candidates' fits over the sample compete, and help each other; a sample of one row leaves
+        nothing to compete for. With the others :func:`gmm_dask.seeding.start_states` makes them.
     n_init, random_state, reg_covar
         As in :func:`gmm_dask.seeding.start_states`.
 
     Returns
     -------
     states : list of State
-        Candidate by candidate, start by start; with 'auto' the best first. Those of a candidate with more components
-        than there are rows have failed.
+        Candidate by candidate, start by start. Those of a candidate with more components than there are rows have
+        failed.
     """
     possible = [candidate for candidate in candidates if candidate[1] <= len(profile.sample)]
     if len(possible) < len(candidates):
@@ -88,13 +87,13 @@ def first_states(
         found = iter(first_states(possible, profile, reg_covar=reg_covar, **settings) if possible else ())
         starts = itertools.product(candidates, range(n_init))
         return [next(found) if c in possible else State(*c, start, None, status=Status.FAILED) for c, start in starts]
-    if init_params == AUTO:
+    if init_params == AUTO and len(profile.sample) > 1:
         return auto_states(candidates, profile, n_init, random_state(), reg_covar)
     return start_states(
         candidates,
         profile.sample,
         profile.sample_weights,
-        init_params=init_params,
+        init_params="kmeans" if init_params == AUTO else init_params,
         n_init=n_init,
         random_state=random_state,
         reg_covar=reg_covar,
@@ -108,40 +107,48 @@ def auto_states(
     random: np.random.RandomState,
     reg_covar: float | Array,
 ) -> list[State]:
-    """The ``n_init`` best fits of each candidate over the sample, as :func:`first_states` returns them."""
-    largest = max(k for _, k in candidates)
-    require_rows(len(profile.sample), largest)
-    n_features = len(profile.center)
-    n_rows = max(SCOUT_ROWS, ROWS_A_MEAN * largest * n_features)
-    scout = Scout.of(profile, n_rows, random, reg_covar)
-    promising = affordable_promising(candidates, n_features)
-    pool = _compete(scout, candidates, max(KEPT, n_init + 1), promising)
-    if len(scout.x) < len(profile.sample):
-        scout = Scout.of(profile, SECOND_SCOUT * n_rows, random, reg_covar)
-        pool = _refined(scout, pool)
-    if profile.n_rows > WORTH_REFINING * len(profile.sample) > WORTH_REFINING * len(scout.x):
-        scout = Scout.of(profile, len(profile.sample), random, reg_covar)
-        pool = _refined(scout, {candidate: states[:n_init] for candidate, states in pool.items()})
-    return [state for candidate in candidates for state in _as_starts(candidate, pool[candidate], n_init)]
+    """The best fits over the sample of ``n_init`` competitions that know nothing of each other.
+
+    They come as :func:`first_states` returns them.
+    """
+    won = [_best_fits(candidates, profile, random, reg_covar) for _ in range(n_init)]
+    return [_as_start(candidate, start, won[start]) for candidate in candidates for start in range(n_init)]
 
 
-def _as_starts(candidate: Candidate, found: Sequence[State], n_init: int) -> Iterator[State]:
-    """So many new states; the best once more where there are not enough."""
-    for start in range(n_init):
-        if not found:
-            yield State(*candidate, start, None, status=Status.SINGULAR)
-        else:
-            yield State(*candidate, start, found[start if start < len(found) else 0].parameters)
+def _as_start(candidate: Candidate, start: int, won: Pool) -> State:
+    """A new state where the best fit of a competition has come to."""
+    if not won[candidate]:
+        return State(*candidate, start, None, status=Status.SINGULAR)
+    return State(*candidate, start, won[candidate][0].parameters)
 
 
 # -- the competition -----------------------------------------------------------------------------------------------
 
 
-def _compete(scout: Scout, candidates: Sequence[Candidate], kept: int, promising: int) -> Pool:
+def _best_fits(
+    candidates: Sequence[Candidate], profile: Profile, random: np.random.RandomState, reg_covar: float | Array
+) -> Pool:
+    """The best fit of each candidate over the sample; none where all were singular."""
+    largest = max(k for _, k in candidates)
+    require_rows(len(profile.sample), largest)
+    n_features = len(profile.center)
+    n_rows = max(SCOUT_ROWS, ROWS_A_MEAN * largest * n_features)
+    scout = Scout.of(profile, n_rows, random, reg_covar)
+    pool = _compete(scout, candidates, affordable_promising(candidates, n_features))
+    if len(scout.x) < len(profile.sample):
+        scout = Scout.of(profile, SECOND_SCOUT * n_rows, random, reg_covar)
+        pool = _refined(scout, pool)
+    if profile.n_rows > WORTH_REFINING * len(profile.sample) > WORTH_REFINING * len(scout.x):
+        scout = Scout.of(profile, len(profile.sample), random, reg_covar)
+        pool = _refined(scout, {candidate: states[:1] for candidate, states in pool.items()})
+    return {candidate: states[:1] for candidate, states in pool.items()}
+
+
+def _compete(scout: Scout, candidates: Sequence[Candidate], promising: int) -> Pool:
     """The best fits of every candidate over the scout, the best first."""
     names = {k: [name for name, n in candidates if n == k] for _, k in candidates}
     first = (scout.start(name, resp) for k in names for resp in _clusterings(scout, k) for name in names[k])
-    pool = _best({candidate: [] for candidate in candidates}, _promising(scout, first, promising), kept)
+    pool = _best({candidate: [] for candidate in candidates}, _promising(scout, first, promising))
     tried: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     for _ in range(ROUNDS):
         chosen = _untried(pool, tried)
@@ -149,7 +156,7 @@ def _compete(scout: Scout, candidates: Sequence[Candidate], kept: int, promising
             break
         proposals = (p for state, again in chosen for p in _neighbours(scout, state, pool, again))
         going_on = [state for found in pool.values() for state in found if state.status is not Status.CONVERGED]
-        pool = _best(pool, _promising(scout, proposals, promising, going_on), kept)
+        pool = _best(pool, _promising(scout, proposals, promising, going_on))
     return _refined(scout, pool, LONG)
 
 
@@ -169,13 +176,13 @@ def _candidate(state: State) -> Candidate:
     return state.covariance_type, state.n_components
 
 
-def _best(pool: Pool, fresh: Iterable[State], kept: int) -> Pool:
+def _best(pool: Pool, fresh: Iterable[State]) -> Pool:
     """The best of the pool and of fresh states: such as differ in their likelihood, those that are not trusted last."""
     every = {candidate: list(found) for candidate, found in pool.items()}
     for state in fresh:
         if state.usable and np.isfinite(state.lower_bound):
             every[_candidate(state)].append(state)
-    return {candidate: _distinct(found, kept) for candidate, found in every.items()}
+    return {candidate: _distinct(found, KEPT) for candidate, found in every.items()}
 
 
 def _distinct(states: list[State], kept: int) -> list[State]:
@@ -200,9 +207,8 @@ def _untried(pool: Pool, tried: dict[Candidate, list[float]]) -> list[tuple[Stat
 
 def _refined(scout: Scout, pool: Pool, settings: Settings = REFINING) -> Pool:
     """The pool's states after more iterations over the scout's rows, the best first."""
-    kept = max(len(found) for found in pool.values())
     fresh = scout.run([state for found in pool.values() for state in found], settings)
-    return _best({candidate: [] for candidate in pool}, fresh, kept)
+    return _best({candidate: [] for candidate in pool}, fresh)
 
 
 # -- where fits begin ----------------------------------------------------------------------------------------------

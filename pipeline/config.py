@@ -175,7 +175,7 @@ class SearchConfig(Section):
     init_params: Literal["kmeans", "k-means++", "random", "random_from_data", "auto"] = Field(
         default="auto",
         description="How a start finds its first responsibilities. auto lets many short fits over a sample of the rows "
-        "compete, and the n_init best go on, each at another optimum; the others are scikit-learn's.",
+        "compete, and the best goes on, of each start's own competition; the others are scikit-learn's.",
     )
     tol: Real = Field(
         default=1e-3,

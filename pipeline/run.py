@@ -22,7 +22,7 @@ from gmm_dask.profile import Profile
 from gmm_dask.ridge import settings_for
 from gmm_dask.scan import Rows, collect_statistics
 from gmm_dask.seeding import Candidate
-from gmm_dask.starts import AUTO, first_states
+from gmm_dask.starts import first_states
 from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
 from gmm_dask.widening import in_grid_order
 from pipeline import store
@@ -268,7 +268,7 @@ def select(config: JobConfig, progress: Progress) -> str:
         rows = _fitted_rows(config, source, checkpoint)
         outcomes = in_grid_order(evaluate_states(rows, checkpoint.profile, checkpoint.states))
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
-    store.write_criteria(config.output.store, outcomes, independent=config.search.init_params != AUTO)
+    store.write_criteria(config.output.store, outcomes)
     fitted = [state for state in best_starts if state.usable]
     store.write_models(config.output.store, fitted, source.columns, preparation.center, preparation.scale)
     return store.model_name(choose(outcomes, config.search.criterion).state)

@@ -50,11 +50,8 @@ def test_starts_that_failed_or_are_not_trusted_are_counted_but_not_compared():
 
 
 def test_starts_that_say_nothing_of_each_other_do_not_agree():
-    """Those that a competition chose differ by construction; those without an iteration have no likelihood."""
-    starts = [outcome(start=i) for i in range(3)]
-    assert agreement(starts).agreed == 3
-    found = agreement(starts, independent=False)
-    assert (found.starts, found.agreeing, math.isnan(found.agreed)) == (3, (), True)
+    """Those without an iteration have no likelihood."""
+    assert agreement([outcome(start=i) for i in range(3)]).agreed == 3
     unknown = agreement([outcome(start=i, bound=-math.inf) for i in range(3)])
     assert (unknown.starts, unknown.agreeing, math.isnan(unknown.agreed)) == (3, (), True)
 
@@ -120,10 +117,10 @@ def test_starts_that_are_not_trusted_are_remarked():
     assert said.endswith("likelihood (numbers 9, 0); 4 ended degenerate, spurious or without a density")
 
 
-def test_starts_of_a_competition_are_not_compared(iris):
-    search = GaussianMixtureSearch([2], n_init=3, init_params="auto", random_state=0).fit(iris)
-    assert search.results_["agreed"].isna().all()
-    assert not any("starts" in remark for remark in search.remarks_)
+def test_competitions_over_clear_groups_agree(blobs):
+    search = GaussianMixtureSearch([2, 3, 4], n_init=3, init_params="auto", random_state=0).fit(blobs)
+    winner = search.results_.loc[search.results_["delta"] == 0.0].iloc[0]
+    assert (winner["n_components"], winner["agreed"], winner["agreeing"]) == (3, 3, (0, 1, 2))
 
 
 def test_a_single_number_of_components_says_so():

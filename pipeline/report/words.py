@@ -185,11 +185,13 @@ def sure_share(facts: Facts) -> float | None:
 
 
 def starts(facts: Facts) -> str:
-    """What the fits began with, or which of the winner's starts agreed."""
+    """What the fits began with, and which of the winner's starts agreed."""
+    said = starts_compared(facts.winner)
     if facts.store.config["search"]["init_params"] != AUTO:
-        return starts_compared(facts.winner)
+        return said
     most = min(facts.n_rows, sample_limit(len(facts.components.names)))
-    return f"the best of many short fits, compared on a sample of up to {most:,} rows, in memory: not among the passes"
+    begun = f"the best of many short fits, compared on a sample of up to {most:,} rows, in memory: not among the passes"
+    return "; ".join(filter(None, [begun, said]))
 
 
 # -- what is worth a look ------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class Effort(NamedTuple):
 # -- criteria ------------------------------------------------------------------------------------------------
 
 
-def write_criteria(path: StorePath, outcomes: Sequence[Outcome], *, independent: bool = True) -> None:
+def write_criteria(path: StorePath, outcomes: Sequence[Outcome]) -> None:
     """Write the criteria of every start, and of each candidate by its best start.
 
     Parameters
@@ -71,8 +71,6 @@ def write_criteria(path: StorePath, outcomes: Sequence[Outcome], *, independent:
         The result store.
     outcomes : sequence of Outcome
         All starts of all candidates.
-    independent : bool
-        Whether the starts compare, as in :func:`gmm_dask.selection.agreement`.
     """
     counts = sorted({outcome.state.n_components for outcome in outcomes})
     kinds = list(dict.fromkeys(outcome.state.covariance_type for outcome in outcomes))
@@ -84,7 +82,7 @@ def write_criteria(path: StorePath, outcomes: Sequence[Outcome], *, independent:
     best = [best_outcome(of_candidate) for of_candidate in by_candidate(outcomes).values()]
     places = [(counts.index(o.state.n_components), kinds.index(o.state.covariance_type)) for o in best]
     _put_table(group, "", best, places, (len(counts), len(kinds)), _CANDIDATE)
-    agreed = [agreement(of_candidate, independent=independent) for of_candidate in by_candidate(outcomes).values()]
+    agreed = [agreement(of_candidate) for of_candidate in by_candidate(outcomes).values()]
     which = np.zeros((len(counts), len(kinds), len(starts)), dtype=bool)
     for place, found in zip(places, agreed, strict=True):
         which[place] = np.isin(starts, found.agreeing)
