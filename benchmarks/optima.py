@@ -9,7 +9,7 @@ fitted beforehand, in memory, to 8,192 rows or more, which for such small sets i
 Then, cell by cell: how many passes over all rows our starts leave to do, and how many plain EM takes from k-means, to
 the lower of the likelihoods that the two end at (within 1e-6 a row). Here some sets are larger than any sample.
 
-    python benchmarks/optima.py             # half an hour, most of it scikit-learn's
+    python benchmarks/optima.py             # more than an hour, most of it scikit-learn's
     python benchmarks/optima.py --short     # a minute: three sets, one random state
     python benchmarks/optima.py --passes    # the second part alone
 """

@@ -210,9 +210,10 @@ def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, store
 def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> Table:
     """A row a candidate: K, covariance, status, criterion, distance from the best, iterations, how its starts agree."""
     from gmm_dask.criteria import LABELS
+    from gmm_dask.selection import compares_starts
 
     held_out = "held_out_log_likelihood" in table and bool(table["held_out_log_likelihood"].notna().any())
-    compares = "starts" in table and bool(((table["starts"] > 1) & table["agreed"].notna()).any())
+    compares = compares_starts(table)
     # as many columns fit 80 characters so
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=held_out or compares)
     grid.add_column("K", justify="right")

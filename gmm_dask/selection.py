@@ -66,6 +66,11 @@ def agreement(outcomes: Sequence[Outcome]) -> Agreement:
     return Agreement(*counts, len(agreeing), max(0.0, *below.values()), agreeing)
 
 
+def compares_starts(table: pd.DataFrame) -> bool:
+    """Whether a table of candidates, with :class:`Agreement`'s numbers, knows of any how several starts agreed."""
+    return "starts" in table and bool(((table["starts"] > 1) & table["agreed"].notna()).any())
+
+
 def shortcomings(states: Sequence[State], best: State) -> list[str]:
     """What did not go well in a fit of one candidate, of which the best start is kept."""
     said, lost = [], [state.status for state in states if not state.usable]

@@ -10,6 +10,7 @@ import numpy as np
 from gmm_dask.criteria import EVIDENCE, LABELS, evidence
 from gmm_dask.drawing import color_of
 from gmm_dask.em import Status
+from gmm_dask.selection import compares_starts
 from gmm_dask.telling import telling_features
 from pipeline.report.facts import Facts, rows_of
 from pipeline.report.words import counted, decimals, difference, listed, number
@@ -54,7 +55,7 @@ def closest_table(facts: Facts) -> Table:
     """The winner and the candidates next to it, with all criteria."""
     name = facts.criterion
     rest, label = [other for other in facts.criteria if other != name], LABELS[name]
-    compares = "starts" in facts.table and bool(((facts.table["starts"] > 1) & facts.table["agreed"].notna()).any())
+    compares = compares_starts(facts.table)
     head = ["candidate", f"Δ{label}", *(["evidence"] if name == "bic" else []), label]
     rows = []
     for row in [facts.winner, *facts.others][:MOST_CLOSEST]:
