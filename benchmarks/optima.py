@@ -33,7 +33,10 @@ from sklearn.exceptions import ConvergenceWarning
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.criteria import best_position
 from gmm_dask.families import FAMILIES, Parameters, get_family
-from gmm_dask.status import judge
+from gmm_dask.em import State
+from gmm_dask.scan import as_rows, profile_rows
+from gmm_dask.status import Status, judge
+from gmm_dask.sweep import evaluate_states
 
 REACHED = 1e-4  # log-likelihood a row
 SETTINGS = {"tol": 1e-6, "max_iter": 1000}
@@ -130,6 +133,15 @@ def ours(data: Data, seed: int, n_init: int = 1, init_params: str = "auto") -> R
     return Result(dict(zip(cells, bounds, strict=True)), choice, seconds, int(table["n_iter"].max()) + 2)
 
 
+def is_sound(data: Data, name: str, found: Parameters) -> bool:
+    """Whether our statuses would trust these parameters."""
+    rows = as_rows(data.X, None)
+    verdict = judge(get_family(name), found, len(data.X), data.reg_covar) or Status.CONVERGED
+    state = State(name, len(found.weights), 0, found, status=verdict)
+    (outcome,) = evaluate_states(rows, profile_rows(rows, 0), [state])
+    return outcome.state.status.trusted
+
+
 def theirs(data: Data, seed: int, n_init: int) -> Result:
     bounds, bics, sizes, passes, seconds = {}, [], [], 0, 0.0
     for name in FAMILIES:
@@ -143,8 +155,7 @@ def theirs(data: Data, seed: int, n_init: int) -> Result:
             sizes.append(get_family(name).n_parameters(k, data.X.shape[1]))
             passes += n_init * fitted.n_iter_ + 1  # of its other starts only the best one's number is known
             found = Parameters(fitted.weights_, fitted.means_, fitted.covariances_, fitted.precisions_cholesky_)
-            sound = judge(get_family(name), found, len(data.X), data.reg_covar) is None
-            bounds[name, k] = fitted.score(data.X) if sound else np.nan
+            bounds[name, k] = fitted.score(data.X) if is_sound(data, name, found) else np.nan
     best = best_position(bics, sizes, [True] * len(bics))
     assert best is not None
     return Result(bounds, list(bounds)[best], seconds, passes)

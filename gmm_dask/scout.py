@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask import em
+from gmm_dask.chance import totals_and_verdicts
 from gmm_dask.acceleration import Units
 from gmm_dask.answers import answer_rows
 from gmm_dask.em import Settings, State
@@ -17,7 +18,7 @@ from gmm_dask.errors import SingularError
 from gmm_dask.families import get_family
 from gmm_dask.memory import STATES_BYTES, is_accelerated, state_bytes
 from gmm_dask.profile import Draw, Profile, finish_profile, profile_chunk
-from gmm_dask.scan import Rows, as_rows, collect_statistics
+from gmm_dask.scan import Rows, as_rows, collect_statistics, collect_totals
 from gmm_dask.seeding import start_parameters
 
 Array = NDArray[np.float64]
@@ -67,7 +68,13 @@ class Scout:
         for part in self._parts(states):
             again = [State(s.covariance_type, s.n_components, s.start, s.parameters) for s in part]
             collect = partial(collect_statistics, self.rows, self.profile)
-            yield from em.run(again, collect, self.profile.total_weight, self._settings(part, settings))
+            yield from self._judged(em.run(again, collect, self.profile.total_weight, self._settings(part, settings)))
+
+    def _judged(self, states: list[State]) -> list[State]:
+        """The states that are usable."""
+        usable = [state for state in states if state.usable]
+        evaluate = partial(collect_totals, self.rows, self.profile)
+        return totals_and_verdicts(usable, evaluate, self.profile.total_weight)[0] if usable else []
 
     def _settings(self, part: Sequence[State], settings: Settings) -> Settings:
         n_features = self.x.shape[1]

@@ -23,6 +23,8 @@ FEW = 10.0
 NARROW = 1e-3
 # a variance of this many times reg_covar or less is reg_covar's work
 HELD_OPEN = 2.0
+# a component so much slimmer than the others has to show that it is no accident: a third of their width
+SLIM = 0.1
 
 
 class Status(StrEnum):
@@ -110,20 +112,30 @@ def judge(family: Family, parameters: Parameters, total_weight: float, reg_covar
         return None
     matrices = family.full_covariances(parameters)
     try:
-        spurious = few & (_is_spike(parameters, matrices) | is_held_open(parameters, matrices, reg_covar))
+        spurious = few & ((_slimness(parameters, matrices) < NARROW) | is_held_open(parameters, matrices, reg_covar))
     except np.linalg.LinAlgError:  # so close to singular that nothing can be said
         return None
     return Status.SPURIOUS if spurious.any() else None
 
 
-def _is_spike(parameters: Parameters, matrices: Array) -> NDArray[np.bool_]:
-    """Which components are far narrower than the median component, in their own narrowest direction."""
+def slim_components(family: Family, parameters: Parameters) -> list[int]:
+    """Components that are slimmer than the others, so that they may be accidents."""
+    try:
+        slim = _slimness(parameters, family.full_covariances(parameters)) < SLIM
+    except np.linalg.LinAlgError:  # so close to singular that nothing can be said
+        return []
+    found: list[int] = np.flatnonzero(slim).tolist()
+    return found
+
+
+def _slimness(parameters: Parameters, matrices: Array) -> Array:
+    """Each component's variance as a share of the median component's, in its own narrowest direction."""
     whitened = _whitener(np.tensordot(parameters.weights, matrices, axes=1))(matrices)
     variances, vectors = np.linalg.eigh(whitened)
     narrowest = vectors[:, :, 0]
     across = np.einsum("ka,jab,kb->kj", narrowest, whitened, narrowest)
-    spikes: NDArray[np.bool_] = variances[:, 0] < NARROW * _weighted_medians(across, parameters.weights)
-    return spikes
+    slimness: Array = variances[:, 0] / _weighted_medians(across, parameters.weights)
+    return slimness
 
 
 def is_held_open(parameters: Parameters, matrices: Array, reg_covar: Array | float) -> NDArray[np.bool_]:

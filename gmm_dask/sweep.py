@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from gmm_dask import criteria
+from gmm_dask.chance import totals_and_verdicts
 from gmm_dask.criteria import Outcome
 from gmm_dask.em import State
 from gmm_dask.errors import UserError
@@ -49,14 +51,12 @@ def evaluate_states(rows: Rows, profile: Profile, states: Sequence[State]) -> li
     The log-likelihoods are of the rows before they were scaled.
     """
     usable = [state for state in states if state.usable]
-    totals = collect_totals(rows, profile, [state.model for state in usable]) if usable else []
     weight, held_out = profile.total_weight, profile.held_out.total_weight if profile.held_out else math.nan
+    judged, every = totals_and_verdicts(usable, partial(collect_totals, rows, profile), weight) if usable else ([], [])
     scaling = weight * profile.log_scale, held_out * profile.log_scale
     found = iter(
-        each._replace(log_likelihood=each.log_likelihood - scaling[0], held_out=each.held_out - scaling[1])
-        for each in totals
+        (state, each._replace(log_likelihood=each.log_likelihood - scaling[0], held_out=each.held_out - scaling[1]))
+        for state, each in zip(judged, every, strict=True)
     )
-    return [
-        criteria.evaluate(state, rows.n_features, next(found) if state.usable else None, weight, held_out)
-        for state in states
-    ]
+    pairs = [next(found) if state.usable else (state, None) for state in states]
+    return [criteria.evaluate(state, rows.n_features, totals, weight, held_out) for state, totals in pairs]

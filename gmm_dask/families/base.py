@@ -272,6 +272,11 @@ class Family(ABC):
     def full_covariances(self, parameters: Parameters) -> Array:
         """The covariances as matrices, (n_components, n_features, n_features)."""
 
+    def without(self, parameters: Parameters, k: int) -> Parameters:
+        """The mixture of all components but k."""
+        weights, *others = (np.delete(value, k, axis=0) for value in vars(parameters).values())
+        return Parameters(weights / weights.sum(), *others)
+
     def unscaled(self, parameters: Parameters, center: Array, scale: Array) -> tuple[str, Parameters]:
         """The mixture of rows ``z * scale + center`` for one of rows z, with the name of the family that it is of."""
         return self.name, Parameters(

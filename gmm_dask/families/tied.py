@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +140,11 @@ class Tied(Family):
     def full_covariances(self, parameters: Parameters) -> Array:
         """The same matrix for every component."""
         return np.broadcast_to(parameters.covariances, (len(parameters.weights), *parameters.covariances.shape))
+
+    def without(self, parameters: Parameters, k: int) -> Parameters:
+        """The matrix stays as it is."""
+        weights = np.delete(parameters.weights, k)
+        return replace(parameters, weights=weights / weights.sum(), means=np.delete(parameters.means, k, axis=0))
 
     def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
         """Multivariate normals."""

@@ -1,0 +1,60 @@
+"""Spikes of chance: slim components that the mixture would lose next to nothing without.
+
+Among enough rows some always lie in line, and a slim component that is laid over them raises the likelihood a little:
+there are many such optima, and none describes the data. A group that is real pays for its own parameters, by what BIC
+charges for them; how much a component pays is known from a mixture without it, over the same rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gmm_dask.em import State
+from gmm_dask.families import get_family
+from gmm_dask.stack import Model, Totals
+from gmm_dask.status import Status, slim_components
+
+Evaluate = Callable[[Sequence[Model]], list[Totals]]
+
+
+def totals_and_verdicts(
+    states: Sequence[State], evaluate: Evaluate, total_weight: float
+) -> tuple[list[State], list[Totals]]:
+    """Log-likelihoods of usable states, and the states, of which those with a spike of chance are now spurious.
+
+    Parameters
+    ----------
+    states : sequence of State
+        All of them usable.
+    evaluate : callable
+        The log-likelihoods of models, from one pass.
+    total_weight : float
+        Of the rows that the states are fitted to.
+    """
+    slim = [(i, k) for i, state in enumerate(states) if state.status.trusted for k in _slim(state)]
+    models = [state.model for state in states]
+    found = evaluate([*models, *(_without(models[i], k) for i, k in slim)])
+    totals, others = found[: len(states)], found[len(states) :]
+    judged = list(states)
+    for (i, _), without in zip(slim, others, strict=True):
+        if totals[i].log_likelihood - without.log_likelihood < _price(states[i], total_weight):
+            judged[i] = replace(states[i], status=Status.SPURIOUS)
+    return judged, totals
+
+
+def _slim(state: State) -> list[int]:
+    family, parameters = state.model
+    return slim_components(family, parameters) if state.n_components > 1 else []
+
+
+def _without(model: Model, k: int) -> Model:
+    family, parameters = model
+    return family, family.without(parameters, k)
+
+
+def _price(state: State, total_weight: float) -> float:
+    """What BIC charges for a component, in log-likelihood."""
+    family, (k, d) = get_family(state.covariance_type), state.model[1].means.shape
+    return 0.5 * (family.n_parameters(k, d) - family.n_parameters(k - 1, d)) * math.log(max(1.0, total_weight))
