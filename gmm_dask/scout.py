@@ -15,11 +15,11 @@ from gmm_dask.acceleration import Units
 from gmm_dask.answers import answer_rows
 from gmm_dask.em import Settings, State
 from gmm_dask.errors import SingularError
-from gmm_dask.families import get_family
+from gmm_dask.families import Statistics, get_family
 from gmm_dask.memory import STATES_BYTES, is_accelerated, state_bytes
 from gmm_dask.profile import Draw, Profile, finish_profile, profile_chunk
 from gmm_dask.scan import Rows, as_rows, collect_statistics, collect_totals
-from gmm_dask.seeding import start_parameters
+from gmm_dask.seeding import start_parameters, statistics_of
 
 Array = NDArray[np.float64]
 
@@ -103,6 +103,19 @@ class Scout:
         except SingularError:
             return None
         return State(name, resp.shape[1], 0, found)
+
+    def parts(self, name: str, resp: Array) -> list[Statistics]:
+        """The statistics of each component by itself, from responsibilities (n_rows, n_components)."""
+        family, shares = get_family(name), resp if self.weights is None else resp * self.weights[:, None]
+        return [statistics_of(family, self.x, share[:, None]) for share in shares.T]
+
+    def assembled(self, name: str, parts: Sequence[Statistics]) -> State | None:
+        """A state from its components' statistics; None if it would be singular."""
+        family = get_family(name)
+        try:
+            return State(name, len(parts), 0, family.maximise(family.together(parts), self.reg_covar))
+        except SingularError:
+            return None
 
     def resp(self, state: State) -> Array:
         """Responsibilities (n_rows, n_components)."""

@@ -146,14 +146,15 @@ def start_parameters(
     unassigned = ~resp.any(axis=1)
     if weights is not None:
         resp = resp * weights[:, None]
-    statistics = _statistics(family, x, resp)
+    statistics = statistics_of(family, x, resp)
     moment = _second_moment(x[unassigned], None if weights is None else weights[unassigned])
     s2 = family.start_s2(statistics.s2, statistics.origins, moment)
     parameters = family.maximise(replace(statistics, s2=s2), reg_covar)
     return replace(parameters, weights=(statistics.s0 + NK_FLOOR) / total)
 
 
-def _statistics(family: Family, x: Array, resp: Array) -> Statistics:
+def statistics_of(family: Family, x: Array, resp: Array) -> Statistics:
+    """The statistics that responsibilities (n_rows, n_components) give, about each component's own mean."""
     k, d = resp.shape[1], x.shape[1]
     means = (resp.T @ x) / (resp.sum(axis=0) + NK_FLOOR)[:, None]
     s0, s1, s2 = np.zeros(k), np.zeros((k, d)), family.zero_s2(k, d)

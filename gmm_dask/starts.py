@@ -19,6 +19,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask.em import Settings, State, Status
+from gmm_dask.families import Statistics
 from gmm_dask.memory import KEPT, affordable_promising
 from gmm_dask.profile import Profile
 from gmm_dask.scout import Scout
@@ -250,54 +251,46 @@ def _neighbours(scout: Scout, state: State, pool: Pool, again: int) -> Iterator[
     resp = scout.resp(state)
     if k > 1 and not again:
         yield from (scout.start(other, resp) for other, n in pool if n == k and other != name)
-    widest = _widest(scout, resp, again)
-    cut = _split_at_random if again else _split
-    halves = {j: cut(scout, resp, j) for j in widest[:SPLITS]}
-    if again and k > 1:
-        for _ in range(FRESH):
-            yield scout.start(name, _one_hot(_nearest(scout, k), k))
-    if (name, k + 1) in pool:
-        yield from (scout.start(name, split) for split in halves.values())
+    if k > 1 and again:
+        yield from (scout.start(name, _one_hot(_nearest(scout, k), k)) for _ in range(FRESH))
+    cut = _cut_at_random if again else _cut
+    sides = {j: cut(scout, resp[:, j])[:, None] for j in _widest(scout, resp, again)[:SPLITS]}
     pairs = _overlapping(scout, resp, again)[:MERGES]
+    # every proposal is put together from these: what they share is computed once
+    parts = dict(enumerate(scout.parts(name, resp)))
+    halves = {j: scout.parts(name, resp[:, [j]] * np.hstack([side, ~side])) for j, side in sides.items()}
+    merged = {pair: scout.parts(name, resp[:, pair].sum(axis=1, keepdims=True)) for pair in pairs}
+
+    def changed(gone: Sequence[int], new: list[Statistics]) -> State | None:
+        return scout.assembled(name, [part for j, part in parts.items() if j not in gone] + new)
+
+    if (name, k + 1) in pool:
+        yield from (changed([j], halves[j]) for j in halves)
     if (name, k - 1) in pool and k > 2:
-        yield from (scout.start(name, _merge(resp, *pair)) for pair in pairs)
-    for pair in pairs:
-        for j, split in halves.items():
-            if j not in pair:
-                yield scout.start(name, _merge(split, *pair))
+        yield from (changed(pair, merged[pair]) for pair in pairs)
+    for pair, j in itertools.product(pairs, halves):
+        if j not in pair:
+            yield changed([*pair, j], merged[pair] + halves[j])
 
 
-def _split(scout: Scout, resp: Array, j: int) -> Array:
-    """Component j cut in two at its mean, across its longest direction in whitened space: the second half is last."""
-    _, direction, offset = _longest(scout, resp[:, j])
-    return _halved(resp, j, scout.whitened @ direction > offset)
+def _cut(scout: Scout, share: Array) -> NDArray[np.bool_]:
+    """On which side of a component each row lies: cut at its mean, across its longest direction in whitened space."""
+    _, direction, offset = _longest(scout, share)
+    return scout.whitened @ direction > offset
 
 
-def _split_at_random(scout: Scout, resp: Array, j: int) -> Array:
-    """Component j cut in two: each row to the nearer of two that are drawn from it."""
-    shares = resp[:, j] if scout.weights is None else resp[:, j] * scout.weights
+def _cut_at_random(scout: Scout, share: Array) -> NDArray[np.bool_]:
+    """To which of two rows that are drawn from a component each row is nearer."""
+    shares = share if scout.weights is None else share * scout.weights
     total = shares.sum()
     a, b = scout.random.choice(len(shares), 2, p=shares / total if total > 0.0 else None)
     z = scout.whitened
-    return _halved(resp, j, (z - (z[a] + z[b]) / 2.0) @ (z[b] - z[a]) > 0.0)
-
-
-def _halved(resp: Array, j: int, side: NDArray[np.bool_]) -> Array:
-    """Responsibilities in which component j is two: the second half is last."""
-    halves = resp[:, j] * side, resp[:, j] * ~side
-    return np.column_stack([resp[:, :j], halves[0], resp[:, j + 1 :], halves[1]])
+    return (z - (z[a] + z[b]) / 2.0) @ (z[b] - z[a]) > 0.0
 
 
 def _one_hot(labels: NDArray[np.intp], k: int) -> Array:
     resp: Array = (labels[:, None] == np.arange(k)).astype(float)
     return resp
-
-
-def _merge(resp: Array, a: int, b: int) -> Array:
-    """Components a and b as one."""
-    merged = np.delete(resp, b, axis=1)
-    merged[:, a - (b < a)] += resp[:, b]
-    return merged
 
 
 def _longest(scout: Scout, share: Array) -> tuple[float, Array, float]:

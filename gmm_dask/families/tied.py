@@ -82,6 +82,11 @@ class Tied(Family):
         factor = parameters.precisions_cholesky
         return -0.5 * float(np.sum((factor.T @ scatter) * factor.T))
 
+    def together(self, parts: Sequence[Statistics]) -> Statistics:
+        """The quadratic parts add up."""
+        s0, s1, origins = (np.concatenate([getattr(part, name) for part in parts]) for name in ("s0", "s1", "origins"))
+        return Statistics(s0, s1, sum(part.s2 for part in parts), origins)
+
     def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
         """Squared distance in the common metric."""
         return mahalanobis_matrix(x, parameters.means[k], parameters.precisions_cholesky)
