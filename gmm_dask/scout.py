@@ -63,24 +63,28 @@ class Scout:
         """The rows, for a pass."""
         return as_rows(self.x, self.weights)
 
-    def run(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
-        """EM of the states, many at a time; those that had ended go on. Steps are accelerated where there is room."""
+    def glimpse(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
+        """A few plain iterations of the states, many at a time, which tell how promising they are."""
         for part in self._parts(states):
-            again = [State(s.covariance_type, s.n_components, s.start, s.parameters) for s in part]
-            collect = partial(collect_statistics, self.rows, self.profile)
-            yield from self._judged(em.run(again, collect, self.profile.total_weight, self._settings(part, settings)))
+            yield from self._ran(part, replace(settings, reg_covar=self.reg_covar))
 
-    def _judged(self, states: list[State]) -> list[State]:
-        """The states that are usable."""
-        usable = [state for state in states if state.usable]
-        evaluate = partial(collect_totals, self.rows, self.profile)
-        return totals_and_verdicts(usable, evaluate, self.profile.total_weight)[0] if usable else []
+    def run(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
+        """EM of the states, many at a time; those that had ended go on. Steps are accelerated where there is room.
 
-    def _settings(self, part: Sequence[State], settings: Settings) -> Settings:
+        Only the usable ones come back, with a verdict on spikes of chance.
+        """
         n_features = self.x.shape[1]
-        small = all(is_accelerated((s.covariance_type, s.n_components), n_features) for s in part)
-        units = Units.of(self.profile.center, self.profile.scatter, self.profile.total_weight) if small else None
-        return replace(settings, reg_covar=self.reg_covar, units=units)
+        evaluate = partial(collect_totals, self.rows, self.profile)
+        for part in self._parts(states):
+            small = all(is_accelerated((s.covariance_type, s.n_components), n_features) for s in part)
+            units = Units.of(self.profile.center, self.profile.scatter, self.profile.total_weight) if small else None
+            ran = self._ran(part, replace(settings, reg_covar=self.reg_covar, units=units))
+            if usable := [state for state in ran if state.usable]:
+                yield from totals_and_verdicts(usable, evaluate, self.profile.total_weight)[0]
+
+    def _ran(self, states: Sequence[State], settings: Settings) -> list[State]:
+        again = [State(s.covariance_type, s.n_components, s.start, s.parameters) for s in states]
+        return em.run(again, partial(collect_statistics, self.rows, self.profile), self.profile.total_weight, settings)
 
     def _parts(self, states: Iterable[State]) -> Iterator[list[State]]:
         """As many states at a time as there is room for."""

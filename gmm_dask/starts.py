@@ -46,7 +46,7 @@ SPLITS = 4
 MERGES = 3
 FRESH = 2  # clusterings that are tried beside moves drawn at random
 # fits after the first few iterations, of which the most promising of each candidate go on
-GLIMPSE = Settings(tol=1e-5, max_iter=5)
+GLIMPSE = Settings(tol=1e-5, max_iter=3)
 SHORT = Settings(tol=1e-5, max_iter=25)
 LONG = Settings(tol=1e-7, max_iter=200)
 REFINING = Settings(tol=1e-5, max_iter=25)
@@ -166,7 +166,7 @@ def _promising(
 ) -> Iterator[State]:
     """The best proposals of each candidate after a short fit, and others that go on."""
     best: Pool = {}
-    for state in scout.run((state for state in proposals if state is not None), GLIMPSE):
+    for state in scout.glimpse((state for state in proposals if state is not None), GLIMPSE):
         if state.usable:
             found = best.setdefault(_candidate(state), [])
             found[:] = _distinct([*found, state], promising)
