@@ -19,19 +19,19 @@ from gmm_dask.status import Status, slim_components
 Evaluate = Callable[[Sequence[Model]], list[Totals]]
 
 
-def totals_and_verdicts(
+def verdicts_and_totals(
     states: Sequence[State], evaluate: Evaluate, total_weight: float
 ) -> tuple[list[State], list[Totals]]:
-    """Log-likelihoods of usable states, and the states, of which those with a spike of chance are now spurious.
+    """States, of which those with a spike of chance are now spurious, and the log-likelihoods of all, from one pass.
 
     Parameters
     ----------
     states : sequence of State
         All of them usable.
     evaluate : callable
-        The log-likelihoods of models, from one pass.
+        The log-likelihoods of models, over the rows that the states are fitted to, from one pass.
     total_weight : float
-        Of the rows that the states are fitted to.
+        Of these rows.
     """
     slim = [(i, k) for i, state in enumerate(states) if state.status.trusted for k in _slim(state)]
     models = [state.model for state in states]

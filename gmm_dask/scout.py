@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask import em
-from gmm_dask.chance import totals_and_verdicts
+from gmm_dask.chance import verdicts_and_totals
 from gmm_dask.acceleration import Units
 from gmm_dask.answers import answer_rows
 from gmm_dask.em import Settings, State
@@ -80,7 +80,7 @@ class Scout:
             units = Units.of(self.profile.center, self.profile.scatter, self.profile.total_weight) if small else None
             ran = self._ran(part, replace(settings, reg_covar=self.reg_covar, units=units))
             if usable := [state for state in ran if state.usable]:
-                yield from totals_and_verdicts(usable, evaluate, self.profile.total_weight)[0]
+                yield from verdicts_and_totals(usable, evaluate, self.profile.total_weight)[0]
 
     def _ran(self, states: Sequence[State], settings: Settings) -> list[State]:
         again = [State(s.covariance_type, s.n_components, s.start, s.parameters) for s in states]

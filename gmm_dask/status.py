@@ -75,8 +75,9 @@ _WORDS = {
         "about as many as there are.",
     ),
     Status.SPURIOUS: (
-        "a component of few rows is a spike: in some direction it is far narrower than the others, as rows that are "
-        "equal by chance or by rounding make it, and its likelihood hangs on reg_covar",
+        "a component is a spike: in some direction it is far narrower than the others, as few rows that are equal or "
+        "in line by chance or by rounding make it, and without it the rows would be described about as well, or its "
+        "likelihood hangs on reg_covar",
         "Ask for fewer components, raise reg_covar to the square of the data's resolution, or take tied covariances.",
     ),
     Status.FAILED: (

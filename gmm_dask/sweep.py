@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from gmm_dask import criteria
-from gmm_dask.chance import totals_and_verdicts
+from gmm_dask.chance import verdicts_and_totals
 from gmm_dask.criteria import Outcome
 from gmm_dask.em import State
 from gmm_dask.errors import UserError
@@ -52,7 +52,7 @@ def evaluate_states(rows: Rows, profile: Profile, states: Sequence[State]) -> li
     """
     usable = [state for state in states if state.usable]
     weight, held_out = profile.total_weight, profile.held_out.total_weight if profile.held_out else math.nan
-    judged, every = totals_and_verdicts(usable, partial(collect_totals, rows, profile), weight) if usable else ([], [])
+    judged, every = verdicts_and_totals(usable, partial(collect_totals, rows, profile), weight) if usable else ([], [])
     scaling = weight * profile.log_scale, held_out * profile.log_scale
     found = iter(
         (state, each._replace(log_likelihood=each.log_likelihood - scaling[0], held_out=each.held_out - scaling[1]))

@@ -190,7 +190,9 @@ def test_the_criterion_finds_the_components_of_a_clear_mixture(blobs, criterion)
     assert search.best_params_["n_components"] == 3
     table = search.results_
     assert table["delta"].min() == 0.0
-    np.testing.assert_allclose(table["delta"], table[criterion] - table[criterion].min())
+    may_win = table[table["delta"].notna()]
+    assert len(may_win) >= 15
+    np.testing.assert_allclose(may_win["delta"], may_win[criterion] - may_win[criterion].min())
     winner = table.loc[table["delta"].idxmin()]
     assert winner["held_out_log_likelihood"] >= table["held_out_log_likelihood"].max() - 0.05
 

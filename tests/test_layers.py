@@ -22,7 +22,7 @@ LAYERS = [
     {"stack"},
     {"status", "acceleration", "partition"},
     {"em"},
-    {"profile", "criteria", "quantiles"},
+    {"profile", "criteria", "quantiles", "chance"},
     {"seeding", "inits", "inputs", "ridge"},
     {"scan"},
     {"answers", "memory", "sweep", "telling"},

@@ -43,8 +43,9 @@ def states(monkeypatch):
     seen = []
 
     def recording(rows, profile, states):
-        seen.extend(states)
-        return evaluate(rows, profile, states)
+        outcomes = evaluate(rows, profile, states)
+        seen.extend(outcome.state for outcome in outcomes)
+        return outcomes
 
     evaluate = search_module.evaluate_states
     monkeypatch.setattr(search_module, "evaluate_states", recording)
