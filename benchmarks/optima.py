@@ -32,8 +32,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.criteria import best_position
-from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.em import State
+from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.scan import as_rows, profile_rows
 from gmm_dask.status import Status, judge
 from gmm_dask.sweep import evaluate_states

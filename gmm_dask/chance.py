@@ -18,6 +18,9 @@ from gmm_dask.status import Status, slim_components
 
 Evaluate = Callable[[Sequence[Model]], list[Totals]]
 
+# a slim component of more rows than so many times its price has paid: they gain more than a quarter each
+ROWS_A_PRICE = 4.0
+
 
 def verdicts_and_totals(
     states: Sequence[State], evaluate: Evaluate, total_weight: float
@@ -33,20 +36,24 @@ def verdicts_and_totals(
     total_weight : float
         Of these rows.
     """
-    slim = [(i, k) for i, state in enumerate(states) if state.status.trusted for k in _slim(state)]
+    doubtful = [(i, k) for i, state in enumerate(states) for k in _doubtful(state, total_weight)]
     models = [state.model for state in states]
-    found = evaluate([*models, *(_without(models[i], k) for i, k in slim)])
+    found = evaluate([*models, *(_without(models[i], k) for i, k in doubtful)])
     totals, others = found[: len(states)], found[len(states) :]
     judged = list(states)
-    for (i, _), without in zip(slim, others, strict=True):
+    for (i, _), without in zip(doubtful, others, strict=True):
         if totals[i].log_likelihood - without.log_likelihood < _price(states[i], total_weight):
             judged[i] = replace(states[i], status=Status.SPURIOUS)
     return judged, totals
 
 
-def _slim(state: State) -> list[int]:
+def _doubtful(state: State, total_weight: float) -> list[int]:
+    """Components that have to show that they pay."""
     family, parameters = state.model
-    return slim_components(family, parameters) if state.n_components > 1 else []
+    if state.n_components == 1 or not state.status.trusted:
+        return []
+    few = parameters.weights * total_weight < ROWS_A_PRICE * _price(state, total_weight)
+    return [k for k in slim_components(family, parameters) if few[k]] if few.any() else []
 
 
 def _without(model: Model, k: int) -> Model:

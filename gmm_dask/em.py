@@ -63,6 +63,8 @@ class State:
         Passes at extrapolated parameters that were given up, because the likelihood fell there.
     extrapolations : int
         Passes at extrapolated parameters, those that were given up among them.
+    sample_iter : int
+        Iterations over a sample in memory, before the first pass over all rows.
     memory : Memory or None
         What an accelerated fit remembers; None when it has ended.
     """
@@ -77,6 +79,7 @@ class State:
     converged: bool = False
     falls: int = 0
     extrapolations: int = 0
+    sample_iter: int = 0
     memory: Memory | None = None
 
     @property

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask import em
-from gmm_dask.chance import verdicts_and_totals
 from gmm_dask.acceleration import Units
 from gmm_dask.answers import answer_rows
+from gmm_dask.chance import verdicts_and_totals
 from gmm_dask.em import Settings, State
 from gmm_dask.errors import SingularError
 from gmm_dask.families import Statistics, get_family
@@ -83,7 +83,7 @@ class Scout:
                 yield from verdicts_and_totals(usable, evaluate, self.profile.total_weight)[0]
 
     def _ran(self, states: Sequence[State], settings: Settings) -> list[State]:
-        again = [State(s.covariance_type, s.n_components, s.start, s.parameters) for s in states]
+        again = [continued(state, state.start) for state in states]
         return em.run(again, partial(collect_statistics, self.rows, self.profile), self.profile.total_weight, settings)
 
     def _parts(self, states: Iterable[State]) -> Iterator[list[State]]:
@@ -125,6 +125,12 @@ class Scout:
         """Responsibilities (n_rows, n_components)."""
         found: Array = answer_rows(self.rows, *state.model, ["responsibility"])["responsibility"]
         return found
+
+
+def continued(state: State, start: int) -> State:
+    """A new state where one over the sample has come to, of such a number of its start."""
+    done = state.sample_iter + state.n_iter
+    return State(state.covariance_type, state.n_components, start, state.parameters, sample_iter=done)
 
 
 def _whitened(x: Array, profile: Profile) -> Array:

@@ -22,7 +22,7 @@ from gmm_dask.em import Settings, State, Status
 from gmm_dask.families import Statistics
 from gmm_dask.memory import KEPT, affordable_promising
 from gmm_dask.profile import Profile
-from gmm_dask.scout import Scout
+from gmm_dask.scout import Scout, continued
 from gmm_dask.seeding import STARTS, Candidate, require_rows, start_states
 
 Array = NDArray[np.float64]
@@ -40,10 +40,12 @@ SECOND_SCOUT = 8
 WORTH_REFINING = 4
 
 CLUSTERINGS = 2  # of each kind
-ROUNDS = 12
-TRIES = 4  # how often moves are tried from the best fit of a candidate: the likeliest, then some drawn at random
-SPLITS = 4
-MERGES = 3
+ROUNDS = 20
+# how often moves are tried from the best fit of a candidate: the likeliest, then some drawn at random; once more for
+# every five components, as there are more moves then
+TRIES, COMPONENTS_A_TRY = 4, 5
+SPLITS = 6
+MERGES = 4
 FRESH = 2  # clusterings that are tried beside moves drawn at random
 # fits after the first few iterations, of which the most promising of each candidate go on
 GLIMPSE = Settings(tol=1e-5, max_iter=3)
@@ -120,7 +122,7 @@ def _as_start(candidate: Candidate, start: int, won: Pool) -> State:
     """A new state where the best fit of a competition has come to."""
     if not won[candidate]:
         return State(*candidate, start, None, status=Status.SINGULAR)
-    return State(*candidate, start, won[candidate][0].parameters)
+    return continued(won[candidate][0], start)
 
 
 # -- the competition -----------------------------------------------------------------------------------------------
@@ -178,15 +180,24 @@ def _candidate(state: State) -> Candidate:
 
 
 def _best(pool: Pool, fresh: Iterable[State]) -> Pool:
-    """The best of the pool and of fresh states: such as differ in their likelihood, those that are not trusted last."""
+    """The best of the pool and of fresh states, of each candidate.
+
+    The last place is for one that has converged, if there is any: others may still turn into spikes.
+    """
     every = {candidate: list(found) for candidate, found in pool.items()}
     for state in fresh:
         if state.usable and np.isfinite(state.lower_bound):
             every[_candidate(state)].append(state)
-    return {candidate: _distinct(found, KEPT) for candidate, found in every.items()}
+    best = {candidate: _distinct(found, KEPT) for candidate, found in every.items()}
+    for candidate, found in best.items():
+        certain = _distinct([s for s in every[candidate] if s.status is Status.CONVERGED], 1)
+        if certain and all(state.status is not Status.CONVERGED for state in found):
+            found[KEPT - 1 :] = certain
+    return best
 
 
-def _distinct(states: list[State], kept: int) -> list[State]:
+def _distinct(states: Iterable[State], kept: int) -> list[State]:
+    """The best states that differ in their likelihood; those that are not trusted come last."""
     chosen: list[State] = []
     for state in sorted(states, key=lambda state: (not state.status.trusted, -state.lower_bound)):
         if len(chosen) < kept and all(abs(state.lower_bound - other.lower_bound) > SAME for other in chosen):
@@ -200,7 +211,7 @@ def _untried(pool: Pool, tried: dict[Candidate, list[float]]) -> list[tuple[Stat
     for candidate, states in pool.items():
         for state in states[:1]:
             before = sum(abs(state.lower_bound - bound) <= SAME for bound in tried[candidate])
-            if before < TRIES:
+            if before < TRIES + state.n_components // COMPONENTS_A_TRY:
                 tried[candidate].append(state.lower_bound)
                 found.append((state, before))
     return found
@@ -276,7 +287,8 @@ def _neighbours(scout: Scout, state: State, pool: Pool, again: int) -> Iterator[
 def _cut(scout: Scout, share: Array) -> NDArray[np.bool_]:
     """On which side of a component each row lies: cut at its mean, across its longest direction in whitened space."""
     _, direction, offset = _longest(scout, share)
-    return scout.whitened @ direction > offset
+    beyond: NDArray[np.bool_] = scout.whitened @ direction > offset
+    return beyond
 
 
 def _cut_at_random(scout: Scout, share: Array) -> NDArray[np.bool_]:
@@ -285,7 +297,8 @@ def _cut_at_random(scout: Scout, share: Array) -> NDArray[np.bool_]:
     total = shares.sum()
     a, b = scout.random.choice(len(shares), 2, p=shares / total if total > 0.0 else None)
     z = scout.whitened
-    return (z - (z[a] + z[b]) / 2.0) @ (z[b] - z[a]) > 0.0
+    nearer: NDArray[np.bool_] = (z - (z[a] + z[b]) / 2.0) @ (z[b] - z[a]) > 0.0
+    return nearer
 
 
 def _one_hot(labels: NDArray[np.intp], k: int) -> Array:

@@ -120,9 +120,11 @@ def effort_words(store: ResultStore) -> str:
     """What the fits took; a pass over the data is an iteration of each fit that is running."""
     effort = read_effort(store.path)
     said = f"{effort.iterations:,} iterations of {effort.fits:,} fit{'s' * (effort.fits != 1)}, which share passes"
-    if not store.config["search"].get("accelerate"):
-        return said
-    return f"{said}; {effort.extrapolations:,} of them at extrapolated parameters, of which {effort.falls:,} given up"
+    if store.config["search"].get("accelerate"):
+        said += f"; {effort.extrapolations:,} of them at extrapolated parameters, of which {effort.falls:,} given up"
+    if effort.sample_iterations:
+        said += f"; {effort.sample_iterations:,} more before them, over a sample in memory, which took no pass"
+    return said
 
 
 def add_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:

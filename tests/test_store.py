@@ -577,13 +577,14 @@ def test_a_crash_in_fresh_leaves_nothing_of_the_old_result(store, monkeypatch):
 def test_criteria_of_candidates_and_starts(store):
     worse = state("tied", 2, start=0, status=Status.CONVERGED, bounds=(-4.0, -3.5))
     better = state("tied", 2, start=1, status=Status.MAX_ITER, bounds=(-4.0, -3.5, -3.0))
+    better = replace(better, sample_iter=7)
     singular = State("full", 3, 0, None, (), Status.SINGULAR)
     write_criteria(store, [outcome(worse, 20.0), outcome(better, 10.0), outcome(singular, np.nan)])
     table = read_criteria(store)
     assert list(table.columns) == [
         "n_components", "covariance_type", "status", "bic", "aic", "icl", "held_out", "log_likelihood",
         "held_out_log_likelihood", "n_parameters", "n_iter", "extrapolations", "falls",
-        "starts", "untrusted", "agreed", "spread", "agreeing",
+        "sample_iter", "starts", "untrusted", "agreed", "spread", "agreeing",
     ]  # fmt: skip
     assert table[["held_out", "held_out_log_likelihood"]].isna().all(axis=None)
     first, second = table.drop(columns=["held_out", "held_out_log_likelihood"]).to_dict("records")
@@ -604,6 +605,7 @@ def test_criteria_of_candidates_and_starts(store):
         "agreeing": (1,),
         "extrapolations": 0,
         "falls": 0,
+        "sample_iter": 7,
     }
     assert (second["n_components"], second["covariance_type"], second["status"]) == (3, "full", "singular")
     assert np.isnan(second["bic"])
@@ -614,7 +616,7 @@ def test_criteria_of_candidates_and_starts(store):
     assert starts["start_bic"].dims == ("n_components", "covariance_type", "start")
     assert starts["start_bic"].sel(n_components=2, covariance_type="tied").values.tolist() == [20.0, 10.0]
     assert starts["start_agreed"].sel(n_components=2, covariance_type="tied").values.tolist() == [False, True]
-    assert read_effort(store) == (3, 5, 0, 0)
+    assert read_effort(store) == (3, 5, 0, 0, 7)
     assert starts["start_status"].sel(n_components=3, covariance_type="full", start=0).item() == "singular"
 
 

@@ -218,8 +218,10 @@ class Family(ABC):
 
     def together(self, parts: Sequence[Statistics]) -> Statistics:
         """The statistics of a mixture from those of its components, one by one."""
-        names = ("s0", "s1", "s2", "origins")
-        return Statistics(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        s0, s1, s2, origins = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("s0", "s1", "s2", "origins")
+        )
+        return Statistics(s0, s1, s2, origins)
 
     def maximise_all(self, statistics: Sequence[Statistics], reg_covar: float | Array) -> list[Parameters | None]:
         """:meth:`maximise` of several mixtures at once; None where a covariance is not positive definite."""

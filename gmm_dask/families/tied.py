@@ -85,7 +85,7 @@ class Tied(Family):
     def together(self, parts: Sequence[Statistics]) -> Statistics:
         """The quadratic parts add up."""
         s0, s1, origins = (np.concatenate([getattr(part, name) for part in parts]) for name in ("s0", "s1", "origins"))
-        return Statistics(s0, s1, sum(part.s2 for part in parts), origins)
+        return Statistics(s0, s1, np.sum([part.s2 for part in parts], axis=0), origins)
 
     def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
         """Squared distance in the common metric."""

@@ -229,6 +229,7 @@ def _state_arrays(states: Sequence[State]) -> dict[str, NDArray[Any]]:
         "n_iter": np.array([s.n_iter for s in states], dtype=np.int64),
         "prior_bound": np.array([s.prior_bound for s in states], dtype=np.float64),
         "falls": np.array([s.falls for s in states], dtype=np.int64),
+        "sample_iter": np.array([s.sample_iter for s in states], dtype=np.int64),
         "extrapolations": np.array([s.extrapolations for s in states], dtype=np.int64),
         "converged": np.array([s.converged for s in states], dtype=bool),
         "has_parameters": np.array([s.parameters is not None for s in states], dtype=bool),
@@ -270,7 +271,8 @@ class _Tape:
 def _states_of(arrays: Arrays, n_features: int) -> Iterator[State]:
     tapes = [_Tape(arrays[name]) for name in ("lower_bounds", "parameters", "memory")]
     bounds, parameters, memories = tapes
-    names = ("covariance_type", "n_components", "start", "prior_bound", "converged", "falls", "extrapolations")
+    names = ["covariance_type", "n_components", "start", "prior_bound", "converged", "falls", "extrapolations"]
+    names += [name for name in ("sample_iter",) if name in arrays]  # earlier versions did not know it
     others = ("status", "n_iter", "has_parameters", "n_remembered", "is_extrapolated")
     columns = [arrays[name].tolist() for name in (*names, *others)]
     for values in zip(*columns, strict=True):

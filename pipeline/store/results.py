@@ -36,6 +36,7 @@ _VARIABLES: dict[str, tuple[Any, Any, Callable[[Outcome], Any]]] = {
     "n_iter": (np.int64, 0, lambda outcome: outcome.state.n_iter),
     "extrapolations": (np.int64, 0, lambda outcome: outcome.state.extrapolations),
     "falls": (np.int64, 0, lambda outcome: outcome.state.falls),
+    "sample_iter": (np.int64, 0, lambda outcome: outcome.state.sample_iter),
 }
 
 
@@ -51,12 +52,15 @@ class Effort(NamedTuple):
         Iterations at extrapolated parameters, those that were given up among them.
     falls : int
         Extrapolations that were given up, because the likelihood fell there.
+    sample_iterations : int
+        What the fits had done over a sample in memory, before they took passes.
     """
 
     fits: int
     iterations: int
     extrapolations: int
     falls: int
+    sample_iterations: int
 
 
 # -- criteria ------------------------------------------------------------------------------------------------
@@ -122,9 +126,9 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     -------
     DataFrame
         A row a candidate, with the columns ``n_components, covariance_type, status, bic, aic, icl, held_out,
-        log_likelihood, held_out_log_likelihood, n_parameters, n_iter, extrapolations, falls, starts, untrusted,
-        agreed, spread, agreeing``; NaN where a candidate could not be fitted, no rows were held out, or the starts do
-        not compare. ``starts`` and what follows is as :class:`gmm_dask.selection.Agreement` has it.
+        log_likelihood, held_out_log_likelihood, n_parameters, n_iter, extrapolations, falls, sample_iter, starts,
+        untrusted, agreed, spread, agreeing``; NaN where a candidate could not be fitted, no rows were held out, or the
+        starts do not compare. ``starts`` and what follows is as :class:`gmm_dask.selection.Agreement` has it.
 
     Raises
     ------
@@ -158,7 +162,7 @@ def read_effort(path: StorePath) -> Effort:
     """What the fits of a complete store took; of one of an earlier version it is not known what was extrapolated."""
     group = cast(zarr.Group, open_root(path)["criteria"])
     fits = int(np.count_nonzero(get(group, "start_status") != ""))
-    names = [f"start_{name}" for name in ("n_iter", "extrapolations", "falls")]
+    names = [f"start_{name}" for name in ("n_iter", "extrapolations", "falls", "sample_iter")]
     return Effort(fits, *(int(get(group, name).sum()) if name in group else 0 for name in names))
 
 
