@@ -47,8 +47,8 @@ TRIES, COMPONENTS_A_TRY = 4, 5
 SPLITS = 6
 MERGES = 4
 FRESH = 2  # clusterings that are tried beside moves drawn at random
-# fits after the first few iterations, of which the most promising of each candidate go on
-GLIMPSE = Settings(tol=1e-5, max_iter=3)
+# fits after the first few iterations, and after some more: of each candidate only the most promising go on
+GLIMPSE, SECOND_GLIMPSE = Settings(tol=1e-5, max_iter=3), Settings(tol=1e-5, max_iter=5)
 SHORT = Settings(tol=1e-5, max_iter=25)
 LONG = Settings(tol=1e-7, max_iter=200)
 REFINING = Settings(tol=1e-5, max_iter=25)
@@ -167,12 +167,15 @@ def _promising(
     scout: Scout, proposals: Iterable[State | None], promising: int, going_on: Sequence[State] = ()
 ) -> Iterator[State]:
     """The best proposals of each candidate after a short fit, and others that go on."""
-    best: Pool = {}
-    for state in scout.glimpse((state for state in proposals if state is not None), GLIMPSE):
-        if state.usable:
-            found = best.setdefault(_candidate(state), [])
-            found[:] = _distinct([*found, state], promising)
-    return scout.run([*itertools.chain(*best.values()), *going_on], SHORT)
+    left: Iterable[State] = (state for state in proposals if state is not None)
+    for glimpse, kept in ((GLIMPSE, promising), (SECOND_GLIMPSE, KEPT)):
+        best: Pool = {}
+        for state in scout.glimpse(left, glimpse):
+            if state.usable:
+                found = best.setdefault(_candidate(state), [])
+                found[:] = _distinct([*found, state], kept)
+        left = list(itertools.chain(*best.values()))
+    return scout.run([*left, *going_on], SHORT)
 
 
 def _candidate(state: State) -> Candidate:
