@@ -42,7 +42,7 @@ WORTH_REFINING = 4
 CLUSTERINGS = 2  # of each kind
 ROUNDS = 20
 # how often moves are tried from the best fit of a candidate: the likeliest, then some drawn at random; once more for
-# every five components, as there are more moves then
+# every five components, as there are more moves then, and for each halving of the rows, which makes a try cheaper
 TRIES, COMPONENTS_A_TRY = 4, 5
 SPLITS = 6
 MERGES = 4
@@ -154,7 +154,7 @@ def _compete(scout: Scout, candidates: Sequence[Candidate], promising: int) -> P
     pool = _best({candidate: [] for candidate in candidates}, _promising(scout, first, promising))
     tried: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     for _ in range(ROUNDS):
-        chosen = _untried(pool, tried)
+        chosen = _untried(scout, pool, tried)
         if not chosen:
             break
         proposals = (p for state, again in chosen for p in _neighbours(scout, state, pool, again))
@@ -208,13 +208,14 @@ def _distinct(states: Iterable[State], kept: int) -> list[State]:
     return chosen
 
 
-def _untried(pool: Pool, tried: dict[Candidate, list[float]]) -> list[tuple[State, int]]:
+def _untried(scout: Scout, pool: Pool, tried: dict[Candidate, list[float]]) -> list[tuple[State, int]]:
     """The best states from which moves have not been tried often enough, with how often; once more from now on."""
     found = []
+    tries = TRIES + int(max(0.0, np.log2(SCOUT_ROWS / len(scout.x))))
     for candidate, states in pool.items():
         for state in states[:1]:
             before = sum(abs(state.lower_bound - bound) <= SAME for bound in tried[candidate])
-            if before < TRIES + state.n_components // COMPONENTS_A_TRY:
+            if before < tries + state.n_components // COMPONENTS_A_TRY:
                 tried[candidate].append(state.lower_bound)
                 found.append((state, before))
     return found
@@ -295,13 +296,24 @@ def _cut(scout: Scout, share: Array) -> NDArray[np.bool_]:
 
 
 def _cut_at_random(scout: Scout, share: Array) -> NDArray[np.bool_]:
-    """To which of two rows that are drawn from a component each row is nearer."""
+    """A part of a component that two of its rows, drawn from it, bound.
+
+    They are the rows that are nearer to the second than to the first; or those up to the second, by the component's
+    own covariance, about its mean or about the first: tails that are heavy, and groups inside, are not found across.
+    """
     shares = share if scout.weights is None else share * scout.weights
     total = shares.sum()
     a, b = scout.random.choice(len(shares), 2, p=shares / total if total > 0.0 else None)
     z = scout.whitened
-    nearer: NDArray[np.bool_] = (z - (z[a] + z[b]) / 2.0) @ (z[b] - z[a]) > 0.0
-    return nearer
+    kind = scout.random.choice(["across", "about its mean", "about a row"])
+    if kind == "across":
+        nearer: NDArray[np.bool_] = (z - (z[a] + z[b]) / 2.0) @ (z[b] - z[a]) > 0.0
+        return nearer
+    mean, covariance = _moments(scout, share)
+    y = z - (mean if kind == "about its mean" else z[a])
+    distances = np.sum(y @ np.linalg.pinv(covariance, hermitian=True) * y, axis=1)
+    within: NDArray[np.bool_] = distances < distances[b]
+    return within
 
 
 def _one_hot(labels: NDArray[np.intp], k: int) -> Array:
@@ -311,13 +323,20 @@ def _one_hot(labels: NDArray[np.intp], k: int) -> Array:
 
 def _longest(scout: Scout, share: Array) -> tuple[float, Array, float]:
     """Variance along a component's longest direction in whitened space, the direction, and where its mean lies."""
-    weights = share if scout.weights is None else share * scout.weights
-    total = max(float(weights.sum()), np.finfo(float).tiny)
-    mean = weights @ scout.whitened / total
-    y = scout.whitened - mean
-    values, vectors = np.linalg.eigh((y * weights[:, None]).T @ y / total)
+    mean, covariance = _moments(scout, share)
+    values, vectors = np.linalg.eigh(covariance)
     direction: Array = vectors[:, -1]
     return float(values[-1]), direction, float(mean @ direction)
+
+
+def _moments(scout: Scout, share: Array) -> tuple[Array, Array]:
+    """A component's mean (n_directions,) and covariance (n_directions, n_directions) in whitened space."""
+    weights = share if scout.weights is None else share * scout.weights
+    total = max(float(weights.sum()), np.finfo(float).tiny)
+    mean: Array = weights @ scout.whitened / total
+    y = scout.whitened - mean
+    covariance: Array = (y * weights[:, None]).T @ y / total
+    return mean, covariance
 
 
 def _widest(scout: Scout, resp: Array, again: int) -> list[int]:
