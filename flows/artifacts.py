@@ -6,20 +6,25 @@ Pictures are embedded, so that the page shows them wherever the browser is and t
 from __future__ import annotations
 
 import base64
+import contextvars
 import re
+import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
+from prefect import get_client
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
-    update_progress_artifact,
 )
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.exceptions import ObjectNotFound
 
 from flows.progress import describe
 from gmm_dask.criteria import LABELS
@@ -31,7 +36,6 @@ if TYPE_CHECKING:
     from pipeline.summary import Summary
 
 SECONDS_BETWEEN_UPDATES = 2.0
-UPDATE_SHARE = 0.05  # of the time: a server that is slow or gone, which is asked again and again, must not slow the fit
 MOST_IMAGE_BYTES = 2**21
 
 
@@ -41,31 +45,46 @@ def key_of(name: str, kind: str) -> str:
 
 
 class ProgressArtifact:
-    """A watcher that keeps a bar on the run's page: how many fits are done, and how it stands in words."""
+    """A watcher that keeps a bar on the run's page: how many fits are done, and how it stands in words.
+
+    A thread of its own tells the server, which may be slow or gone: the fit does not wait for it, and an interrupt of
+    the fit does not hit a request, where it would be lost or leave a connection that the run's end waits for.
+    """
 
     def __init__(self, name: str, kind: str = "progress") -> None:
         made = create_progress_artifact(0.0, key=key_of(name, kind), description="starting")
         self._id = cast("UUID", made)  # a coroutine in asynchronous callers only
         self._told = time.monotonic()
-        self._pause = SECONDS_BETWEEN_UPDATES
+        self._teller: threading.Thread | None = None
 
     def __call__(self, event: Event) -> None:
         """Bring the bar up to date, now and then."""
-        if isinstance(event, PassDone | ChunksDone) and time.monotonic() - self._told >= self._pause:
+        if isinstance(event, PassDone | ChunksDone) and time.monotonic() - self._told >= SECONDS_BETWEEN_UPDATES:
             done = event.finished if isinstance(event, PassDone) else event.done
-            self._update(100.0 * done / max(1, event.total), describe(event))
+            self._tell(100.0 * done / max(1, event.total), describe(event))
 
     def finish(self, words: str) -> None:
         """Fill the bar."""
-        self._update(100.0, words)
+        if self._teller is not None:
+            self._teller.join()
+        self._tell(100.0, words).join()
 
-    def _update(self, percent: float, words: str) -> None:
-        begin = time.monotonic()
-        # a server that has gone must not take the fit with it: the run tells of it in the end, with its result stored
-        with suppress(httpx.HTTPError):
-            update_progress_artifact(self._id, percent, description=words)
-        self._told = time.monotonic()
-        self._pause = max(SECONDS_BETWEEN_UPDATES, (self._told - begin) / UPDATE_SHARE)
+    def _tell(self, percent: float, words: str) -> threading.Thread:
+        """Start to tell the server, unless it is still being told; by which thread."""
+        if self._teller is None or not self._teller.is_alive():
+            # which server, and of which run, Prefect knows from the context
+            update = partial(contextvars.copy_context().run, _update, self._id, percent, words)
+            self._teller = threading.Thread(target=update, name="progress artifact", daemon=True)
+            self._teller.start()
+            self._told = time.monotonic()
+        return self._teller
+
+
+def _update(artifact: UUID, percent: float, words: str) -> None:
+    # with settings of its own the client is not the run's, which may be closed meanwhile; a server that has gone must
+    # not take the fit with it: the run tells of it in the end, with its result stored
+    with suppress(httpx.HTTPError, ObjectNotFound), get_client({}, sync_client=True) as client:
+        client.update_artifact(artifact, ArtifactUpdate(data=percent, description=words))
 
 
 def publish(name: str, summary: Summary) -> None:

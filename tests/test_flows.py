@@ -4,20 +4,25 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
+import uuid
 from contextlib import contextmanager
 
 import httpx
 import psutil
 import pytest
 import zarr
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from flows import artifacts
 from flows.api import prefect_api, require_server
 from gmm_dask.errors import FaultError, UserError
+from pipeline.progress import ChunksDone
 from prefects import GMM_DASK, PATIENCE, gmm_dask, kill, query, until, write_job
 
 
@@ -276,6 +281,22 @@ def test_ctrl_c_is_code_130_and_a_crashed_flow_run(job, prefect_home, environmen
     assert all(map(is_gone, children))
     assert newest_state(prefect_home) == "Crashed"
     assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] == "running"
+
+
+def test_a_server_that_is_told_of_the_progress_and_does_not_answer_holds_nothing_up(monkeypatch):
+    monkeypatch.setattr(artifacts, "create_progress_artifact", lambda *_, **__: uuid.uuid4())
+    monkeypatch.setattr(artifacts, "SECONDS_BETWEEN_UPDATES", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}/api"
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+            bar = artifacts.ProgressArtifact("job")
+            for done in range(3):
+                bar(ChunksDone(done, total=3, rows=1, seconds=1.0))
+        mute.settimeout(PATIENCE)
+        with mute.accept()[0] as request:
+            # an interrupt of the fit hits the main thread, and the others wait their turn
+            assert [thread.name for thread in threading.enumerate()].count("progress artifact") == 1
+            assert b" /api/" in request.recv(1024)
 
 
 LONG = [*ENDLESS[:2], "--set", "search.max_iter=3000"]
