@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -48,36 +49,43 @@ class ProgressArtifact:
     """A watcher that keeps a bar on the run's page: how many fits are done, and how it stands in words.
 
     A thread of its own tells the server, which may be slow or gone: the fit does not wait for it, and an interrupt of
-    the fit does not hit a request, where it would be lost or leave a connection that the run's end waits for.
+    the fit does not hit a request, where it would be lost or leave a connection that the run's end waits for. At the
+    end of a ``with`` block in which nothing went wrong the server has been told everything.
     """
 
     def __init__(self, name: str, kind: str = "progress") -> None:
         made = create_progress_artifact(0.0, key=key_of(name, kind), description="starting")
         self._id = cast("UUID", made)  # a coroutine in asynchronous callers only
         self._told = time.monotonic()
-        self._teller: threading.Thread | None = None
+        self._news: SimpleQueue[tuple[float, str] | None] = SimpleQueue()
+        # which server, and of which run, Prefect knows from the context
+        tell = partial(contextvars.copy_context().run, self._tell)
+        self._teller = threading.Thread(target=tell, name="progress artifact", daemon=True)
+
+    def __enter__(self) -> ProgressArtifact:
+        self._teller.start()
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._news.put(None)
+        if error is None:
+            self._teller.join()
 
     def __call__(self, event: Event) -> None:
         """Bring the bar up to date, now and then."""
-        if isinstance(event, PassDone | ChunksDone) and time.monotonic() - self._told >= SECONDS_BETWEEN_UPDATES:
+        due = time.monotonic() - self._told >= SECONDS_BETWEEN_UPDATES and self._news.empty()
+        if due and isinstance(event, PassDone | ChunksDone):
             done = event.finished if isinstance(event, PassDone) else event.done
-            self._tell(100.0 * done / max(1, event.total), describe(event))
+            self._news.put((100.0 * done / max(1, event.total), describe(event)))
+            self._told = time.monotonic()
 
     def finish(self, words: str) -> None:
         """Fill the bar."""
-        if self._teller is not None:
-            self._teller.join()
-        self._tell(100.0, words).join()
+        self._news.put((100.0, words))
 
-    def _tell(self, percent: float, words: str) -> threading.Thread:
-        """Start to tell the server, unless it is still being told; by which thread."""
-        if self._teller is None or not self._teller.is_alive():
-            # which server, and of which run, Prefect knows from the context
-            update = partial(contextvars.copy_context().run, _update, self._id, percent, words)
-            self._teller = threading.Thread(target=update, name="progress artifact", daemon=True)
-            self._teller.start()
-            self._told = time.monotonic()
-        return self._teller
+    def _tell(self) -> None:
+        for percent, words in iter(self._news.get, None):
+            _update(self._id, percent, words)
 
 
 def _update(artifact: UUID, percent: float, words: str) -> None:

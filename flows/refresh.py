@@ -25,9 +25,9 @@ def refresh(config: GivenConfig) -> Any:
     from pipeline.refresh import refresh as refit
 
     job = job_of(config)
-    bar = ProgressArtifact(job.name)
-    done = refit(job, progress=watcher(bar), as_task=as_task(job))
-    bar.finish(f"best: {done.summary.best}")
+    with ProgressArtifact(job.name) as bar:
+        done = refit(job, progress=watcher(bar), as_task=as_task(job))
+        bar.finish(f"best: {done.summary.best}")
     publish(job.name, done.summary)
     reason = done.decision.reason
     lines = [f"{reason[:1].upper()}{reason[1:]}.", f"Stored in `{done.summary.store}`; `{done.link}` is the newest."]

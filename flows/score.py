@@ -25,9 +25,9 @@ def score_batch(config: GivenConfig) -> Any:
     from pipeline.batch import score_batch as label
 
     job = job_of(config)
-    bar = ProgressArtifact(job.name, "scores-progress")
-    summary = label(job, progress=watcher(bar), as_task=as_task(job))
-    bar.finish(f"{summary.n_rows:,} rows by {summary.model}")
+    with ProgressArtifact(job.name, "scores-progress") as bar:
+        summary = label(job, progress=watcher(bar), as_task=as_task(job))
+        bar.finish(f"{summary.n_rows:,} rows by {summary.model}")
     pairs = zip(summary.shares, summary.fit_shares, strict=True)
     drift = [f"drift: {line}" for line in summary.drift] or ["no drift past the bounds"]
     create_table_artifact(

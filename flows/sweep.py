@@ -64,8 +64,8 @@ def bic_sweep(config: GivenConfig, fresh: bool = False) -> Any:
     from pipeline.run import run
 
     job = job_of(config)
-    bar = ProgressArtifact(job.name)
-    summary = run(job, fresh=fresh, progress=watcher(bar), as_task=as_task(job))
-    bar.finish(f"best: {summary.best}")
+    with ProgressArtifact(job.name) as bar:
+        summary = run(job, fresh=fresh, progress=watcher(bar), as_task=as_task(job))
+        bar.finish(f"best: {summary.best}")
     publish(job.name, summary)
     return summary

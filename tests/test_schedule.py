@@ -315,7 +315,7 @@ def test_a_task_that_fails_twice_succeeds_at_the_third_try(tmp_path, server, fla
     folder = write_job(
         tmp_path,
         "flaky",
-        schedule="{interval: 1000s}",
+        schedule="{interval: 10d}",
         data=f"{{source: '{flaky}'}}",
         tasks="{retries: 2, retry_delay_seconds: 3}",
     )
