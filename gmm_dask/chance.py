@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from gmm_dask.em import State
 from gmm_dask.families import get_family
 from gmm_dask.stack import Model, Totals
@@ -52,8 +54,8 @@ def _doubtful(state: State, total_weight: float) -> list[int]:
     family, parameters = state.model
     if state.n_components == 1 or not state.status.trusted:
         return []
-    few = parameters.weights * total_weight < ROWS_A_PRICE * _price(state, total_weight)
-    return [k for k in slim_components(family, parameters) if few[k]] if few.any() else []
+    few = np.flatnonzero(parameters.weights * total_weight < ROWS_A_PRICE * _price(state, total_weight))
+    return slim_components(family, parameters, few) if len(few) else []
 
 
 def _without(model: Model, k: int) -> Model:

@@ -23,6 +23,9 @@ from gmm_dask.seeding import start_parameters, statistics_of
 
 Array = NDArray[np.float64]
 
+# responsibilities up to this are left out of a component's statistics, from which a fit only begins
+FAINT = 1e-6
+
 
 @dataclass(frozen=True, eq=False)
 class Scout:
@@ -110,8 +113,12 @@ class Scout:
 
     def parts(self, name: str, resp: Array) -> list[Statistics]:
         """The statistics of each component by itself, from responsibilities (n_rows, n_components)."""
-        family, shares = get_family(name), resp if self.weights is None else resp * self.weights[:, None]
-        return [statistics_of(family, self.x, share[:, None]) for share in shares.T]
+        family, found = get_family(name), []
+        for share in resp.T:
+            rows = np.flatnonzero(share > FAINT)
+            weights = share[rows] if self.weights is None else share[rows] * self.weights[rows]
+            found.append(statistics_of(family, self.x[rows], weights[:, None]))
+        return found
 
     def assembled(self, name: str, parts: Sequence[Statistics]) -> State | None:
         """A state from its components' statistics; None if it would be singular."""

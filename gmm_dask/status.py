@@ -108,38 +108,44 @@ def judge(family: Family, parameters: Parameters, total_weight: float, reg_covar
     rows = parameters.weights * total_weight
     if rows.min() <= ONE_ROW:
         return Status.DEGENERATE
-    few = rows < FEW * (parameters.means.shape[1] + 1)
-    if not few.any():
+    few = np.flatnonzero(rows < FEW * (parameters.means.shape[1] + 1))
+    if len(few) == 0:
         return None
     matrices = family.full_covariances(parameters)
     try:
-        spurious = few & ((_slimness(parameters, matrices) < NARROW) | is_held_open(parameters, matrices, reg_covar))
+        narrow = _slimness(parameters, matrices, few) < NARROW
+        spurious = narrow | is_held_open(parameters, matrices, reg_covar, few)
     except np.linalg.LinAlgError:  # so close to singular that nothing can be said
         return None
     return Status.SPURIOUS if spurious.any() else None
 
 
-def slim_components(family: Family, parameters: Parameters) -> list[int]:
-    """Components that are slimmer than the others, so that they may be accidents."""
+def slim_components(family: Family, parameters: Parameters, chosen: NDArray[np.intp]) -> list[int]:
+    """Those of the chosen components that are slimmer than the others, so that they may be accidents."""
     try:
-        slim = _slimness(parameters, family.full_covariances(parameters)) < SLIM
+        slim = _slimness(parameters, family.full_covariances(parameters), chosen) < SLIM
     except np.linalg.LinAlgError:  # so close to singular that nothing can be said
         return []
-    found: list[int] = np.flatnonzero(slim).tolist()
+    found: list[int] = chosen[slim].tolist()
     return found
 
 
-def _slimness(parameters: Parameters, matrices: Array) -> Array:
-    """Each component's variance as a share of the median component's, in its own narrowest direction."""
+def _slimness(parameters: Parameters, matrices: Array, chosen: NDArray[np.intp]) -> Array:
+    """Chosen components' variances as shares of the median component's, each in its own narrowest direction."""
     whitened = _whitener(np.tensordot(parameters.weights, matrices, axes=1))(matrices)
-    variances, vectors = np.linalg.eigh(whitened)
+    variances, vectors = np.linalg.eigh(whitened[chosen])
     narrowest = vectors[:, :, 0]
     across = np.einsum("ka,jab,kb->kj", narrowest, whitened, narrowest)
     slimness: Array = variances[:, 0] / _weighted_medians(across, parameters.weights)
     return slimness
 
 
-def is_held_open(parameters: Parameters, matrices: Array, reg_covar: Array | float) -> NDArray[np.bool_]:
+def is_held_open(
+    parameters: Parameters,
+    matrices: Array,
+    reg_covar: Array | float,
+    chosen: NDArray[np.intp] | slice = slice(None),
+) -> NDArray[np.bool_]:
     """Which components have, in a direction in which the data vary, the variance that ``reg_covar`` gave them.
 
     Parameters
@@ -148,6 +154,8 @@ def is_held_open(parameters: Parameters, matrices: Array, reg_covar: Array | flo
     matrices : ndarray of shape (n_components, n_features, n_features)
         Their covariances.
     reg_covar : float or ndarray of shape (n_features,)
+    chosen : ndarray of int, or slice
+        The components that are asked about; all of them if it is left out.
 
     Raises
     ------
@@ -158,7 +166,7 @@ def is_held_open(parameters: Parameters, matrices: Array, reg_covar: Array | flo
     offsets = parameters.means - parameters.weights @ parameters.means
     between = (offsets.T * parameters.weights) @ offsets
     whiten = _whitener(np.tensordot(parameters.weights, matrices, axes=1) + between)
-    variances, vectors = np.linalg.eigh(whiten(matrices))
+    variances, vectors = np.linalg.eigh(whiten(matrices[chosen]))
     narrowest = vectors[:, :, 0]
     added = whiten(np.diag(np.broadcast_to(np.asarray(reg_covar, dtype=np.float64), (d,)))[None])[0]
     held: NDArray[np.bool_] = variances[:, 0] <= HELD_OPEN * np.einsum("ka,ab,kb->k", narrowest, added, narrowest)

@@ -16,6 +16,7 @@ from gmm_dask import starts as starts_module
 from gmm_dask.em import Status
 from gmm_dask.families import FAMILIES
 from gmm_dask.scan import as_rows, profile_rows
+from gmm_dask.scout import FAINT, Scout
 from gmm_dask.starts import first_states
 from mixtures import assert_identical, assert_same_parameters
 from test_mclust import MCLUST_NAMES, REG_COVAR
@@ -150,6 +151,18 @@ def test_more_rows_than_the_scout_and_the_sample_take(blobs, monkeypatch):
     assert_identical(first, again)
     monkeypatch.undo()
     assert_same_parameters(*(sorted_by_mean(m) for m in (first, GaussianMixture(3, **settings).fit(blobs))), rtol=1e-3)
+
+
+@pytest.mark.parametrize("covariance_type", FAMILIES)
+def test_a_fit_that_is_put_together_from_its_components_begins_as_one_from_all_rows(covariance_type, blobs):
+    weights = np.random.RandomState(0).randint(1, 4, len(blobs)).astype(float)
+    fitted = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(blobs, sample_weight=weights)
+    resp = fitted.predict_proba(blobs)
+    assert resp.min() < FAINT  # rows that a component does without
+    scout = Scout.of(profile_rows(as_rows(blobs, weights), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
+    together = scout.assembled(covariance_type, scout.parts(covariance_type, resp)).parameters
+    for name, value in vars(scout.start(covariance_type, resp).parameters).items():
+        np.testing.assert_allclose(vars(together)[name], value, rtol=1e-4, atol=1e-4)
 
 
 def sorted_by_mean(mixture):
