@@ -9,6 +9,7 @@ fit goes on from the plain step of the point before, as if nothing had been trie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,7 @@ def from_vector(family: Family, vector: Array, like: Parameters, units: Units) -
     )
 
 
+@lru_cache(maxsize=8)
 def _squares(family: Family, units: Units) -> Array:
     """The units of covariances: the squares of one row at the data's widths, in the family's shape."""
     squares = family.zero_s2(1, len(units.widths))
@@ -96,7 +98,9 @@ def accelerated(
     """
     if not change < BEGIN:
         return image, None
-    x, g = to_vector(family, point, units), to_vector(family, image, units)
+    was_plain = memory is not None and memory.plain is None  # the point is the last image then
+    x = memory.images[-1] if memory is not None and was_plain else to_vector(family, point, units)
+    g = to_vector(family, image, units)
     points, images = x[None], g[None]
     if memory is not None and len(memory.points):
         shrinks = np.linalg.norm(g - x) <= np.linalg.norm(memory.images[-1] - memory.points[-1])

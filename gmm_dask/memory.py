@@ -25,6 +25,9 @@ SAMPLE_COPIES = 4
 STATES_BYTES = 32 << 20
 MOST_PROMISING = 5
 KEPT = 2  # fits of a candidate that are kept from round to round
+# a competition may get caught where another does not: where one pass of all candidates adds up no more than so many
+# numbers, a few milliseconds' work, two compete that know nothing of each other
+COMPETITIONS, LITTLE_WORK = 2, 3_000_000
 # fits over the scout of more numbers are not accelerated: what they remembered would be many times themselves
 MOST_ACCELERATED = 4096
 # of a worker's memory, what may be filled before Dask begins to move results to disk, and of the part of that which
@@ -130,11 +133,22 @@ def affordable_promising(candidates: Sequence[Candidate], n_features: int) -> in
     return max(1, min(MOST_PROMISING, STATES_BYTES // each))
 
 
+def work(candidates: Iterable[Candidate], n_rows: int, n_features: int) -> int:
+    """How many numbers a pass over rows in memory adds up, with one fit of each candidate."""
+    return n_rows * sum(model_bytes(candidate, n_features) // 8 for candidate in candidates)
+
+
+def affordable_competitions(candidates: Sequence[Candidate], n_rows: int, n_features: int) -> int:
+    """How many competitions over a scout of so many rows each start is the best of."""
+    return COMPETITIONS if work(candidates, n_rows, n_features) <= LITTLE_WORK else 1
+
+
 def competing_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> int:
     """The fits over the scout: those that run together, those that go on, and those that have won already."""
     sizes = [state_bytes(candidate, shape.n_features) for candidate in candidates]
-    going_on = affordable_promising(candidates, shape.n_features) + KEPT + n_init - 1
-    return max(STATES_BYTES, *sizes) + going_on * sum(sizes)
+    going_on = affordable_promising(candidates, shape.n_features) + KEPT
+    going_on *= affordable_competitions(candidates, _sampled(shape), shape.n_features)
+    return max(STATES_BYTES, *sizes) + (going_on + n_init - 1) * sum(sizes)
 
 
 def profile_bytes(shape: Shape) -> int:

@@ -78,11 +78,14 @@ class Rows:
         Of the same kind as ``array`` and chunked like its rows.
     holdout : Holdout or None
         Which rows the passes of a fit hold out; None holds out none.
+    n_chunks : int
+        Into how many chunks rows in memory are cut at least.
     """
 
     array: Any
     weights: Any = None
     holdout: Holdout | None = None
+    n_chunks: int = 1
 
     @property
     def n_features(self) -> int:
@@ -98,7 +101,7 @@ class Rows:
     def lengths(self) -> tuple[float, ...]:
         """Rows of each chunk, NaN where unknown."""
         if self.in_memory:
-            return tuple(chunk.stop - chunk.start for chunk in _chunks_in_memory(self.array))
+            return tuple(chunk.stop - chunk.start for chunk in _chunks_in_memory(self))
         found: tuple[float, ...] = self.array.chunks[0]
         return found
 
@@ -206,7 +209,7 @@ def map_in_memory(rows: Rows, function: ChunkFunction[Result], shared: Any) -> I
 
     Yields the results in the chunks' order; the chunks do not depend on the number of threads.
     """
-    chunks = _chunks_in_memory(rows.array)
+    chunks = _chunks_in_memory(rows)
 
     def compute(number: int) -> Result:
         weights = None if rows.weights is None else rows.weights[chunks[number]]
@@ -220,9 +223,9 @@ def map_in_memory(rows: Rows, function: ChunkFunction[Result], shared: Any) -> I
     )
 
 
-def _chunks_in_memory(array: NDArray[Any]) -> list[slice]:
-    n_rows, n_features = array.shape
-    step = max(-(-n_rows // MOST_CHUNKS), CHUNK_BYTES // (8 * n_features), 1)
+def _chunks_in_memory(rows: Rows) -> list[slice]:
+    n_rows, n_features = rows.array.shape
+    step = max(-(-n_rows // MOST_CHUNKS), min(CHUNK_BYTES // (8 * n_features), -(-n_rows // rows.n_chunks)), 1)
     return [slice(start, min(start + step, n_rows)) for start in range(0, max(1, n_rows), step)]
 
 
@@ -329,9 +332,11 @@ def _chunk(rows: Any, weights: Any) -> Weighted:
     return np.asarray(rows), None if weights is None else np.asarray(weights)
 
 
-def collect_statistics(rows: Rows, profile: Profile, models: Sequence[Model]) -> list[Statistics]:
-    """One pass: the sufficient statistics of every model, from one read of the data, in the rows' precision."""
-    stack = build_stack(models, profile.center, profile.scatter, dtype=rows.array.dtype)
+def collect_statistics(
+    rows: Rows, profile: Profile, models: Sequence[Model], dtype: np.dtype[Any] | None = None
+) -> list[Statistics]:
+    """One pass: the sufficient statistics of every model, from one read, in ``dtype`` or the rows' precision."""
+    stack = build_stack(models, profile.center, profile.scatter, dtype=dtype or rows.array.dtype)
     sums = map_reduce(rows, _statistics_of_chunk, add_sums, (stack, rows.holdout), "statistics")
     return unpack_sums(stack, sums)
 

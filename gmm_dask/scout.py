@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +15,21 @@ from gmm_dask.acceleration import Units
 from gmm_dask.answers import answer_rows
 from gmm_dask.chance import verdicts_and_totals
 from gmm_dask.em import Settings, State
-from gmm_dask.errors import SingularError
 from gmm_dask.families import Statistics, get_family
-from gmm_dask.memory import STATES_BYTES, is_accelerated, state_bytes
+from gmm_dask.memory import STATES_BYTES, is_accelerated, state_bytes, work
 from gmm_dask.profile import Draw, Profile, finish_profile, profile_chunk
 from gmm_dask.scan import Rows, as_rows, collect_statistics, collect_totals
-from gmm_dask.seeding import start_parameters, statistics_of
+from gmm_dask.seeding import statistics_of
+from gmm_dask.stack import Model
 
 Array = NDArray[np.float64]
 
 # responsibilities up to this are left out of a component's statistics, from which a fit only begins
 FAINT = 1e-6
+# states that begin are computed together up to so many bytes
+TOGETHER_BYTES = 1 << 20
+# a pass is cut into chunks that add up so many numbers, about a millisecond's work, but into no more than a few
+CHUNK_WORK, MOST_CHUNKS = 4_000_000, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +74,7 @@ class Scout:
     def glimpse(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
         """A few plain iterations of the states, many at a time, which tell how promising they are."""
         for part in self._parts(states):
-            yield from self._ran(part, replace(settings, reg_covar=self.reg_covar))
+            yield from self._ran(part, replace(settings, reg_covar=self.reg_covar), np.dtype(np.float32))
 
     def run(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
         """EM of the states, many at a time; those that had ended go on. Steps are accelerated where there is room.
@@ -85,9 +90,16 @@ class Scout:
             if usable := [state for state in ran if state.usable]:
                 yield from verdicts_and_totals(usable, evaluate, self.profile.total_weight)[0]
 
-    def _ran(self, states: Sequence[State], settings: Settings) -> list[State]:
+    def _ran(self, states: Sequence[State], settings: Settings, dtype: np.dtype[Any] | None = None) -> list[State]:
         again = [continued(state, state.start) for state in states]
-        return em.run(again, partial(collect_statistics, self.rows, self.profile), self.profile.total_weight, settings)
+        collect = partial(self._collect, dtype=dtype)
+        return em.run(again, collect, self.profile.total_weight, settings)
+
+    def _collect(self, models: Sequence[Model], dtype: np.dtype[Any] | None) -> list[Statistics]:
+        """A pass, by several threads where there is enough to do."""
+        candidates = ((family.name, len(parameters.weights)) for family, parameters in models)
+        n_chunks = min(MOST_CHUNKS, 1 + work(candidates, *self.x.shape) // CHUNK_WORK)
+        return collect_statistics(replace(self.rows, n_chunks=n_chunks), self.profile, models, dtype)
 
     def _parts(self, states: Iterable[State]) -> Iterator[list[State]]:
         """As many states at a time as there is room for."""
@@ -103,13 +115,9 @@ class Scout:
         if part:
             yield part
 
-    def start(self, name: str, resp: Array) -> State | None:
-        """A state from responsibilities (n_rows, n_components); None if it would be singular."""
-        try:
-            found = start_parameters(get_family(name), self.x, self.weights, resp, self.reg_covar)
-        except SingularError:
-            return None
-        return State(name, resp.shape[1], 0, found)
+    def start(self, name: str, resp: Array, number: int = 0) -> Iterator[State]:
+        """A state, so numbered, from responsibilities (n_rows, n_components); none if it would be singular."""
+        return self.assembled(name, [self.parts(name, resp)], number)
 
     def parts(self, name: str, resp: Array) -> list[Statistics]:
         """The statistics of each component by itself, from responsibilities (n_rows, n_components)."""
@@ -120,13 +128,15 @@ class Scout:
             found.append(statistics_of(family, self.x[rows], weights[:, None]))
         return found
 
-    def assembled(self, name: str, parts: Sequence[Statistics]) -> State | None:
-        """A state from its components' statistics; None if it would be singular."""
-        family = get_family(name)
-        try:
-            return State(name, len(parts), 0, family.maximise(family.together(parts), self.reg_covar))
-        except SingularError:
-            return None
+    def assembled(self, name: str, mixtures: Sequence[Sequence[Statistics]], number: int = 0) -> Iterator[State]:
+        """States, so numbered, from the statistics of their components; none of those that would be singular."""
+        family, n_features = get_family(name), self.x.shape[1]
+        sizes = [state_bytes((name, len(parts)), n_features) for parts in mixtures]
+        together = max(1, TOGETHER_BYTES // max(sizes, default=1))
+        for i in range(0, len(mixtures), together):
+            some = [family.together(parts) for parts in mixtures[i : i + together]]
+            found = family.maximise_all(some, self.reg_covar)
+            yield from (State(name, len(p.weights), number, p) for p in found if p is not None)
 
     def resp(self, state: State) -> Array:
         """Responsibilities (n_rows, n_components)."""

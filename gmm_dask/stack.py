@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gmm_dask import kernels
 from gmm_dask.families import Family, Parameters, Statistics
-from gmm_dask.families.base import edges_of, places_of
+from gmm_dask.families.base import edges_of
 from gmm_dask.kernels.features import Factors, factors
 
 Array = NDArray[np.float64]
@@ -34,6 +34,8 @@ MAX_SINGLE = 2e4
 LARGEST_SINGLE = 1e30
 # what a block takes in memory: half of a core's second-level cache
 BLOCK_BYTES = 1 << 19
+# mixtures stand side by side up to so many components: with more, a block would have too few rows to add up at once
+MOST_COMPONENTS = 96
 # blocks are filled up to a multiple of so many rows, which every kernel's vectors divide
 ROW_MULTIPLE = 48
 CACHE_LINE = 64
@@ -138,17 +140,22 @@ def build_stack(
     return Stack(tuple(models), center, scatter, tuple(groups), tuple(sorted(centred)))
 
 
-def _single_is_safe(eta: Array, parameters: Parameters, center: Array, scatter: Array, of_lines: Factors) -> bool:
-    """Whether the terms that make up a log density at each component's mean stay below :data:`MAX_SINGLE`.
+def _are_safe_in_single(
+    eta: Array, means: Array, edges: NDArray[np.int64], center: Array, scatter: Array, of_lines: Factors
+) -> NDArray[np.bool_]:
+    """Whether the terms of each mixture's log densities at its components' means stay below :data:`MAX_SINGLE`.
 
     Where the data reach, which their scatter bounds, squares must not overflow either.
     """
-    m = (parameters.means - center).T
+    m = (means - center).T
     lines = np.vstack([np.ones(m.shape[1]), m, np.sum(m * m, axis=0)])
     first, second = of_lines
     sizes = np.abs(np.where(np.isfinite(eta), eta, 0.0))
     terms = np.einsum("kp,pk->k", sizes, np.abs(lines[first] * lines[second]))
-    return bool(terms.max() <= MAX_SINGLE and sizes.max() * max(1.0, float(np.trace(scatter))) < LARGEST_SINGLE)
+    reach = sizes.max(axis=1) * max(1.0, float(np.trace(scatter)))
+    unsafe = (terms > MAX_SINGLE) | (reach >= LARGEST_SINGLE)
+    safe: NDArray[np.bool_] = ~np.logical_or.reduceat(unsafe, edges[:-1])
+    return safe
 
 
 def _build_groups(
@@ -166,17 +173,31 @@ def _build_groups(
     edges = edges_of([len(p.weights) for p in parameters])
     columns = family.answer_columns(len(center)) if answers else family.fit_columns(len(center))
     first, second = (part[columns] for part in factors(len(center)))
-    singles = [
-        dtype == np.float32 and _single_is_safe(eta[place], p, center, scatter, (first, second))
-        for p, place in zip(parameters, places_of(edges), strict=True)
-    ]
+    singles = np.zeros(len(members), dtype=bool)
+    if dtype == np.float32:
+        means = np.concatenate([p.means for p in parameters])
+        singles = _are_safe_in_single(eta, means, edges, center, scatter, (first, second))
     filled = (np.append(first, FILL[: -len(first) % 3]), np.append(second, FILL[: -len(second) % 3]))
-    for precision in dict.fromkeys(singles):
-        chosen = [j for j, single in enumerate(singles) if single == precision]
-        part = np.concatenate([eta[edges[j] : edges[j + 1]] for j in chosen])
-        transposed = np.ascontiguousarray(part.T, dtype=np.float32 if precision else np.float64)
-        sizes = [len(parameters[j].weights) for j in chosen]
-        yield Group(family, transposed, filled, tuple(members[j] for j in chosen), edges_of(sizes))
+    for single in dict.fromkeys(singles.tolist()):
+        of_precision = [j for j, other in enumerate(singles) if other == single]
+        for chosen in _side_by_side(of_precision, np.diff(edges)):
+            part = np.concatenate([eta[edges[j] : edges[j + 1]] for j in chosen])
+            transposed = np.ascontiguousarray(part.T, dtype=np.float32 if single else np.float64)
+            sizes = [len(parameters[j].weights) for j in chosen]
+            yield Group(family, transposed, filled, tuple(members[j] for j in chosen), edges_of(sizes))
+
+
+def _side_by_side(members: Sequence[int], sizes: NDArray[np.int64]) -> Iterator[list[int]]:
+    """As many members at a time as leave a block its rows, given all members' numbers of components."""
+    chosen: list[int] = []
+    n_components = 0
+    for j in members:
+        if chosen and n_components + sizes[j] > MOST_COMPONENTS:
+            yield chosen
+            chosen, n_components = [], 0
+        chosen.append(j)
+        n_components += sizes[j]
+    yield chosen
 
 
 def _filled(n_rows: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,14 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask.em import Settings, State, Status
 from gmm_dask.families import Statistics
-from gmm_dask.memory import KEPT, affordable_promising
+from gmm_dask.memory import KEPT, affordable_competitions, affordable_promising
 from gmm_dask.profile import Profile
-from gmm_dask.scout import Scout, continued
+from gmm_dask.scout import FAINT, Scout, continued
 from gmm_dask.seeding import STARTS, Candidate, require_rows, start_states
 
 Array = NDArray[np.float64]
-Pool = dict[Candidate, list[State]]
+Place = tuple[str, int, int]  # covariance type, number of components, number of the competition
+Pool = dict[Place, list[State]]
 
 AUTO = "auto"
 INIT_PARAMS = (*STARTS, AUTO)
@@ -41,9 +43,11 @@ WORTH_REFINING = 4
 
 CLUSTERINGS = 2  # of each kind
 ROUNDS = 20
-# how often moves are tried from the best fit of a candidate: the likeliest, then some drawn at random; once more for
-# every five components, as there are more moves then, and for each halving of the rows, which makes a try cheaper
-TRIES, COMPONENTS_A_TRY = 4, 5
+# how often moves are tried from the best fit of a candidate: the likeliest, then some drawn at random. More often where
+# they have led to another fit, up to so many times, and all the more where rows are few, which makes a try cheaper;
+# once more for every five components, as there are more moves then; and twice more for the largest candidates, which no
+# merge leads to
+TRIES, MOST_CHANGES, COMPONENTS_A_TRY = 2, 3, 5
 SPLITS = 6
 MERGES = 4
 FRESH = 2  # clusterings that are tried beside moves drawn at random
@@ -54,6 +58,8 @@ LONG = Settings(tol=1e-7, max_iter=200)
 REFINING = Settings(tol=1e-5, max_iter=25)
 # mean log-likelihoods closer than this are one optimum; an improvement by less is none
 SAME = 1e-5
+# a fit that differs from the one before by more than this is another one, not the same a few iterations later
+CHANGE = 1e-4
 
 
 def first_states(
@@ -120,9 +126,8 @@ def auto_states(
 
 def _as_start(candidate: Candidate, start: int, won: Pool) -> State:
     """A new state where the best fit of a competition has come to."""
-    if not won[candidate]:
-        return State(*candidate, start, None, status=Status.SINGULAR)
-    return continued(won[candidate][0], start)
+    found = won[*candidate, 0]
+    return continued(found[0], start) if found else State(*candidate, start, None, status=Status.SINGULAR)
 
 
 # -- the competition -----------------------------------------------------------------------------------------------
@@ -137,22 +142,32 @@ def _best_fits(
     n_features = len(profile.center)
     n_rows = max(SCOUT_ROWS, ROWS_A_MEAN * largest * n_features)
     scout = Scout.of(profile, n_rows, random, reg_covar)
-    pool = _compete(scout, candidates, affordable_promising(candidates, n_features))
+    promising = affordable_promising(candidates, n_features)
+    found = _compete(scout, candidates, promising, affordable_competitions(candidates, len(scout.x), n_features))
+    every = (replace(state, start=0) for states in found.values() for state in states)
+    pool = _best({(*candidate, 0): [] for candidate in candidates}, every)
     if len(scout.x) < len(profile.sample):
         scout = Scout.of(profile, SECOND_SCOUT * n_rows, random, reg_covar)
         pool = _refined(scout, pool)
     if profile.n_rows > WORTH_REFINING * len(profile.sample) > WORTH_REFINING * len(scout.x):
         scout = Scout.of(profile, len(profile.sample), random, reg_covar)
-        pool = _refined(scout, {candidate: states[:1] for candidate, states in pool.items()})
-    return {candidate: states[:1] for candidate, states in pool.items()}
+        pool = _refined(scout, {place: states[:1] for place, states in pool.items()})
+    return {place: states[:1] for place, states in pool.items()}
 
 
-def _compete(scout: Scout, candidates: Sequence[Candidate], promising: int) -> Pool:
-    """The best fits of every candidate over the scout, the best first."""
+def _compete(scout: Scout, candidates: Sequence[Candidate], promising: int, n_competitions: int) -> Pool:
+    """The best fits of every candidate over the scout, the best first, of several competitions side by side."""
     names = {k: [name for name, n in candidates if n == k] for _, k in candidates}
-    first = (scout.start(name, resp) for k in names for resp in _clusterings(scout, k) for name in names[k])
-    pool = _best({candidate: [] for candidate in candidates}, _promising(scout, first, promising))
-    tried: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
+    places = [(*candidate, number) for number in range(n_competitions) for candidate in candidates]
+    first = (
+        state
+        for number, k in itertools.product(range(n_competitions), names)
+        for resp in _clusterings(scout, k)
+        for name in names[k]
+        for state in scout.start(name, resp, number)
+    )
+    pool = _best({place: [] for place in places}, _promising(scout, first, promising))
+    tried: dict[Place, list[float]] = {place: [] for place in places}
     for _ in range(ROUNDS):
         chosen = _untried(scout, pool, tried)
         if not chosen:
@@ -164,36 +179,36 @@ def _compete(scout: Scout, candidates: Sequence[Candidate], promising: int) -> P
 
 
 def _promising(
-    scout: Scout, proposals: Iterable[State | None], promising: int, going_on: Sequence[State] = ()
+    scout: Scout, proposals: Iterable[State], promising: int, going_on: Sequence[State] = ()
 ) -> Iterator[State]:
-    """The best proposals of each candidate after a short fit, and others that go on."""
-    left: Iterable[State] = (state for state in proposals if state is not None)
+    """The best proposals for each place after a short fit, and others that go on."""
+    left = proposals
     for glimpse, kept in ((GLIMPSE, promising), (SECOND_GLIMPSE, KEPT)):
         best: Pool = {}
         for state in scout.glimpse(left, glimpse):
             if state.usable:
-                found = best.setdefault(_candidate(state), [])
+                found = best.setdefault(_place(state), [])
                 found[:] = _distinct([*found, state], kept)
         left = list(itertools.chain(*best.values()))
     return scout.run([*left, *going_on], SHORT)
 
 
-def _candidate(state: State) -> Candidate:
-    return state.covariance_type, state.n_components
+def _place(state: State) -> Place:
+    return state.covariance_type, state.n_components, state.start
 
 
 def _best(pool: Pool, fresh: Iterable[State]) -> Pool:
-    """The best of the pool and of fresh states, of each candidate.
+    """The best of the pool and of fresh states, at each place.
 
-    The last place is for one that has converged, if there is any: others may still turn into spikes.
+    The last of them is one that has converged, if there is any: others may still turn into spikes.
     """
-    every = {candidate: list(found) for candidate, found in pool.items()}
+    every = {place: list(found) for place, found in pool.items()}
     for state in fresh:
         if state.usable and np.isfinite(state.lower_bound):
-            every[_candidate(state)].append(state)
-    best = {candidate: _distinct(found, KEPT) for candidate, found in every.items()}
-    for candidate, found in best.items():
-        certain = _distinct([s for s in every[candidate] if s.status is Status.CONVERGED], 1)
+            every[_place(state)].append(state)
+    best = {place: _distinct(found, KEPT) for place, found in every.items()}
+    for place, found in best.items():
+        certain = _distinct([s for s in every[place] if s.status is Status.CONVERGED], 1)
         if certain and all(state.status is not Status.CONVERGED for state in found):
             found[KEPT - 1 :] = certain
     return best
@@ -208,15 +223,18 @@ def _distinct(states: Iterable[State], kept: int) -> list[State]:
     return chosen
 
 
-def _untried(scout: Scout, pool: Pool, tried: dict[Candidate, list[float]]) -> list[tuple[State, int]]:
+def _untried(scout: Scout, pool: Pool, tried: dict[Place, list[float]]) -> list[tuple[State, int]]:
     """The best states from which moves have not been tried often enough, with how often; once more from now on."""
     found = []
-    tries = TRIES + int(max(0.0, np.log2(SCOUT_ROWS / len(scout.x))))
-    for candidate, states in pool.items():
+    largest = max(k for _, k, _ in pool)
+    tries_a_change = TRIES + np.log2(max(1.0, SCOUT_ROWS / len(scout.x))) / 2.0
+    for place, states in pool.items():
         for state in states[:1]:
-            before = sum(abs(state.lower_bound - bound) <= SAME for bound in tried[candidate])
-            if before < tries + state.n_components // COMPONENTS_A_TRY:
-                tried[candidate].append(state.lower_bound)
+            before = sum(abs(state.lower_bound - bound) <= SAME for bound in tried[place])
+            n_changes = np.count_nonzero(np.abs(np.diff([*tried[place], state.lower_bound])) > CHANGE)
+            tries = TRIES + min(n_changes, MOST_CHANGES) * tries_a_change + state.n_components // COMPONENTS_A_TRY
+            if before < tries + (TRIES if state.n_components == largest else 0):
+                tried[place].append(state.lower_bound)
                 found.append((state, before))
     return found
 
@@ -224,7 +242,7 @@ def _untried(scout: Scout, pool: Pool, tried: dict[Candidate, list[float]]) -> l
 def _refined(scout: Scout, pool: Pool, settings: Settings = REFINING) -> Pool:
     """The pool's states after more iterations over the scout's rows, the best first."""
     fresh = scout.run([state for found in pool.values() for state in found], settings)
-    return _best({candidate: [] for candidate in pool}, fresh)
+    return _best({place: [] for place in pool}, fresh)
 
 
 # -- where fits begin ----------------------------------------------------------------------------------------------
@@ -260,14 +278,17 @@ def _nearest(scout: Scout, k: int) -> NDArray[np.intp]:
 # -- moves between neighbours --------------------------------------------------------------------------------------
 
 
-def _neighbours(scout: Scout, state: State, pool: Pool, again: int) -> Iterator[State | None]:
-    """States that begin where one of the pool has come to."""
-    name, k = _candidate(state)
+def _neighbours(scout: Scout, state: State, pool: Pool, again: int) -> Iterator[State]:
+    """States that begin where one of the pool has come to, and fresh ones."""
+    name, k, number = _place(state)
     resp = scout.resp(state)
     if k > 1 and not again:
-        yield from (scout.start(other, resp) for other, n in pool if n == k and other != name)
+        for other, *rest in pool:
+            if rest == [k, number] and other != name:
+                yield from scout.start(other, resp, number)
     if k > 1 and again:
-        yield from (scout.start(name, _one_hot(_nearest(scout, k), k)) for _ in range(FRESH))
+        for _ in range(FRESH):
+            yield from scout.start(name, _one_hot(_nearest(scout, k), k), number)
     cut = _cut_at_random if again else _cut
     sides = {j: cut(scout, resp[:, j])[:, None] for j in _widest(scout, resp, again)[:SPLITS]}
     pairs = _overlapping(scout, resp, again)[:MERGES]
@@ -276,16 +297,18 @@ def _neighbours(scout: Scout, state: State, pool: Pool, again: int) -> Iterator[
     halves = {j: scout.parts(name, resp[:, [j]] * np.hstack([side, ~side])) for j, side in sides.items()}
     merged = {pair: scout.parts(name, resp[:, pair].sum(axis=1, keepdims=True)) for pair in pairs}
 
-    def changed(gone: Sequence[int], new: list[Statistics]) -> State | None:
-        return scout.assembled(name, [part for j, part in parts.items() if j not in gone] + new)
+    def changed(gone: Sequence[int], new: list[Statistics]) -> list[Statistics]:
+        return [part for j, part in parts.items() if j not in gone] + new
 
-    if (name, k + 1) in pool:
-        yield from (changed([j], halves[j]) for j in halves)
-    if (name, k - 1) in pool and k > 2:
-        yield from (changed(pair, merged[pair]) for pair in pairs)
+    proposals = []
+    if (name, k + 1, number) in pool:
+        proposals += [changed([j], halves[j]) for j in halves]
+    if (name, k - 1, number) in pool and k > 2:
+        proposals += [changed(pair, merged[pair]) for pair in pairs]
     for pair, j in itertools.product(pairs, halves):
         if j not in pair:
-            yield changed([*pair, j], merged[pair] + halves[j])
+            proposals.append(changed([*pair, j], merged[pair] + halves[j]))
+    yield from scout.assembled(name, proposals, number)
 
 
 def _cut(scout: Scout, share: Array) -> NDArray[np.bool_]:
@@ -331,10 +354,12 @@ def _longest(scout: Scout, share: Array) -> tuple[float, Array, float]:
 
 def _moments(scout: Scout, share: Array) -> tuple[Array, Array]:
     """A component's mean (n_directions,) and covariance (n_directions, n_directions) in whitened space."""
-    weights = share if scout.weights is None else share * scout.weights
+    rows = np.flatnonzero(share > FAINT)
+    weights = share[rows] if scout.weights is None else share[rows] * scout.weights[rows]
     total = max(float(weights.sum()), np.finfo(float).tiny)
-    mean: Array = weights @ scout.whitened / total
-    y = scout.whitened - mean
+    z = scout.whitened[rows]
+    mean: Array = weights @ z / total
+    y = z - mean
     covariance: Array = (y * weights[:, None]).T @ y / total
     return mean, covariance
 

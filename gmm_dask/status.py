@@ -113,11 +113,35 @@ def judge(family: Family, parameters: Parameters, total_weight: float, reg_covar
         return None
     matrices = family.full_covariances(parameters)
     try:
+        few = few[_may_be_narrow(parameters, matrices, few)]
+        if len(few) == 0:
+            return None
         narrow = _slimness(parameters, matrices, few) < NARROW
         spurious = narrow | is_held_open(parameters, matrices, reg_covar, few)
     except np.linalg.LinAlgError:  # so close to singular that nothing can be said
         return None
     return Status.SPURIOUS if spurious.any() else None
+
+
+def _may_be_narrow(parameters: Parameters, matrices: Array, chosen: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which of the chosen components may have a variance out of proportion; cheap, and certain of the others.
+
+    ``tr(S_k^-1 S)``, with S the whole mixture's covariance, is at least the inverse of the component's smallest share
+    of S in any direction. A median component's share there is at most 2, as shares of the components' mean, which is
+    no more than S, average to one.
+    """
+    inverses = np.linalg.inv(matrices[chosen])
+    traces = np.einsum("kab,ab->k", inverses, _covariance(parameters, matrices))
+    # a matrix that is not positive definite but for rounding has any trace
+    narrow: NDArray[np.bool_] = ~((traces > 0.0) & (traces < 0.5 / NARROW))
+    return narrow
+
+
+def _covariance(parameters: Parameters, matrices: Array) -> Array:
+    """The whole mixture's covariance (n_features, n_features), from its components' matrices."""
+    offsets = parameters.means - parameters.weights @ parameters.means
+    within: Array = np.tensordot(parameters.weights, matrices, axes=1)
+    return within + (offsets.T * parameters.weights) @ offsets
 
 
 def slim_components(family: Family, parameters: Parameters, chosen: NDArray[np.intp]) -> list[int]:
@@ -163,9 +187,7 @@ def is_held_open(
         If they are so close to singular that nothing can be said.
     """
     d = parameters.means.shape[1]
-    offsets = parameters.means - parameters.weights @ parameters.means
-    between = (offsets.T * parameters.weights) @ offsets
-    whiten = _whitener(np.tensordot(parameters.weights, matrices, axes=1) + between)
+    whiten = _whitener(_covariance(parameters, matrices))
     variances, vectors = np.linalg.eigh(whiten(matrices[chosen]))
     narrowest = vectors[:, :, 0]
     added = whiten(np.diag(np.broadcast_to(np.asarray(reg_covar, dtype=np.float64), (d,)))[None])[0]

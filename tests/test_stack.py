@@ -86,6 +86,16 @@ def test_a_stack_gives_each_model_what_it_gets_alone():
     assert_same_statistics(statistics(models, X), alone, rtol=1e-12)
 
 
+def test_models_stand_side_by_side_as_long_as_blocks_have_their_rows(covariance_type, monkeypatch):
+    family, X = get_family(covariance_type), random_rows(N_ROWS, 3)
+    models = [(family, random_parameters(covariance_type, k, 3, seed=k)) for k in (3, 1, 2, 6)]
+    whole = statistics(models, X)
+    monkeypatch.setattr(stack_module, "MOST_COMPONENTS", 4)
+    stack = build_stack(models, *moments(X))
+    assert [group.members for group in stack.groups] == [(0, 1), (2,), (3,)]
+    assert_same_statistics(statistics(models, X), whole)
+
+
 def test_centred_and_mapped_models_share_a_stack():
     X = random_rows(N_ROWS, 2)
     tight = [(f, f.parameters(p.weights, p.means, p.covariances * 1e-9)) for f, p in every_model(2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import dask
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -12,12 +13,14 @@ import pytest
 from conftest import ROOT
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask import profile as profile_module
+from gmm_dask import scout as scout_module
 from gmm_dask import starts as starts_module
-from gmm_dask.em import Status
-from gmm_dask.families import FAMILIES
-from gmm_dask.scan import as_rows, profile_rows
+from gmm_dask.em import Settings, Status
+from gmm_dask.families import FAMILIES, get_family
+from gmm_dask.scan import as_rows, collect_statistics, profile_rows
 from gmm_dask.scout import FAINT, Scout
-from gmm_dask.starts import first_states
+from gmm_dask.seeding import start_parameters
+from gmm_dask.starts import _compete, first_states
 from mixtures import assert_identical, assert_same_parameters
 from test_mclust import MCLUST_NAMES, REG_COVAR
 
@@ -153,6 +156,38 @@ def test_more_rows_than_the_scout_and_the_sample_take(blobs, monkeypatch):
     assert_same_parameters(*(sorted_by_mean(m) for m in (first, GaussianMixture(3, **settings).fit(blobs))), rtol=1e-3)
 
 
+def test_where_there_is_little_to_do_a_start_is_the_best_of_two_competitions(iris):
+    candidates = [("full", 2), ("full", 3), ("diag", 3)]
+    profile = profile_rows(as_rows(iris), 0)
+    scout = Scout.of(profile, len(iris), np.random.RandomState(3), REG_COVAR)
+    pool = _compete(scout, candidates, promising=5, n_competitions=2)
+    assert list(pool) == [(*candidate, number) for number in range(2) for candidate in candidates]
+    assert all(states[0].start == number for (*_, number), states in pool.items())
+    won = auto_states(iris, candidates, seed=3)
+    for candidate, state in zip(candidates, won, strict=True):
+        best = max((pool[*candidate, number][0] for number in range(2)), key=lambda state: state.lower_bound)
+        assert_same_parameters(state.parameters, best.parameters)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_pass_of_the_scout_is_cut_where_there_is_much_to_do(blobs, n_threads, monkeypatch):
+    """So its threads share it; the chunks do not depend on how many there are."""
+    scout = Scout.of(profile_rows(as_rows(blobs), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
+    state = next(scout.start("full", np.ones((len(blobs), 1))))
+    lengths = []
+
+    def watched(rows, *others):
+        lengths.append(rows.lengths)
+        return collect_statistics(rows, *others)
+
+    monkeypatch.setattr(scout_module, "collect_statistics", watched)
+    monkeypatch.setattr(scout_module, "CHUNK_WORK", 3 * len(blobs))  # sums of 1 | z | z^2 | z_a z_b, six a row
+    with dask.config.set(num_workers=n_threads):
+        found = next(scout.glimpse([state], Settings(max_iter=1)))
+    assert lengths == [tuple(np.diff(np.linspace(0, len(blobs), 4).round()))]
+    assert found.lower_bound == pytest.approx(GaussianMixture(1).fit(blobs).score(blobs), abs=1e-4)
+
+
 @pytest.mark.parametrize("covariance_type", FAMILIES)
 def test_a_fit_that_is_put_together_from_its_components_begins_as_one_from_all_rows(covariance_type, blobs):
     weights = np.random.RandomState(0).randint(1, 4, len(blobs)).astype(float)
@@ -160,9 +195,10 @@ def test_a_fit_that_is_put_together_from_its_components_begins_as_one_from_all_r
     resp = fitted.predict_proba(blobs)
     assert resp.min() < FAINT  # rows that a component does without
     scout = Scout.of(profile_rows(as_rows(blobs, weights), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
-    together = scout.assembled(covariance_type, scout.parts(covariance_type, resp)).parameters
-    for name, value in vars(scout.start(covariance_type, resp).parameters).items():
-        np.testing.assert_allclose(vars(together)[name], value, rtol=1e-4, atol=1e-4)
+    (together,) = scout.start(covariance_type, resp)
+    expected = start_parameters(get_family(covariance_type), blobs, weights, resp, REG_COVAR)
+    for name, value in vars(expected).items():
+        np.testing.assert_allclose(vars(together.parameters)[name], value, rtol=1e-4, atol=1e-4)
 
 
 def sorted_by_mean(mixture):

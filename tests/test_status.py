@@ -7,6 +7,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
+from gmm_dask import status as status_module
 from gmm_dask.em import State
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.ridge import reg_covar_of
@@ -89,6 +90,37 @@ def test_verdicts_do_not_depend_on_units():
         _, scaled = family.unscaled(parameters, np.zeros(2), units)
         found = judge(family, scaled, 2014.0, 1e-6 * units**2)
         assert found is judge(family, parameters, 2014.0, 1e-6)
+
+
+def test_components_that_are_passed_over_are_no_spikes(covariance_type, monkeypatch):
+    """The cheap look at narrow components finds all that a closer one does, among mixtures with and without spikes."""
+    family, passed_over = get_family(covariance_type), []
+    cheap = status_module._may_be_narrow
+
+    def watched(parameters, matrices, chosen):
+        passed_over.append(np.count_nonzero(~cheap(parameters, matrices, chosen)))
+        return cheap(parameters, matrices, chosen)
+
+    found = {}
+    for look in (watched, lambda parameters, matrices, chosen: np.ones(len(chosen), dtype=bool)):
+        monkeypatch.setattr(status_module, "_may_be_narrow", look)
+        found[look] = [judge(family, mixture, 300.0, 1e-5) for mixture in uneven_mixtures(family)]
+    first, second = found.values()
+    assert first == second
+    assert {None, Status.SPURIOUS} <= {*first}
+    assert sum(passed_over) > 50
+
+
+def uneven_mixtures(family, n=200):
+    """Mixtures of one to six components of few rows and many, wide and narrow."""
+    rng = np.random.RandomState(0)
+    for _ in range(n):
+        k, d = rng.randint(1, 7), rng.randint(1, 6)
+        widths = 10.0 ** rng.uniform(-2.5, 0.3, (k, d))
+        turns = [np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(k)]
+        full = np.stack([(turn * width**2) @ turn.T for turn, width in zip(turns, widths, strict=True)])
+        covariances = {"full": full, "tied": full[0], "diag": widths**2, "spherical": widths[:, 0] ** 2}[family.name]
+        yield family.parameters(rng.dirichlet(np.full(k, 0.7)) + 1e-3, rng.normal(size=(k, d)), covariances)
 
 
 @pytest.mark.filterwarnings("ignore:The best start is spurious:sklearn.exceptions.ConvergenceWarning")
