@@ -43,10 +43,10 @@ WORTH_REFINING = 4
 
 CLUSTERINGS = 2  # of each kind
 ROUNDS = 20
-# how often moves are tried from the best fit of a candidate: the likeliest, then some drawn at random. More often where
-# they have led to another fit, up to so many times, and all the more where rows are few, which makes a try cheaper;
-# once more for every five components, as there are more moves then; and twice more for the largest candidates, which no
-# merge leads to
+# how often moves are tried from the best fit of a candidate: the likeliest, then some drawn at random. Once more for
+# each time that they have led to another fit, up to so many times, and for every five components, as there are more
+# moves then. Where rows are few a try is cheap: each halving of them counts once more for each other fit, and for the
+# largest candidates, which no merge leads to
 TRIES, MOST_CHANGES, COMPONENTS_A_TRY = 2, 3, 5
 SPLITS = 6
 MERGES = 4
@@ -227,13 +227,14 @@ def _untried(scout: Scout, pool: Pool, tried: dict[Place, list[float]]) -> list[
     """The best states from which moves have not been tried often enough, with how often; once more from now on."""
     found = []
     largest = max(k for _, k, _ in pool)
-    tries_a_change = TRIES + np.log2(max(1.0, SCOUT_ROWS / len(scout.x))) / 2.0
+    halvings = np.log2(max(1.0, SCOUT_ROWS / len(scout.x)))
     for place, states in pool.items():
         for state in states[:1]:
             before = sum(abs(state.lower_bound - bound) <= SAME for bound in tried[place])
             n_changes = np.count_nonzero(np.abs(np.diff([*tried[place], state.lower_bound])) > CHANGE)
-            tries = TRIES + min(n_changes, MOST_CHANGES) * tries_a_change + state.n_components // COMPONENTS_A_TRY
-            if before < tries + (TRIES if state.n_components == largest else 0):
+            tries = TRIES + min(n_changes, MOST_CHANGES) * (1.0 + halvings)
+            tries += state.n_components // COMPONENTS_A_TRY + (halvings if state.n_components == largest else 0.0)
+            if before < tries:
                 tried[place].append(state.lower_bound)
                 found.append((state, before))
     return found
