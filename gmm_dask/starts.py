@@ -47,10 +47,9 @@ ROUNDS = 20
 # each time that they have led to another fit, up to so many times, and for every five components, as there are more
 # moves then. Where rows are few a try is cheap: each halving of them counts once more for each other fit, and for the
 # largest candidates, which no merge leads to
-TRIES, MOST_CHANGES, COMPONENTS_A_TRY = 2, 3, 5
+TRIES, MOST_CHANGES, COMPONENTS_A_TRY = 3, 3, 5
 SPLITS = 6
 MERGES = 4
-FRESH = 2  # clusterings that are tried beside moves drawn at random
 # fits after the first few iterations, and after some more: of each candidate only the most promising go on
 GLIMPSE, SECOND_GLIMPSE = Settings(tol=1e-5, max_iter=3), Settings(tol=1e-5, max_iter=5)
 SHORT = Settings(tol=1e-5, max_iter=25)
@@ -280,16 +279,16 @@ def _nearest(scout: Scout, k: int) -> NDArray[np.intp]:
 
 
 def _neighbours(scout: Scout, state: State, pool: Pool, again: int) -> Iterator[State]:
-    """States that begin where one of the pool has come to, and fresh ones."""
+    """States that begin where one of the pool has come to.
+
+    Moves drawn at random are splits, and splits and merges at once: other merges are found at first or never.
+    """
     name, k, number = _place(state)
     resp = scout.resp(state)
     if k > 1 and not again:
         for other, *rest in pool:
             if rest == [k, number] and other != name:
                 yield from scout.start(other, resp, number)
-    if k > 1 and again:
-        for _ in range(FRESH):
-            yield from scout.start(name, _one_hot(_nearest(scout, k), k), number)
     cut = _cut_at_random if again else _cut
     sides = {j: cut(scout, resp[:, j])[:, None] for j in _widest(scout, resp, again)[:SPLITS]}
     pairs = _overlapping(scout, resp, again)[:MERGES]
@@ -304,7 +303,7 @@ def _neighbours(scout: Scout, state: State, pool: Pool, again: int) -> Iterator[
     proposals = []
     if (name, k + 1, number) in pool:
         proposals += [changed([j], halves[j]) for j in halves]
-    if (name, k - 1, number) in pool and k > 2:
+    if (name, k - 1, number) in pool and k > 2 and not again:
         proposals += [changed(pair, merged[pair]) for pair in pairs]
     for pair, j in itertools.product(pairs, halves):
         if j not in pair:
