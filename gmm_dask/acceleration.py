@@ -98,11 +98,11 @@ def accelerated(
     """
     if not change < BEGIN:
         return image, None
-    was_plain = memory is not None and memory.plain is None  # the point is the last image then
-    x = memory.images[-1] if memory is not None and was_plain else to_vector(family, point, units)
+    # after a plain step the point is the last image
+    x = memory.images[-1] if memory is not None and memory.plain is None else to_vector(family, point, units)
     g = to_vector(family, image, units)
     points, images = x[None], g[None]
-    if memory is not None and len(memory.points):
+    if memory is not None:
         shrinks = np.linalg.norm(g - x) <= np.linalg.norm(memory.images[-1] - memory.points[-1])
         if shrinks:
             points = np.concatenate([memory.points, points])[-ORDER - 1 :]

@@ -29,7 +29,7 @@ FAINT = 1e-6
 # states that begin are computed together up to so many bytes
 TOGETHER_BYTES = 1 << 20
 # a pass is cut into chunks that add up so many numbers, about a millisecond's work, but into no more than a few
-CHUNK_WORK, MOST_CHUNKS = 4_000_000, 4
+CHUNK_WORK, SCOUT_CHUNKS = 4_000_000, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ class Scout:
     def _collect(self, models: Sequence[Model], dtype: np.dtype[Any] | None) -> list[Statistics]:
         """A pass, by several threads where there is enough to do."""
         candidates = ((family.name, len(parameters.weights)) for family, parameters in models)
-        n_chunks = min(MOST_CHUNKS, 1 + work(candidates, *self.x.shape) // CHUNK_WORK)
+        n_chunks = min(SCOUT_CHUNKS, 1 + work(candidates, *self.x.shape) // CHUNK_WORK)
         return collect_statistics(replace(self.rows, n_chunks=n_chunks), self.profile, models, dtype)
 
     def _parts(self, states: Iterable[State]) -> Iterator[list[State]]:
@@ -119,12 +119,16 @@ class Scout:
         """A state, so numbered, from responsibilities (n_rows, n_components); none if it would be singular."""
         return self.assembled(name, [self.parts(name, resp)], number)
 
+    def answered(self, share: Array) -> tuple[NDArray[np.intp], Array]:
+        """The rows that a component answers for, and what each counts, from its responsibilities (n_rows,)."""
+        rows = np.flatnonzero(share > FAINT)
+        return rows, share[rows] if self.weights is None else share[rows] * self.weights[rows]
+
     def parts(self, name: str, resp: Array) -> list[Statistics]:
         """The statistics of each component by itself, from responsibilities (n_rows, n_components)."""
         family, found = get_family(name), []
         for share in resp.T:
-            rows = np.flatnonzero(share > FAINT)
-            weights = share[rows] if self.weights is None else share[rows] * self.weights[rows]
+            rows, weights = self.answered(share)
             found.append(statistics_of(family, self.x[rows], weights[:, None]))
         return found
 

@@ -23,7 +23,7 @@ from gmm_dask.em import Settings, State, Status
 from gmm_dask.families import Statistics
 from gmm_dask.memory import KEPT, affordable_competitions, affordable_promising
 from gmm_dask.profile import Profile
-from gmm_dask.scout import FAINT, Scout, continued
+from gmm_dask.scout import Scout, continued
 from gmm_dask.seeding import STARTS, Candidate, require_rows, start_states
 
 Array = NDArray[np.float64]
@@ -354,8 +354,7 @@ def _longest(scout: Scout, share: Array) -> tuple[float, Array, float]:
 
 def _moments(scout: Scout, share: Array) -> tuple[Array, Array]:
     """A component's mean (n_directions,) and covariance (n_directions, n_directions) in whitened space."""
-    rows = np.flatnonzero(share > FAINT)
-    weights = share[rows] if scout.weights is None else share[rows] * scout.weights[rows]
+    rows, weights = scout.answered(share)
     total = max(float(weights.sum()), np.finfo(float).tiny)
     z = scout.whitened[rows]
     mean: Array = weights @ z / total

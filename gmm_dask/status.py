@@ -130,7 +130,10 @@ def _may_be_narrow(parameters: Parameters, matrices: Array, chosen: NDArray[np.i
     of S in any direction. A median component's share there is at most 2, as shares of the components' mean, which is
     no more than S, average to one.
     """
-    inverses = np.linalg.inv(matrices[chosen])
+    try:
+        inverses = np.linalg.inv(matrices[chosen])
+    except np.linalg.LinAlgError:
+        return np.ones(len(chosen), dtype=bool)
     traces = np.einsum("kab,ab->k", inverses, _covariance(parameters, matrices))
     # a matrix that is not positive definite but for rounding has any trace
     narrow: NDArray[np.bool_] = ~((traces > 0.0) & (traces < 0.5 / NARROW))

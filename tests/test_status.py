@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask import status as status_module
 from gmm_dask.em import State
-from gmm_dask.families import FAMILIES, get_family
+from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.ridge import reg_covar_of
 from gmm_dask.scan import as_rows, profile_rows
 from gmm_dask.status import Status, judge
@@ -109,6 +109,12 @@ def test_components_that_are_passed_over_are_no_spikes(covariance_type, monkeypa
     assert first == second
     assert {None, Status.SPURIOUS} <= {*first}
     assert sum(passed_over) > 50
+
+
+def test_a_component_without_any_width_is_a_spike():
+    wide, flat = np.eye(2), np.diag([1.0, 0.0])
+    parameters = Parameters(np.array([0.95, 0.05]), np.array([[0.0, 0.0], [9.0, 0.0]]), np.stack([wide, flat]), None)
+    assert judge(get_family("full"), parameters, 200.0, 1e-6) is Status.SPURIOUS
 
 
 def uneven_mixtures(family, n=200):
