@@ -31,8 +31,8 @@ from sklearn.mixture import GaussianMixture
 
 from gmm_dask.families import get_family
 from gmm_dask.kernels.jit import compiled
-from gmm_dask.kernels.lanes import INDEX, Lanes, inlined, matrices
-from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.kernels.llvm.vectors import INDEX, Lanes, inlined, matrices
+from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, profile_rows
 
 EXPONENTIAL = 1e-9  # seconds of one, on one core
 CORES = os.cpu_count() or 1

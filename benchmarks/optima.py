@@ -31,12 +31,13 @@ from sklearn import datasets, mixture
 from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
-from gmm_dask.criteria import best_position
-from gmm_dask.em import State
+from gmm_dask.em.loop import State
+from gmm_dask.em.status import Status, judge
 from gmm_dask.families import FAMILIES, Parameters, get_family
-from gmm_dask.scan import as_rows, profile_rows
-from gmm_dask.status import Status, judge
-from gmm_dask.sweep import evaluate_states
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.passes.map_reduce import as_rows, profile_rows
+from gmm_dask.selection.criteria import best_position
+from gmm_dask.selection.evaluate import evaluate_states
 
 REACHED = 1e-4  # log-likelihood a row
 SETTINGS = {"tol": 1e-6, "max_iter": 1000}
@@ -137,7 +138,7 @@ def is_sound(data: Data, name: str, found: Parameters) -> bool:
     """Whether our statuses would trust these parameters."""
     rows = as_rows(data.X, None)
     verdict = judge(get_family(name), found, len(data.X), data.reg_covar) or Status.CONVERGED
-    state = State(name, len(found.weights), 0, found, status=verdict)
+    state = State(Candidate(name, len(found.weights)), 0, found, status=verdict)
     (outcome,) = evaluate_states(rows, profile_rows(rows, 0), [state])
     return outcome.state.status.trusted
 

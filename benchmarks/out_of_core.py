@@ -27,12 +27,12 @@ import zarr
 from dask.system import CPU_COUNT
 from machine import describe_machine
 
-from gmm_dask.profile import Profile
-from gmm_dask.scan import Rows, as_rows, collect_statistics, one_blas_thread, profile_rows
-from gmm_dask.seeding import start_states
-from gmm_dask.stack import Model
-from gmm_dask.sweep import check_candidates, generator_copies
-from pipeline.config import DataConfig
+from gmm_dask.init.responsibilities import start_states
+from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.passes.model_batch import Model
+from gmm_dask.selection.evaluate import check_candidates, generator_copies
+from pipeline.config.job import DataConfig
 from pipeline.sources import open_source
 from pipeline.synth import Plan, write_synthetic
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from machine import describe_machine
 
-from pipeline.config import JobConfig
+from pipeline.config.job import JobConfig
+from pipeline.fit.job import run
 from pipeline.progress import Event, PassDone, StageStarted
-from pipeline.run import run
 from pipeline.sources import open_source
 from pipeline.synth import Plan, write_synthetic
 

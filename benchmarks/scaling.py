@@ -33,9 +33,9 @@ from distributed import Client, LocalCluster, span
 from machine import describe_machine
 
 from gmm_dask.families import get_family
-from gmm_dask.scan import as_rows, map_reduce, one_blas_thread, profile_rows
-from gmm_dask.seeding import start_states
-from gmm_dask.stack import Stack, add_sums, build_stack, chunk_sums
+from gmm_dask.init.responsibilities import start_states
+from gmm_dask.passes.map_reduce import as_rows, map_reduce, one_blas_thread, profile_rows
+from gmm_dask.passes.model_batch import Stack, add_sums, build_stack, chunk_sums
 
 Result = TypeVar("Result")
 

@@ -30,12 +30,12 @@ import sklearn
 from machine import describe_machine, peak_mib
 from sklearn.mixture import GaussianMixture
 
-from gmm_dask import em
-from gmm_dask.em import Settings, State
+from gmm_dask.em import loop
+from gmm_dask.em.loop import Settings, State
 from gmm_dask.families import FAMILIES, get_family
-from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
-from gmm_dask.seeding import start_states
-from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
+from gmm_dask.init.responsibilities import start_states
+from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.selection.evaluate import check_candidates, evaluate_states, generator_copies
 
 Fit = tuple[str, int, int]  # covariance type, number of components, start
 
@@ -126,7 +126,7 @@ def run_ours(X: np.ndarray, starts: list[State], iterations: int) -> tuple[float
     with one_blas_thread():
         rows = as_rows(X)
         profile = profile_rows(rows, 0)
-        states = em.run(starts, partial(collect_statistics, rows, profile), profile.total_weight, settings)
+        states = loop.run(starts, partial(collect_statistics, rows, profile), profile.total_weight, settings)
         outcomes = evaluate_states(rows, profile, states)
     seconds = time.perf_counter() - begin
     return seconds, {fit_of(outcome.state): outcome.bic for outcome in outcomes}

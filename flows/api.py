@@ -19,7 +19,7 @@ from prefect.settings import (
 
 from flows.server import EmbeddedServer
 from gmm_dask.errors import FaultError, UserError
-from pipeline.environment import redacted
+from pipeline.config.environment import redacted
 
 LOCAL_RETRIES = 3  # a server of our own is busy for a moment or gone for good: no minutes of waiting
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -34,7 +34,7 @@ def prefect_api(verbose: bool = False) -> Iterator[None]:
             yield
         return
     server = EmbeddedServer(verbose=verbose)
-    import pipeline.run  # noqa: F401 (takes seconds, as the server's start does: at the same time)
+    import pipeline.fit.job  # noqa: F401 (takes seconds, as the server's start does: at the same time)
 
     found = {
         PREFECT_API_URL: server.wait_until_ready(),

@@ -28,13 +28,13 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import ObjectNotFound
 
 from flows.progress import describe
-from gmm_dask.criteria import LABELS
+from gmm_dask.selection.criteria import LABELS
 from pipeline.progress import ChunksDone, Event, PassDone
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from pipeline.summary import Summary
+    from pipeline.report.summary import Summary
 
 SECONDS_BETWEEN_UPDATES = 2.0
 MOST_IMAGE_BYTES = 2**21

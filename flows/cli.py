@@ -19,9 +19,9 @@ import typer
 from flows import terminal
 
 if TYPE_CHECKING:
-    from pipeline.config import JobConfig
+    from pipeline.config.job import JobConfig
     from pipeline.progress import Progress
-    from pipeline.summary import Summary
+    from pipeline.report.summary import Summary
 
 MISTAKE, FAULT, INTERRUPTED = 2, 1, 130
 
@@ -71,7 +71,7 @@ def run(
     """
     with reporting(debug, "The same command goes on from the last checkpoint."):
         terminal.say(f"gmm-dask run {config}")
-        from pipeline.config import load_config
+        from pipeline.config.job import load_config
 
         job = load_config(config, overrides or [])
         with terminal.watching() as progress:
@@ -80,8 +80,8 @@ def run(
 
 
 def _plain_run(job: JobConfig, fresh: bool, progress: Progress) -> Summary:
-    from pipeline.patience import limited
-    from pipeline.run import run as run_job
+    from pipeline.fit.job import run as run_job
+    from pipeline.stages import limited
 
     def within_time(stage: Any) -> Any:
         return limited(stage, job.tasks.timeout_seconds)
@@ -99,8 +99,8 @@ def _flow_run(job: JobConfig, fresh: bool, progress: Progress, debug: bool) -> S
 def validate(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
     """Check a config and the header of its data, and say what a run would cost. Computes nothing."""
     with reporting(debug):
-        from pipeline.config import load_config
-        from pipeline.estimate import estimate_job
+        from pipeline.config.job import load_config
+        from pipeline.fit.estimate import estimate_job
 
         terminal.show_estimate(estimate_job(load_config(config, overrides or [])))
 
@@ -109,7 +109,7 @@ def validate(config: ConfigPath, overrides: Overrides = None, debug: Debug = Fal
 def show(store: StorePath, debug: Debug = False) -> None:
     """Print the candidates of a result store, also of an unfinished one."""
     with reporting(debug):
-        from pipeline.show import read_result
+        from pipeline.store.show import read_result
 
         terminal.show_result(read_result(store))
 
@@ -132,7 +132,7 @@ def score(
     """Label new rows with a stored model, and say whether they are like those of its fit."""
     with reporting(debug, "The same command goes on from the last chunk."):
         terminal.say(f"gmm-dask score {store} {data}")
-        from pipeline.score import score as score_rows
+        from pipeline.score.new_rows import score as score_rows
 
         names = columns.split(",") if columns is not None else None
         with terminal.watching() as progress:
@@ -212,11 +212,11 @@ def schema(
         print(json.dumps(ExportedMixture.model_json_schema(), indent=2))
         return
     if markdown:
-        from pipeline.reference import config_markdown
+        from pipeline.config.reference import config_markdown
 
         print(config_markdown(), end="")
         return
-    from pipeline.config import config_schema
+    from pipeline.config.job import config_schema
 
     print(json.dumps(config_schema(), indent=2))
 

@@ -18,8 +18,8 @@ from flows.refresh import refresh
 from flows.score import score_batch
 from flows.sweep import bic_sweep
 from gmm_dask.errors import UserError
-from pipeline.config import JobConfig, load_config
-from pipeline.unattended import FlowName, ScheduleConfig
+from pipeline.config.job import JobConfig, load_config
+from pipeline.config.schedule import FlowName, ScheduleConfig
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment

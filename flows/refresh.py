@@ -22,7 +22,7 @@ def refresh(config: GivenConfig) -> Any:
     config : str or dict
         The path of a job's YAML file, or what is in it.
     """
-    from pipeline.refresh import refresh as refit
+    from pipeline.fit.refresh import refresh as refit
 
     job = job_of(config)
     with ProgressArtifact(job.name) as bar:

@@ -22,7 +22,7 @@ def score_batch(config: GivenConfig) -> Any:
     config : str or dict
         The path of a job's YAML file, or what is in it.
     """
-    from pipeline.batch import score_batch as label
+    from pipeline.score.batch import score_batch as label
 
     job = job_of(config)
     with ProgressArtifact(job.name, "scores-progress") as bar:

@@ -10,11 +10,11 @@ from flows.api import keep_console_readable, prefect_api
 from flows.artifacts import ProgressArtifact, publish
 from flows.missed import ends_if_late
 from flows.tasks import GivenConfig, as_task, flow_run_name, job_of, watched_by, watcher
-from pipeline.config import JobConfig
+from pipeline.config.job import JobConfig
 from pipeline.progress import Progress, StageStarted, silent
 
 if TYPE_CHECKING:
-    from pipeline.summary import Summary
+    from pipeline.report.summary import Summary
 
 
 def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = silent, verbose: bool = False) -> Summary:
@@ -33,7 +33,7 @@ def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = sil
     Returns
     -------
     Summary
-        As of :func:`pipeline.run.run`, whose errors it raises.
+        As of :func:`pipeline.fit.job.run`, whose errors it raises.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def bic_sweep(config: GivenConfig, fresh: bool = False) -> Any:
     fresh : bool
         Whether to start anew where a stored result exists.
     """
-    from pipeline.run import run
+    from pipeline.fit.job import run
 
     job = job_of(config)
     with ProgressArtifact(job.name) as bar:

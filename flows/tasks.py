@@ -15,9 +15,9 @@ from prefect.tasks import TaskRunNameCallbackWithParameters
 
 from flows.progress import Lines
 from gmm_dask.errors import UserError
-from pipeline.config import JobConfig, load_config
-from pipeline.patience import limited
+from pipeline.config.job import JobConfig, load_config
 from pipeline.progress import Event, Progress, silent
+from pipeline.stages import limited
 
 Stage = TypeVar("Stage", bound=Callable[..., Any])
 # a job as a flow is told it: the path of its YAML file, or what is in it

@@ -16,15 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.progress import Lines, LiveLine
+from gmm_dask.families.candidate import Candidate
 from pipeline.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.estimate import Estimate
-    from pipeline.score import ScoreSummary
-    from pipeline.show import StoredResult
-    from pipeline.summary import Summary
+    from pipeline.fit.estimate import Estimate
+    from pipeline.report.summary import Summary
+    from pipeline.score.new_rows import ScoreSummary
+    from pipeline.store.show import StoredResult
 
 LINES_BESIDE_TABLE = 15  # what else a screen holds: the command, the table's head, the lines below it
 FEWEST_ROWS = 8
@@ -209,8 +210,8 @@ def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, store
 
 def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> Table:
     """A row a candidate: K, covariance, status, criterion, distance from the best, iterations, how its starts agree."""
-    from gmm_dask.criteria import LABELS
-    from gmm_dask.selection import compares_starts
+    from gmm_dask.selection.criteria import LABELS
+    from gmm_dask.selection.diagnostics import compares_starts
 
     held_out = "held_out_log_likelihood" in table and bool(table["held_out_log_likelihood"].notna().any())
     compares = compares_starts(table)
@@ -243,12 +244,12 @@ def _agreement(row: Any) -> str:
 
 def candidate_name(row: Any) -> str:
     """A candidate's name in the store: ``tied-k3``."""
-    return f"{row['covariance_type']}-k{row['n_components']}"
+    return Candidate.of(row).name
 
 
 def winner_line(table: pd.DataFrame, criterion: str, best: str, label: str = "best") -> str:
     """The winner and its criterion in words."""
-    from gmm_dask.criteria import LABELS
+    from gmm_dask.selection.criteria import LABELS
 
     (row,) = [row for row in table.to_dict("records") if candidate_name(row) == best]
     return (
@@ -259,7 +260,7 @@ def winner_line(table: pd.DataFrame, criterion: str, best: str, label: str = "be
 
 def remedies(table: pd.DataFrame) -> list[str]:
     """What to do about candidates that did not converge, a line a status."""
-    from gmm_dask.em import Status
+    from gmm_dask.em.loop import Status
 
     counts = table["status"].value_counts()
     return [f"{counts[status]} {status}: {Status(status).remedy}" for status in TROUBLES if status in counts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from functools import partial
 from numbers import Integral, Real
@@ -16,20 +17,24 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from gmm_dask import answers, criteria, display, em, exchange
-from gmm_dask.em import Settings, State, Status
+from gmm_dask.em import loop
+from gmm_dask.em.loop import Settings, State, Status
+from gmm_dask.em.regularization import AUTO, settings_for
+from gmm_dask.em.status import weights_note
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Family, Parameters, get_family
-from gmm_dask.inits import Inits, check_inits
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.auto import INIT_PARAMS, first_states
+from gmm_dask.init.given import Inits, check_inits
+from gmm_dask.init.responsibilities import require_rows
 from gmm_dask.inputs import is_lazy, read_input, read_weights, sample_seed
-from gmm_dask.profile import Profile
-from gmm_dask.ridge import AUTO, settings_for
-from gmm_dask.scan import as_rows, collect_statistics, one_blas_thread, profile_rows
-from gmm_dask.seeding import require_rows
-from gmm_dask.selection import shortcomings
-from gmm_dask.stack import Totals
-from gmm_dask.starts import INIT_PARAMS, first_states
-from gmm_dask.status import weights_note
+from gmm_dask.passes import predict
+from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.passes.model_batch import Totals
+from gmm_dask.plotting import notebook
+from gmm_dask.selection import criteria
+from gmm_dask.selection.diagnostics import shortcomings
 
 Array = NDArray[np.float64]
 
@@ -85,7 +90,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     converged_ : bool
     status_ : str
         How the best start stands: ``'converged'``, ``'max_iter'``, or, where a component is no group of rows,
-        ``'degenerate'`` (it holds one row or less) or ``'spurious'`` (a spike of few): :class:`gmm_dask.status.Status`.
+        ``'degenerate'`` (it holds one row or less) or ``'spurious'`` (a spike of few): see
+        :class:`gmm_dask.em.status.Status`.
     n_iter_ : int
         Iterations of the best start.
     lower_bound_ : float
@@ -205,7 +211,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             if said := weights_note(profile.total_weight, profile.n_rows):
                 warnings.warn(said, UserWarning, stacklevel=3)
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
-            states = em.run(
+            states = loop.run(
                 self._first_states(family, profile, inits, settings),
                 partial(collect_statistics, rows, profile),
                 profile.total_weight,
@@ -216,19 +222,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _first_states(self, family: Family, profile: Profile, inits: Inits, settings: Settings) -> list[State]:
         if self.warm_start and hasattr(self, "converged_"):
-            state = State(family.name, self.n_components, 0, self._parameters, prior_bound=self.lower_bound_)
+            state = State(Candidate(family.name, self.n_components), 0, self._parameters, prior_bound=self.lower_bound_)
             return [state]
         if inits.complete:
-            return [State(family.name, self.n_components, 0, inits.parameters())]
+            return [State(Candidate(family.name, self.n_components), 0, inits.parameters())]
         states = first_states(
-            [(family.name, self.n_components)],
+            [Candidate(family.name, self.n_components)],
             profile,
             init_params=self.init_params,
             n_init=self.n_init,
             random_state=lambda: check_random_state(self.random_state),
             reg_covar=settings.reg_covar,
         )
-        return [em.replace_parameters(state, inits.replace_in) for state in states]
+        return [loop.replace_parameters(state, inits.replace_in) for state in states]
 
     def _report_pass(self, states: list[State]) -> None:
         """What ``verbose`` asks for, after a pass."""
@@ -244,7 +250,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _keep_best(self, states: list[State]) -> None:
         """Keep the best start's parameters; warn of what did not go well."""
         # scikit-learn's own starts are chosen as it chooses them: the largest likelihood wins, whatever it comes from
-        best = em.best_start(states, trusted=self.init_params == AUTO)
+        best = loop.best_start(states, trusted=self.init_params == AUTO)
         if best is None:
             raise UserError(f"Fitting the mixture failed: {states[0].status.remedy}")
         for text in shortcomings(states, best):
@@ -314,7 +320,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         array = read_input(self, X, reset=False)
         family = get_family(self.covariance_type)
-        answer = answers.answer_rows(as_rows(array), family, self._parameters, [which])[which]
+        answer = predict.answer_rows(as_rows(array), family, self._parameters, [which])[which]
         if is_lazy(X) or isinstance(answer, np.ndarray):
             return answer
         with one_blas_thread():
@@ -339,12 +345,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         array = read_input(self, X, reset=False)
         rows = as_rows(array, read_weights(sample_weight, array))
         with one_blas_thread():
-            return answers.total_rows(rows, get_family(self.covariance_type), self._parameters)
+            return predict.total_rows(rows, get_family(self.covariance_type), self._parameters)
 
     def _outcome(self, X: Any, sample_weight: Any) -> criteria.Outcome:
         totals, total_weight = self._totals(X, sample_weight)
         k, d = self.means_.shape
-        state = State(self.covariance_type, k, 0, self._parameters)
+        state = State(Candidate(self.covariance_type, k), 0, self._parameters)
         return criteria.evaluate(state, d, totals, total_weight)
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
@@ -382,17 +388,40 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return np.vstack(rows), np.repeat(np.arange(len(counts)), counts)
 
     def _html_repr(self) -> str:
-        return display.mixture_html(super()._html_repr(), self)
+        return notebook.mixture_html(super()._html_repr(), self)
 
     # -- exchange --------------------------------------------------------------------------------------------
     def to_sklearn(self) -> sklearn.mixture.GaussianMixture:
         """The same fitted mixture as a :class:`sklearn.mixture.GaussianMixture`."""
         check_is_fitted(self)
-        return exchange.to_sklearn(self)
+        return _to_sklearn(self)
 
     @classmethod
     def from_sklearn(cls, mixture: sklearn.mixture.GaussianMixture) -> Self:
         """A fitted :class:`sklearn.mixture.GaussianMixture` as one of ours."""
         check_is_fitted(mixture)
-        fitted: Self = exchange.copy_fitted(mixture, cls(**mixture.get_params()))
+        fitted: Self = _copy_fitted(mixture, cls(**mixture.get_params()))
         return fitted
+
+
+def _to_sklearn(mixture: Any) -> sklearn.mixture.GaussianMixture:
+    """A fitted mixture as scikit-learn's; settings that it does not know stay at its defaults."""
+    theirs = sklearn.mixture.GaussianMixture()
+    for name, value in mixture.get_params().items():
+        if _is_known(name, value):
+            setattr(theirs, name, value)
+    return _copy_fitted(mixture, theirs)
+
+
+def _is_known(name: str, value: Any) -> bool:
+    """Whether scikit-learn has such a parameter, and takes such a value."""
+    defaults = sklearn.mixture.GaussianMixture().get_params()
+    return name in defaults and not (isinstance(value, str) and value == "auto")
+
+
+def _copy_fitted(source: Any, target: Any) -> Any:
+    """Give the target the source's fitted attributes."""
+    for name, value in vars(source).items():
+        if name.endswith("_") and not name.startswith("_"):
+            setattr(target, name, copy.copy(value))
+    return target

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gmm_dask.acceleration import ORDER
+from gmm_dask.em.acceleration import ORDER
 from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
-from gmm_dask.profile import sample_limit
-from gmm_dask.scan import MERGE_WIDTH
-from gmm_dask.seeding import Candidate
-from gmm_dask.stack import BLOCK_BYTES, ROW_MULTIPLE
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.passes.data_summary import sample_limit
+from gmm_dask.passes.map_reduce import MERGE_WIDTH
+from gmm_dask.passes.model_batch import BLOCK_BYTES, ROW_MULTIPLE
 
 # resident before the data: the imports of a job and its compiled kernels, measured on Linux with some room
 IMPORTS_BYTES = 480 << 20

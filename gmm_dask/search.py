@@ -15,22 +15,24 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from gmm_dask import criteria, display, em
-from gmm_dask.criteria import CRITERIA, HELD_OUT, Outcome
-from gmm_dask.em import Status
+from gmm_dask.em import loop
+from gmm_dask.em.loop import Status
+from gmm_dask.em.regularization import AUTO, settings_for
+from gmm_dask.em.status import weights_note
 from gmm_dask.errors import UserError
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import FAMILIES
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.auto import INIT_PARAMS, first_states
 from gmm_dask.inputs import read_input, read_weights, sample_seed
-from gmm_dask.profile import Profile
-from gmm_dask.ridge import AUTO, settings_for
-from gmm_dask.scan import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, profile_rows
-from gmm_dask.seeding import Candidate
-from gmm_dask.selection import AGREEMENT_NUMBERS, agreement, remarks
-from gmm_dask.starts import INIT_PARAMS, first_states
-from gmm_dask.status import weights_note
-from gmm_dask.sweep import check_candidates, evaluate_states, generator_copies
-from gmm_dask.widening import Widening, in_grid_order, widen
+from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, profile_rows
+from gmm_dask.plotting import notebook
+from gmm_dask.selection import criteria
+from gmm_dask.selection.criteria import CRITERIA, HELD_OUT, Outcome
+from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement, remarks
+from gmm_dask.selection.evaluate import check_candidates, evaluate_states, generator_copies
+from gmm_dask.selection.grid import Widening, in_grid_order, widen
 
 
 class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -178,7 +180,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self,
         rows: Rows,
         profile: Profile,
-        settings: em.Settings,
+        settings: loop.Settings,
         copies: Callable[[], RandomState],
         candidates: Sequence[Candidate],
     ) -> list[Outcome]:
@@ -192,14 +194,14 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
             reg_covar=settings.reg_covar,
         )
         collect = partial(collect_statistics, rows, profile)
-        return evaluate_states(rows, profile, em.run(states, collect, profile.total_weight, settings))
+        return evaluate_states(rows, profile, loop.run(states, collect, profile.total_weight, settings))
 
     def _widening(self, outcomes: Sequence[Outcome], n_rows: int) -> Widening:
         """What the grid goes on with."""
         if not self.extend:
             return Widening([])
         best = criteria.choose(outcomes, self.criterion).state
-        winner = best.covariance_type, best.n_components
+        winner = best.candidate
         return widen(list(criteria.by_candidate(outcomes)), winner, best.status.trusted, n_rows)
 
     def _winner_row(self) -> dict[str, Any]:
@@ -257,7 +259,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return self._winner.score(X, sample_weight=sample_weight)
 
     def _html_repr(self) -> str:
-        return display.search_html(super()._html_repr(), self)
+        return notebook.search_html(super()._html_repr(), self)
 
     @property
     def _winner(self) -> GaussianMixture:

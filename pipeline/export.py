@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from gmm_dask.em import Status
+from gmm_dask.em.loop import Status
 from gmm_dask.errors import FaultError, UserError
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import Family, Parameters, get_family
 from pipeline import store
-from pipeline.show import position_of
 from pipeline.store import ResultStore, StoredModel
+from pipeline.store.show import position_of
 
 # the oldest operators that take float64 throughout, and the file format that goes with them
 ONNX_OPSET, ONNX_FORMAT = 18, 8
@@ -120,7 +120,9 @@ def to_sklearn(result: ResultStore, model: StoredModel) -> Any:
     # scikit-learn knows no reg_covar by feature: for fitting again it has its own
     settings: dict[str, Any] = {name: search[name] for name in names if name != "reg_covar" or search[name] != "auto"}
     mixture = GaussianMixture(model.n_components, covariance_type=family.name, **settings)
-    mixture.set_fitted(replace(model, covariance_type=family.name, parameters=parameters))
+    mixture.set_fitted(
+        replace(model, candidate=model.candidate._replace(covariance_type=family.name), parameters=parameters)
+    )
     mixture.n_features_in_ = len(model.columns)
     if _has_names(model):
         mixture.feature_names_in_ = np.array(model.columns, dtype=object)

@@ -1,6 +1,6 @@
 """What a running job tells whoever watches: small events, handed to one callable.
 
-The stages of :func:`pipeline.run.run` call ``progress(event)``; drawing is the watcher's business.
+The stages of :func:`pipeline.fit.job.run` call ``progress(event)``; drawing is the watcher's business.
 """
 
 from __future__ import annotations
@@ -98,4 +98,4 @@ Progress = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Watch nothing (the default of :func:`pipeline.run.run`)."""
+    """Watch nothing (the default of :func:`pipeline.fit.job.run`)."""

@@ -15,7 +15,7 @@ from gmm_dask.families.base import (
 )
 from gmm_dask.families.matrices import add_to_diagonal, pack_quadratic, unpack_scatter
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
-from gmm_dask.kernels.features import n_monomials
+from gmm_dask.kernels.feature_map import n_monomials
 
 
 class Full(Family):

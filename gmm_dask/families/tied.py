@@ -20,7 +20,7 @@ from gmm_dask.families.base import (
 )
 from gmm_dask.families.matrices import add_to_diagonal, pack_quadratic
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
-from gmm_dask.kernels.features import n_monomials
+from gmm_dask.kernels.feature_map import n_monomials
 
 
 class Tied(Family):

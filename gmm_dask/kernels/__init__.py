@@ -16,10 +16,10 @@ _COMPILED = {
     "add_sums": "products",
     "answer_block": "chunks",
     "answer_chunk": "chunks",
-    "fill_lines": "lines",
+    "fill_lines": "block",
     "log_densities": "products",
-    "precision_factors": "factors",
-    "softmax": "estep",
+    "precision_factors": "cholesky",
+    "softmax": "e_step",
 }
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.estep import softmax
+from gmm_dask.kernels.block import fill_lines
+from gmm_dask.kernels.e_step import softmax
 from gmm_dask.kernels.jit import compiled
-from gmm_dask.kernels.lines import fill_lines
 from gmm_dask.kernels.products import add_sums, log_densities
 
 

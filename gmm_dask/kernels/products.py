@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.jit import compiled
-from gmm_dask.kernels.lanes import N_REGISTERS, REGISTER_BYTES, Lanes, for_each_size, inlined, integer, matrices
+from gmm_dask.kernels.llvm.vectors import N_REGISTERS, REGISTER_BYTES, Lanes, for_each_size, inlined, integer, matrices
 
 TILE_COMPONENTS = N_REGISTERS // 4
 TILE_VECTORS = 3

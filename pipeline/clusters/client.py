@@ -11,12 +11,12 @@ import dask
 from dask.system import CPU_COUNT
 
 from gmm_dask.memory import Machine, Shape, affordable_threads, spare_bytes
-from gmm_dask.scan import Rows, one_blas_thread, rows_bytes
+from gmm_dask.passes.map_reduce import Rows, one_blas_thread, rows_bytes
 from pipeline.clusters.checks import ClusterError, require_packages, require_visible, versions_of
 from pipeline.clusters.getter import Getter
 from pipeline.clusters.start import described, started, workers_of
-from pipeline.config import JobConfig
-from pipeline.config_cluster import ClusterConfig
+from pipeline.config.cluster import ClusterConfig
+from pipeline.config.job import JobConfig
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.sources import Source
 

@@ -16,8 +16,8 @@ from dask.utils import format_bytes
 
 from gmm_dask.errors import UserError
 from pipeline.clusters.checks import ClusterError, require_packages, versions_of
-from pipeline.config_cluster import ClusterConfig
-from pipeline.environment import fill_in, hide
+from pipeline.config.cluster import ClusterConfig
+from pipeline.config.environment import fill_in, hide
 
 # what Dask is told while a client is held
 SETTINGS = {

@@ -16,6 +16,6 @@ class OneThread(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Any) -> None:
         """Set the limit, once what has threads of its own is loaded; it holds until the worker ends."""
-        import gmm_dask.scan  # noqa: F401
+        import gmm_dask.passes.map_reduce  # noqa: F401
 
         self._limits = threadpool_limits(limits=1)

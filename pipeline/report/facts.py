@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gmm_dask.criteria import CRITERIA, TIE, best_position
-from gmm_dask.em import Status
+from gmm_dask.em.loop import Status
+from gmm_dask.em.regularization import AUTO, automatic
+from gmm_dask.em.status import is_held_open
 from gmm_dask.families import get_family
-from gmm_dask.ridge import AUTO, automatic
-from gmm_dask.status import is_held_open
-from gmm_dask.telling import Components
-from pipeline.show import add_delta, position_of
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.plotting.feature_pairs import Components
+from gmm_dask.selection.criteria import CRITERIA, TIE, best_position
 from pipeline.store import (
     ResultStore,
     Sample,
@@ -26,6 +26,7 @@ from pipeline.store import (
     read_sample,
     read_summary,
 )
+from pipeline.store.show import add_delta, position_of
 
 Array = NDArray[np.float64]
 
@@ -159,8 +160,7 @@ def read_facts(path: str) -> Facts:
     store = open_store(path)
     assert store.best is not None
     table = add_delta(read_criteria(path), store.config["search"]["criterion"])
-    kinds = zip(table["covariance_type"], table["n_components"], strict=True)
-    table = table.assign(name=[f"{kind}-k{k}" for kind, k in kinds])
+    table = table.assign(name=[Candidate.of(row).name for row in table.to_dict("records")])
     model = read_model(path, store.best)
     kind, parameters = model.in_units
     covariances = get_family(kind).full_covariances(parameters)

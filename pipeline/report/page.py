@@ -11,12 +11,12 @@ from dask.utils import format_bytes
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gmm_dask.criteria import CRITERIA, LABELS, evidence
-from pipeline.environment import redacted
-from pipeline.report import pictures, tables, words
+from gmm_dask.selection.criteria import CRITERIA, LABELS, evidence
+from pipeline.config.environment import redacted
+from pipeline.report import figures, phrases, tables
 from pipeline.report.facts import Facts, read_facts
-from pipeline.report.pictures import Picture
-from pipeline.show import effort_words, widened
+from pipeline.report.figures import Picture
+from pipeline.store.show import effort_words, widened
 
 PAGE = "index.html"
 _PICTURES = (*CRITERIA, *(f"{name}-close" for name in CRITERIA), "clusters", "clusters-2", "clusters-3")
@@ -61,12 +61,12 @@ def write_report(path: str | Path) -> Path:
     """
     facts = read_facts(str(path))
     drawn = {
-        "choice": pictures.draw_choice(facts),
-        "others": pictures.draw_other_criteria(facts),
-        "clusters": pictures.draw_components(facts),
-        "means": pictures.draw_means(facts),
-        "uncertainty": pictures.draw_uncertainty(facts),
-        "bounds": pictures.draw_bounds(facts),
+        "choice": figures.draw_choice(facts),
+        "others": figures.draw_other_criteria(facts),
+        "clusters": figures.draw_components(facts),
+        "means": figures.draw_means(facts),
+        "uncertainty": figures.draw_uncertainty(facts),
+        "bounds": figures.draw_bounds(facts),
     }
     page = render(facts, drawn)
     clear_report(path)
@@ -99,7 +99,7 @@ def render(facts: Facts, drawn: dict[str, list[Picture]]) -> str:
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         facts=facts,
-        words=words,
+        phrases=phrases,
         tables=tables,
         pictures=drawn,
         hero=drawn["choice"][:1] + drawn["clusters"][:1],
@@ -123,20 +123,20 @@ def _data_url(picture: Picture) -> str:
 
 def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     """The few numbers that are looked for first: what, how much, and a remark."""
-    store, second, sure = facts.store, facts.runner_up, words.sure_share(facts)
-    tiles = [("rows", f"{facts.n_rows:,}", words.counted(len(facts.components.names), "feature"))]
+    store, second, sure = facts.store, facts.runner_up, phrases.sure_share(facts)
+    tiles = [("rows", f"{facts.n_rows:,}", phrases.counted(len(facts.components.names), "feature"))]
     troubled = sum(map(len, facts.troubled.values()))
     remark = f"{troubled} did not converge" if troubled else "all converged"
     tiles.append(("candidates", f"{len(facts.table):,}", remark))
     if second is not None:
         remark = f"{evidence(second['delta'])} evidence" if facts.criterion == "bic" else "over the runner-up"
         lead = f"lead in {LABELS[facts.criterion]}"
-        tiles.append((lead, words.difference(second["delta"]), remark.replace("mention evidence", "mention")))
+        tiles.append((lead, phrases.difference(second["delta"]), remark.replace("mention evidence", "mention")))
     if sure is not None and len(facts.components.weights) > 1:
         tiles.append(("sure labels", f"{sure:.0%}", "at least 90% probable"))
     tiles.append(("passes", f"{store.passes:,}", f"{format_bytes(store.bytes_read)} read"))
     if store.seconds is not None:
-        tiles.append(("time", words.duration(store.seconds), _attempts(store.attempts)))
+        tiles.append(("time", phrases.duration(store.seconds), _attempts(store.attempts)))
     return tiles
 
 
@@ -151,16 +151,16 @@ def _data(facts: Facts) -> list[tuple[str, str]]:
     found = [("source", f"{data['path']} ({data['kind']})"), ("rows", f"{facts.n_rows:,}")]
     missing = (store.data.get("missing") or {}).get("rows")
     if missing:
-        found.append(("left out", f"{words.counted(missing, 'row')} with missing values"))
+        found.append(("left out", f"{phrases.counted(missing, 'row')} with missing values"))
     if store.held_out_rows:
         share = store.held_out_rows / (store.held_out_rows + facts.n_rows)
-        found.append(("held out", f"{words.counted(store.held_out_rows, 'row')} more ({share:.1%} of all)"))
+        found.append(("held out", f"{phrases.counted(store.held_out_rows, 'row')} more ({share:.1%} of all)"))
     if store.total_weight is not None and store.total_weight != store.n_rows:
         found.append(("total weight", f"{store.total_weight:,.6g}"))
     found.append(("a pass reads", format_bytes(data["bytes_per_pass"])))
     if sample is not None:
-        found.append(("chunks", f"{sample.n_chunks:,}, of up to {words.counted(sample.chunk_rows, 'row')}"))
-        found.append(("shown in pictures", f"{words.counted(len(sample.rows), 'row')} drawn at random"))
+        found.append(("chunks", f"{sample.n_chunks:,}, of up to {phrases.counted(sample.chunk_rows, 'row')}"))
+        found.append(("shown in pictures", f"{phrases.counted(len(sample.rows), 'row')} drawn at random"))
     return found
 
 
@@ -169,16 +169,16 @@ def _run(facts: Facts) -> list[tuple[str, str]]:
     store = facts.store
     found = [("store", store.path), ("begun", store.started or ""), ("finished", store.finished or "")]
     if store.seconds is not None:
-        found.append(("took", f"{words.duration(store.seconds)}, {_attempts(store.attempts)}"))
+        found.append(("took", f"{phrases.duration(store.seconds)}, {_attempts(store.attempts)}"))
     found.append(("passes", f"{store.passes:,} over the data"))
     found.append(("read", format_bytes(store.bytes_read)))
     found.append(("fits", effort_words(store)))
-    found.append(("starts", words.starts(facts)))
+    found.append(("starts", phrases.starts(facts)))
     found.append(("grid", widened(store, facts.table)))
     likelihood = facts.winner["log_likelihood"] / (store.total_weight or 1.0)
-    found.append(("mean log-likelihood", f"{words.number(likelihood, 4)} a row"))
+    found.append(("mean log-likelihood", f"{phrases.number(likelihood, 4)} a row"))
     if store.held_out_rows:
-        found.append(("of rows held out", f"{words.number(facts.winner['held_out_log_likelihood'], 4)} a row"))
+        found.append(("of rows held out", f"{phrases.number(facts.winner['held_out_log_likelihood'], 4)} a row"))
     return [(name, text) for name, text in found if text] + _anomalies(facts.rows)
 
 
@@ -186,6 +186,6 @@ def _anomalies(rows: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows that were marked, and by which threshold."""
     if "anomalies" not in rows:
         return []
-    threshold = f"log density under {words.number(rows['anomaly_threshold'], 4)}"
+    threshold = f"log density under {phrases.number(rows['anomaly_threshold'], 4)}"
     quantile = f"the {rows['anomaly_quantile']:.4g} quantile, give or take {rows['anomaly_rank_error']:.2g}"
-    return [("anomalies", f"{words.counted(rows['anomalies'], 'row')} of {threshold}: {quantile}")]
+    return [("anomalies", f"{phrases.counted(rows['anomalies'], 'row')} of {threshold}: {quantile}")]

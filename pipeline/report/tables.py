@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from gmm_dask.criteria import EVIDENCE, LABELS, evidence
-from gmm_dask.drawing import color_of
-from gmm_dask.em import Status
-from gmm_dask.selection import compares_starts
-from gmm_dask.telling import telling_features
+from gmm_dask.em.loop import Status
+from gmm_dask.plotting.drawing import color_of
+from gmm_dask.plotting.feature_pairs import telling_features
+from gmm_dask.selection.criteria import EVIDENCE, LABELS, evidence
+from gmm_dask.selection.diagnostics import compares_starts
 from pipeline.report.facts import Facts, rows_of
-from pipeline.report.words import counted, decimals, difference, listed, number
+from pipeline.report.phrases import counted, decimals, difference, listed, number
 
 MOST_CLOSEST = 8
 MOST_COUNTS = 24

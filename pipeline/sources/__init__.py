@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from gmm_dask.errors import UserError
-from pipeline.config import DataConfig
+from pipeline.config.job import DataConfig
 from pipeline.sources.base import Source
-from pipeline.sources.place import Place, find_place, is_zarr, last_modified, url_path
-from pipeline.sources.sizes import ChunkPolicy
+from pipeline.sources.chunk_policy import ChunkPolicy
+from pipeline.sources.location import Place, find_place, is_zarr, last_modified, url_path
 
 ENDINGS = (".csv", ".npy", ".zarr", ".parquet", ".h5", ".hdf5")
 HDF5 = (".h5", ".hdf5")

@@ -18,9 +18,9 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
-from pipeline.config import DataConfig
-from pipeline.prepared import Preparation
-from pipeline.sources.place import Place
+from pipeline.config.job import DataConfig
+from pipeline.sources.location import Place
+from pipeline.sources.preparation import Preparation
 
 Block = NDArray[np.floating[Any]]
 PieceIn = TypeVar("PieceIn", contravariant=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from gmm_dask.errors import UserError
-from pipeline.config import DataConfig
+from pipeline.config.job import DataConfig
 from pipeline.sources.arrow import arrow_column, table_block
 from pipeline.sources.base import (
     Block,
@@ -30,8 +30,8 @@ from pipeline.sources.base import (
     refuse_empty,
     select_columns,
 )
-from pipeline.sources.place import Place
-from pipeline.sources.sizes import ChunkPolicy
+from pipeline.sources.chunk_policy import ChunkPolicy
+from pipeline.sources.location import Place
 
 # the beginning of the file that tells the columns' types and the length of a line
 SAMPLE_BYTES = 2**20

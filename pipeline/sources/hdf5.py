@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gmm_dask.errors import UserError
-from pipeline.config import DataConfig
+from pipeline.config.job import DataConfig
 from pipeline.sources.base import (
     Block,
     Chunks,
@@ -25,8 +25,8 @@ from pipeline.sources.base import (
     refuse_empty,
     select_columns,
 )
-from pipeline.sources.place import Place
-from pipeline.sources.sizes import ChunkPolicy
+from pipeline.sources.chunk_policy import ChunkPolicy
+from pipeline.sources.location import Place
 
 
 def open_hdf5(data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:

@@ -11,7 +11,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
-from pipeline.config import DataConfig
+from pipeline.config.job import DataConfig
 from pipeline.sources.base import (
     Block,
     Chunks,
@@ -23,8 +23,8 @@ from pipeline.sources.base import (
     refuse_empty,
     select_columns,
 )
-from pipeline.sources.place import Place
-from pipeline.sources.sizes import ChunkPolicy
+from pipeline.sources.chunk_policy import ChunkPolicy
+from pipeline.sources.location import Place
 
 # more than any header takes
 HEADER_BYTES = 2**16

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from gmm_dask.errors import UserError
-from pipeline.config import DataConfig
+from pipeline.config.job import DataConfig
 from pipeline.sources.arrow import arrow_column, table_block
 from pipeline.sources.base import (
     Block,
@@ -27,8 +27,8 @@ from pipeline.sources.base import (
     refuse_empty,
     select_columns,
 )
-from pipeline.sources.place import Place, matches
-from pipeline.sources.sizes import ChunkPolicy
+from pipeline.sources.chunk_policy import ChunkPolicy
+from pipeline.sources.location import Place, matches
 
 # rows that are decoded at once
 BATCH_ROWS = 65_536

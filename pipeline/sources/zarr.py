@@ -20,7 +20,7 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from gmm_dask.errors import UserError
-from pipeline.config import DataConfig
+from pipeline.config.job import DataConfig
 from pipeline.sources.base import (
     Block,
     Chunks,
@@ -36,8 +36,8 @@ from pipeline.sources.base import (
     refuse_empty,
     select_columns,
 )
-from pipeline.sources.place import ZARR_METADATA, Place, filled_in
-from pipeline.sources.sizes import ChunkPolicy
+from pipeline.sources.chunk_policy import ChunkPolicy
+from pipeline.sources.location import ZARR_METADATA, Place, filled_in
 
 
 class _WholeStore(WrapperStore[Any]):

@@ -18,6 +18,7 @@ Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE
 """
 
 from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, load_waves, save_checkpoint
+from pipeline.store.identity import is_same_job
 from pipeline.store.lifecycle import (
     ResultStore,
     StoreStatus,
@@ -31,10 +32,9 @@ from pipeline.store.lifecycle import (
     update_attributes,
 )
 from pipeline.store.locks import LockedError, is_locked, lock
-from pipeline.store.results import (
+from pipeline.store.models import (
     Effort,
     StoredModel,
-    model_name,
     read_columns,
     read_criteria,
     read_effort,
@@ -42,7 +42,9 @@ from pipeline.store.results import (
     write_criteria,
     write_models,
 )
-from pipeline.store.rows import (
+from pipeline.store.sample import Sample, read_sample, write_sample
+from pipeline.store.scores import ELSEWHERE, complete_scores, find_unfinished, prepare_scores, read_scores
+from pipeline.store.zarr_rows import (
     RowPlan,
     RowWriter,
     Totals,
@@ -51,9 +53,6 @@ from pipeline.store.rows import (
     row_shapes,
     rows_folder,
 )
-from pipeline.store.same import is_same_job
-from pipeline.store.sample import Sample, read_sample, write_sample
-from pipeline.store.scores import ELSEWHERE, complete_scores, find_unfinished, prepare_scores, read_scores
 
 __all__ = [
     "ELSEWHERE",
@@ -79,7 +78,6 @@ __all__ = [
     "load_checkpoint",
     "load_waves",
     "lock",
-    "model_name",
     "open_store",
     "prepare_scores",
     "prepare_store",

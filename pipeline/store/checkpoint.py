@@ -16,13 +16,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from gmm_dask.acceleration import Memory
-from gmm_dask.em import State, Status
+from gmm_dask.em.acceleration import Memory
+from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
-from gmm_dask.partition import HeldOut
-from gmm_dask.profile import Profile, Unusable
-from pipeline.store.groups import StorePath, get, open_root, put
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.passes.data_summary import Profile, Unusable
+from gmm_dask.passes.holdout import HeldOut
+from pipeline.store.arrays import StorePath, get, open_root, put
 from pipeline.store.lifecycle import open_store, update_attributes
 
 Array = NDArray[np.float64]
@@ -280,6 +281,7 @@ def _states_of(arrays: Arrays, n_features: int) -> Iterator[State]:
         status, n_iter, has_parameters, n_remembered, is_extrapolated = values[len(names) :]
         shape = kept["covariance_type"], kept["n_components"], n_features
         yield State(
+            candidate=Candidate(kept.pop("covariance_type"), kept.pop("n_components")),
             **kept,
             parameters=_take_parameters(parameters, *shape) if has_parameters else None,
             lower_bounds=tuple(bounds.take(n_iter - kept["falls"]).tolist()),

@@ -16,9 +16,9 @@ import zarr
 
 import gmm_dask
 from gmm_dask.errors import UserError
-from pipeline.faults import cannot_write
-from pipeline.store.groups import StorePath, as_json, open_root
-from pipeline.store.same import require_same
+from pipeline.store.arrays import StorePath, as_json, open_root
+from pipeline.store.errors import cannot_write
+from pipeline.store.identity import require_same
 
 FORMAT = "gmm-dask-result"
 FORMAT_VERSION = 1

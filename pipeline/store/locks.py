@@ -9,8 +9,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from gmm_dask.errors import UserError
-from pipeline.faults import cannot_write
-from pipeline.store.groups import StorePath
+from pipeline.store.arrays import StorePath
+from pipeline.store.errors import cannot_write
 
 
 class LockedError(UserError):

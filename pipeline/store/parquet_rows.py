@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from gmm_dask.errors import UserError
-from pipeline.store.groups import StorePath
-from pipeline.store.rows import RowPlan, Totals, Values, write_summary, writing
+from pipeline.store.arrays import StorePath
+from pipeline.store.zarr_rows import RowPlan, Totals, Values, write_summary, writing
 
 Array = NDArray[np.float64]
 # number of a chunk -> the key columns of its rows
@@ -64,7 +64,7 @@ class ParquetRows:
 
     # -- before and after the pass ---------------------------------------------------------------------------
     def begin(self) -> bool:
-        """Make the folder, unless it is there; see :class:`pipeline.store.rows.RowWriter`."""
+        """Make the folder, unless it is there; see :class:`pipeline.store.zarr_rows.RowWriter`."""
         if self._is_whole:
             self._tell_store()
             return True
@@ -78,7 +78,7 @@ class ParquetRows:
         return False
 
     def finished(self) -> list[Totals | None]:
-        """Totals of each chunk; see :class:`pipeline.store.rows.RowWriter`."""
+        """Totals of each chunk; see :class:`pipeline.store.zarr_rows.RowWriter`."""
         found = self._ours(self._unfinished)
         return [found.get(number) for number in range(len(self.plan.lengths))]
 
@@ -94,12 +94,12 @@ class ParquetRows:
             self._tell_store()
 
     def summary(self) -> dict[str, Any]:
-        """The summary; see :class:`pipeline.store.rows.RowWriter`."""
+        """The summary; see :class:`pipeline.store.zarr_rows.RowWriter`."""
         found: dict[str, Any] = json.loads((self._folder / _SUMMARY).read_text())
         return found
 
     def holds_another(self) -> bool:
-        """Whether there is another whole; see :class:`pipeline.store.rows.RowWriter`."""
+        """Whether there is another whole; see :class:`pipeline.store.zarr_rows.RowWriter`."""
         return self._folder.exists() and not self._is_whole
 
     @property
@@ -124,7 +124,7 @@ class ParquetRows:
 
     # -- a chunk's values ------------------------------------------------------------------------------------
     def write(self, number: int, values: Values, totals: Totals) -> None:
-        """Write one file; see :class:`pipeline.store.rows.RowWriter`."""
+        """Write one file; see :class:`pipeline.store.zarr_rows.RowWriter`."""
         keys = None if self._read_keys is None else self._read_keys(number)
         columns = {} if keys is None else dict(zip(keys.column_names, keys.columns, strict=True))
         for name in self.plan.names:
@@ -135,12 +135,12 @@ class ParquetRows:
             self._put(number, table)
 
     def log_density(self, number: int) -> Array:
-        """Log densities of a chunk; see :class:`pipeline.store.rows.RowWriter`."""
+        """Log densities of a chunk; see :class:`pipeline.store.zarr_rows.RowWriter`."""
         table = parquet.read_table(self._file(number), columns=["log_density"])
         return np.asarray(table["log_density"].to_numpy())
 
     def mark(self, threshold: float) -> int:
-        """Add the column ``anomaly``, file by file; see :class:`pipeline.store.rows.RowWriter`."""
+        """Add the column ``anomaly``, file by file; see :class:`pipeline.store.zarr_rows.RowWriter`."""
         marked = 0
         with writing(self.place):
             for number in range(len(self.plan.lengths)):

@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.store.groups import StorePath, get, open_root, put
+from pipeline.store.arrays import StorePath, get, open_root, put
 
 Array = NDArray[np.float64]
 

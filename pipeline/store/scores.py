@@ -18,8 +18,8 @@ from typing import Any
 import zarr
 
 from gmm_dask.errors import UserError
-from pipeline.store.groups import StorePath, as_json, open_root
-from pipeline.store.rows import writing
+from pipeline.store.arrays import StorePath, as_json, open_root
+from pipeline.store.zarr_rows import writing
 
 FORMAT = "gmm-dask-scores"
 FORMAT_VERSION = 1

@@ -1,0 +1,1 @@
+"""Expectation-maximisation over sufficient statistics, whatever collects them."""

@@ -1,0 +1,1 @@
+"""Vector primitives that Numba does not offer, written out as LLVM instructions."""

@@ -1,0 +1,1 @@
+"""Passes over the data: what one read of every chunk computes, and how the results of the chunks are merged."""

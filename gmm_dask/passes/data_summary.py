@@ -1,0 +1,389 @@
+"""Pass 0: what the data looks like before anything is fitted, from one read of it.
+
+Moments are merged as in Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask.errors import UnusableError, UserError
+from gmm_dask.families.base import LARGEST
+from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, random_by_place, usable_rows
+
+Array = NDArray[np.float64]
+
+# the sample of rows that starts are made from: all rows, when there are no more than this
+SAMPLE_BYTES = 16 << 20
+SAMPLE_ROWS = 1 << 18
+
+
+def sample_limit(n_features: int) -> int:
+    """Largest number of rows in the sample that starts are made from."""
+    return max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // (8 * n_features)))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the sample is drawn: the seed, where each chunk begins, and from which priority on a row surely is out.
+
+    Each row gets a random priority between 0 and 1 by its number among all rows, and the smallest make the sample:
+    how the rows are cut into chunks does not matter. Where the number of rows is known, most rows are out at once,
+    and no chunk sends more than its share. Rows that ``holdout`` holds out are not drawn.
+    """
+
+    seed: int
+    ceiling: float
+    starts: tuple[int, ...] | None
+    holdout: Holdout | None = None
+
+    @classmethod
+    def of(
+        cls,
+        n_rows: float,
+        n_features: int,
+        seed: int,
+        starts: Sequence[int] | None = None,
+        holdout: Holdout | None = None,
+    ) -> Draw:
+        """The draw from ``n_rows`` rows, NaN if unknown; ``starts`` are the chunks' first rows, None if unknown."""
+        limit = sample_limit(n_features)
+        starts = None if starts is None else tuple(starts)
+        if holdout is not None:
+            n_rows *= 1.0 - holdout.share
+        if math.isnan(n_rows) or n_rows <= limit:
+            return cls(seed, 1.0, starts, holdout)
+        # of the priorities under the ceiling there are fewer than the limit about once in 10^23 draws
+        return cls(seed, min(1.0, (limit + 10.0 * math.sqrt(limit) + 100.0) / n_rows), starts, holdout)
+
+    def priorities(self, number: int, n_rows: int) -> Array:
+        """Priorities of a chunk's rows, by the chunk's number."""
+        return random_by_place(self.seed, SAMPLING, self.starts, number, n_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Unusable:
+    """Rows with a value or a weight that is NaN or infinite.
+
+    Attributes
+    ----------
+    chunk_rows : tuple of int
+        How many in each chunk.
+    columns : ndarray of shape (n_features,)
+        How many such values in each column.
+    weights : int
+        How many such weights.
+    """
+
+    chunk_rows: tuple[int, ...]
+    columns: NDArray[np.int64]
+    weights: int
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        return sum(self.chunk_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """What a first read of the data gives: of the rows that are fitted, where nothing else is said.
+
+    Attributes
+    ----------
+    n_rows : int
+    total_weight : float
+        Sum of the sample weights; the number of rows without them.
+    center : ndarray of shape (n_features,)
+        Weighted mean.
+    scatter : ndarray of shape (n_features, n_features)
+        ``sum w (x - center)(x - center)^T``.
+    minimum, maximum : ndarray of shape (n_features,)
+    chunk_rows : tuple of int
+        Usable rows of each chunk, those that are held out included.
+    sample : ndarray of shape (n_sampled, n_features)
+        Rows drawn without replacement, in their order in the data: all of them if there are few.
+    sample_weights : ndarray of shape (n_sampled,), or None
+    unusable : Unusable or None
+        The rows that were left out; None if none was.
+    log_scale : float
+        Sum of the logarithms of the scales that the columns were divided by: what a log density has too much.
+    held_out : HeldOut or None
+        The rows that are held out; None where none are to be.
+    """
+
+    n_rows: int
+    total_weight: float
+    center: Array
+    scatter: Array
+    minimum: Array
+    maximum: Array
+    chunk_rows: tuple[int, ...]
+    sample: Array
+    sample_weights: Array | None
+    unusable: Unusable | None = None
+    log_scale: float = 0.0
+    held_out: HeldOut | None = None
+
+    @property
+    def read_rows(self) -> tuple[int, ...]:
+        """Rows of each chunk as it is read, those that are left out included."""
+        left_out = self.unusable.chunk_rows if self.unusable else (0,) * len(self.chunk_rows)
+        return tuple(a + b for a, b in zip(self.chunk_rows, left_out, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The profile of some chunks, as it is merged.
+
+    ``chunk_rows`` counts usable rows, ``bad_rows`` those with a value or a weight that is NaN or infinite, and all
+    else is of the usable ones, without ``held_out``. ``bad`` (n_features,) counts such values, ``first_bad`` is
+    (chunk, row, column) of the first, or None, ``bad_weights`` counts such weights and ``negative`` those below zero.
+
+    ``priority`` (n_sampled,) are random numbers, one a row of positive weight: the smallest make the sample, in
+    whatever order the chunks are merged.
+    """
+
+    chunk_rows: tuple[int, ...]
+    bad_rows: tuple[int, ...]
+    weight: float
+    mean: Array
+    scatter: Array
+    minimum: Array
+    maximum: Array
+    bad: NDArray[np.int64]
+    first_bad: tuple[int, int, int] | None
+    bad_weights: int
+    negative: int
+    priority: Array
+    sample: Array
+    sample_weights: Array | None
+    held_out: HeldOut | None = None
+
+
+def profile_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
+    """Profile one chunk: rows (n_rows, n_features), weights (n_rows,) or None, the sample's draw, chunk's number."""
+    x, w = np.asarray(rows), None if weights is None else np.asarray(weights, dtype=np.float64)
+    if w is not None and len(w) != len(x):
+        raise UserError(
+            f"sample_weight has {len(w)} numbers where X has {len(x)} rows (chunk {number}): partition both alike."
+        )
+    priority = draw.priorities(number, len(x))
+    usable = usable_rows(x, w)
+    bad = np.zeros(x.shape[1], dtype=np.int64)
+    n_rows, first_bad, bad_weights = len(x), None, 0
+    if not usable.all():
+        bad, first_bad = _count_bad(x, number)
+        bad_weights = 0 if w is None else int(np.count_nonzero(~np.isfinite(w)))
+        x, w, priority = x[usable], None if w is None else w[usable], priority[usable]
+    n_usable, negative, held_out = len(x), 0 if w is None else int(np.count_nonzero(w < 0)), None
+    if draw.holdout is not None:
+        out = draw.holdout.is_held_out(number, n_rows)[usable]
+        held_out = HeldOut.of(x[out], None if w is None else w[out])
+        x, w, priority = x[~out], None if w is None else w[~out], priority[~out]
+    mean, scatter, weight = _moments(x, w)
+    low, high = (x.min(axis=0), x.max(axis=0)) if len(x) else (mean + np.inf, mean - np.inf)
+    chosen = _drawn(priority, w, draw.ceiling, sample_limit(x.shape[1]))
+    return Part(
+        chunk_rows=(n_usable,),
+        bad_rows=(n_rows - n_usable,),
+        weight=weight,
+        mean=mean,
+        scatter=scatter,
+        minimum=low.astype(np.float64),
+        maximum=high.astype(np.float64),
+        bad=bad,
+        first_bad=first_bad,
+        bad_weights=bad_weights,
+        negative=negative,
+        priority=priority[chosen],
+        sample=x[chosen].astype(np.float64),
+        sample_weights=None if w is None else w[chosen],
+        held_out=held_out,
+    )
+
+
+def _count_bad(x: NDArray[np.floating], number: int) -> tuple[NDArray[np.int64], tuple[int, int, int] | None]:
+    """How many values of each column are NaN or infinite, and where in the data the first is."""
+    bad = ~np.isfinite(x)
+    places = np.argwhere(bad)
+    first = (number, int(places[0, 0]), int(places[0, 1])) if len(places) else None
+    return np.count_nonzero(bad, axis=0).astype(np.int64), first
+
+
+def _drawn(priority: Array, w: Array | None, ceiling: float, limit: int) -> NDArray[np.int64]:
+    """Positions of the rows that may be in the sample."""
+    eligible = priority < ceiling
+    if w is not None:
+        eligible &= w > 0  # a row without weight is as good as absent, and starts are not made from it
+    candidates = np.flatnonzero(eligible)
+    return candidates[_smallest(priority[candidates], limit)]
+
+
+def _moments(x: NDArray[np.floating], w: Array | None) -> tuple[Array, Array, float]:
+    """Mean, scatter about it and total weight of rows, in blocks, so that no copy of the chunk is made."""
+    d = x.shape[1]
+    total = float(len(x)) if w is None else float(w.sum())
+    if total == 0.0:
+        return np.zeros(d), np.zeros((d, d)), 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # values that overflow are refused by name, in the end
+        return *_sums(x, w, total), total
+
+
+def _sums(x: NDArray[np.floating], w: Array | None, total: float) -> tuple[Array, Array]:
+    d = x.shape[1]
+    mean = (x.sum(axis=0, dtype=np.float64) if w is None else w @ x) / total
+    scatter = np.zeros((d, d))
+    drift = np.zeros(d)
+    for start in range(0, len(x), 4096):
+        y = x[start : start + 4096] - mean
+        wy = y if w is None else y * w[start : start + 4096, None]
+        scatter += wy.T @ y
+        drift += wy.sum(axis=0)
+    # the mean's own rounding error, taken out of both
+    drift /= total
+    return mean + drift, scatter - total * np.outer(drift, drift)
+
+
+def _smallest(priority: Array, limit: int) -> NDArray[np.int64]:
+    """Positions of the ``limit`` smallest priorities, in order of position."""
+    if len(priority) <= limit:
+        return np.arange(len(priority))
+    return np.sort(np.argpartition(priority, limit)[:limit])
+
+
+def merge_parts(parts: Sequence[Part]) -> Part:
+    """Merge profiles of consecutive chunks."""
+    total = parts[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in parts[1:]:
+            total = _merge_two(total, part)
+    return total
+
+
+def _merge_two(a: Part, b: Part) -> Part:
+    weight = a.weight + b.weight
+    share = b.weight / weight if weight else 0.0
+    delta = b.mean - a.mean
+    merged = Part(
+        chunk_rows=a.chunk_rows + b.chunk_rows,
+        bad_rows=a.bad_rows + b.bad_rows,
+        weight=weight,
+        mean=a.mean + delta * share,
+        scatter=a.scatter + b.scatter + np.outer(delta, delta) * (a.weight * share),
+        minimum=np.minimum(a.minimum, b.minimum),
+        maximum=np.maximum(a.maximum, b.maximum),
+        bad=a.bad + b.bad,
+        first_bad=a.first_bad if a.first_bad is not None else b.first_bad,
+        bad_weights=a.bad_weights + b.bad_weights,
+        negative=a.negative + b.negative,
+        priority=np.concatenate([a.priority, b.priority]),
+        sample=np.concatenate([a.sample, b.sample]),
+        sample_weights=_concatenate(a.sample_weights, b.sample_weights),
+        held_out=None if a.held_out is None or b.held_out is None else a.held_out + b.held_out,
+    )
+    return _thin(merged, sample_limit(len(merged.mean)))
+
+
+def _concatenate(a: Array | None, b: Array | None) -> Array | None:
+    return None if a is None or b is None else np.concatenate([a, b])
+
+
+def _thin(part: Part, limit: int) -> Part:
+    if len(part.priority) <= limit:
+        return part
+    chosen = _smallest(part.priority, limit)
+    return replace(
+        part,
+        priority=part.priority[chosen],
+        sample=part.sample[chosen],
+        sample_weights=None if part.sample_weights is None else part.sample_weights[chosen],
+    )
+
+
+def finish_profile(part: Part, columns: Sequence[str] | None = None, drop: bool = False) -> Profile:
+    """The profile of all chunks; ``columns`` are names for messages, ``drop`` leaves unusable rows out.
+
+    Raises
+    ------
+    UserError
+        If there are no rows, values that are NaN or infinite (:class:`UnusableError`, unless ``drop``), or weights
+        that are negative or add up to zero.
+    """
+    if not drop:
+        _refuse_bad_values(part, columns)
+    n_rows = sum(part.chunk_rows) - (part.held_out.n_rows if part.held_out else 0)
+    _refuse_bad_weights(part, n_rows, drop)
+    _refuse_few_rows(part, n_rows)
+    _refuse_overflow(part, columns)
+    return Profile(
+        n_rows=n_rows,
+        total_weight=part.weight,
+        center=part.mean,
+        scatter=part.scatter,
+        minimum=part.minimum,
+        maximum=part.maximum,
+        chunk_rows=part.chunk_rows,
+        sample=part.sample,
+        sample_weights=part.sample_weights,
+        unusable=Unusable(part.bad_rows, part.bad, part.bad_weights) if any(part.bad_rows) else None,
+        held_out=part.held_out,
+    )
+
+
+def _refuse_few_rows(part: Part, n_rows: int) -> None:
+    n_usable, left_out, held_out = sum(part.chunk_rows), sum(part.bad_rows), part.held_out
+    if n_rows < 2:
+        of = f" that are usable, of {n_usable + left_out:,}" if left_out else ""
+        of += f", {held_out.n_rows:,} of them held out" if held_out and n_usable else ""
+        raise UserError(f"The data has {n_usable or 'no'} rows{of} (n_samples = {n_rows}); a fit needs at least two.")
+    if held_out and not held_out.total_weight:
+        raise UserError(
+            f"held_out: so small a share holds out none of {n_usable:,} rows of positive weight. Take a larger share."
+        )
+
+
+def _refuse_bad_values(part: Part, columns: Sequence[str] | None) -> None:
+    if part.first_bad is None:
+        return
+    names = [str(i) for i in range(len(part.bad))] if columns is None else [repr(name) for name in columns]
+    counts = ", ".join(f"{part.bad[i]} in column {names[i]}" for i in np.flatnonzero(part.bad))
+    chunk, row, column = part.first_bad
+    row += sum(part.chunk_rows[:chunk]) + sum(part.bad_rows[:chunk])
+    n_rows = sum(part.chunk_rows) + sum(part.bad_rows)
+    raise UnusableError(
+        f"Input X contains NaN or infinity in {sum(part.bad_rows):,} of {n_rows:,} rows: {counts}; the first in row "
+        f"{row} (counted from 0), column {names[column]}. A mixture needs finite numbers: drop or impute these rows "
+        "first."
+    )
+
+
+def _refuse_overflow(part: Part, columns: Sequence[str] | None) -> None:
+    largest = np.maximum(np.abs(part.minimum), np.abs(part.maximum))
+    if part.held_out:
+        largest = np.maximum(largest, np.abs(part.held_out.center))
+    if np.isfinite(part.scatter).all() and largest.max() <= LARGEST:
+        return
+    i = int(largest.argmax())
+    name = str(i) if columns is None else repr(columns[i])
+    raise UserError(
+        f"The values of column {name} reach {largest[i]:.3g}, and their squares are too large for float64. Scale the "
+        "data, to standard deviations of about one."
+    )
+
+
+def _refuse_bad_weights(part: Part, n_rows: int, drop: bool) -> None:
+    bad = part.negative + (0 if drop else part.bad_weights)
+    if bad:
+        raise UserError(
+            f"{bad} sample weights are negative{'' if drop else ', NaN or infinite'}: "
+            "every weight must be a finite number of at least 0."
+        )
+    if part.weight == 0.0 and n_rows:
+        raise UserError("The sample weights add up to zero; at least one row needs a positive weight.")

@@ -1,0 +1,347 @@
+"""The stack: every model that takes its sums from one read of the data.
+
+A stack is built on the driver from the models still running, and travels to the chunks. Models of one family and
+precision stand side by side in one matrix of coefficients, so that a block of rows costs one matrix product a group
+and direction. A model whose components are too tight for the feature map (:data:`MAX_KAPPA`) is computed about its own
+means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask import kernels
+from gmm_dask.families import Family, Parameters, Statistics
+from gmm_dask.families.base import edges_of
+from gmm_dask.kernels.feature_map import Factors, factors
+
+Array = NDArray[np.float64]
+Model = tuple[Family, Parameters]
+Sums = list[Array]
+
+# past this the feature map's rounding error, about kappa * 1e-16, is no longer negligible beside tol
+MAX_KAPPA = 1e7
+# single precision is safe while the terms of a log density at its component's own mean stay below this: a log density
+# is then off by some 5e-4, and parameters, over which such errors average, by less than 1e-4 (measured)
+MAX_SINGLE = 2e4
+# well below where squares overflow
+LARGEST_SINGLE = 1e30
+# what a block takes in memory: half of a core's second-level cache
+BLOCK_BYTES = 1 << 19
+# mixtures stand side by side up to so many components: with more, a block would have too few rows to add up at once
+MOST_COMPONENTS = 96
+# blocks are filled up to a multiple of so many rows, which every kernel's vectors divide
+ROW_MULTIPLE = 48
+CACHE_LINE = 64
+DOUBLE = np.dtype(np.float64)
+NO_WEIGHTS = np.zeros(0)
+# monomials that fill up a group to a multiple of 3: the constant, whose sums nobody reads
+FILL = np.zeros(2, dtype=np.int64)
+
+
+class Totals(NamedTuple):
+    """Log-likelihood over all rows, ``sum w log max_k r_k`` for ICL, and the log-likelihood over rows held out."""
+
+    log_likelihood: float
+    log_top: float
+    held_out: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Models of one family and precision, side by side.
+
+    Attributes
+    ----------
+    family : Family
+    eta : ndarray of shape (n_columns, n_components of all members)
+        Coefficients of the log densities, float64 or float32.
+    factors : tuple of ndarray, each of shape (n_columns, filled up to a multiple of 3)
+        The lines of a block whose product is each monomial.
+    members : tuple of int
+        Positions in the stack.
+    edges : ndarray of shape (n_members + 1,)
+        Where each member's columns of ``eta`` begin, and where the last one's end.
+    """
+
+    family: Family
+    eta: NDArray[Any]
+    factors: Factors
+    members: tuple[int, ...]
+    edges: NDArray[np.int64]
+
+    @property
+    def n_components(self) -> int:
+        """Components of all members."""
+        return int(self.eta.shape[1])
+
+    @property
+    def n_lines(self) -> int:
+        """Lines of a block: ones, the features and, where it is needed, their squared norm."""
+        return 1 + int(self.factors[1].max())
+
+    def workspace(self, n_rows: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Memory for the lines, log densities and shares of a block, of a chunk with so many rows."""
+        n_lines = (self.n_lines, self.n_components, 2 * len(self.members) + 1)
+        n_block_rows = min(rows_of_block(sum(n_lines)), _filled(max(1, n_rows)))
+        lines, logits, shares = (_aligned(n, n_block_rows, self.eta.dtype) for n in n_lines)
+        return lines, logits, shares
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The models of one pass, ready to be evaluated on chunks of rows.
+
+    ``center`` (n_features,) is the feature map's origin; ``scatter`` (n_features, n_features) is the data's about it.
+    """
+
+    models: tuple[Model, ...]
+    center: Array
+    scatter: Array
+    groups: tuple[Group, ...]
+    centred: tuple[int, ...]
+
+
+def rows_of_block(n_lines: int) -> int:
+    """Rows of a block that has so many lines, log densities and answers a row."""
+    rows = BLOCK_BYTES // (8 * n_lines)
+    return max(ROW_MULTIPLE, rows // ROW_MULTIPLE * ROW_MULTIPLE)
+
+
+def build_stack(
+    models: Sequence[Model],
+    center: Array,
+    scatter: Array,
+    *,
+    answers: bool = False,
+    dtype: np.dtype[Any] = DOUBLE,
+) -> Stack:
+    """Stack models over the data's centre and scatter.
+
+    ``answers`` takes the columns that each row's density needs. ``dtype`` is that of the rows: what is stored in single
+    precision is computed in it, by the models that it is good enough for.
+    """
+    groups: list[Group] = []
+    centred: list[int] = []
+    for family in dict.fromkeys(family for family, _ in models):
+        mine = [i for i, (other, _) in enumerate(models) if other is family]
+        kappas = family.kappas([models[i][1] for i in mine], center)
+        # a kappa that is no number is none that is small enough
+        mapped = [i for i, kappa in zip(mine, kappas, strict=True) if kappa <= MAX_KAPPA]
+        centred += [i for i in mine if i not in mapped]
+        if mapped:
+            groups += _build_groups(family, mapped, models, center, scatter, answers, dtype)
+    return Stack(tuple(models), center, scatter, tuple(groups), tuple(sorted(centred)))
+
+
+def _are_safe_in_single(
+    eta: Array, means: Array, edges: NDArray[np.int64], center: Array, scatter: Array, of_lines: Factors
+) -> NDArray[np.bool_]:
+    """Whether the terms of each mixture's log densities at its components' means stay below :data:`MAX_SINGLE`.
+
+    Where the data reach, which their scatter bounds, squares must not overflow either.
+    """
+    m = (means - center).T
+    lines = np.vstack([np.ones(m.shape[1]), m, np.sum(m * m, axis=0)])
+    first, second = of_lines
+    sizes = np.abs(np.where(np.isfinite(eta), eta, 0.0))
+    terms = np.einsum("kp,pk->k", sizes, np.abs(lines[first] * lines[second]))
+    reach = sizes.max(axis=1) * max(1.0, float(np.trace(scatter)))
+    unsafe = (terms > MAX_SINGLE) | (reach >= LARGEST_SINGLE)
+    safe: NDArray[np.bool_] = ~np.logical_or.reduceat(unsafe, edges[:-1])
+    return safe
+
+
+def _build_groups(
+    family: Family,
+    members: Sequence[int],
+    models: Sequence[Model],
+    center: Array,
+    scatter: Array,
+    answers: bool,
+    dtype: np.dtype[Any],
+) -> Iterator[Group]:
+    """The groups of one family's models: one of each precision."""
+    parameters = [models[i][1] for i in members]
+    eta = family.naturals(parameters, center, answers)
+    edges = edges_of([len(p.weights) for p in parameters])
+    columns = family.answer_columns(len(center)) if answers else family.fit_columns(len(center))
+    first, second = (part[columns] for part in factors(len(center)))
+    singles = np.zeros(len(members), dtype=bool)
+    if dtype == np.float32:
+        means = np.concatenate([p.means for p in parameters])
+        singles = _are_safe_in_single(eta, means, edges, center, scatter, (first, second))
+    filled = (np.append(first, FILL[: -len(first) % 3]), np.append(second, FILL[: -len(second) % 3]))
+    for single in dict.fromkeys(singles.tolist()):
+        of_precision = [j for j, other in enumerate(singles) if other == single]
+        for chosen in _side_by_side(of_precision, np.diff(edges)):
+            part = np.concatenate([eta[edges[j] : edges[j + 1]] for j in chosen])
+            transposed = np.ascontiguousarray(part.T, dtype=np.float32 if single else np.float64)
+            sizes = [len(parameters[j].weights) for j in chosen]
+            yield Group(family, transposed, filled, tuple(members[j] for j in chosen), edges_of(sizes))
+
+
+def _side_by_side(members: Sequence[int], sizes: NDArray[np.int64]) -> Iterator[list[int]]:
+    """As many members at a time as leave a block its rows, given all members' numbers of components."""
+    chosen: list[int] = []
+    n_components = 0
+    for j in members:
+        if chosen and n_components + sizes[j] > MOST_COMPONENTS:
+            yield chosen
+            chosen, n_components = [], 0
+        chosen.append(j)
+        n_components += sizes[j]
+    yield chosen
+
+
+def _filled(n_rows: int) -> int:
+    return -(-n_rows // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def _aligned(n_lines: int, n_rows: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Memory that begins with a cache line: a vector that lies across two costs twice."""
+    n_bytes = n_lines * n_rows * dtype.itemsize
+    memory = np.empty(n_bytes + CACHE_LINE, dtype=np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + n_bytes].view(dtype).reshape(n_lines, n_rows)
+
+
+def centred_blocks(rows: NDArray[np.floating], n_components: int) -> Iterator[tuple[slice, Array]]:
+    """Blocks of rows for the component-centred kernels: place in the chunk, and rows (n_features, n_filled).
+
+    Each is filled up with rows of zeros to a multiple of :data:`ROW_MULTIPLE`.
+    """
+    step = rows_of_block(2 * rows.shape[1] + n_components)
+    for start in range(0, len(rows), step):
+        place = slice(start, min(start + step, len(rows)))
+        x = np.zeros((rows.shape[1], _filled(place.stop - place.start)))
+        x[:, : place.stop - place.start] = rows[place].T
+        yield place, x
+
+
+def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, statistics: bool = True) -> Sums:
+    """Sums of every model over one chunk; adding the sums of two chunks merges them.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+    weights : ndarray of shape (n_rows,), or None
+    stack : Stack
+    statistics : bool
+        Whether the M-step's sums are wanted beside the log-likelihoods.
+
+    Returns
+    -------
+    sums : list of ndarray
+        Log-likelihoods (n_models,), logarithms of the largest responsibilities (n_models,), then an array a group
+        and three a centred model, in the stack's order.
+    """
+    sums = _zero_sums(stack, statistics)
+    for g, group in enumerate(stack.groups):
+        taken = sums[2 + g] if statistics else np.zeros((0, 3))
+        totals = np.zeros((2, len(group.members)))
+        given = NO_WEIGHTS if weights is None else weights
+        kernels.add_chunk(
+            rows,
+            given,
+            stack.center,
+            group.eta,
+            *group.factors,
+            group.edges,
+            *group.workspace(len(rows)),
+            ROW_MULTIPLE,
+            totals,
+            taken,
+        )
+        sums[0][list(group.members)], sums[1][list(group.members)] = totals
+    for c, member in enumerate(stack.centred):
+        arrays = _centred_arrays(stack, sums, c) if statistics else []
+        _add_centred_model(rows, weights, stack.models[member], member, sums, arrays)
+    return sums
+
+
+def add_sums(parts: Sequence[Sums]) -> Sums:
+    """Merge sums, in the order given."""
+    total = [array.copy() for array in parts[0]]
+    for part in parts[1:]:
+        for target, array in zip(total, part, strict=True):
+            target += array
+    return total
+
+
+def _zero_sums(stack: Stack, statistics: bool) -> Sums:
+    sums = [np.zeros(len(stack.models)), np.zeros(len(stack.models))]
+    if statistics:
+        sums += [np.zeros((group.n_components, len(group.factors[0]))) for group in stack.groups]
+        for i in stack.centred:
+            family, parameters = stack.models[i]
+            k, d = parameters.means.shape
+            sums += [np.zeros(k), np.zeros((k, d)), family.zero_s2(k, d)]
+    return sums
+
+
+def _add_centred_model(
+    rows: NDArray[np.floating], weights: Array | None, model: Model, member: int, sums: Sums, arrays: Sums
+) -> None:
+    """Add a model's log-likelihoods to ``sums``, and its statistics to ``arrays`` unless there are none."""
+    family, parameters = model
+    for place, x in centred_blocks(rows, len(parameters.weights)):
+        resp, n_rows = family.centred_logits(x, parameters), place.stop - place.start
+        block_weights, shares = np.zeros(x.shape[1]), np.empty((2, x.shape[1]))
+        block_weights[:n_rows] = 1.0 if weights is None else weights[place]
+        kernels.softmax(resp, np.array([0, len(resp)]), block_weights, shares[:1], shares[1:], x.shape[1])
+        sums[0][member] += shares[0] @ block_weights
+        sums[1][member] += shares[1] @ block_weights
+        if arrays:
+            add_centred(family, x, resp, parameters.means, arrays)
+
+
+def add_centred(family: Family, x: Array, resp: Array, origins: Array, sums: Sums) -> None:
+    """Add a block's statistics about per-component origins to ``sums``, the arrays s0, s1 and s2.
+
+    ``x`` has shape (n_features, n_rows), ``resp`` (n_components, n_rows), ``origins`` (n_components, n_features).
+    """
+    s0, s1, s2 = sums
+    s0 += resp.sum(axis=1)
+    for k, origin in enumerate(origins):
+        y = x - origin[:, None]
+        s1[k] += y @ resp[k]
+        family.add_s2(s2, k, y, resp[k])
+
+
+def unpack_totals(stack: Stack, sums: Sums) -> list[Totals]:
+    """Log-likelihood of each model of the stack over all rows, and its ICL term."""
+    totals = []
+    for i, (family, parameters) in enumerate(stack.models):
+        correction = 0.0
+        if i not in stack.centred:
+            correction = family.log_likelihood_correction(parameters, stack.scatter)
+        totals.append(Totals(float(sums[0][i]) + correction, float(sums[1][i])))
+    return totals
+
+
+def unpack_sums(stack: Stack, sums: Sums) -> list[Statistics]:
+    """Statistics of each model of the stack, from the sums over all rows."""
+    found: dict[int, Statistics] = {}
+    totals = unpack_totals(stack, sums)
+    for group, array in zip(stack.groups, sums[2:], strict=False):
+        parts = group.family.unpack_all(array[:, : len(group.eta)], group.edges, stack.center, stack.scatter)
+        found.update(zip(group.members, parts, strict=True))
+    for c, member in enumerate(stack.centred):
+        s0, s1, s2 = _centred_arrays(stack, sums, c)
+        found[member] = Statistics(s0, s1, s2, stack.models[member][1].means)
+    return [
+        Statistics(one.s0, one.s1, one.s2, one.origins, total.log_likelihood)
+        for one, total in zip(map(found.__getitem__, range(len(totals))), totals, strict=True)
+    ]
+
+
+def _centred_arrays(stack: Stack, sums: Sums, c: int) -> Sums:
+    first = 2 + len(stack.groups) + 3 * c
+    return sums[first : first + 3]

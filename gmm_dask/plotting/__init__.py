@@ -1,0 +1,12 @@
+"""Pictures of a fitted mixture and of a search; each function returns matplotlib's axes."""
+
+from gmm_dask.plotting.plots import (
+    components_of,
+    plot_bounds,
+    plot_clusters,
+    plot_criteria,
+    plot_means,
+    plot_uncertainty,
+)
+
+__all__ = ["components_of", "plot_bounds", "plot_clusters", "plot_criteria", "plot_means", "plot_uncertainty"]

@@ -1,0 +1,121 @@
+"""What a notebook shows of an estimator: scikit-learn's diagram, and once it is fitted a compact table below it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from gmm_dask.families import Parameters, get_family
+from gmm_dask.plotting.feature_pairs import Components, telling_features
+from gmm_dask.selection.criteria import LABELS, evidence
+
+MOST_COMPONENTS = 12
+MOST_FEATURES = 8
+MOST_CANDIDATES = 6
+
+# colours come from the notebook, light or dark
+_STYLE = """<style>
+.gmm-dask { font-size: 0.9em; margin-top: 0.6em }
+.gmm-dask table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+.gmm-dask caption { caption-side: top; white-space: nowrap; text-align: left; padding: 0.3em 0; font-weight: 600 }
+.gmm-dask th, .gmm-dask td { text-align: right; padding: 0.15em 0.7em }
+.gmm-dask tr { border-bottom: 1px solid rgba(128, 128, 128, 0.3) }
+.gmm-dask th:first-child { text-align: left; padding-left: 0 }
+.gmm-dask p { margin: 0.3em 0; opacity: 0.75 }
+</style>"""
+
+
+def mixture_html(diagram: str, mixture: Any) -> str:
+    """The diagram of a mixture; of a fitted one with its components below."""
+    return f"{diagram}{_block(_components_html(mixture))}" if hasattr(mixture, "weights_") else diagram
+
+
+def search_html(diagram: str, search: Any) -> str:
+    """The diagram of a search; of a fitted one with its best candidates and the winner's components below."""
+    if not hasattr(search, "results_"):
+        return diagram
+    parts = [*_candidates_html(search), *_components_html(search.best_estimator_)]
+    return f"{diagram}{_block(parts)}"
+
+
+def _block(parts: Iterable[str]) -> str:
+    return f'{_STYLE}<div class="gmm-dask">{"".join(parts)}</div>'
+
+
+def _components_html(mixture: Any) -> list[str]:
+    """A row a component: its weight, and its mean and standard deviation by feature."""
+    components = _components(mixture)
+    features = np.sort(telling_features(components)[:MOST_FEATURES])
+    shown = np.argsort(-components.weights, kind="stable")[:MOST_COMPONENTS]
+    head = ["component", "weight", *(components.names[d] for d in features)]
+    digits = [_decimals(components.deviations[d]) for d in features]
+    body = []
+    for k in shown:
+        pairs = zip(components.means[k, features], np.sqrt(components.variances[k, features]), digits, strict=True)
+        values = [f"{mean:,.{places}f} ± {deviation:,.{places}f}" for mean, deviation, places in pairs]
+        body.append([str(k), f"{components.weights[k]:.1%}", *values])
+    n_components, n_features = components.means.shape
+    how = "converged" if mixture.converged_ else "stopped"
+    caption = (
+        f"{_counted(n_components, 'component')}, {mixture.covariance_type} covariance; {how} after "
+        f"{_counted(mixture.n_iter_, 'iteration')} at a mean log-likelihood of {mixture.lower_bound_:.4f} a row"
+    )
+    parts = [_table(caption, head, body), "<p>mean ± standard deviation of each component</p>"]
+    left_out = []
+    if n_components > len(shown):
+        left_out.append(f"the {len(shown)} heaviest of {n_components} components")
+    if n_features > len(features):
+        left_out.append(f"the {len(features)} of {n_features} features that tell the components apart best")
+    return [*parts, f"<p>Shown: {', '.join(left_out)}.</p>"] if left_out else parts
+
+
+def _components(mixture: Any) -> Components:
+    arrays = mixture.weights_, mixture.means_, mixture.covariances_, mixture.precisions_cholesky_
+    covariances = get_family(mixture.covariance_type).full_covariances(Parameters(*arrays))
+    return Components(mixture.weights_, mixture.means_, covariances, feature_names(mixture))
+
+
+def feature_names(mixture: Any) -> tuple[str, ...]:
+    """Names of a fitted mixture's features: those that X had, or x0, x1, ..."""
+    names = getattr(mixture, "feature_names_in_", None)
+    return tuple(f"x{d}" for d in range(mixture.means_.shape[1])) if names is None else tuple(map(str, names))
+
+
+def _candidates_html(search: Any) -> list[str]:
+    table = search.results_.sort_values("delta", kind="stable")
+    name, label = search.criterion, LABELS[search.criterion]
+    head = ["covariance", "K", label, f"Δ{label}", "evidence", "iterations", "status"]
+    body = []
+    for row in table.head(MOST_CANDIDATES).to_dict("records"):
+        words = evidence(row["delta"]) if name == "bic" and row["delta"] > 0.0 else ""
+        values = ["-", "-"] if math.isnan(row["delta"]) else [f"{row[name]:,.2f}", f"{row['delta']:,.2f}"]
+        kind, k, status = row["covariance_type"], str(row["n_components"]), row["status"]
+        body.append([kind, k, *values, words, str(row["n_iter"]), status])
+    caption = f"{_counted(len(table), 'candidate')}, the best first"
+    parts = [_table(caption, head, body)]
+    if name == "bic" and len(table) > 1:
+        parts.append("<p>Evidence: against the candidate, beside the best (Kass and Raftery 1995).</p>")
+    return parts
+
+
+def _table(caption: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    rows = []
+    for first, *cells in body:
+        values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{escape(first)}</th>{values}</tr>')
+    head_row = f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>"
+    return f"<table>{head_row}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _decimals(deviation: float) -> int:
+    """Decimals that show a hundredth of a standard deviation, but no more than six."""
+    return 2 if deviation <= 0.0 else min(6, max(0, 2 - math.floor(math.log10(deviation))))

@@ -1,0 +1,204 @@
+"""Pictures of a fitted mixture and of a search; each function returns matplotlib's axes.
+
+Matplotlib is imported when a picture is drawn. Without ``ax`` a new figure is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from gmm_dask.errors import UserError
+from gmm_dask.families import Parameters, get_family
+from gmm_dask.inputs import read_input
+from gmm_dask.passes.map_reduce import as_rows
+from gmm_dask.passes.model_batch import Model
+from gmm_dask.passes.predict import answer_rows
+from gmm_dask.plotting import drawing
+from gmm_dask.plotting.feature_pairs import Components, telling_pairs
+from gmm_dask.plotting.notebook import feature_names
+from gmm_dask.selection.criteria import CRITERIA
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+Array = NDArray[np.float64]
+# a fitted GaussianMixture, or a GaussianMixtureSearch, of which the winner is shown
+Fitted: TypeAlias = Any
+
+# rows in a picture: evenly spaced ones of more
+SHOWN_ROWS = 5000
+
+
+def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = False, ax: Axes | None = None) -> Axes:
+    """A criterion by number of components, a line a covariance type.
+
+    Parameters
+    ----------
+    search : GaussianMixtureSearch or DataFrame
+        Fitted, or its ``results_``.
+    criterion : {'bic', 'aic', 'icl', 'held_out'}, default=None
+        None takes the search's own.
+    close : bool, default=False
+        Whether only the best candidates are shown; for BIC with Kass and Raftery's (1995) scale of evidence.
+    ax : Axes, default=None
+
+    Returns
+    -------
+    Axes
+    """
+    if hasattr(search, "get_params"):
+        check_is_fitted(search)
+        criterion, search = criterion or search.criterion, search.results_
+    criterion = criterion or CRITERIA[0]
+    if criterion not in CRITERIA:
+        raise UserError(f"criterion must be one of {', '.join(CRITERIA)}; got {criterion!r}.")
+    if search[criterion].isna().all():
+        raise UserError(f"{criterion} is not known of any candidate; held_out needs a search that holds rows out.")
+    axes = _axes(ax)
+    drawing.draw_criteria(axes, search, criterion, close)
+    drawing.add_legend(axes, columns=5)
+    return axes
+
+
+def plot_clusters(mixture: Fitted, X: Any, features: Sequence[Any] | None = None, *, ax: Axes | None = None) -> Axes:
+    """Rows coloured by their component with the components' 95 % ellipses; of a single feature, the densities.
+
+    Parameters
+    ----------
+    mixture : GaussianMixture or GaussianMixtureSearch
+        Fitted.
+    X : array-like of shape (n_rows, n_features)
+        Of more than 5000 rows, evenly spaced ones are shown.
+    features : pair of str or int, default=None
+        Names or positions; None takes the two in whose plane the components overlap least.
+    ax : Axes, default=None
+
+    Returns
+    -------
+    Axes
+    """
+    components = components_of(mixture)
+    rows, responsibilities = _shown(mixture, X)
+    axes = _axes(ax)
+    if rows.shape[1] == 1:
+        drawing.draw_density(axes, components, rows[:, 0])
+        return axes
+    pair = telling_pairs(components, most=1)[0] if features is None else _pair(components.names, features)
+    drawing.draw_clusters(axes, components, rows, responsibilities.argmax(axis=1), pair)
+    return axes
+
+
+def plot_means(mixture: Fitted, *, ax: Axes | None = None) -> Axes:
+    """The components' means by feature, in standard deviations from the mixture's mean, as colours.
+
+    Parameters
+    ----------
+    mixture : GaussianMixture or GaussianMixtureSearch
+        Fitted.
+    ax : Axes, default=None
+
+    Returns
+    -------
+    Axes
+    """
+    components = components_of(mixture)
+    axes = _axes(ax)
+    drawing.draw_means(axes, components)
+    return axes
+
+
+def plot_uncertainty(mixture: Fitted, X: Any, *, ax: Axes | None = None) -> Axes:
+    """How sure the labels are: each component's rows by the probability that they belong to another.
+
+    Parameters
+    ----------
+    mixture : GaussianMixture or GaussianMixtureSearch
+        Fitted.
+    X : array-like of shape (n_rows, n_features)
+        As in :func:`plot_clusters`.
+    ax : Axes, default=None
+
+    Returns
+    -------
+    Axes
+    """
+    _, responsibilities = _shown(mixture, X)
+    axes = _axes(ax)
+    weights = _winner(mixture).weights_
+    drawing.draw_uncertainty(axes, 1.0 - responsibilities.max(axis=1), responsibilities.argmax(axis=1), weights)
+    return axes
+
+
+def plot_bounds(mixture: Fitted, *, ax: Axes | None = None) -> Axes:
+    """The mean log-likelihood a row by iteration of the best start.
+
+    Parameters
+    ----------
+    mixture : GaussianMixture or GaussianMixtureSearch
+        Fitted.
+    ax : Axes, default=None
+
+    Returns
+    -------
+    Axes
+    """
+    axes = _axes(ax)
+    drawing.draw_bounds(axes, _winner(mixture).lower_bounds_)
+    return axes
+
+
+def components_of(mixture: Fitted) -> Components:
+    """A fitted mixture's components, with covariances as matrices and the features' names."""
+    mixture = _winner(mixture)
+    family, parameters = _model(mixture)
+    covariances = family.full_covariances(parameters)
+    return Components(parameters.weights, parameters.means, covariances, feature_names(mixture))
+
+
+def _model(mixture: Any) -> Model:
+    arrays = mixture.weights_, mixture.means_, mixture.covariances_, mixture.precisions_cholesky_
+    return get_family(mixture.covariance_type), Parameters(*arrays)
+
+
+def _winner(mixture: Fitted) -> Any:
+    check_is_fitted(mixture)
+    return getattr(mixture, "best_estimator_", mixture)
+
+
+def _shown(mixture: Fitted, X: Any) -> tuple[Array, Array]:
+    """Some rows of X and their responsibilities."""
+    mixture = _winner(mixture)
+    array = read_input(mixture, X, reset=False)
+    if isinstance(array, da.Array) and np.isnan(array.shape[0]):
+        array = array.compute_chunk_sizes()
+    rows = array[:: max(1, -(-array.shape[0] // SHOWN_ROWS))]
+    (rows,) = dask.compute(rows)
+    answers = answer_rows(as_rows(rows), *_model(mixture), ["responsibility"])
+    return rows, answers["responsibility"]
+
+
+def _pair(names: tuple[str, ...], features: Sequence[Any]) -> tuple[int, int]:
+    """Positions of two features, by name or position."""
+    known: dict[Any, int] = {name: i for i, name in enumerate(names)} | {i: i for i in range(len(names))}
+    if len(features) != 2 or any(feature not in known for feature in features):
+        raise UserError(
+            f"features must be two of {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}, or their positions; "
+            f"got {list(features)!r}."
+        )
+    return known[features[0]], known[features[1]]
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(layout="constrained")[1]

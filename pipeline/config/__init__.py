@@ -1,0 +1,1 @@
+"""The configuration of a job: one YAML file, its sections as frozen models, and the reference made from them."""

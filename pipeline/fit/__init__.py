@@ -1,0 +1,1 @@
+"""A job: seed the candidates, fit them in waves, choose one, and resume where a run was stopped."""

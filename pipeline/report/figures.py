@@ -1,0 +1,198 @@
+"""The pictures of a result: what each shows, in words too, and how it is saved."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gmm_dask.plotting import drawing
+from gmm_dask.plotting.feature_pairs import telling_pairs
+from gmm_dask.selection.criteria import LABELS
+from pipeline.report.facts import Facts
+from pipeline.report.phrases import capital, counted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DPI = 200
+# of a size that is still legible at the width of a phone
+WIDTH, HEIGHT = 4.2, 3.3
+MOST_PAIRS = 3
+# what browsers, phones and printers have; a picture's text is theirs, as the page's is
+FONTS = ("Helvetica Neue", "Segoe UI", "Roboto", "Arial", "Liberation Sans", "DejaVu Sans")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a report.
+
+    Attributes
+    ----------
+    name : str
+        Of its file, without suffix.
+    alt : str
+        What is to be seen, for those who cannot see it.
+    caption : str
+    svg, png : bytes
+    """
+
+    name: str
+    alt: str
+    caption: str
+    svg: bytes
+    png: bytes
+
+
+def draw_choice(facts: Facts) -> list[Picture]:
+    """The criterion that decided by number of components, close to the winner and as a whole."""
+    name, label = facts.criterion, LABELS[facts.criterion]
+    kinds = ", ".join(dict.fromkeys(facts.table["covariance_type"]))
+    alt = f"{capital(label)} by number of components, a line for each of {kinds}. Smallest: {facts.best}."
+    close = f"The best candidates: how far their {label} lies above the smallest."
+    whole = f"All candidates by {label}; lower is better."
+    return [
+        _picture(f"{name}-close", f"Close to the winner: {alt}", close, lambda axes: _draw_close(axes, facts)),
+        _picture(name, alt, whole, lambda axes: _draw_criteria(axes, facts, name)),
+    ]
+
+
+def _draw_close(axes: Axes, facts: Facts) -> str:
+    banded = drawing.draw_criteria(axes, facts.table, facts.criterion, close=True)
+    drawing.add_legend(axes, columns=5, fontsize="small")
+    return " Shaded: how strong the evidence against a candidate is." if banded else ""
+
+
+def draw_other_criteria(facts: Facts) -> list[Picture]:
+    """The criteria that did not decide."""
+    return [_draw_other(facts, name) for name in facts.criteria if name != facts.criterion]
+
+
+def _draw_other(facts: Facts, name: str) -> Picture:
+    chosen, label = facts.choice(name), capital(LABELS[name])
+    alt = f"{label} by number of components. Smallest: {chosen}."
+    caption = f"{label} of all candidates; the smallest is that of {chosen}."
+    return _picture(name, alt, caption, lambda axes: _draw_criteria(axes, facts, name))
+
+
+def _draw_criteria(axes: Axes, facts: Facts, criterion: str) -> None:
+    drawing.draw_criteria(axes, facts.table, criterion)
+    drawing.add_legend(axes, columns=5, fontsize="small")
+
+
+def draw_components(facts: Facts) -> list[Picture]:
+    """The components in the planes of features where they are told apart best, over a sample of rows."""
+    sample, components = facts.sample, facts.components
+    if sample is None:
+        return []
+    n_components, n_features = components.means.shape
+    if n_features == 1:
+        alt = f"Histogram of {components.names[0]} with the density of {counted(n_components, 'component')}."
+        caption = f"{components.names[0]}: histogram of {len(sample.rows):,} sampled rows, and what the model says."
+        rows = sample.rows[:, 0]
+        return [_picture("clusters", alt, caption, lambda axes: drawing.draw_density(axes, components, rows))]
+    pairs = telling_pairs(components, MOST_PAIRS)
+    return [_draw_pair(facts, "clusters" if i == 0 else f"clusters-{i + 1}", pair) for i, pair in enumerate(pairs)]
+
+
+def _draw_pair(facts: Facts, name: str, pair: tuple[int, int]) -> Picture:
+    assert facts.sample is not None
+    sample, components = facts.sample, facts.components
+
+    def draw(axes: Axes) -> str:
+        outside = drawing.draw_clusters(axes, components, sample.rows, sample.label, pair)
+        return f" {counted(outside, 'row lies', 'rows lie')} outside the frame." if outside else ""
+
+    a, b = (components.names[i] for i in pair)
+    drawn, n_components = len(drawing.heaviest(components.weights)), len(components.weights)
+    which = f" of the {drawn} heaviest" if drawn < n_components else ""
+    ellipses = f"An ellipse holds 95% of a component{which}." if n_components > 1 else "The ellipse holds 95%."
+    alt = f"Sampled rows in the plane of {a} and {b}, coloured by component, each with its 95% ellipse."
+    return _picture(name, alt, f"{b} by {a}: {counted(len(sample.rows), 'row')}. {ellipses}", draw)
+
+
+def draw_means(facts: Facts) -> list[Picture]:
+    """The means of many features as colours; a table does for few."""
+    n_components, n_features = facts.components.means.shape
+    if n_features < 3 or n_components < 2:
+        return []
+    alt = f"Means of {n_components} components in {n_features} features as colours, from blue (low) to red (high)."
+    caption = "How far each component's means lie from the overall mean: blue below it, red above."
+    height = min(7.0, max(HEIGHT, 1.4 + 0.14 * n_components))
+    return [_picture("means", alt, caption, lambda axes: drawing.draw_means(axes, facts.components), height)]
+
+
+def draw_uncertainty(facts: Facts) -> list[Picture]:
+    """How sure the labels of the sampled rows are."""
+    sample, weights = facts.sample, facts.components.weights
+    if sample is None or len(weights) < 2:
+        return []
+    alt = "For each component, the parts of its rows by the probability that they belong to another component."
+    shown = len(drawing.heaviest(weights))
+    which = f" The {shown} heaviest components are shown." if shown < len(weights) else ""
+    caption = (
+        f"Of the sampled rows of each component: how likely they belong to another one; darker is less sure.{which}"
+    )
+    height = max(2.2, 1.3 + 0.22 * shown)
+    return [
+        _picture(
+            "uncertainty",
+            alt,
+            caption,
+            lambda axes: drawing.draw_uncertainty(axes, sample.uncertainty, sample.label, weights),
+            height,
+        )
+    ]
+
+
+def draw_bounds(facts: Facts) -> list[Picture]:
+    """The log-likelihood by pass."""
+    bounds = facts.model.lower_bounds
+    if not bounds:
+        return []
+    alt = f"Mean log-likelihood a row of {facts.best} by iteration, from {bounds[0]:.6g} to {bounds[-1]:.6g}."
+    caption = f"How the best start of {facts.best} came to its end, in {counted(len(bounds), 'iteration')}."
+    return [_picture("log-likelihood", alt, caption, lambda axes: drawing.draw_bounds(axes, bounds))]
+
+
+# -- saving --------------------------------------------------------------------------------------------------
+
+
+def _picture(name: str, alt: str, caption: str, draw: Callable[[Axes], str | None], height: float = HEIGHT) -> Picture:
+    """A picture by what draws it, which may return more to say in the caption."""
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        more = draw(figure.subplots()) or ""
+        svg, png = io.BytesIO(), io.BytesIO()
+        # without a date or a random salt, the same result gives the same bytes
+        figure.savefig(svg, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.savefig(png, format="png", dpi=DPI)
+    return Picture(name, alt, caption + more, svg.getvalue(), png.getvalue())
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib as mpl
+
+    style: Any = {
+        "font.family": "sans-serif",
+        "font.sans-serif": list(FONTS),
+        "font.size": 9.5,
+        "text.color": drawing.INK,
+        "axes.labelcolor": drawing.INK,
+        "axes.edgecolor": "#9a9a9a",
+        "xtick.color": drawing.INK,
+        "ytick.color": drawing.INK,
+        "xtick.labelsize": 9.0,
+        "ytick.labelsize": 9.0,
+        "axes.unicode_minus": True,
+        "text.parse_math": False,  # a column may be called $x$
+        "svg.fonttype": "none",
+        "svg.hashsalt": "gmm-dask",
+    }
+    with mpl.rc_context(style):
+        yield

@@ -1,0 +1,252 @@
+"""What a result means, in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gmm_dask.em.loop import Status
+from gmm_dask.families import get_family
+from gmm_dask.init.auto import AUTO
+from gmm_dask.passes.data_summary import sample_limit
+from gmm_dask.plotting.drawing import UNSURE
+from gmm_dask.selection.criteria import HELD_OUT, LABELS, evidence
+from gmm_dask.selection.diagnostics import starts_compared
+from pipeline.report.facts import Facts
+from pipeline.store.show import stored_remarks
+
+# how much support a candidate has beside the one with the smallest AIC (Burnham and Anderson 2002, section 2.6)
+SUPPORT = (
+    (2.0, "substantial support too"),
+    (4.0, "some support"),
+    (7.0, "considerably less support"),
+    (10.0, "little support"),
+    (math.inf, "essentially no support"),
+)
+# a component is worth a look with fewer rows than this
+FEW_ROWS = 10
+# a label is sure if another component has at most this probability
+SURE = UNSURE[1]
+LISTED = 12
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A count with its noun: ``1 row``, ``272 rows``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: list[str]) -> str:
+    """Names, the first few of many."""
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def joined(names: list[str]) -> str:
+    """Names in a sentence: ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
+
+
+def mixture_words(row: dict[str, Any]) -> str:
+    """A candidate in words: ``3 components with tied covariance``."""
+    return f"{counted(int(row['n_components']), 'component')} with {row['covariance_type']} covariance"
+
+
+def capital(text: str) -> str:
+    """A text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def difference(value: float) -> str:
+    """A difference of criteria, short enough for a cell."""
+    if math.isnan(value):
+        return "–"  # noqa: RUF001
+    if value >= 1e5:
+        return f"{value / 1e6:,.1f} M" if value >= 1e6 else f"{value / 1e3:,.0f} k"
+    return f"{value:,.1f}" if value < 1e3 else f"{value:,.0f}"
+
+
+def decimals(deviation: float) -> int | None:
+    """Decimals that show a hundredth of a standard deviation; None where only powers of ten do."""
+    if not 0.0 < deviation < math.inf:
+        return None
+    places = 2 - math.floor(math.log10(deviation))
+    return max(0, places) if -6 <= places <= 6 else None
+
+
+def number(value: float, places: int | None) -> str:
+    """A number with so many decimals; None stands for four significant digits."""
+    return (f"{value:.4g}" if places is None else f"{value:,.{places}f}").replace("-", "\u2212")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: ``2.3 s``, ``13 min 20 s``, ``5 h 2 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+# -- the decision --------------------------------------------------------------------------------------------
+
+
+def headline(facts: Facts) -> str:
+    """The decision in a sentence."""
+    verb = "describes" if facts.model.n_components == 1 else "describe"
+    return f"{mixture_words(facts.winner)} {verb} these data best"
+
+
+def decision(facts: Facts) -> list[str]:
+    """The decision in sentences: by how much, how strong that is, and what the covariance type means."""
+    count, name = len(facts.table), LABELS[facts.criterion]
+    value, kind = number(facts.winner[facts.criterion], 1), facts.model.covariance_type
+    first = f"This was the only candidate tried; its {name} is {value}."
+    if count > 1:
+        first = f"Of {counted(count, 'candidate')}, this mixture has the smallest {name} ({value}). {_lead(facts)}"
+    return [first.strip(), *_held_out(facts), f"{kind.capitalize()}: {get_family(kind).words}."]
+
+
+def _held_out(facts: Facts) -> Iterator[str]:
+    """What the rows held out say of the winner, where there are any."""
+    n_rows, row = facts.store.held_out_rows, facts.winner
+    if n_rows:
+        yield (
+            f"{counted(n_rows, 'row')} {'was' if n_rows == 1 else 'were'} held out of the fits: their mean "
+            f"log-likelihood is {number(row['held_out_log_likelihood'], 4)}, that of the fitted rows "
+            f"{number(row['log_likelihood'] / (facts.store.total_weight or 1.0), 4)}."
+        )
+
+
+def _lead(facts: Facts) -> str:
+    second = facts.runner_up
+    equals = [row["name"] for row in facts.equals]
+    verb = "is" if len(equals) == 1 else "are"
+    same = f"({listed(equals)} {verb} the same mixture in another form.) " if equals else ""
+    if second is None:
+        only = "No other candidate could be fitted." if len(facts.table) > 1 and not same else ""
+        return same + only
+    label = LABELS[facts.criterion]
+    name = f"{'an' if label[0] in 'AI' else 'a'} {label}"
+    has = f"{same}The runner-up, {mixture_words(second)}, has {name} {difference(second['delta'])} higher"
+    return f"{has}{_STRENGTHS[facts.criterion](facts, second)}"
+
+
+def _strength_of_bic(facts: Facts, second: dict[str, Any]) -> str:
+    words = evidence(second["delta"])
+    said = "no more than a bare mention" if words == "bare mention" else f"{words} evidence against it"
+    return f": {said}, by convention (Kass and Raftery 1995)."
+
+
+def _strength_of_aic(facts: Facts, second: dict[str, Any]) -> str:
+    support = next(words for upper, words in SUPPORT if second["delta"] <= upper)
+    return f" and {support} (Burnham and Anderson 2002). {_by_bic(facts, second)}"
+
+
+def _strength_of_icl(facts: Facts, second: dict[str, Any]) -> str:
+    return f"; there is no convention for how much that is. {_by_bic(facts, second)}"
+
+
+def _strength_held_out(facts: Facts, second: dict[str, Any]) -> str:
+    mean = facts.winner["held_out_log_likelihood"] - second["held_out_log_likelihood"]
+    return f", {mean:.2g} a row in log-likelihood{_strength_of_icl(facts, second)}"
+
+
+def _by_bic(facts: Facts, second: dict[str, Any]) -> str:
+    """What BIC says of the two."""
+    lead = second["bic"] - facts.winner["bic"]
+    preferred = "prefers this mixture too," if lead > 0.0 else "prefers the runner-up,"
+    words = evidence(abs(lead))
+    said = words if words == "bare mention" else f"{words} evidence"
+    return f"BIC {preferred} by {difference(abs(lead))}: {said}, by convention (Kass and Raftery 1995)."
+
+
+_STRENGTHS = {"bic": _strength_of_bic, "aic": _strength_of_aic, "icl": _strength_of_icl, HELD_OUT: _strength_held_out}
+
+
+def other_criteria(facts: Facts) -> str:
+    """Whether the criteria that did not decide agree."""
+    chosen = {name: facts.choice(name) for name in facts.criteria if name != facts.criterion}
+    agree = [LABELS[name] for name, found in chosen.items() if found == facts.best]
+    differ = [f"{LABELS[name]} would choose {found}" for name, found in chosen.items() if found != facts.best]
+    said = [f"{joined(agree)} {'agree' if len(agree) > 1 else 'agrees'}"] if agree else []
+    habits = " AIC tends to more components than BIC, ICL to fewer where they overlap." if differ else ""
+    return capital(f"{', and '.join([*said, *differ])}.{habits}")
+
+
+def sure_share(facts: Facts) -> float | None:
+    """Part of the sampled rows whose label is sure."""
+    if facts.sample is None or not len(facts.sample.uncertainty):
+        return None
+    return float(np.mean(facts.sample.uncertainty <= SURE))
+
+
+def starts(facts: Facts) -> str:
+    """What the fits began with, and which of the winner's starts agreed."""
+    said = starts_compared(facts.winner)
+    if facts.store.config["search"]["init_params"] != AUTO:
+        return said
+    most = min(facts.n_rows, sample_limit(len(facts.components.names)))
+    begun = f"the best of many short fits, compared on a sample of up to {most:,} rows, in memory: not among the passes"
+    return "; ".join(filter(None, [begun, said]))
+
+
+# -- what is worth a look ------------------------------------------------------------------------------------
+
+
+def notices(facts: Facts) -> list[str]:
+    """What a reader should know before trusting the result."""
+    return [
+        *_about_the_choice(facts),
+        *_about_the_candidates(facts),
+        *_about_the_components(facts),
+        *_about_rows(facts),
+    ]
+
+
+def _about_the_choice(facts: Facts) -> Iterator[str]:
+    yield from stored_remarks(facts.store, facts.table, facts.best)
+    close = [row["name"] for row in facts.others if row["delta"] <= 2.0 and row not in facts.equals]
+    if close and facts.criterion == "bic":
+        yield f"About as good by BIC, within 2 of the winner: {listed(close)}. Other reasons may decide between them."
+
+
+def _about_the_candidates(facts: Facts) -> Iterator[str]:
+    status = facts.model.status
+    if not status.trusted:
+        yield f"No candidate can be trusted, and the winner is {status}: {status.remedy}"
+    elif status is not Status.CONVERGED:
+        yield f"The winner did not converge: {status.remedy}"
+    failed = [name for status, names in facts.troubled.items() if not status.usable for name in names]
+    if failed:
+        yield f"{counted(len(failed), 'candidate')} could not be fitted; why, and what to do, is said below."
+    doubtful = [
+        name for status, names in facts.troubled.items() if status.usable and not status.trusted for name in names
+    ]
+    if doubtful:
+        of = counted(len(doubtful), "candidate")
+        yield f"{of} may not win, being degenerate or spurious; what that means is said below."
+
+
+def _about_the_components(facts: Facts) -> Iterator[str]:
+    few = [f"{k} (about {size:,.0f} {facts.size_unit})" for k, size in enumerate(facts.sizes) if size < FEW_ROWS]
+    if few:
+        yield f"Components of very few rows: {listed(few)}. They may describe outliers."
+    reg_covar = facts.store.config["search"]["reg_covar"]
+    thin = [str(k) for k in facts.held_open]
+    if thin:
+        yield (
+            f"In some direction only search.reg_covar ({reg_covar}) keeps these components from collapsing: "
+            f"{listed(thin)}. They may sit on equal rows; then their likelihood, and the choice, hang on reg_covar."
+        )
+
+
+def _about_rows(facts: Facts) -> Iterator[str]:
+    for note in facts.store.data.get("notes", []):
+        yield f"{note[:1].upper()}{note[1:].rstrip('.')}."
+    sure = sure_share(facts)
+    if sure is not None and sure < 0.5:
+        yield f"Only {sure:.0%} of the sampled rows have a sure label: the components overlap much."

@@ -1,0 +1,142 @@
+"""Whether data is the data that a result was made from: its header, its files' time, and what pass 0 found."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask.errors import UserError
+from gmm_dask.passes.data_summary import Profile
+from pipeline.sources import Source, last_modified
+
+# moments of the same rows, summed by other versions or processors, agree to better than this
+TOLERANCE = 1e-9
+# in so many fixed directions it is compared how the columns vary together: all pairs would be too many to store
+DIRECTIONS = 8
+
+Array = NDArray[np.float64]
+
+
+def header_of(source: Source) -> dict[str, Any]:
+    """What the data's header tells, without reading a row."""
+    return {
+        "path": source.path,
+        "kind": source.kind,
+        "columns": list(source.columns),
+        "n_rows": source.n_rows,
+        "bytes_per_pass": source.bytes_per_pass,
+        "modified": last_modified(source.place),
+    }
+
+
+def contents_of(profile: Profile) -> dict[str, Any]:
+    """What pass 0 found: rows, weight, each column's moments and range, how columns vary together, some rows.
+
+    All this is of the rows that are fitted; those held out are counted, and have means.
+
+    The profile is as pass 0 leaves it, with its whole sample.
+    """
+    deviations = np.sqrt(np.diagonal(profile.scatter) / profile.total_weight)
+    directions = _directions(deviations)
+    variances = np.einsum("ij,jk,ik->i", directions, profile.scatter, directions, optimize=True)
+    return {
+        "n_rows": profile.n_rows,
+        "total_weight": profile.total_weight,
+        "means": profile.center.tolist(),
+        "deviations": deviations.tolist(),
+        "minima": profile.minimum.tolist(),
+        "maxima": profile.maximum.tolist(),
+        "variances": (variances / profile.total_weight).tolist(),
+        "sample": _digest(profile),
+        **_held_out(profile),
+    }
+
+
+def _held_out(profile: Profile) -> dict[str, Any]:
+    """Rows, weight and means of the rows that are held out; nothing where none are."""
+    found = profile.held_out
+    if found is None:
+        return {}
+    return {
+        "held_out": {"n_rows": found.n_rows, "total_weight": found.total_weight, "means": found.center.tolist()},
+    }
+
+
+def _directions(deviations: Array) -> Array:
+    """Pseudo-random directions, always the same, in the columns' own units; a constant column has no part in them."""
+    varies = deviations > 0.0
+    directions = np.random.Generator(np.random.Philox(0)).standard_normal((DIRECTIONS, len(deviations)))
+    return np.where(varies, directions / np.where(varies, deviations, 1.0), 0.0)
+
+
+def _digest(profile: Profile) -> str:
+    """A hash of the sample's rows and weights, in their order."""
+    found = hashlib.sha256(np.ascontiguousarray(profile.sample))
+    if profile.sample_weights is not None:
+        found.update(np.ascontiguousarray(profile.sample_weights))
+    return found.hexdigest()
+
+
+def require_same_contents(path: str, columns: tuple[str, ...], there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Compare what pass 0 finds with what a stored result was made from.
+
+    Raises
+    ------
+    UserError
+        If they differ; the message names the first difference.
+    """
+    difference = _difference(columns, there, here)
+    if difference:
+        raise UserError(
+            f"the result store {path} is of other data, or its data has changed: {difference}. Choose another "
+            "output.store, or replace this one with --fresh."
+        )
+
+
+def _difference(columns: tuple[str, ...], there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    if len(there["means"]) != len(here["means"]):
+        return f"it had {len(there['means'])} columns and has {len(here['means'])}"
+    for key in ("n_rows", "total_weight"):
+        if not np.isclose(there[key], here[key], rtol=TOLERANCE):
+            return f"{key} was {there[key]:,} and is {here[key]:,}"
+    return (
+        _difference_of_columns(columns, there, here)
+        or _difference_of_rows(there, here)
+        or _difference_of_held_out(there, here)
+    )
+
+
+def _difference_of_columns(columns: tuple[str, ...], there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    words = {"means": "mean", "deviations": "standard deviation", "minima": "minimum", "maxima": "maximum"}
+    scale = np.abs(there["means"]) + np.array(there["deviations"])
+    for key, word in words.items():
+        off = np.abs(np.subtract(there[key], here[key])) > TOLERANCE * scale
+        if off.any():
+            i = int(off.argmax())
+            return f"the {word} of column {columns[i]!r} was {there[key][i]:.10g} and is {here[key][i]:.10g}"
+    return None
+
+
+def _difference_of_rows(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    means, deviations = np.abs(there["means"]), np.array(there["deviations"])
+    weights = np.abs(_directions(deviations))
+    # a covariance is rounded by the size of one column times the spread of the other
+    size = (weights @ deviations) * (weights @ (deviations + 2.0 * means))
+    if np.any(np.abs(np.subtract(there["variances"], here["variances"])) > TOLERANCE * size):
+        return "its columns vary together differently"
+    if there["sample"] != here["sample"]:
+        return "its rows were changed or reordered"
+    return None
+
+
+def _difference_of_held_out(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    if "held_out" not in there:
+        return None
+    scale = np.abs(there["means"]) + np.array(there["deviations"])
+    before, now = there["held_out"], here["held_out"]
+    off = np.abs(np.subtract(before["means"], now["means"])) > TOLERANCE * scale
+    same = all(np.isclose(before[key], now[key], rtol=TOLERANCE) for key in ("n_rows", "total_weight"))
+    return None if same and not off.any() else "the rows that are held out were changed"

@@ -1,0 +1,204 @@
+"""What a result store says: the candidates of a complete one, and those of an unfinished one as they stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gmm_dask.em.loop import State, Status, best_start
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.model_batch import Totals
+from gmm_dask.selection.criteria import CRITERIA, Outcome, best_position, differences, evaluate
+from gmm_dask.selection.diagnostics import remarks, starts_compared
+from pipeline.store import (
+    DamagedError,
+    ResultStore,
+    load_checkpoint,
+    open_store,
+    read_criteria,
+    read_effort,
+)
+
+COLUMNS = ("n_components", "covariance_type", "status", *CRITERIA, "n_parameters", "n_iter")
+ATTEMPTS = 5  # a run at work may replace the checkpoint while it is read
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """The candidates of a result store.
+
+    Attributes
+    ----------
+    store : str
+        Its path.
+    table : DataFrame
+        A row a candidate: ``n_components, covariance_type, status, bic, aic, icl, held_out, delta, n_iter`` and more.
+        While the store is unfinished, the criteria come from each candidate's newest lower bound; ICL and what is
+        held out are NaN.
+    criterion : str
+        ``"bic"``, ``"aic"``, ``"icl"`` or ``"held_out"``.
+    best : str or None
+        Name of the leading candidate; None if there is none yet.
+    passes : int
+        Reads of the data so far.
+    complete : bool
+    remarks : list of str
+        What to know before the choice is trusted; of a complete store.
+    notes : list of str
+        How the winner's starts compare, and what the fits took; of a complete store.
+    """
+
+    store: str
+    table: pd.DataFrame
+    criterion: str
+    best: str | None
+    passes: int
+    complete: bool
+    remarks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_result(path: str | Path) -> StoredResult:
+    """Read the candidates of a result store, whether it is complete or not.
+
+    Raises
+    ------
+    UserError
+        If there is no result store at the path, or an unfinished one whose checkpoint is damaged.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _read(open_store(path, unfinished=True))
+        except (KeyError, FileNotFoundError, DamagedError):
+            continue
+    return _read(open_store(path, unfinished=True))
+
+
+def _read(store: ResultStore) -> StoredResult:
+    criterion = store.config["search"]["criterion"]
+    table = add_delta(read_criteria(store.path) if store.is_complete else _table_so_far(store), criterion)
+    best = store.best or _leading(table, criterion)
+    found = StoredResult(store.path, table, criterion, best, store.passes, store.is_complete)
+    if not (store.is_complete and best):
+        return found
+    return replace(found, remarks=stored_remarks(store, table, best), notes=stored_notes(store, table, best))
+
+
+def stored_remarks(store: ResultStore, table: pd.DataFrame, best: str) -> list[str]:
+    """What to know before the choice of a complete store is trusted."""
+    search = store.config["search"]
+    stopped = (store.widening or {}).get("stopped") if search.get("extend") else None
+    return remarks(table, search["criterion"], row_of(table, best), stopped)
+
+
+def stored_notes(store: ResultStore, table: pd.DataFrame, best: str) -> list[str]:
+    """How the winner's starts compare, how the grid was widened, and what the fits of a complete store took."""
+    notes = [starts_compared(row_of(table, best)), widened(store, table), effort_words(store)]
+    return [note for note in notes if note]
+
+
+def widened(store: ResultStore, table: pd.DataFrame) -> str:
+    """From which numbers of components to which the grid was widened; empty if it was not."""
+    times = (store.widening or {}).get("times", 0)
+    if not times:
+        return ""
+    asked, counts = store.config["search"]["n_components"], table["n_components"]
+    words = "once" if times == 1 else f"{times} times"
+    return (
+        f"the grid was widened {words}, from {min(asked)} to {max(asked)} components to {counts.min()} to "
+        f"{counts.max()}"
+    )
+
+
+def effort_words(store: ResultStore) -> str:
+    """What the fits took; a pass over the data is an iteration of each fit that is running."""
+    effort = read_effort(store.path)
+    said = f"{effort.iterations:,} iterations of {effort.fits:,} fit{'s' * (effort.fits != 1)}, which share passes"
+    if store.config["search"].get("accelerate"):
+        said += f"; {effort.extrapolations:,} of them at extrapolated parameters, of which {effort.falls:,} given up"
+    if effort.sample_iterations:
+        said += f"; {effort.sample_iterations:,} more before them, over a sample in memory, which took no pass"
+    return said
+
+
+def add_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:
+    """The table with ``delta``: how much larger the criterion is than the winner's; NaN of what may not win."""
+    return table.assign(delta=differences(table[criterion].tolist(), table["status"].tolist()))
+
+
+def position_of(table: pd.DataFrame, name: str) -> int:
+    """Position of a candidate's row by the name of its model, such as ``tied-k3``."""
+    names = [Candidate.of(row).name for row in table.to_dict("records")]
+    return names.index(name)
+
+
+def row_of(table: pd.DataFrame, name: str) -> dict[str, Any]:
+    """A candidate's row by the name of its model."""
+    return {str(column): value for column, value in table.iloc[position_of(table, name)].items()}
+
+
+def leading_candidate(states: Sequence[State], profile: Profile, criterion: str) -> tuple[str | None, float | None]:
+    """Name and criterion of the candidate that leads an unfinished run; None where it is not known."""
+    outcomes = [_outcome_so_far(starts, profile) for starts in _by_candidate(states)]
+    values = [float(getattr(outcome, criterion)) for outcome in outcomes]
+    trusted = [outcome.state.status.trusted for outcome in outcomes]
+    best = best_position(values, [outcome.n_parameters for outcome in outcomes], trusted)
+    return (None, None) if best is None else (outcomes[best].state.candidate.name, values[best])
+
+
+def _leading(table: pd.DataFrame, criterion: str) -> str | None:
+    trusted = [Status(status).trusted for status in table["status"]]
+    best = best_position(table[criterion].tolist(), table["n_parameters"].tolist(), trusted)
+    if best is None:
+        return None
+    row = table.iloc[best]
+    return Candidate.of(row).name
+
+
+def _table_so_far(store: ResultStore) -> pd.DataFrame:
+    if store.checkpoint is None:
+        return pd.DataFrame({name: pd.Series(dtype=float) for name in COLUMNS})
+    checkpoint = load_checkpoint(store.path)
+    return table_so_far(checkpoint.states, checkpoint.profile)
+
+
+def table_so_far(states: Sequence[State], profile: Profile) -> pd.DataFrame:
+    """The candidates of an unfinished run, with criteria from each one's newest lower bound."""
+    rows = [_row_so_far(starts, profile) for starts in _by_candidate(states)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _by_candidate(states: Sequence[State]) -> list[list[State]]:
+    candidates: dict[tuple[str, int], list[State]] = {}
+    for state in states:
+        candidates.setdefault((state.covariance_type, state.n_components), []).append(state)
+    return list(candidates.values())
+
+
+def _outcome_so_far(starts: Sequence[State], profile: Profile) -> Outcome:
+    """Criteria of a candidate's best start so far, from its newest lower bound."""
+    state = best_start(starts, trusted=True) or starts[0]
+    known = state.usable and math.isfinite(state.lower_bound)
+    totals = Totals((state.lower_bound - profile.log_scale) * profile.total_weight, math.nan) if known else None
+    return evaluate(state, len(profile.center), totals, profile.total_weight)
+
+
+def _row_so_far(starts: Sequence[State], profile: Profile) -> dict[str, Any]:
+    """A candidate by its best start so far; it is running as long as any start is."""
+    outcome = _outcome_so_far(starts, profile)
+    state = outcome.state
+    running = any(start.status is Status.RUNNING for start in starts)
+    return {
+        "n_components": state.n_components,
+        "covariance_type": state.covariance_type,
+        "status": (Status.RUNNING if running else state.status).value,
+        **{name: getattr(outcome, name) for name in CRITERIA},
+        "n_parameters": outcome.n_parameters,
+        "n_iter": state.n_iter,
+    }

@@ -1,0 +1,378 @@
+"""Values of the rows: labels, log densities, responsibilities and anomalies, written chunk by chunk.
+
+The data's chunks end where they do, Zarr's are of one length. The task of a chunk of data writes the Zarr chunks that
+lie within it, as wholes; what it has of those that it shares with its neighbours it leaves in ``rows/unfinished``,
+and when all tasks are done they are put together. So no two tasks ever write one Zarr chunk. A chunk counts as
+finished by one small write, the last of its task: a run that was killed goes on with the chunks that do not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from gmm_dask.errors import FaultError
+from pipeline.store.arrays import StorePath, as_json, get, open_root
+
+Array = NDArray[np.float64]
+Values = Mapping[str, NDArray[Any]]
+
+# array -> dtype, dimensions, and the value that stands for no answer
+_ROWS: dict[str, tuple[Any, tuple[str, ...], Any]] = {
+    "label": (np.int32, ("row",), -1),
+    "log_density": (np.float64, ("row",), math.nan),
+    "responsibility": (np.float64, ("row", "component"), math.nan),
+    "anomaly": (np.bool_, ("row",), False),
+}
+# where chunks of data differ in length, Zarr's are shorter by this factor: little of them is shared
+SHARED = 16
+FEWEST_ROWS = 1 << 14
+
+
+@dataclass(frozen=True, eq=False)
+class RowPlan:
+    """What is written about which rows.
+
+    Attributes
+    ----------
+    lengths : tuple of int
+        Rows of each chunk of the data, as it is read.
+    n_components : int
+    names : tuple of str
+        Of ``label``, ``log_density`` and ``responsibility``; ``anomaly`` follows from the densities.
+    token : str
+        Tells these answers from those of any other model or data: what an earlier run has written is used if it has
+        the same.
+    """
+
+    lengths: tuple[int, ...]
+    n_components: int
+    names: tuple[str, ...]
+    token: str
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Number of each chunk's first row, and the number of rows."""
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the data."""
+        return int(self.starts[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """Sums over rows that have an answer.
+
+    Attributes
+    ----------
+    usable : int
+        How many rows these are.
+    deviation, squares : float
+        Sums of the log densities' distances from a number that is the same for all chunks, and of their squares.
+    labels : ndarray of shape (n_components,)
+        Rows of each component.
+    """
+
+    usable: int
+    deviation: float
+    squares: float
+    labels: NDArray[np.int64]
+
+    def to_array(self) -> Array:
+        """As one array, (3 + n_components,)."""
+        return np.array([self.usable, self.deviation, self.squares, *self.labels], dtype=np.float64)
+
+    @classmethod
+    def from_array(cls, values: Array) -> Totals:
+        """From one array, (3 + n_components,)."""
+        return cls(int(values[0]), float(values[1]), float(values[2]), values[3:].astype(np.int64))
+
+
+class RowWriter(Protocol):
+    """Where the values of rows go; its methods but for ``write`` are called by the driver alone."""
+
+    plan: RowPlan
+
+    @property
+    def place(self) -> str:
+        """The path, for messages."""
+
+    def begin(self) -> bool:
+        """Make room, or find what an earlier run left; returns whether that is whole."""
+
+    def finished(self) -> list[Totals | None]:
+        """Totals of each chunk that is written, None for the others."""
+
+    def write(self, number: int, values: Values, totals: Totals) -> None:
+        """Write the values of a chunk; after that it is finished."""
+
+    def join(self) -> None:
+        """Put together what chunks have left for that, all of them being finished."""
+
+    def log_density(self, number: int) -> Array:
+        """The stored log densities of a chunk, when all chunks are finished."""
+
+    def mark(self, threshold: float) -> int:
+        """Mark the rows with a density under the threshold, all chunks being finished; returns how many there are."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Declare the whole finished, with a summary."""
+
+    def summary(self) -> dict[str, Any]:
+        """The summary of the whole, with the number of rows."""
+
+    def holds_another(self) -> bool:
+        """Whether there is a whole of another plan."""
+
+
+class ZarrRows:
+    """Values of rows as arrays of the group ``rows`` of a store."""
+
+    def __init__(self, path: StorePath, plan: RowPlan) -> None:
+        self.plan = plan
+        self._path = str(path)
+        self._step = _zarr_rows(plan.lengths)
+
+    @property
+    def place(self) -> str:
+        """The group."""
+        return f"{self._path}/rows"
+
+    # -- before and after the pass ---------------------------------------------------------------------------
+    def begin(self) -> bool:
+        """Create the arrays, unless they are there; see :class:`RowWriter`."""
+        attributes = read_summary(self._path, unfinished=True)
+        if attributes is None or attributes.get("token") != self.plan.token:
+            self._create()
+            return False
+        return bool(attributes["complete"])
+
+    def _create(self) -> None:
+        with writing(self.place):
+            group = open_root(self._path, "r+").create_group("rows", overwrite=True)
+            edges = group.create_group("unfinished")
+            for name in self.plan.names:
+                self._create_array(group, name)
+                if not self._is_aligned:
+                    self._create_edges(edges, name)
+            edges.create_array(
+                "totals",
+                shape=(len(self.plan.lengths), 3 + self.plan.n_components),
+                chunks=(1, 3 + self.plan.n_components),
+                dtype=np.float64,
+                fill_value=math.nan,
+                dimension_names=("chunk", "total"),
+            )
+            group.update_attributes({"complete": False, "token": self.plan.token})
+
+    def _create_array(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
+        dtype, dimensions, empty = _ROWS[name]
+        others = self._others(name)
+        return group.create_array(
+            name,
+            shape=(self.plan.n_rows, *others),
+            chunks=(self._step, *others),
+            dtype=dtype,
+            fill_value=empty,
+            dimension_names=dimensions,
+            config=cast(Any, {"write_empty_chunks": True}),
+            overwrite=True,
+        )
+
+    def _create_edges(self, edges: zarr.Group, name: str) -> None:
+        """For each chunk of data, its rows before the first and after the last Zarr chunk that lies within it."""
+        dtype, dimensions, empty = _ROWS[name]
+        others = self._others(name)
+        edges.create_array(
+            name,
+            shape=(len(self.plan.lengths), 2 * self._step, *others),
+            chunks=(1, 2 * self._step, *others),
+            dtype=dtype,
+            fill_value=empty,
+            dimension_names=("chunk", "edge_row", *dimensions[1:]),
+        )
+
+    def _others(self, name: str) -> tuple[int, ...]:
+        return (self.plan.n_components,) * (len(_ROWS[name][1]) - 1)
+
+    def finished(self) -> list[Totals | None]:
+        """Totals of each chunk; see :class:`RowWriter`."""
+        every = get(self._group("r"), "unfinished/totals")
+        return [None if math.isnan(values[0]) else Totals.from_array(values) for values in every]
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Declare the group whole, and remove what was needed for that."""
+        with writing(self.place):
+            group = self._group("r+")
+            group.update_attributes(as_json({"complete": True, "n_rows": self.plan.n_rows, **summary}))
+            del group["unfinished"]
+
+    def summary(self) -> dict[str, Any]:
+        """The summary; see :class:`RowWriter`."""
+        return read_summary(self._path) or {}
+
+    def holds_another(self) -> bool:
+        """Whether there is another whole; see :class:`RowWriter`."""
+        return bool(self.summary().get("token", self.plan.token) != self.plan.token)
+
+    # -- a chunk's values ------------------------------------------------------------------------------------
+    def write(self, number: int, values: Values, totals: Totals) -> None:
+        """Write one chunk of data; see :class:`RowWriter`."""
+        group = self._group("r+")
+        start, first, last, stop = self._cuts(number)
+        with writing(self.place):
+            for name in self.plan.names:
+                answers = values[name].astype(_ROWS[name][0], copy=False)
+                if first < last:
+                    _array(group, name)[first:last] = answers[first - start : last - start]
+                if not self._is_aligned:
+                    edges = np.full((2 * self._step, *answers.shape[1:]), _ROWS[name][2], dtype=answers.dtype)
+                    edges[: first - start] = answers[: first - start]
+                    edges[self._step : self._step + stop - last] = answers[last - start :]
+                    _array(group, f"unfinished/{name}")[number] = edges
+            _array(group, "unfinished/totals")[number] = totals.to_array()
+
+    def _cuts(self, number: int) -> tuple[int, int, int, int]:
+        """A chunk's first row, the first and the last end of a Zarr chunk within it, and its end."""
+        start, stop = int(self.plan.starts[number]), int(self.plan.starts[number + 1])
+        first = min(stop, math.ceil(start / self._step) * self._step)
+        ends = stop if stop == self.plan.n_rows else stop // self._step * self._step
+        return start, first, max(first, ends), stop
+
+    @property
+    def _is_aligned(self) -> bool:
+        """Whether every chunk of data but the last is one Zarr chunk."""
+        return set(self.plan.lengths[:-1]) <= {self._step} and self.plan.lengths[-1] <= self._step
+
+    # -- when all chunks are written -------------------------------------------------------------------------
+    def join(self) -> None:
+        """Put the Zarr chunks together that several chunks of data have a part in."""
+        if self._is_aligned:
+            return
+        group = self._group("r+")
+        with writing(self.place):
+            for lines, parts in self._shared():
+                for name in self.plan.names:
+                    edges = _array(group, f"unfinished/{name}")
+                    pieces = [np.asarray(edges[number, where]) for number, where in parts]
+                    _array(group, name)[lines] = np.concatenate(pieces)
+
+    def _shared(self) -> Iterator[tuple[slice, list[tuple[int, slice]]]]:
+        """Each such Zarr chunk: its rows, and for each chunk of data in it where its edge lies."""
+        starts = self.plan.starts
+        for low in range(0, self.plan.n_rows, self._step):
+            high = min(low + self._step, self.plan.n_rows)
+            number = int(np.searchsorted(starts, low, side="right")) - 1
+            if starts[number + 1] >= high:
+                continue
+            parts = []
+            while number < len(self.plan.lengths) and starts[number] < high:
+                begin, end = max(low, int(starts[number])), min(high, int(starts[number + 1]))
+                if begin < end:
+                    parts.append((number, self._edge(number, begin, end)))
+                number += 1
+            yield slice(low, high), parts
+
+    def _edge(self, number: int, begin: int, end: int) -> slice:
+        start, first, last, _ = self._cuts(number)
+        offset = start if begin < first else last - self._step
+        return slice(begin - offset, end - offset)
+
+    def log_density(self, number: int) -> Array:
+        """Log densities of a chunk of data; see :class:`RowWriter`."""
+        lines = slice(int(self.plan.starts[number]), int(self.plan.starts[number + 1]))
+        return np.asarray(_array(self._group("r"), "log_density")[lines])
+
+    def mark(self, threshold: float) -> int:
+        """Write the array ``anomaly``, Zarr chunk by Zarr chunk; see :class:`RowWriter`."""
+        group, marked = self._group("r+"), 0
+        with writing(self.place):
+            target = self._create_array(group, "anomaly")
+            for low in range(0, self.plan.n_rows, self._step):
+                lines = slice(low, min(low + self._step, self.plan.n_rows))
+                under = np.asarray(_array(group, "log_density")[lines]) < threshold
+                target[lines] = under
+                marked += int(np.count_nonzero(under))
+        return marked
+
+    def _group(self, mode: Any) -> zarr.Group:
+        return cast(zarr.Group, open_root(self._path, mode)["rows"])
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    return cast(zarr.Array[Any], group[name])
+
+
+def _zarr_rows(lengths: Sequence[int]) -> int:
+    """Rows of a Zarr chunk: those of the data's chunks where they are alike, otherwise a part of the longest."""
+    longest = max(1, *lengths)
+    if set(lengths[:-1]) <= {longest}:
+        return longest
+    return min(longest, max(FEWEST_ROWS, longest // SHARED))
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def read_summary(path: StorePath, *, unfinished: bool = False) -> dict[str, Any] | None:
+    """What is known of the rows as a whole; None if they have not been written, or (by default) not all of them.
+
+    Returns
+    -------
+    summary : dict
+        ``complete``, ``n_rows``, ``usable``, ``mean_log_density``, ``deviation_of_log_density``, ``label_counts``,
+        and with anomalies ``anomalies``, ``anomaly_quantile``, ``anomaly_threshold``, ``anomaly_rank_error``.
+    """
+    root = open_root(path)
+    if "rows" not in root:
+        return None
+    summary = cast(zarr.Group, root["rows"]).attrs.asdict()
+    return dict(summary) if unfinished or summary.get("complete") else None
+
+
+def write_summary(path: StorePath, summary: dict[str, Any]) -> None:
+    """Write what is known of rows whose values lie elsewhere, in place of what is there."""
+    attributes = as_json({"complete": True, **summary})
+    open_root(path, "r+").create_group("rows", overwrite=True, attributes=attributes)
+
+
+def rows_folder(path: StorePath) -> str:
+    """Where the values of rows lie as Parquet files: beside the store."""
+    return f"{str(path).rstrip('/')}-rows"
+
+
+def row_shapes(path: StorePath) -> dict[str, tuple[int, ...]]:
+    """Shape of each array that the store holds about the rows."""
+    root = open_root(path)
+    if "rows" not in root:
+        return {}
+    group = cast(zarr.Group, root["rows"])
+    return {name: cast(zarr.Array[Any], group[name]).shape for name in _ROWS if name in group}
+
+
+@contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Turn what the operating system refuses into a :class:`FaultError` that names the place and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise FaultError(
+            f"cannot write {place}: {_reason(error)}. What is written is kept: free some space or mend the "
+            "disk, and run the same command again to go on."
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    """The operating system's words; libraries add theirs."""
+    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())

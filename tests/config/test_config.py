@@ -1,0 +1,501 @@
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from gmm_dask.errors import UserError
+from gmm_dask.families import FAMILIES
+from pipeline.config.job import JobConfig, config_schema, load_config
+
+MINIMAL = "data: {source: a.csv}\n"
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def load(text, *overrides):
+        Path("job.yaml").write_text(text)
+        return load_config("job.yaml", list(overrides))
+
+    return load
+
+
+@pytest.fixture
+def error(load):
+    """The lines of the error that a configuration gives, without its first."""
+
+    def error(text, *overrides):
+        with pytest.raises(UserError) as caught:
+            load(text, *overrides)
+        first, *lines = str(caught.value).splitlines()
+        assert first.startswith("the configuration job.yaml has ")
+        return [line.strip() for line in lines]
+
+    return error
+
+
+def test_defaults(load):
+    config = load(MINIMAL)
+    assert config.model_dump() == {
+        "name": "gmm-dask",
+        "data": {
+            "source": "a.csv",
+            "storage_options": {},
+            "dataset": None,
+            "columns": None,
+            "weights": None,
+            "chunk_rows": "auto",
+            "missing": "error",
+            "missing_chunks": "error",
+            "scale": "none",
+        },
+        "search": {
+            "n_components": tuple(range(1, 10)),
+            "covariance_types": ("full", "tied", "diag", "spherical"),
+            "criterion": "bic",
+            "held_out": 0.0,
+            "extend": False,
+            "n_init": 1,
+            "init_params": "auto",
+            "tol": 1e-3,
+            "max_iter": 100,
+            "reg_covar": 1e-6,
+            "accelerate": False,
+            "random_state": 0,
+        },
+        "cluster": {
+            "kind": "threads",
+            "memory_limit": "1GiB",
+            "workers": None,
+            "threads_per_worker": None,
+            "local_directory": None,
+            "address": None,
+            "tls": None,
+            "class_path": None,
+            "kwargs": {},
+            "adaptive": None,
+            "min_workers": None,
+            "timeout": 60.0,
+            "persist": "auto",
+        },
+        "output": {
+            "store": "results/gmm-dask.zarr",
+            "labels": True,
+            "responsibilities": False,
+            "log_density": False,
+            "anomaly_quantile": None,
+            "rows": "zarr",
+            "key_columns": (),
+            "report": True,
+        },
+        "tasks": {"retries": 0, "retry_delay_seconds": 10.0, "timeout_seconds": None},
+        "score": None,
+        "refresh": None,
+        "schedule": None,
+    }
+
+
+def test_every_key_can_be_set(load):
+    config = load(
+        """
+name: cells
+data:
+  source: s3://bucket/${USER_FILE}.parquet
+  storage_options: {key: "${KEY}", secret: "${SECRET}", client_kwargs: {region_name: eu-west-1}}
+  dataset: null
+  columns: [a, b]
+  weights: w
+  chunk_rows: 1000
+  missing: drop
+  missing_chunks: fill
+  scale: standard
+search:
+  n_components: {min: 2, max: 4}
+  covariance_types: [diag]
+  criterion: icl
+  n_init: 3
+  init_params: k-means++
+  tol: 0
+  max_iter: 0
+  reg_covar: 1.0e-3
+  random_state: 12
+cluster: {kind: threads, memory_limit: 500MB}
+output:
+  store: out/{name}/r.zarr
+  labels: false
+  responsibilities: true
+  log_density: true
+  anomaly_quantile: 0.001
+  rows: parquet
+  key_columns: [id]
+  report: false
+""".replace("out/{name}/r.zarr", "'out/{name}/r.zarr'")
+    )
+    assert config.data.columns == ("a", "b")
+    assert config.data.weights == "w"
+    assert config.data.chunk_rows == 1000
+    assert config.search.n_components == (2, 3, 4)
+    assert config.search.tol == 0.0
+    assert config.cluster.memory_bytes == 500_000_000
+    assert config.output.store == "out/cells/r.zarr"
+    assert not config.output.labels
+
+
+def test_it_survives_its_own_json(load):
+    config = load(MINIMAL + "search: {n_components: {min: 2, max: 4}}")
+    assert JobConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_it_is_frozen(load):
+    config = load(MINIMAL)
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        config.search.tol = 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("{min: 2, max: 2}", (2,)),
+        ("{max: 3}", (1, 2, 3)),
+        ("{min: 8}", (8, 9)),
+        ("[5, 2, 3]", (2, 3, 5)),
+    ],
+)
+def test_numbers_of_components(load, text, counts):
+    assert load(MINIMAL + f"search: {{n_components: {text}}}").search.n_components == counts
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1.0e-5", "1E-5", "0.00001"])
+def test_small_numbers_as_people_write_them(load, text):
+    assert load(MINIMAL + f"search: {{tol: {text}}}").search.tol == 1e-5
+
+
+# -- overrides -----------------------------------------------------------------------------------------------
+
+
+def test_overrides_replace_values(load):
+    config = load(
+        "name: a\n" + MINIMAL + "search: {n_components: {min: 2, max: 9}}",
+        "name=b",
+        "search.n_components.max=3",
+        "search.tol=1e-4",
+        "data.columns=[x, y]",
+        "output.labels=false",
+        "data.source=b=c.csv",
+    )
+    assert config.name == "b"
+    assert config.search.n_components == (2, 3)
+    assert config.search.tol == 1e-4
+    assert config.data.columns == ("x", "y")
+    assert config.output.labels is False
+    assert config.output.store == "results/b.zarr"
+    assert config.data.source == "b=c.csv"
+
+
+def test_overrides_alone_can_make_a_configuration(load):
+    assert load("", "data.source=a.csv").data.source == "a.csv"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.n_init", "--set expects section.key=value, such as search.n_init=5; got 'search.n_init'."),
+        (".n_init=3", "--set expects section.key=value, such as search.n_init=5; got '.n_init=3'."),
+        ("data.source.x=1", "--set data.source.x=1: source is 'a.csv', which has no key 'x' to set."),
+        (
+            "data.columns=[a",
+            "the value of --set data.columns=[a is not valid YAML: "
+            "expected ',' or ']', but got '<stream end>' (line 1, column 3).",
+        ),
+    ],
+)
+def test_bad_overrides(load, override, message):
+    with pytest.raises(UserError) as caught:
+        load(MINIMAL, override)
+    assert str(caught.value) == message
+
+
+def test_overrides_are_validated(error):
+    (line,) = error(MINIMAL, "search.n_int=3")
+    assert line.startswith("search.n_int: unknown key (did you mean n_init?)")
+
+
+# -- errors --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "search: {tole: 1}",
+            "search.tole: unknown key (did you mean tol?); the keys here are n_components, covariance_types, "
+            "criterion, held_out, extend, n_init, init_params, tol, max_iter, reg_covar, accelerate, random_state.",
+        ),
+        (
+            "foo: 1",
+            "foo: unknown key; the keys here are name, data, search, cluster, output, tasks, score, refresh, schedule.",
+        ),
+        ("2: 1", "2: expected a key that is text; got 2."),
+        (
+            "name: a b",
+            "name: expected text of the form ^[A-Za-z0-9][A-Za-z0-9._-]*$; got 'a b'.",
+        ),
+        ("name: 3", "name: expected text; got 3."),
+        ("search: 3", "search: expected a mapping of keys to values; got 3."),
+        ("search:", "search: expected a mapping of keys to values; got nothing."),
+        ("search: {n_init: 2.5}", "search.n_init: expected a whole number; got 2.5."),
+        ("search: {n_init: true}", "search.n_init: expected a whole number; got True."),
+        ("search: {n_init: 0}", "search.n_init: expected a number of at least 1; got 0."),
+        ("search: {max_iter: -1}", "search.max_iter: expected a number of at least 0; got -1."),
+        ("search: {tol: abc}", "search.tol: expected a number; got 'abc'."),
+        ("search: {tol: -1}", "search.tol: expected a number of at least 0; got -1."),
+        ("search: {reg_covar: .nan}", "search.reg_covar: expected a finite number or 'auto'; got nan."),
+        (
+            "search: {random_state: 4294967296}",
+            "search.random_state: expected a number below 4294967296; got 4294967296.",
+        ),
+        ("search: {criterion: bix}", "search.criterion: expected 'bic', 'aic', 'icl' or 'held_out'; got 'bix'."),
+        (
+            "search: {init_params: best}",
+            "search.init_params: expected 'kmeans', 'k-means++', 'random', 'random_from_data' or 'auto'; got 'best'.",
+        ),
+        ("search: {covariance_types: full}", "search.covariance_types: expected a list; got 'full'."),
+        (
+            "search: {covariance_types: []}",
+            "search.covariance_types: expected a list with at least one entry; got [].",
+        ),
+        (
+            "search: {covariance_types: [full, fool]}",
+            "search.covariance_types: expected some of full, tied, diag, spherical; 'fool' is none of them; "
+            "got ['full', 'fool'].",
+        ),
+        (
+            "search: {covariance_types: [full, full]}",
+            "search.covariance_types: expected each value once; 'full' is repeated; got ['full', 'full'].",
+        ),
+        (
+            "search: {n_components: 3}",
+            "search.n_components: expected {min: 1, max: 9} or a list of whole numbers from 1, "
+            "such as [2, 3, 5]; got 3.",
+        ),
+        (
+            "search: {n_components: [0, 1]}",
+            "search.n_components: expected {min: 1, max: 9} or a list of whole numbers from 1, "
+            "such as [2, 3, 5]; got [0, 1].",
+        ),
+        (
+            "search: {n_components: []}",
+            "search.n_components: expected a list with at least one entry; got [].",
+        ),
+        (
+            "search: {n_components: [2, 2]}",
+            "search.n_components: expected each value once; 2 is repeated; got [2, 2].",
+        ),
+        (
+            "search: {n_components: {min: 3, max: 2}}",
+            "search.n_components: expected {min: 1, max: 9} with whole numbers, 1 <= min <= max; "
+            "got {'min': 3, 'max': 2}.",
+        ),
+        (
+            "search: {n_components: {mn: 3}}",
+            "search.n_components: expected {min: 1, max: 9} with whole numbers, 1 <= min <= max; got {'mn': 3}.",
+        ),
+        ("cluster: {kind: ray}", "cluster.kind: expected 'threads', 'local', 'address' or 'class'; got 'ray'."),
+        (
+            "cluster: {workers: 3}",
+            "cluster.workers: expected nothing, as it is for cluster.kind: local or class; got 3.",
+        ),
+        ("cluster: {kind: address}", "cluster.address: expected a value, as cluster.kind is address; got nothing."),
+        (
+            "cluster: {persist: always}",
+            "cluster.persist: expected auto or never, as threads read the data anew each pass; got 'always'.",
+        ),
+        (
+            "cluster: {kind: class, class_path: a.B, kwargs: {token: abc}}",
+            "cluster.kwargs: expected ${NAME}, a variable of the environment, for the secret token; "
+            "got {'token': '***'}.",
+        ),
+        (
+            "cluster: {kind: class, class_path: a.B, adaptive: {minimum: 3, maximum: 2}}",
+            "cluster.adaptive.maximum: expected a number of at least cluster.adaptive.minimum; got 2.",
+        ),
+        (
+            "cluster: {memory_limit: huge}",
+            "cluster.memory_limit: expected an amount of memory such as 1GiB or 500MB; got 'huge'.",
+        ),
+        (
+            "cluster: {memory_limit: 0GiB}",
+            "cluster.memory_limit: expected an amount of memory such as 1GiB or 500MB; got '0GiB'.",
+        ),
+        ("output: {anomaly_quantile: 0}", "output.anomaly_quantile: expected a number above 0; got 0."),
+        ("output: {anomaly_quantile: 0.6}", "output.anomaly_quantile: expected a number of at most 0.5; got 0.6."),
+        ("output: {rows: csv}", "output.rows: expected 'zarr' or 'parquet'; got 'csv'."),
+        ("output: {key_columns: [id]}", "output.key_columns: expected none unless output.rows is parquet; got ['id']."),
+        ("output: {labels: 1}", "output.labels: expected true or false; got 1."),
+        ("output: {store: ''}", "output.store: expected text that is not empty; got ''."),
+        (
+            "output: {store: 'a{b}.zarr'}",
+            "output.store: expected a path with {name}, and {started:%Y-%m-%d} in any such form, as its only "
+            "placeholders, {started} once; got 'a{b}.zarr'.",
+        ),
+        (
+            "output: {store: 's3://bucket/r.zarr'}",
+            "output.store: expected a path on a local disk; got 's3://bucket/r.zarr'.",
+        ),
+        (
+            "output: {store: 'a{.zarr'}",
+            "output.store: expected a path with {name}, and {started:%Y-%m-%d} in any such form, as its only "
+            "placeholders; expected '}' before end of string; got 'a{.zarr'.",
+        ),
+    ],
+)
+def test_errors_name_the_key_and_what_is_allowed(error, text, line):
+    assert error(f"{MINIMAL}{text}\n") == [line]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("data: a.csv", "data: expected a mapping of keys to values; got 'a.csv'."),
+        ("name: a", "data: this key is required. The rows to cluster."),
+        ("data: {source: ''}", "data.source: expected text that is not empty; got ''."),
+        ("data: {source: a, missing: fill}", "data.missing: expected 'error' or 'drop'; got 'fill'."),
+        ("data: {source: a, scale: robust}", "data.scale: expected 'none' or 'standard'; got 'robust'."),
+        (
+            "data: {source: s3://me:hunter2@bucket/a.parquet}",
+            "data.source: expected a URL without a password or a signature; write ${NAME}, and set NAME outside; "
+            "got 's3://me:***@bucket/a.parquet'.",
+        ),
+        (
+            "data: {source: s3://b/a.parquet, storage_options: {secret: hunter2}}",
+            "data.storage_options: expected ${NAME}, a variable of the environment, for the secret secret; "
+            "got {'secret': '***'}.",
+        ),
+        (
+            "data: {source: a, chunk_rows: 0}",
+            "data.chunk_rows: expected a number of at least 1 or 'auto'; got 0.",
+        ),
+        (
+            "data: {source: a, chunk_rows: some}",
+            "data.chunk_rows: expected a whole number or 'auto'; got 'some'.",
+        ),
+        ("data: {source: a, columns: x}", "data.columns: expected a list; got 'x'."),
+        (
+            "data: {source: a, columns: []}",
+            "data.columns: expected a list with at least one entry; got [].",
+        ),
+        ("data: {source: a, columns: [1]}", "data.columns: expected text; got 1."),
+        (
+            "data: {source: a, columns: [x, x]}",
+            "data.columns: expected each value once; 'x' is repeated; got ['x', 'x'].",
+        ),
+        (
+            "data: {source: a, columns: [x], weights: x}",
+            "data.weights: expected a column that data.columns does not list; got 'x'.",
+        ),
+    ],
+)
+def test_errors_in_data(error, text, line):
+    assert error(text) == [line]
+
+
+def test_a_required_key_says_what_it_is_for(error):
+    (line,) = error("data: {columns: [a]}")
+    assert line.startswith("data.source: this key is required. Where the data are")
+
+
+def test_all_errors_come_at_once(load):
+    with pytest.raises(UserError) as caught:
+        load("data: {sorce: a.csv}\nsearch: {tol: x}")
+    first, *lines = str(caught.value).splitlines()
+    assert first == "the configuration job.yaml has 3 errors:"
+    assert [line.split(":")[0].strip() for line in lines] == ["data.source", "data.sorce", "search.tol"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "schedules: {cron: 0 2 * * *}",
+        "cluster: {n_workers: 3}",
+    ],
+)
+def test_keys_that_nothing_implements_are_refused(error, text):
+    (line,) = error(MINIMAL + text)
+    assert "unknown key" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "must be a mapping of keys to values, such as 'name: my-job'; got [1, 2]."),
+        ("a: [1", "is not valid YAML: expected ',' or ']', but got '<stream end>' (line 1, column 6)."),
+        ("name: a\nname: b", "is not valid YAML: the key 'name' comes twice (line 2, column 1)."),
+        ("a: \x00", "is not valid YAML: unacceptable character"),
+    ],
+)
+def test_files_that_are_no_configuration(load, text, message):
+    with pytest.raises(UserError) as caught:
+        load(text)
+    assert message in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*no\.yaml: No such file.*Give the path of a YAML file"):
+        load_config(tmp_path / "no.yaml")
+    with pytest.raises(UserError, match="Is a directory"):
+        load_config(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xff\n")
+    with pytest.raises(UserError, match="it is not UTF-8 text"):
+        load_config(tmp_path / "latin.yaml")
+
+
+# -- the schema ----------------------------------------------------------------------------------------------
+
+
+def _properties(schema):
+    for section in [schema, *schema["$defs"].values()]:
+        yield from section["properties"].items()
+
+
+def test_the_schema_has_every_meaning_and_default():
+    schema = config_schema()
+    required = {"data", "source", "ca_file", "cert_file", "key_file"}
+    for name, field in _properties(schema):
+        assert field.get("description") or "$ref" in field, name
+        assert "default" in field or name in required, name
+    assert schema["additionalProperties"] is False
+    assert schema["$schema"].startswith("https://json-schema.org/")
+
+
+def test_the_schema_knows_the_allowed_values():
+    search = config_schema()["$defs"]["SearchConfig"]["properties"]
+    assert search["criterion"]["enum"] == ["bic", "aic", "icl", "held_out"]
+    assert search["covariance_types"]["items"]["enum"] == list(FAMILIES)
+    assert search["n_components"]["anyOf"][0] == {"$ref": "#/$defs/ComponentRange"}
+
+
+def test_the_schema_and_the_model_agree(load):
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(config_schema())
+    assert validator.is_valid(load(MINIMAL).model_dump(mode="json"))
+    assert not validator.is_valid({"data": {"source": "a"}, "foo": 1})
+
+
+# -- the configurations that come with the program -----------------------------------------------------------
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_are_valid(path):
+    assert load_config(path).data.source.startswith("configs/data/")
+
+
+def test_quickstart():
+    search = load_config(CONFIGS / "quickstart.yaml").search
+    assert search.n_components == tuple(range(1, 10))
+    assert search.covariance_types == tuple(FAMILIES)
+    assert (search.tol, search.max_iter, search.reg_covar) == (1e-5, 1000, 1e-3)
+    assert (search.n_init, search.init_params) == (1, "auto")

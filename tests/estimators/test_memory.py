@@ -1,0 +1,133 @@
+"""Projections of memory, and the waves that follow from them."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gmm_dask import UserError
+from gmm_dask.families import FAMILIES
+from gmm_dask.memory import (
+    Machine,
+    Shape,
+    affordable_competitions,
+    competing_bytes,
+    copies_of_sums,
+    model_bytes,
+    plan_waves,
+    projected_bytes,
+    resting_bytes,
+    starting_bytes,
+)
+from pipeline.config.job import JobConfig
+from pipeline.fit.estimate import estimate_job
+from pipeline.synth import Plan, draw_chunks, draw_truth, write_synthetic
+
+SHAPE = Shape(n_features=64, n_chunks=100, chunk_rows=20)
+CANDIDATES = [(name, k) for name, k in itertools.product(FAMILIES, range(1, 11))]
+MIB = 1 << 20
+
+
+def test_the_bytes_of_a_model_are_those_of_its_sums():
+    assert model_bytes(("spherical", 3), 8) == 8 * 3 * 10
+    assert model_bytes(("tied", 3), 8) == 8 * 3 * 9
+    assert model_bytes(("diag", 3), 8) == 8 * 3 * 17
+    assert model_bytes(("full", 3), 8) == 8 * 3 * 45
+
+
+def test_one_wave_where_there_is_memory():
+    assert plan_waves(SHAPE, Machine(2, 8192 * MIB), CANDIDATES, 3) == (120,)
+
+
+def test_two_competitions_where_they_are_little_work_and_room_for_both():
+    small = [("tied", 2), ("tied", 3)]
+    assert affordable_competitions(small, 2000, 64) == 2
+    assert affordable_competitions([("full", 3)], 2000, 64) == 1
+    few, many = (competing_bytes(replace(SHAPE, n_chunks=n), small, 1) for n in (100, 10_000))
+    assert few > many  # the second competition's fits
+
+
+def machine_with(mib):
+    """A machine with so many MiB for sums."""
+    return Machine(2, resting_bytes(SHAPE, Machine(2, 0), CANDIDATES, 3) + mib * MIB)
+
+
+@pytest.mark.parametrize("mib", [10, 20, 60, 200])
+def test_waves_hold_every_fit_and_stay_under_the_limit(mib):
+    machine = machine_with(mib)
+    waves = plan_waves(SHAPE, machine, CANDIDATES, 3)
+    assert sum(waves) == 120
+    assert all(length > 0 for length in waves)
+    assert projected_bytes(SHAPE, machine, CANDIDATES, 3, waves) <= machine.memory_limit
+
+
+def test_less_memory_means_more_waves():
+    counts = [len(plan_waves(SHAPE, machine_with(mib), CANDIDATES, 3)) for mib in (10, 20, 200)]
+    assert counts[0] > counts[1] > counts[2]
+
+
+def test_a_limit_that_one_fit_or_chunk_does_not_fit_is_refused_with_the_terms():
+    resting = resting_bytes(SHAPE, Machine(2, 0), CANDIDATES, 3)
+    largest = max(model_bytes(c, 64) for c in CANDIDATES) * copies_of_sums(SHAPE, Machine(2, 0))
+    least = max(resting + largest, starting_bytes(SHAPE, Machine(2, 0), CANDIDATES, 3))
+    assert sum(plan_waves(SHAPE, Machine(2, least), CANDIDATES, 3)) == 120
+    with pytest.raises(UserError, match=r"the memory limit is .* MiB, and .* needed: .*data\.chunk_rows"):
+        plan_waves(SHAPE, Machine(2, least - 1), CANDIDATES, 3)
+
+
+# the peak of the process itself; getrusage would count what its parent held when it was started
+PEAK = """
+import re, sys
+from flows.cli import app
+try:
+    app()
+finally:
+    status = open("/proc/self/status").read()
+    print("PEAK", re.search(r"VmHWM:\\s+(\\d+)", status).group(1), file=sys.stderr)
+"""
+
+
+def write_csv(path, plan):
+    rows = np.concatenate(list(draw_chunks(draw_truth(plan), plan)))
+    pd.DataFrame(rows, columns=[f"x{i}" for i in range(plan.n_features)]).to_csv(path, index=False)
+
+
+CASES = {
+    "zarr": (Plan(4_000_000, 8, 3), {"n_components": [2, 6]}, {}),
+    "npy": (Plan(3_000_000, 8, 3), {"n_components": [2, 6]}, {}),
+    "csv": (Plan(700_000, 6, 3), {"n_components": [2, 3]}, {}),
+    "wide.npy": (Plan(3000, 500, 2), {"n_components": [1, 2], "covariance_types": ["full"]}, {}),
+    "answers.npy": (
+        Plan(1_500_000, 8, 3),
+        {"n_components": [30], "covariance_types": ["diag"]},
+        {"responsibilities": True},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
+@pytest.mark.parametrize("case", CASES)
+def test_a_job_stays_under_its_projection(tmp_path, case):
+    plan, search, output = CASES[case]
+    source = tmp_path / f"data.{case}"
+    (write_csv if case == "csv" else write_synthetic)(source, plan)
+    job = {
+        "data": {"source": str(source)},
+        "search": {**search, "max_iter": 4},
+        "output": {"store": str(tmp_path / "result.zarr"), **output},
+    }
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    estimate = estimate_job(JobConfig.model_validate(job))
+    command = [sys.executable, "-c", PEAK, "run", str(tmp_path / "job.yaml"), "--no-prefect"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak = 1024 * int(re.search(r"PEAK (\d+)", ended.stderr).group(1))
+    print(f"{case}: projected {estimate.memory_bytes >> 20} MiB, peak {peak >> 20} MiB")
+    assert 0.5 * estimate.memory_bytes < peak < estimate.memory_bytes < estimate.machine.memory_limit

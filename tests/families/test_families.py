@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+import naive
+from gmm_dask.errors import SingularError, UserError
+from gmm_dask.families import FAMILIES, Statistics, get_family
+from gmm_dask.passes.model_batch import add_centred
+from mixtures import assert_same_parameters, moments, monomials, random_parameters, random_rows
+
+SHAPES = [(1, 1), (3, 1), (1, 4), (3, 4)]  # components, features
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def mixture(request, covariance_type):
+    return get_family(covariance_type), random_parameters(covariance_type, *request.param)
+
+
+def naive_logits(family, parameters, X):
+    model = naive.model_of(family.name, parameters)
+    return naive.array(naive.weighted_log_densities(naive.numbers(X), model)).T
+
+
+def test_naive_densities_are_scipys(covariance_type):
+    parameters = random_parameters(covariance_type, 2, 3)
+    X = random_rows(20, 3)
+    family = get_family(covariance_type)
+    for k, (mean, covariance) in enumerate(zip(parameters.means, family.full_covariances(parameters), strict=True)):
+        expected = multivariate_normal(mean, covariance).logpdf(X) + np.log(parameters.weights[k])
+        np.testing.assert_allclose(naive_logits(family, parameters, X)[k], expected, rtol=1e-12)
+
+
+def test_densities_are_linear_in_the_feature_map(mixture):
+    family, parameters = mixture
+    X = random_rows(50, parameters.means.shape[1])
+    center = X.mean(axis=0)
+    phi = monomials((X - center).T)
+    logits = family.natural(parameters, center) @ phi[family.answer_columns(X.shape[1])]
+    np.testing.assert_allclose(logits, naive_logits(family, parameters, X), rtol=1e-11)
+
+
+def test_centred_densities(mixture):
+    family, parameters = mixture
+    X = random_rows(50, parameters.means.shape[1])
+    np.testing.assert_allclose(family.centred_logits(X.T, parameters), naive_logits(family, parameters, X), rtol=1e-12)
+
+
+def test_fit_columns_begin_the_answer_columns(covariance_type):
+    family = get_family(covariance_type)
+    fit, answer = family.fit_columns(4), family.answer_columns(4)
+    assert fit.start == answer.start
+    assert fit.stop <= answer.stop
+
+
+def test_what_the_fit_columns_leave_out_is_corrected(mixture):
+    family, parameters = mixture
+    d = parameters.means.shape[1]
+    X = random_rows(80, d)
+    center, scatter = moments(X)
+    phi = monomials((X - center).T)
+    columns = family.fit_columns(d)
+    logits = family.natural(parameters, center)[:, : columns.stop - columns.start] @ phi[columns]
+    found = np.logaddexp.reduce(logits, axis=0).sum() + family.log_likelihood_correction(parameters, scatter)
+    expected = np.logaddexp.reduce(naive_logits(family, parameters, X), axis=0).sum()
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_shapes_and_numbers_of_parameters(mixture):
+    family, parameters = mixture
+    k, d = parameters.means.shape
+    assert parameters.covariances.shape == parameters.precisions_cholesky.shape == family.covariance_shape(k, d)
+    free = {"full": k * d * (d + 1) / 2, "tied": d * (d + 1) / 2, "diag": k * d, "spherical": k}[family.name]
+    assert family.n_parameters(k, d) == free + k * d + k - 1
+
+
+def test_precisions_invert_the_covariances(mixture):
+    family, parameters = mixture
+    k, d = parameters.means.shape
+    precisions = family.precisions(parameters.precisions_cholesky)
+    assert precisions.shape == family.covariance_shape(k, d)
+    covariances, factors = family.from_precisions(precisions)
+    np.testing.assert_allclose(covariances, parameters.covariances, rtol=1e-10)
+    np.testing.assert_allclose(factors, parameters.precisions_cholesky, rtol=1e-10, atol=1e-14)
+
+
+def test_kappa_bounds_the_condition(mixture):
+    family, parameters = mixture
+    center = np.full(parameters.means.shape[1], 7.0)
+    condition = max(
+        np.sum((mean - center) ** 2) / np.linalg.eigvalsh(covariance)[0]
+        for mean, covariance in zip(parameters.means, family.full_covariances(parameters), strict=True)
+    )
+    assert condition * (1 - 1e-12) <= family.kappa(parameters, center)
+    assert family.kappa(parameters, center) <= condition * parameters.means.shape[1] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("row_weights", [False, True])
+def test_m_step_matches_loops(covariance_type, row_weights):
+    rng = np.random.RandomState(1)
+    X, resp = random_rows(60, 3), rng.dirichlet(np.ones(4), 60)
+    weights = rng.uniform(0, 2, 60) if row_weights else None
+    family = get_family(covariance_type)
+    origins = rng.uniform(-5, 5, (4, 3))
+    weighted = resp if weights is None else resp * weights[:, None]
+    s2 = family.zero_s2(4, 3)
+    for k, origin in enumerate(origins):
+        family.add_s2(s2, k, (X - origin).T, weighted[:, k])
+    s0, s1 = weighted.sum(axis=0), np.stack([weighted[:, k] @ (X - origins[k]) for k in range(4)])
+    if covariance_type == "tied":  # pooled about one origin
+        s1, s2 = weighted.T @ (X - origins[0]), ((X - origins[0]).T * weighted.sum(axis=1)) @ (X - origins[0])
+        origins = np.tile(origins[0], (4, 1))
+    found = family.maximise(Statistics(s0, s1, s2, origins), reg_covar=0.01)
+    rows = naive.numbers(X)
+    expected = naive.m_step(covariance_type, rows, resp.tolist(), None if weights is None else weights.tolist(), 0.01)
+    assert_same_parameters(found, naive.parameters_of(covariance_type, expected), rtol=1e-11)
+
+
+def test_singular_covariances_are_refused(covariance_type):
+    family = get_family(covariance_type)
+    for value in (0.0, np.nan, np.inf):
+        with pytest.raises(SingularError, match="Increase reg_covar"):
+            family.parameters(np.full(2, 0.5), np.zeros((2, 3)), np.full(family.covariance_shape(2, 3), value))
+
+
+def test_m_steps_of_several_mixtures_are_those_of_each(covariance_type):
+    rng = np.random.RandomState(2)
+    family = get_family(covariance_type)
+    sound = [statistics_of(family, rng, k) for k in (1, 3, 2, 3)]
+    singular = replace(sound[1], s2=np.zeros_like(sound[1].s2))
+    several = [*sound[:2], singular, *sound[2:]]
+    found = family.maximise_all(several, 0.01)
+    assert family.maximise_all([singular], 0.0) == [None]
+    for one, together in zip(several, found, strict=True):
+        if together is None:
+            assert one is singular
+        else:
+            assert_same_parameters(together, family.maximise(one, 0.01), rtol=1e-14)
+    models = [parameters for parameters in found if parameters is not None]
+    center = np.array([0.5, -1.0, 2.0])
+    assert_close(family.kappas(models, center), [family.kappa(p, center) for p in models])
+    for answers in (False, True):
+        columns = family.answer_columns(3) if answers else family.fit_columns(3)
+        n_columns = columns.stop - columns.start
+        each = [family.natural(p, center)[:, :n_columns] for p in models]
+        assert_close(family.naturals(models, center, answers), np.concatenate(each))
+
+
+def statistics_of(family, rng, k):
+    """Statistics of rows drawn at random, about origins of their own."""
+    x, resp, origins = rng.normal(size=(3, 50)), rng.dirichlet(np.ones(k), 50).T, rng.normal(size=(k, 3))
+    sums = [np.zeros(k), np.zeros((k, 3)), family.zero_s2(k, 3)]
+    add_centred(family, x, resp, origins, sums)
+    return Statistics(*sums, origins)
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_families_by_name():
+    assert list(FAMILIES) == ["full", "tied", "diag", "spherical"]
+    with pytest.raises(UserError, match=r"must be one of full, tied, diag, spherical; got 'ful'"):
+        get_family("ful")

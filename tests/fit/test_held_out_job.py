@@ -1,0 +1,322 @@
+"""Rows held out of a job: from every source, with rows dropped and scaled, through a resume, to what it shows."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+from rich.console import Console
+
+import pipeline.fit.checkpointer
+import pipeline.sources.rows
+from gmm_dask import GaussianMixtureSearch, UserError
+from gmm_dask.memory import thread_bytes
+from gmm_dask.passes.holdout import Holdout
+from pipeline.config.job import JobConfig
+from pipeline.export import to_json
+from pipeline.fit.estimate import shape_of
+from pipeline.fit.job import run
+from pipeline.progress import PassDone
+from pipeline.report.facts import read_facts
+from pipeline.report.page import render
+from pipeline.sources import open_source
+from pipeline.store import open_store, read_criteria, read_model
+from pipeline.store.show import read_result
+
+N, SHARE, SEED = 400, 0.25, 1
+NAMES = ["height", "width", "depth"]
+KINDS = ("csv", "npy", "parquet", "zarr")
+
+
+@pytest.fixture
+def rows():
+    """Three separate groups in columns of very different units."""
+    rng = np.random.default_rng(0)
+    centers = np.array([[0, 0, 0], [6, 6, 0], [0, 6, 6]])
+    return (centers[rng.integers(0, 3, N)] + rng.normal(size=(N, 3))) * [1.0, 100.0, 0.01] + [5.0, 0.0, -1.0]
+
+
+@pytest.fixture
+def holes(rows):
+    """The same with values that are missing, a whole chunk of them too; and which rows are left."""
+    rows = rows.copy()
+    rows[[3, 250, N - 1], [0, 1, 1]] = np.nan, np.nan, -np.inf
+    rows[50:100, 0] = np.nan
+    return rows, np.isfinite(rows).all(axis=1)
+
+
+@pytest.fixture(params=["held", "in chunks"])
+def size(request, monkeypatch):
+    if request.param == "in chunks":
+        monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    return request.param
+
+
+@pytest.fixture
+def out():
+    return Holdout(SHARE, SEED, (0,)).is_held_out(0, N)
+
+
+def write(kind, path, rows, weights=None):
+    frame = pd.DataFrame(rows, columns=NAMES)
+    if weights is not None:
+        frame["w"] = weights
+    file = path / f"data.{kind}"
+    if kind == "csv":
+        frame.to_csv(file, index=False)
+    elif kind == "parquet":
+        frame.to_parquet(file, index=False, row_group_size=50)
+    elif kind == "npy":
+        np.save(file, rows)
+    else:
+        group = zarr.create_group(file)
+        for name in frame:
+            group.create_array(name, data=frame[name].to_numpy(), chunks=(50,))
+    return file
+
+
+def job(path, source, store="r.zarr", search=None, **data):
+    settings = {"n_components": [3], "covariance_types": ["tied", "diag"], "random_state": SEED, "held_out": SHARE}
+    settings |= search or {}
+    columns = None if str(source).endswith(".npy") else NAMES
+    return JobConfig.model_validate(
+        {
+            "data": {"source": str(source), "columns": columns, "chunk_rows": 50, **data},
+            "search": settings,
+            "output": {"store": str(path / store), "log_density": True, "report": False},
+        }
+    )
+
+
+def log_densities(summary):
+    return zarr.open_group(summary.store, mode="r")["rows/log_density"][...]
+
+
+def winner(summary):
+    return summary.table.loc[summary.table["delta"].idxmin()]
+
+
+# -- the numbers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_source_is_the_search_of_the_array(tmp_path, rows, size, kind, out):
+    summary = run(job(tmp_path, write(kind, tmp_path, rows)))
+    search = GaussianMixtureSearch([3], ["tied", "diag"], init_params="auto", random_state=SEED)
+    by_hand = search.fit(rows[~out]).results_
+    np.testing.assert_allclose(summary.table["bic"], by_hand["bic"], rtol=1e-9)
+    np.testing.assert_array_equal(summary.table["n_iter"], by_hand["n_iter"])
+    densities = log_densities(summary)
+    assert len(densities) == N
+    assert winner(summary)["held_out_log_likelihood"] == pytest.approx(densities[out].mean(), rel=1e-9)
+    assert summary.held_out_log_likelihood == winner(summary)["held_out_log_likelihood"]
+    assert summary.mean_log_likelihood == pytest.approx(densities[~out].mean(), rel=1e-9)
+    store = open_store(summary.store)
+    assert (store.n_rows, store.held_out_rows, summary.held_out_rows) == (N - out.sum(), out.sum(), out.sum())
+
+
+@pytest.mark.parametrize("scale", ["none", "standard"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "zarr"])
+def test_rows_that_are_dropped_are_neither_fitted_nor_held_out(tmp_path, holes, size, kind, weighted, scale, out):
+    rows, usable = holes
+    weights, options = None, {"missing": "drop", "scale": scale}
+    if weighted:
+        weights = np.random.default_rng(1).uniform(0.5, 2.0, N)
+        weights[200] = np.nan
+        usable[200] = False
+        options["weights"] = "w"
+    summary = run(job(tmp_path, write(kind, tmp_path, rows, weights), **options))
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    fitted = usable & ~out
+    source = write(kind, clean, rows[fitted], None if weights is None else weights[fitted])
+    by_hand = run(job(clean, source, search={"held_out": 0.0}, **options))
+    np.testing.assert_allclose(summary.table["bic"], by_hand.table["bic"], rtol=1e-9)
+    densities, chosen = log_densities(summary), usable & out
+    np.testing.assert_array_equal(np.isfinite(densities), usable)
+    expected = np.average(densities[chosen], weights=None if weights is None else weights[chosen])
+    assert winner(summary)["held_out_log_likelihood"] == pytest.approx(expected, rel=1e-9)
+    assert open_store(summary.store).held_out_rows == chosen.sum()
+    assert open_store(summary.store).data["missing"]["rows"] == N - usable.sum()
+
+
+def test_no_more_passes_than_without(tmp_path, rows):
+    source, search = write("zarr", tmp_path, rows), {"tol": 0.0, "max_iter": 5}
+    with_rows, without = (
+        run(job(tmp_path, source, f"{share}.zarr", {**search, "held_out": share})) for share in (SHARE, 0.0)
+    )
+    assert with_rows.passes == without.passes == 8
+    assert with_rows.bytes_read == without.bytes_read
+
+
+class Stop(Exception):
+    pass
+
+
+def stop(event):
+    if isinstance(event, PassDone) and event.number == 3:
+        raise Stop
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_going_on(tmp_path, holes, size, kind, monkeypatch):
+    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+    source = write(kind, tmp_path, holes[0])
+    options = {"missing": "drop", "scale": "standard", "search": {"criterion": "held_out"}}
+    whole = run(job(tmp_path, source, "whole.zarr", **options))
+    config = job(tmp_path, source, **options)
+    with pytest.raises(Stop):
+        run(config, progress=stop)
+    unfinished = read_result(config.output.store)
+    assert unfinished.best is None
+    assert unfinished.table["held_out"].isna().all()
+    source.touch()  # so that what is in it is compared
+    found = run(config)
+    pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
+
+
+def test_another_share_is_another_job(tmp_path, rows):
+    source = write("npy", tmp_path, rows)
+    run(job(tmp_path, source))
+    with pytest.raises(UserError, match=r"search\.held_out is 0\.25 there and 0\.5 here"):
+        run(job(tmp_path, source, search={"held_out": 0.5}))
+
+
+@pytest.mark.parametrize("change", ["fitted", "held out"])
+def test_rows_that_changed_are_found(tmp_path, rows, monkeypatch, out, change):
+    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+    source = write("npy", tmp_path, rows)
+    config = job(tmp_path, source)
+    with pytest.raises(Stop):
+        run(config, progress=stop)
+    rows[np.flatnonzero(out if change == "held out" else ~out)[0], 2] += 1e-4
+    np.save(source, rows)
+    with pytest.raises(UserError, match="the rows that are held out were changed" if change == "held out" else "mean"):
+        run(config)
+
+
+def test_a_copy_of_the_rows_is_projected(tmp_path, rows):
+    source = write("npy", tmp_path, rows)
+    configs = [job(tmp_path, source, search={"held_out": share}) for share in (0.0, SHARE)]
+    shapes = [shape_of(open_source(config.data), config) for config in configs]
+    assert thread_bytes(shapes[1]) - thread_bytes(shapes[0]) >= 8 * shapes[1].chunk_rows * 3
+
+
+# -- the choice, and what is told --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chosen(tmp_path, rows):
+    search = {"criterion": "held_out", "n_components": [1, 2, 3, 4], "covariance_types": ["diag", "tied"]}
+    return run(job(tmp_path, write("parquet", tmp_path, rows), search=search))
+
+
+def test_the_criterion_chooses(chosen, out):
+    table = chosen.table
+    assert chosen.best.endswith("-k3")
+    np.testing.assert_allclose(table["held_out"], -2.0 * out.sum() * table["held_out_log_likelihood"], rtol=1e-12)
+    np.testing.assert_allclose(table["delta"], table["held_out"] - table["held_out"].min())
+
+
+def test_xarray_reads_the_criterion_of_candidates_and_starts(chosen):
+    criteria = xr.open_zarr(chosen.store, group="criteria", consolidated=False).load()
+    assert criteria["held_out"].dims == ("n_components", "covariance_type")
+    assert criteria["start_held_out_log_likelihood"].dims == ("n_components", "covariance_type", "start")
+    assert criteria["held_out_log_likelihood"].max().item() == chosen.table["held_out_log_likelihood"].max()
+
+
+def test_the_report_tells_what_was_held_out(chosen, out):
+    from pipeline.report import figures, phrases
+
+    facts = read_facts(chosen.store)
+    lead, held_out, _ = phrases.decision(facts)
+    assert "this mixture has the smallest held-out deviance" in lead
+    assert "a held-out deviance" in lead
+    assert "a row in log-likelihood; there is no convention for how much that is. BIC" in lead
+    assert held_out.startswith(f"{out.sum()} rows were held out of the fits: their mean log-likelihood is")
+    drawn = {name: [] for name in ("clusters", "means", "uncertainty", "bounds")}
+    drawn |= {"choice": figures.draw_choice(facts), "others": figures.draw_other_criteria(facts)}
+    assert [p.name for p in drawn["choice"]] == ["held_out-close", "held_out"]
+    assert [p.name for p in drawn["others"]] == ["bic", "aic", "icl"]
+    assert "Held-out deviance by number of components" in drawn["choice"][1].alt
+    page = render(facts, drawn)
+    assert f"{out.sum()} rows more (" in page
+    assert "Δheld-out deviance" in page
+
+
+def test_a_report_by_bic_shows_it_among_the_others(tmp_path, rows):
+    from pipeline.report import phrases
+    from pipeline.report.tables import closest_table
+
+    facts = read_facts(run(job(tmp_path, write("npy", tmp_path, rows))).store)
+    assert closest_table(facts).head[4:7] == ["AIC", "ICL", "held-out deviance"]
+    assert "held-out deviance" in phrases.other_criteria(facts) or "Held-out deviance" in phrases.other_criteria(facts)
+
+
+def test_a_report_without_rows_held_out_does_not_speak_of_them(tmp_path, rows):
+    from pipeline.report import phrases
+    from pipeline.report.tables import closest_table
+
+    facts = read_facts(run(job(tmp_path, write("npy", tmp_path, rows), search={"held_out": 0.0})).store)
+    assert facts.criteria == ("bic", "aic", "icl")
+    said = [*phrases.decision(facts), phrases.other_criteria(facts), *closest_table(facts).head]
+    assert "eld-out" not in " ".join(said)
+
+
+def test_the_terminal_shows_it_within_80_columns(chosen):
+    from flows.terminal import candidates_table, winner_line
+
+    console = Console(file=io.StringIO(), width=80)
+    console.print(candidates_table(chosen.table, "held_out", chosen.best))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert f"{chosen.held_out_log_likelihood:.4f}" in text
+    assert "held-out deviance" in winner_line(chosen.table, "held_out", chosen.best)
+
+
+def test_the_export_tells_it(chosen):
+    result = open_store(chosen.store)
+    exported = to_json(result, read_model(chosen.store, chosen.best))
+    assert exported.criteria.held_out_log_likelihood == chosen.held_out_log_likelihood
+
+
+def test_stores_of_before_are_read(tmp_path, rows):
+    """Without what they did not know."""
+    summary = run(job(tmp_path, write("npy", tmp_path, rows), search={"held_out": 0.0}))
+    group = zarr.open_group(summary.store, mode="r+")
+    for name in ("held_out", "held_out_log_likelihood", "start_held_out", "start_held_out_log_likelihood"):
+        del group[f"criteria/{name}"]
+    config = dict(group.attrs["config"])
+    config["search"] = {key: value for key, value in config["search"].items() if key != "held_out"}
+    group.attrs["config"] = config
+    pd.testing.assert_frame_equal(read_criteria(summary.store), summary.table.drop(columns="delta"))
+    again = run(job(tmp_path, tmp_path / "data.npy", search={"held_out": 0.0}))
+    assert again.reused
+    assert read_result(summary.store).best == summary.best
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"held_out": 1.0}, "less than 1"),
+        ({"held_out": -0.1}, "greater than or equal to 0"),
+        ({"criterion": "held_out", "held_out": 0.0}, "expected a share above 0, such as 0.2, as search.criterion is"),
+    ],
+)
+def test_shares_that_are_none(tmp_path, search, message):
+    with pytest.raises(ValueError, match=message):
+        job(tmp_path, "x.npy", search=search)
+
+
+def test_a_share_that_holds_out_none_is_found_by_pass_0(tmp_path, rows):
+    config = job(tmp_path, write("npy", tmp_path, rows), search={"held_out": 1e-9})
+    with pytest.raises(UserError, match="held_out: so small a share holds out none of 400 rows"):
+        run(config)

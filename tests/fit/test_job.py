@@ -1,0 +1,474 @@
+"""The whole job: from a configuration to a store that xarray opens, through kills and changes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+
+import pipeline.fit.checkpointer
+import pipeline.fit.job
+import pipeline.sources.rows
+import pipeline.store
+from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
+from gmm_dask.memory import copies_of_sums, model_bytes, resting_bytes
+from gmm_dask.passes.map_reduce import as_rows, profile_rows
+from pipeline.config.job import ClusterConfig, JobConfig, load_config
+from pipeline.fit.estimate import machine_of, shape_of
+from pipeline.fit.job import run
+from pipeline.progress import PassDone, StageStarted
+from pipeline.sources import open_source
+from pipeline.sources.fingerprint import contents_of, require_same_contents
+from pipeline.sources.rows import read_profile
+from pipeline.store import load_checkpoint, lock, open_store, read_criteria
+from pipeline.store.show import leading_candidate, read_result, table_so_far
+from pipeline.synth import Plan, write_synthetic
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def in_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def quickstart(tmp_path, **search):
+    return load_config(
+        ROOT / "configs/quickstart.yaml",
+        [f"output.store={tmp_path}/result.zarr", *(f"search.{key}={value}" for key, value in search.items())],
+    )
+
+
+def open_group(store, group):
+    return xr.open_zarr(store, group=group, consolidated=False)
+
+
+# -- the path of a newcomer --------------------------------------------------------------------------------------
+
+
+def test_quickstart_finds_three_tied_components(tmp_path, in_project):
+    summary = run(quickstart(tmp_path))
+    assert summary.best == "tied-k3"
+    best = summary.table.set_index(["covariance_type", "n_components"]).loc["tied", 3]
+    assert best["bic"] == pytest.approx(2314.3, abs=0.1)
+    np.testing.assert_allclose(summary.weights, [0.47, 0.36, 0.17], atol=0.01)
+    assert len(summary.table) == 36
+    assert (summary.table["status"] == "converged").all()
+    assert {"index.html", "bic.png", "clusters.png"} <= {path.name for path in Path(summary.report).iterdir()}
+
+
+def test_xarray_opens_every_group_of_the_store(tmp_path, in_project):
+    config = quickstart(tmp_path, n_components="[2, 3]")
+    store = run(config).store
+    criteria = open_group(store, "criteria")
+    assert criteria["bic"].sel(n_components=3, covariance_type="tied") == pytest.approx(2314.3, abs=0.1)
+    assert criteria["start_bic"].dims == ("n_components", "covariance_type", "start")
+    model = open_group(store, "models/tied-k3")
+    assert dict(model.sizes) == {
+        "component": 3,
+        "feature": 2,
+        "feature_other": 2,
+        "iteration": model.sizes["iteration"],
+    }
+    assert (np.diff(model["weights"]) < 0).all()
+    labels = open_group(store, "rows")["label"]
+    shares = np.bincount(labels, minlength=3) / 272
+    np.testing.assert_allclose(shares, model["weights"], atol=0.04)
+    assert zarr.open_group(store, mode="r").attrs["status"] == "complete"
+
+
+def test_the_search_object_finds_the_same(tmp_path, in_project):
+    config = quickstart(tmp_path, n_components="[1, 2, 3]", n_init=2)
+    table = run(config).table
+    X = pd.read_csv(ROOT / "configs/data/old_faithful.csv")
+    search = GaussianMixtureSearch(
+        [1, 2, 3], n_init=2, init_params="auto", tol=1e-5, max_iter=1000, reg_covar=1e-3, random_state=0
+    ).fit(X)
+    np.testing.assert_allclose(table["bic"], search.results_["bic"], rtol=1e-12)
+    assert table["n_iter"].tolist() == search.results_["n_iter"].tolist()
+
+
+def test_blobs_reproduces_the_demo(tmp_path, in_project):
+    summary = run(load_config(ROOT / "configs/blobs.yaml", [f"output.store={tmp_path}/blobs.zarr"]))
+    X = pd.read_csv(ROOT / "configs/data/blobs.csv").to_numpy()
+    expected = GaussianMixture(3, n_init=8, random_state=7).fit(X)
+    assert summary.mean_log_likelihood == pytest.approx(expected.score(X), rel=1e-12)
+    np.testing.assert_allclose(summary.weights, np.sort(expected.weights_)[::-1], rtol=1e-9)
+    assert summary.rows == {"label": (600,), "responsibility": (600, 3)}
+    rows = open_group(summary.store, "rows")
+    np.testing.assert_array_equal(rows["responsibility"].argmax("component"), rows["label"])
+    np.testing.assert_allclose(rows["responsibility"].sum("component"), 1.0, rtol=1e-12)
+    assert (Path(summary.report) / "clusters.png").exists()
+
+
+# -- going on ----------------------------------------------------------------------------------------------------
+
+
+def test_a_complete_store_is_reported_not_recomputed(tmp_path, in_project):
+    config = quickstart(tmp_path, n_components="[2]")
+    first = run(config)
+    events = []
+    again = run(config, progress=events.append)
+    assert again.reused
+    assert not events
+    pd.testing.assert_frame_equal(again.table, first.table)
+
+
+def test_another_configuration_is_refused_and_fresh_replaces_it(tmp_path, in_project):
+    run(quickstart(tmp_path, n_components="[2]"))
+    other = quickstart(tmp_path, n_components="[3]")
+    with pytest.raises(UserError, match=r"search\.n_components is \[2\] there and \[3\] here.*--fresh"):
+        run(other)
+    assert run(other, fresh=True).best == "tied-k3"
+
+
+def csv_config(tmp_path, rows, **search):
+    path = tmp_path / "data.csv"
+    pd.DataFrame(rows, columns=["a", "b"]).to_csv(path, index=False)
+    return JobConfig.model_validate(
+        {
+            "data": {"source": str(path)},
+            "search": {"n_components": [1, 2], **search},
+            "output": {"store": str(tmp_path / "result.zarr")},
+        }
+    )
+
+
+def some_rows():
+    return np.round(np.random.default_rng(0).normal(size=(100, 2)), 3)
+
+
+def test_touched_data_is_taken_as_unchanged(tmp_path):
+    config = csv_config(tmp_path, some_rows())
+    run(config)
+    os.utime(config.data.source, ns=(1, 1))
+    assert run(config).reused
+
+
+def shuffle_a_column(rows):
+    rows[:, 1] = np.random.default_rng(1).permutation(rows[:, 1])
+
+
+def reverse(rows):
+    rows[:] = rows[::-1].copy()
+
+
+def stretch(rows):
+    rows[np.flatnonzero((rows[:, 1] > 1.0) & (rows[:, 1] < 1.5))[0], 1] += 0.25  # of the same width as text
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (shuffle_a_column, "its columns vary together differently"),
+        (reverse, "its rows were changed or reordered"),
+        (stretch, "the mean of column 'b' was"),
+    ],
+)
+def test_changed_data_is_refused(tmp_path, change, difference):
+    rows = some_rows()
+    config = csv_config(tmp_path, rows)
+    run(config)
+    change(rows)
+    csv_config(tmp_path, rows)
+    with pytest.raises(UserError, match=f"is of other data, or its data has changed: {difference}"):
+        run(config)
+
+
+def profile_of(rows, weights=None):
+    return profile_rows(as_rows(rows, weights), 0)
+
+
+def test_the_fingerprint_sees_ranges_and_weights():
+    rows = some_rows()
+    before = contents_of(profile_of(rows))
+    for key, word in (("minima", "minimum"), ("maxima", "maximum")):
+        after = {**before, key: [before[key][0], before[key][1] * 1.5]}
+        with pytest.raises(UserError, match=f"the {word} of column 'b' was"):
+            require_same_contents("r.zarr", ("a", "b"), before, after)
+    weights = np.tile([1.0, 2.0], 50)
+    doubled = np.repeat(rows[:50], 2, axis=0)  # swapping the weights changes no moment
+    first, second = (contents_of(profile_of(doubled, w)) for w in (weights, weights[::-1].copy()))
+    with pytest.raises(UserError, match="its rows were changed"):
+        require_same_contents("r.zarr", ("a", "b"), first, second)
+
+
+def test_the_fingerprint_is_small_and_knows_constant_columns():
+    rows = np.random.default_rng(0).normal(size=(50, 300))
+    rows[:, 7] = 3.0
+    contents = contents_of(profile_of(rows))
+    assert len(contents["variances"]) == 8
+    assert np.isfinite(contents["variances"]).all()
+    require_same_contents("r.zarr", tuple(map(str, range(300))), contents, json.loads(json.dumps(contents)))
+
+
+def test_data_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
+    rows = some_rows()
+    config = csv_config(tmp_path, rows)
+
+    def read_then_change(*args):
+        profile = read_profile(*args)
+        monkeypatch.setattr(pipeline.fit.job, "read_profile", read_profile)
+        shuffle_a_column(rows)
+        csv_config(tmp_path, rows)
+        os.utime(config.data.source, ns=(1, 1))
+        return profile
+
+    monkeypatch.setattr(pipeline.fit.job, "read_profile", read_then_change)
+    with pytest.raises(UserError, match=r"its data has changed: its columns vary together.*--fresh"):
+        run(config)
+    assert not open_store(config.output.store, unfinished=True).is_complete
+
+
+@pytest.mark.parametrize("wrong", ["nan", "components"])
+def test_a_run_that_saved_nothing_does_not_block_the_corrected_one(tmp_path, wrong):
+    rows = some_rows()
+    good = csv_config(tmp_path, rows)
+    bad = csv_config(tmp_path, rows, **({"n_components": [101]} if wrong == "components" else {}))
+    if wrong == "nan":
+        csv_config(tmp_path, np.where(rows == rows.max(), np.nan, rows))
+    with pytest.raises(UserError):
+        run(bad)
+    csv_config(tmp_path, rows)
+    events = []
+    assert not run(good, progress=events.append).reused
+    assert events[0].name == "resume"
+    assert "nothing saved: starting anew" in events[0].detail
+
+
+def test_a_second_run_on_a_store_is_refused(tmp_path, in_project):
+    config = quickstart(tmp_path)
+    with lock(config.output.store), pytest.raises(UserError, match="another run is at work"):
+        run(config)
+
+
+def test_what_does_not_fit_the_memory_is_refused_before_a_store_is_made(tmp_path, in_project):
+    config = load_config(
+        ROOT / "configs/quickstart.yaml", [f"output.store={tmp_path}/result.zarr", "cluster.memory_limit=100MiB"]
+    )
+    with pytest.raises(UserError, match=r"the memory limit is 100 MiB, and 5\d\d MiB are needed"):
+        run(config)
+    assert not (tmp_path / "result.zarr").exists()
+
+
+def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
+    write_synthetic(tmp_path / "data.npy", Plan(600, 40, 3))
+    values = {
+        "data": {"source": str(tmp_path / "data.npy"), "chunk_rows": 600},
+        "search": {
+            "n_components": [1, 2, 3, 4],
+            "covariance_types": ["full"],
+            "n_init": 4,
+            "init_params": "kmeans",
+            "max_iter": 5,
+        },
+    }
+    whole = JobConfig.model_validate({**values, "output": {"store": str(tmp_path / "whole.zarr")}})
+    shape = shape_of(open_source(whole.data), whole)
+    machine = machine_of(whole, shape)
+    resting = resting_bytes(shape, machine, [("full", k) for k in range(1, 5)], 4)
+    least = resting + 4 * copies_of_sums(shape, machine) * model_bytes(("full", 4), 40)
+    cut = whole.model_copy(
+        update={
+            "cluster": ClusterConfig(memory_limit=str(least)),
+            "output": whole.output.model_copy(update={"store": str(tmp_path / "cut.zarr")}),
+        }
+    )
+    events = []
+    tables = run(whole).table, run(cut, progress=events.append).table
+    waves = [event.detail for event in events if isinstance(event, StageStarted) and event.name == "fit"]
+    assert len(waves) > 1
+    assert "wave 2 of" in waves[1]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-9)
+
+
+class Stop(BaseException):
+    """Ends a run as a signal would."""
+
+
+def stop_at(number):
+    def watch(event):
+        if isinstance(event, PassDone) and event.number >= number:
+            raise Stop
+
+    return watch
+
+
+def everything_in(store):
+    """All arrays of a store, byte by byte, and its attributes but for the runs' count and times."""
+    root = zarr.open_group(store, mode="r")
+    arrays = {
+        name: np.asarray(node[...]) for name, node in root.members(max_depth=None) if isinstance(node, zarr.Array)
+    }
+    kinds = {
+        name: (array.shape, array.tolist() if array.dtype.kind == "T" else array.tobytes())
+        for name, array in arrays.items()
+    }
+    of_this_run = ("attempts", "config", "started", "finished", "seconds")
+    attributes = {k: v for k, v in root.attrs.items() if k not in of_this_run}
+    return kinds, attributes
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, in_project, monkeypatch):
+    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+    whole = quickstart(tmp_path / "whole", n_components="[1, 2, 4]", n_init=2, init_params="kmeans")
+    parts = quickstart(tmp_path / "parts", n_components="[1, 2, 4]", n_init=2, init_params="kmeans")
+    run(whole)
+    for number in (3, 4, 20, 21, 60):
+        with pytest.raises(Stop):
+            run(parts, progress=stop_at(number))
+        assert load_checkpoint(parts.output.store).passes == number - 1
+    events = []
+    run(parts, progress=events.append)
+    assert isinstance(events[0], StageStarted)
+    assert events[0].name == "resume"
+    assert "after pass 59" in events[0].detail
+    assert everything_in(parts.output.store) == everything_in(whole.output.store)
+    assert open_store(parts.output.store).attempts == 6
+
+
+def limited(config, memory):
+    return config.model_copy(update={"cluster": ClusterConfig(memory_limit=memory)})
+
+
+def test_a_complete_store_is_reported_whatever_the_memory(tmp_path, in_project):
+    config = quickstart(tmp_path, n_components="[2]")
+    run(config)
+    assert run(limited(config, "100MiB")).reused
+
+
+def test_waves_that_do_not_fit_a_smaller_memory_are_refused(tmp_path, in_project, monkeypatch):
+    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+    config = quickstart(tmp_path, n_components="[2]", init_params="kmeans")
+    with pytest.raises(Stop):
+        run(config, progress=stop_at(4))
+    with pytest.raises(UserError, match=r"memory_limit is 100 MiB, and the unfinished run .* Raise .* --fresh"):
+        run(limited(config, "100MiB"))
+    assert run(config).best == "full-k2"
+
+
+def test_waves_that_are_done_are_not_read_again(tmp_path, in_project):
+    config = quickstart(tmp_path, n_components="[2]")
+
+    def stop(event):
+        if event.name == "select":
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(config, progress=lambda event: isinstance(event, StageStarted) and stop(event))
+    number = open_store(config.output.store, unfinished=True).checkpoint
+    events = []
+    with pytest.raises(Stop):
+        run(config, progress=lambda event: events.append(event.name) or stop(event))
+    assert events == ["resume", "select"]
+    assert open_store(config.output.store, unfinished=True).checkpoint == number
+
+
+def zarr_config(tmp_path, rows, chunk_rows):
+    zarr.create_array(tmp_path / "data.zarr", data=rows, chunks=(chunk_rows, 2), overwrite=True)
+    return JobConfig.model_validate(
+        {
+            "data": {"source": str(tmp_path / "data.zarr"), "chunk_rows": chunk_rows},
+            "search": {"n_components": [2], "tol": 0.0, "max_iter": 9},
+            "output": {"store": str(tmp_path / "result.zarr")},
+        }
+    )
+
+
+def test_going_on_with_other_chunks_is_refused_unless_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    config = zarr_config(tmp_path, some_rows(), 30)
+    with pytest.raises(Stop):
+        run(config, progress=stop_at(4))
+    zarr_config(tmp_path, some_rows(), 20)
+    with pytest.raises(UserError, match=r"4 of up to 30 rows then, 5 of up to 20 now.*--fresh.*data\.chunk_rows"):
+        run(config)
+    zarr_config(tmp_path, some_rows(), 30)
+    assert run(config).rows == {"label": (100,)}
+    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 16 << 20)
+    with pytest.raises(Stop):
+        run(config, fresh=True, progress=stop_at(4))
+    zarr_config(tmp_path, some_rows(), 20)
+    assert run(config).rows == {"label": (100,)}
+
+
+# -- the choice --------------------------------------------------------------------------------------------------
+
+
+def test_the_winner_is_the_chosen_one_also_in_a_tie(tmp_path, monkeypatch):
+    """With one component, full and tied are one model, whose criteria differ by rounding."""
+    config = csv_config(tmp_path, some_rows(), n_components=[1], covariance_types=["full", "tied"])
+    assert run(config).best == "full-k1"
+    table = read_criteria(config.output.store).assign(bic=[1.0, 1.0 - 1e-15], log_likelihood=[-200.0, -300.0])
+    monkeypatch.setattr(pipeline.store, "read_criteria", lambda path: table)
+    assert run(config).mean_log_likelihood == -2.0
+
+
+def test_the_leader_of_a_run_is_that_of_its_table(tmp_path, in_project, monkeypatch):
+    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+    config, events = quickstart(tmp_path, init_params="kmeans"), []
+    with pytest.raises(Stop):
+        run(config, progress=lambda event: events.append(event) or stop_at(9)(event))
+    checkpoint = load_checkpoint(config.output.store)
+    table = table_so_far(checkpoint.states, checkpoint.profile)
+    name, value = leading_candidate(checkpoint.states, checkpoint.profile, "bic")
+    assert (name, value) == (read_result(config.output.store).best, table["bic"].min())
+    assert name == events[-2].best
+    assert leading_candidate(checkpoint.states, checkpoint.profile, "icl") == (None, None)
+
+
+JOB = """
+import sys
+import pipeline.fit.checkpointer
+pipeline.fit.checkpointer.CHECKPOINT_SECONDS = 0.0
+from flows.cli import main
+main()
+"""
+
+
+def passes_of(store):
+    """Passes that the current checkpoint knows of; 0 before the first."""
+    try:
+        return json.loads((store / "zarr.json").read_text())["attributes"]["passes"]
+    except FileNotFoundError:
+        return 0
+
+
+def kill_after(process, store, passes, delay):
+    """kill -9 some time after the run has saved so many passes."""
+    while passes_of(store) < passes:
+        assert process.poll() is None, "the run ended before it was killed"
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+def test_ten_kills_in_a_row_change_no_bit(tmp_path):
+    """kill -9 at random moments; each run goes on where the one before was."""
+    write_synthetic(tmp_path / "data.zarr", Plan(120_000, 6, 4, seed=3))
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"data: {{source: {tmp_path}/data.zarr, chunk_rows: 20000}}\n"
+        "search: {n_components: [2, 3, 5], n_init: 2, tol: 0.0, max_iter: 100}\n"
+    )
+    command = [sys.executable, "-c", JOB, "run", str(job), "--no-prefect", "--set"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    whole, parts = tmp_path / "whole.zarr", tmp_path / "parts.zarr"
+    subprocess.run([*command, f"output.store={whole}"], check=True, cwd=ROOT, **quiet)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        process = subprocess.Popen([*command, f"output.store={parts}"], cwd=ROOT, **quiet)
+        kill_after(process, parts, passes_of(parts) + rng.integers(0, 9), rng.uniform(0.0, 0.1))
+    subprocess.run([*command, f"output.store={parts}"], check=True, cwd=ROOT, **quiet)
+    assert open_store(parts).attempts >= 8
+    assert everything_in(parts) == everything_in(whole)

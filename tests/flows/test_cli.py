@@ -1,0 +1,427 @@
+"""The command line: what it prints, where, how soon, and with which exit code."""
+
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from flows import cli, terminal
+from flows.progress import Lines, LiveLine, describe
+from pipeline.config.job import load_config
+from pipeline.fit import job as stages
+from pipeline.progress import PassDone, StageStarted, silent
+from pipeline.store.show import read_result
+
+GMM_DASK = Path(sys.executable).with_name("gmm-dask")
+runner = CliRunner(env={"COLUMNS": "80"})
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A small job in the current directory: 300 rows in three clusters."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(3)
+    rows = np.concatenate([random.normal(center, 0.3, (100, 2)) for center in (-3.0, 0.0, 3.0)])
+    np.save("rows.npy", rows)
+    Path("job.yaml").write_text(
+        "name: small\ndata: {source: rows.npy}\nsearch: {n_components: {min: 1, max: 4}, n_init: 2}\n"
+    )
+    return tmp_path
+
+
+def settings(*given):
+    """Options that set keys of the section search."""
+    return [part for setting in given for part in ("--set", f"search.{setting}")]
+
+
+def invoke(*arguments):
+    return runner.invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [GMM_DASK, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+# -- how soon ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_heavy_is_imported_for_help():
+    heavy = ["dask", "gmm_dask", "matplotlib", "numpy", "pandas", "prefect", "pydantic", "sklearn", "zarr"]
+    code = f"import sys, flows.cli; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_first_line_of_run_comes_at_once(job):
+    began = time.monotonic()
+    with start("run", "job.yaml", "--no-prefect") as process:
+        first = process.stdout.readline()
+        waited = time.monotonic() - began
+        process.communicate()
+    assert first == "gmm-dask run job.yaml\n"
+    assert waited < 1.0
+    assert process.returncode == 0
+
+
+def test_version_is_the_distributions():
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"gmm-dask {version('gmm-dask')}\n")
+
+
+# -- run and show --------------------------------------------------------------------------------------------
+
+
+def test_run_shows_the_candidates_the_winner_and_where_things_are(job):
+    result = invoke("run", "job.yaml", "--no-prefect", *settings("init_params=kmeans"))
+    assert result.exit_code == 0, result.output
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert lines[0] == "gmm-dask run job.yaml"
+    rows = [line for line in lines if re.match(r"\s*[1-4] +(full|tied|diag|spherical) ", line)]
+    assert len(rows) == 16
+    assert re.match(r"\s*3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +2/2 +<- best$", rows[0])
+    assert any(re.match(r"best: spherical covariance, 3 components \(spherical-k3\), BIC \d+\.\d\d$", x) for x in lines)
+    assert "store: results/small.zarr, with label (300)" in lines
+    assert "report: results/small.zarr-report/index.html" in lines
+    assert Path("results/small.zarr-report/index.html").is_file()
+    assert re.match(r"16 candidates, \d+ passes over the data \(\d+\.\d\d kiB read\), \d+\.\d s$", lines[-1])
+    assert max(map(len, lines)) <= 80
+
+
+def test_progress_goes_to_standard_error_only(job):
+    result = invoke("run", "job.yaml", "--no-prefect")
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
+        "seed",
+        "fit",
+        "select",
+        "write rows",
+        "draw",
+    ]
+    assert "best" not in result.stderr
+
+
+def test_run_again_computes_nothing_and_fresh_starts_anew(job):
+    invoke("run", "job.yaml", "--no-prefect")
+    again = invoke("run", "job.yaml", "--no-prefect")
+    assert "nothing was computed" in again.stdout
+    assert "spherical-k3" in again.stdout
+    fresh = invoke("run", "job.yaml", "--no-prefect", "--fresh")
+    assert "nothing was computed" not in fresh.stdout
+
+
+def test_show_prints_what_run_printed(job):
+    ran = invoke("run", "job.yaml", "--no-prefect").stdout.splitlines()
+    shown = invoke("show", "results/small.zarr").stdout.splitlines()
+    table = slice(1, 20)
+    assert [line for line in ran[table] if "converged" in line] == [line for line in shown if "converged" in line]
+    assert [line for line in shown if line.startswith("best:")] == [line for line in ran if line.startswith("best:")]
+
+
+def test_show_tells_of_a_run_that_was_killed(job):
+    endless = ["--set", "search.tol=0", "--set", "search.max_iter=1000000000"]
+    with start("run", "job.yaml", "--no-prefect", *endless) as run:
+        assert any(line.startswith("fit") for line in run.stderr)
+        run.kill()
+    result = invoke("show", "results/small.zarr")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("UNFINISHED after 1 pass: ")
+    assert len(re.findall(r"\d +(?:full|tied|diag|spherical) +running", result.stdout)) == 16
+    assert "best" not in result.stdout
+
+
+def test_an_unfinished_store_is_read_as_its_newest_bounds_say(job):
+    config = load_config("job.yaml", ["search.tol=1e-6"])
+    stages.prepare(config, False, silent)
+    stages.seed(config, silent)
+    stages.fit_wave(config, 0, silent)
+    before = read_result(config.output.store)
+    after = stages.run(config)
+    assert not before.complete
+    assert before.best == after.best
+    pd.testing.assert_series_equal(before.table["bic"], after.table["bic"], atol=0.1)
+    assert "UNFINISHED" not in invoke("show", config.output.store).stdout
+
+
+def test_set_replaces_values_of_the_config(job):
+    result = invoke(
+        "run", "job.yaml", "--no-prefect", "--set", "search.n_components=[2]", "--set", "search.criterion=aic"
+    )
+    assert result.exit_code == 0, result.output
+    assert re.search(r"K +covariance +status +AIC +delta +iterations", result.stdout)
+    assert "4 candidates" in result.stdout
+
+
+def test_one_candidate_is_not_many(job):
+    one = ["--set", "search.n_components=[2]", "--set", "search.covariance_types=[tied]"]
+    assert "\n1 candidate, " in invoke("run", "job.yaml", "--no-prefect", *one).stdout
+
+
+def test_candidates_that_failed_are_rows_with_a_remedy(capsys):
+    table = candidates(
+        [("full", 1, "converged", 10.5), ("full", 2, "singular", math.nan), ("full", 3, "max_iter", 9.0)]
+    )
+    terminal.show_candidates(table, "bic", "full-k3", "some.zarr")
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r" *3 +full +max_iter +9\.00 +0\.00 +7 +<- best", lines[3])
+    assert re.match(r" *2 +full +singular +- +- +7", lines[5])
+    assert [line.split(":")[0] for line in lines if "reg_covar" in line] == ["1 singular"]
+    assert [line.split(":")[0] for line in lines if "tol" in line] == ["1 max_iter"]
+
+
+def candidates(rows):
+    table = pd.DataFrame(rows, columns=["covariance_type", "n_components", "status", "bic"])
+    return table.assign(delta=table["bic"] - table["bic"].min(), n_iter=7)
+
+
+def test_a_screen_of_24_lines_holds_the_best_and_points_to_the_rest(capsys):
+    table = candidates([("full", k, "converged", 100.0 + k) for k in range(1, 31)])
+    screen = Console(force_terminal=True, width=80, height=24)
+    most = terminal.rows_on_screen(screen)
+    terminal.show_candidates(table, "bic", "full-k1", "some.zarr", most)
+    out = capsys.readouterr().out
+    assert out.count("converged") == most == 9
+    assert "... and 21 more: gmm-dask show some.zarr" in out
+    assert terminal.rows_on_screen(Console(file=io.StringIO())) is None
+
+
+# -- validate and schema -------------------------------------------------------------------------------------
+
+
+def test_validate_says_what_a_run_would_cost_and_computes_nothing(job):
+    result = invoke("validate", "job.yaml", "--set", "search.n_init=5")
+    assert result.exit_code == 0, result.output
+    found = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in result.stdout.splitlines())
+    assert found["data"] == "rows.npy (npy)"
+    assert found["rows"] == "300"
+    assert found["columns"] == "2: x0, x1"
+    assert found["chunks"] == "1"
+    assert found["a pass reads"].startswith("4.69 kiB")
+    assert (found["candidates"], found["starts"]) == ("16", "80")
+    assert re.match(r"about \d+\.\d+ MiB projected, with \d+ threads? \(limit 1\.00 GiB\)", found["memory"])
+    assert found["store"] == "results/small.zarr"
+    assert sorted(path.name for path in job.iterdir()) == ["job.yaml", "rows.npy"]
+
+
+def test_validate_tells_that_the_grid_may_grow(job):
+    result = invoke("validate", "job.yaml", "--set", "search.extend=true")
+    assert re.search(r"candidates +16, or more: the grid grows while the best one is at its end", result.stdout)
+
+
+def test_how_starts_agree_is_in_the_table_and_below_it(job):
+    out = invoke(
+        "run", "job.yaml", "--no-prefect", *settings("init_params=kmeans", "accelerate=true", "tol=1e-8")
+    ).stdout
+    assert re.search(r" K +covariance +status +BIC +delta +iterations +agree *$", out, re.MULTILINE)
+    assert re.search(r" 3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +2/2 +<- best *$", out, re.MULTILINE)
+    assert "2 of the winner's 2 starts ended at its likelihood (numbers 0, 1)" in out
+    assert re.search(r"[\d,]+ iterations of 32 fits, which share passes; \d+ of them at extrapolated parameters", out)
+
+
+def test_validate_does_not_know_the_rows_of_a_csv(job):
+    Path("rows.csv").write_text("a,b\n1,2\n3,4\n")
+    result = invoke("validate", "job.yaml", "--set", "data.source=rows.csv")
+    assert re.search(r"rows +unknown until read \(CSV\)", result.stdout)
+
+
+def test_validate_refuses_a_limit_that_one_fit_would_pass(job):
+    result = invoke("validate", "job.yaml", "--set", "cluster.memory_limit=100MB")
+    assert result.exit_code == 2
+    assert "cluster.memory_limit" in result.stderr
+
+
+def test_validate_tells_waves_where_the_memory_is_little(job):
+    np.save("wide.npy", np.zeros((4000, 200)))
+    most = [
+        "--set",
+        "data.source=wide.npy",
+        *settings("n_init=20", "init_params=kmeans"),
+        "--set",
+        "data.chunk_rows=100",
+    ]
+    result = invoke("validate", "job.yaml", *most)
+    assert re.search(r"starts +320, in \d+ waves to fit the memory", result.stdout)
+
+
+def test_schema_is_json():
+    result = invoke("schema")
+    assert "search" in json.loads(result.stdout)["properties"]
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------------
+
+
+def test_a_mistake_is_one_paragraph_on_standard_error_and_code_2(job):
+    result = invoke("run", "job.yaml", "--no-prefect", "--set", "data.source=nowhere.npy")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("gmm-dask: data.source: there is no file or folder nowhere.npy.")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "absent.yaml"],
+        ["run", "job.yaml", "--set", "search.n_inti=3"],
+        ["validate", "job.yaml", "--set", "search.n_components=many"],
+        ["show", "absent.zarr"],
+        ["show", "rows.npy"],
+        ["show"],
+        ["run", "job.yaml", "--fast"],
+    ],
+)
+def test_every_mistake_has_code_2(job, arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def fail_with(error):
+    def estimate(config):
+        raise error
+
+    return estimate
+
+
+def test_a_fault_is_one_paragraph_and_code_1(job, monkeypatch):
+    monkeypatch.setattr("pipeline.fit.estimate.estimate_job", fail_with(OSError(28, "No space left on device")))
+    result = invoke("validate", "job.yaml")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "gmm-dask: OSError: [Errno 28] No space left on device. Add --debug to see where it happened.\n"
+    )
+
+
+def test_debug_adds_the_traceback(job, monkeypatch):
+    monkeypatch.setattr("pipeline.fit.estimate.estimate_job", fail_with(ZeroDivisionError("oh")))
+    result = invoke("validate", "job.yaml", "--debug")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Traceback")
+    assert result.stderr.endswith("gmm-dask: ZeroDivisionError: oh.\n")
+
+
+def test_interrupted_is_code_130(job, monkeypatch):
+    monkeypatch.setattr("pipeline.fit.estimate.estimate_job", fail_with(KeyboardInterrupt()))
+    result = invoke("validate", "job.yaml")
+    assert result.exit_code == 130
+    assert result.stderr == "gmm-dask: interrupted.\n"
+
+
+def test_an_interrupted_run_says_how_to_go_on(job, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.fit.job.run", interrupt)
+    result = invoke("run", "job.yaml", "--no-prefect")
+    assert result.exit_code == 130
+    assert result.stderr == "gmm-dask: interrupted. The same command goes on from the last checkpoint.\n"
+
+
+def test_a_long_message_is_cut_nowhere_when_piped(job):
+    path = "/".join(["a-rather-long-folder-name"] * 6) + "/rows.npy"
+    result = invoke("validate", "job.yaml", "--set", f"data.source={path}")
+    assert path in result.stderr
+
+
+# -- progress ------------------------------------------------------------------------------------------------
+
+
+def a_pass(number, seconds_left=40.0, best=None, **counts):
+    lost = dict.fromkeys(("max_iter", "singular", "degenerate", "spurious", "failed"), 0)
+    counts = {"running": 5, "converged": 0} | lost | counts
+    return PassDone(number, rows=300, seconds=0.25, seconds_left=seconds_left, best=best, **counts)
+
+
+def test_stages_in_words():
+    assert describe(StageStarted("seed")) == "seed"
+    assert describe(StageStarted("fit", "from pass 40")) == "fit: from pass 40"
+
+
+def test_passes_in_words():
+    event = a_pass(3, converged=2, singular=1)
+    assert describe(event) == "pass 3 took 0.25 s, 1.2 k rows/s: 5 running, 2 converged, 1 singular; about 40 s left"
+    assert (event.total, event.finished) == (8, 3)
+    event = a_pass(3, degenerate=1, spurious=2, failed=4)
+    assert "5 running, 1 degenerate, 2 spurious, 4 failed" in describe(event)
+    assert (event.total, event.finished) == (12, 7)
+    event = a_pass(4, seconds_left=600, best="tied-k3", max_iter=1)
+    assert describe(event).endswith("5 running, 1 stopped at max_iter; about 10 min left; best so far tied-k3")
+    assert "about 30 h left" in describe(a_pass(5, seconds_left=108_000))
+
+
+def test_lines_tell_stages_at_once_and_passes_now_and_then():
+    now, lines = [0.0], []
+    watch = Lines(lines.append, clock=lambda: now[0])
+    watch(StageStarted("fit"))
+    for number in range(1, 40):
+        now[0] = float(number)
+        watch(a_pass(number))
+    assert [" ".join(line.split()[:2]) for line in lines] == ["fit", "pass 10", "pass 20", "pass 30"]
+
+
+def test_the_live_line_fits_80_columns_and_leaves_only_what_lasts():
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with LiveLine(screen) as live:
+        live(StageStarted("resume", "after pass 40"))
+        live(StageStarted("fit"))
+        live(a_pass(99999, running=123, converged=567, seconds_left=5000))
+        live._bar.refresh()
+    drawn = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]", screen.file.getvalue())]
+    assert any("pass 99999, 567 of 690 fits done, about 83 min left" in line for line in drawn)
+    assert max(map(len, drawn)) <= 80
+    assert [line for line in drawn if "resume: after pass 40" in line]
+    assert drawn[-1] == ""
+
+
+# -- the environment -----------------------------------------------------------------------------------------
+
+
+def test_run_without_prefect_never_imports_it(job):
+    code = (
+        "import sys, flows.cli; sys.argv = ['gmm-dask', 'run', 'job.yaml', '--no-prefect']\n"
+        "try: flows.cli.main()\n"
+        "except SystemExit as end: print(end.code, 'prefect' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert done.stdout.splitlines()[-1] == "0 False"
+
+
+# -- synth ---------------------------------------------------------------------------------------------------
+
+
+def test_synth_writes_rows_and_their_truth(tmp_path):
+    out = tmp_path / "rows.npy"
+    result = invoke("synth", str(out), "--rows", "500", "--features", "3", "--components", "2", "--seed", "4")
+    assert result.exit_code == 0
+    assert np.load(out).shape == (500, 3)
+    assert f"truth: {out}-truth.json" in result.stdout
+
+
+def test_synth_never_overwrites(tmp_path):
+    (tmp_path / "rows.npy").touch()
+    result = invoke("synth", str(tmp_path / "rows.npy"), "--rows", "500")
+    assert result.exit_code == 2
+    assert "exists and is left as it is" in result.stderr
+
+
+@pytest.mark.parametrize(("option", "value"), [("rows", 0), ("features", 0), ("components", 0), ("seed", -1)])
+def test_synth_names_the_option_that_is_too_small(tmp_path, option, value):
+    options = {"rows": 500} | {option: value}
+    arguments = [str(part) for name, number in options.items() for part in (f"--{name}", number)]
+    result = invoke("synth", tmp_path / "rows.npy", *arguments)
+    assert result.exit_code == 2
+    assert f"--{option}" in result.stderr
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,451 @@
+"""Dates in paths, stages with a time limit, and schedules on a real Prefect server, in real processes."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from browser import CHROMIUM, browsing
+from gmm_dask import UserError
+from pipeline import store
+from pipeline.config.job import JobConfig
+from pipeline.config.templates import at, dated_paths, is_dated, latest, with_name
+from pipeline.fit.job import prepare, run
+from pipeline.progress import PassDone, silent
+from pipeline.stages import StageTimeoutError, limited
+from pipeline.store.paths import last_complete, placed
+from prefects import (
+    BIN,
+    GMM_DASK,
+    PATIENCE,
+    STORE,
+    Server,
+    gmm_dask,
+    order,
+    process,
+    serving,
+    until,
+    write_job,
+    write_rows,
+)
+
+ROOT = Path(__file__).parents[2]
+MOMENT = datetime(2026, 11, 23, 14, 5, 9)
+
+
+def job(folder, **sections):
+    values = {
+        "name": "night",
+        "data": {"source": str(folder / "rows.npy")},
+        "search": {"n_components": [2, 3], "covariance_types": ["diag"]},
+        "output": {"store": f"{folder}/{STORE}", "report": False},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+    return JobConfig.model_validate(values)
+
+
+# -- paths with a date -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "path"),
+    [
+        ("out/{name}-{started:%Y-%m-%d}.zarr", "out/night-2026-11-23.zarr"),
+        ("out/{started:%Y/%m/%d}/{name}.zarr", "out/2026/11/23/night.zarr"),
+        ("a{{b}}-{started:%Y%m%dT%H%M%S}.zarr", "a{b}-20261123T140509.zarr"),
+        ("100%-[x]-{started:%Y%m%d}.zarr", "100%-[x]-20261123.zarr"),
+    ],
+)
+def test_a_path_with_a_date_is_filled_in_and_known_again(template, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = with_name(template, "night")
+    assert with_name(named, "other") == named
+    assert is_dated(named)
+    assert at(named, MOMENT) == path
+    Path(path).mkdir(parents=True)
+    Path(latest(named)).parent.mkdir(parents=True, exist_ok=True)
+    Path(latest(named)).symlink_to(Path(path).resolve())
+    ((moment, found),) = dated_paths(named)
+    assert (moment.date(), found) == (MOMENT.date(), path)
+
+
+def test_a_path_without_a_date_is_plain():
+    assert with_name("out/{name}-a{{b}}.zarr", "night") == "out/night-a{b}.zarr"
+    assert not is_dated("out/night-a{b}.zarr")
+
+
+def test_a_stopped_run_goes_on_in_its_store_until_its_data_change(tmp_path):
+    write_rows(tmp_path / "rows.npy")
+    config = job(tmp_path)
+
+    def stop(event):
+        if isinstance(event, PassDone):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, progress=stop)
+    (stopped,) = [path for _, path in dated_paths(config.output.store)]
+    assert placed(config).output.store == stopped
+    assert placed(config, fresh=True, now=MOMENT).output.store == at(config.output.store, MOMENT)
+    other = job(tmp_path, search={"n_components": [2]})
+    assert placed(other, now=MOMENT).output.store == at(config.output.store, MOMENT)
+    os.utime(tmp_path / "rows.npy", (0, 0))
+    assert placed(config, now=MOMENT).output.store == at(config.output.store, MOMENT)
+
+
+def test_a_run_that_has_only_begun_keeps_others_of_its_job_from_another_store(tmp_path):
+    write_rows(tmp_path / "rows.npy")
+    config = job(tmp_path)
+
+    def stop(stage):
+        def stopped(*args):
+            prepare(*args)
+            raise KeyboardInterrupt
+
+        return stopped
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, as_task=stop)
+    ((_, begun),) = dated_paths(config.output.store)
+    assert placed(config, now=MOMENT).output.store == at(config.output.store, MOMENT)
+    with store.lock(begun):
+        assert placed(config, now=MOMENT).output.store == begun
+        with pytest.raises(store.LockedError):
+            run(config)
+
+
+def test_a_store_that_is_newer_and_complete_leaves_the_stopped_one_behind(tmp_path):
+    write_rows(tmp_path / "rows.npy")
+    config = job(tmp_path)
+    done = run(config)
+    assert last_complete(config).path == done.store
+    assert placed(config, now=MOMENT).output.store == at(config.output.store, MOMENT)
+
+
+def test_the_date_is_that_of_the_schedules_time_zone(tmp_path):
+    config = job(tmp_path, schedule={"cron": "0 2 * * *", "timezone": "Pacific/Kiritimati"})
+    hours = (datetime.now(config.schedule.zone).replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds() / 3600
+    assert round(hours) == 14
+    assert f"{datetime.now(config.schedule.zone):%Y-%m-%dT%H}" in placed(config).output.store
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"cron": "0 2 * *"}, "expected five fields"),
+        ({"cron": "0 2 * * *", "interval": "1h"}, "both cron and interval came"),
+        ({}, "none of them came"),
+        ({"interval": "soon"}, "a time of a second or more with its unit"),
+        ({"interval": "1h", "timezone": "Mars/Olympus"}, "name of a time zone"),
+        ({"rrule": "hello"}, "RFC 5545"),
+        ({"interval": "1d", "flow": "score-batch"}, "expected a section score"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused(section, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        job(tmp_path, schedule=section)
+
+
+def test_a_refresh_needs_a_date_in_its_store(tmp_path):
+    with pytest.raises(ValueError, match=r"expected a date in output\.store"):
+        job(tmp_path, output={"store": "a.zarr"}, schedule={"interval": "1d", "flow": "refresh"})
+
+
+# -- a time limit ------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_out_of_time_ends_after_a_pass_that_is_kept(tmp_path):
+    write_rows(tmp_path / "rows.npy")
+    config = job(tmp_path, search={"tol": 0.0, "max_iter": 6})
+    passes = []
+
+    def run_in_time():
+        return run(config, as_task=lambda stage: limited(stage, 1e-9))
+
+    for _ in range(5):
+        with pytest.raises(StageTimeoutError, match=r"fit_wave took longer than tasks.timeout_seconds, 1e-09 s"):
+            run_in_time()
+        (path,) = [path for _, path in dated_paths(config.output.store)]
+        passes.append(store.open_store(path, unfinished=True).passes)
+    assert passes == [2, 3, 4, 5, 6]
+    in_steps = run_in_time()
+    whole = run(config.model_copy(update={"output": config.output.model_copy(update={"store": f"{tmp_path}/b.zarr"})}))
+    assert in_steps.table.equals(whole.table)
+
+
+def test_without_a_limit_a_stage_is_as_it_was():
+    assert limited(silent, None) is silent
+
+
+# -- a Prefect server --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("server")).running() as found:
+        yield found
+
+
+def test_serve_without_a_server_names_the_command_that_starts_one(tmp_path, server):
+    write_job(tmp_path, "alone")
+    environment = {name: value for name, value in server.environment.items() if name != "PREFECT_API_URL"}
+    done = gmm_dask("serve", "job.yaml", folder=tmp_path, environment=environment)
+    assert done.returncode == 2
+    assert "prefect server start" in " ".join(done.stderr.split())
+    deaf = environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    done = gmm_dask("serve", "job.yaml", folder=tmp_path, environment=deaf)
+    assert done.returncode == 2
+    assert "expected a Prefect server at http://127.0.0.1:9/api" in done.stderr
+    website = environment | {"PREFECT_API_URL": server.url.removesuffix("/api")}
+    done = gmm_dask("serve", "job.yaml", folder=tmp_path, environment=website)
+    assert done.returncode == 2
+    assert "ends in /api" in done.stderr
+
+
+def test_serve_without_a_schedule_says_what_to_write(tmp_path, server):
+    write_job(tmp_path, "idle", schedule="null")
+    done = gmm_dask("serve", "job.yaml", folder=tmp_path, environment=server.environment)
+    assert done.returncode == 2
+    assert "has no schedule" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_scheduled_run_is_picked_up_and_missed_ones_are_left_to_the_newest(tmp_path, server):
+    folder = write_job(tmp_path, "often", schedule="{interval: 8s}")
+    with serving(server, folder):
+        until(lambda: "Completed" in [state for state, *_ in server.runs("often")], "a run")
+    assert list((folder / "out").glob("often-*.zarr/zarr.json"))
+    until(lambda: [state for state, *_ in server.runs("often")].count("Late") >= 3, "runs that are missed")
+    with serving(server, folder):
+        until(lambda: [state for state, *_ in server.runs("often")].count("Skipped") >= 2, "missed runs that end")
+    reasons = [text for state, text, _ in server.runs("often") if state == "Skipped"]
+    left = r"this run was due at .{19} UTC; the run '.+', due at .{19} UTC, does the work\."
+    assert any(re.fullmatch(left, reason) for reason in reasons), reasons
+    # on a busy machine one may meet the store of the run before it
+    at_work = "another run is at work on the result store .+"
+    assert all(re.fullmatch(f"{left}|{at_work}", reason) for reason in reasons), reasons
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_marked_and_the_next_goes_on_in_its_store(tmp_path, server):
+    folder = write_job(
+        tmp_path,
+        "mortal",
+        schedule="{interval: 20s}",
+        search="{n_components: [2, 3], covariance_types: [diag], tol: 0, max_iter: 1000000000}",
+    )
+
+    def fits():
+        return [pid for pid in psutil.Process(served.pid).children(recursive=True) if pid.name().startswith("python")]
+
+    def checkpoint():
+        return any(found.checkpoint for _, path in dated_paths(template) if (found := attributes(path)))
+
+    template = str(folder / STORE.replace("{name}", "mortal"))
+    with serving(server, folder) as served:
+        until(checkpoint, "a checkpoint")
+        ((_, path),) = dated_paths(template)
+        for child in fits():
+            child.send_signal(signal.SIGKILL)
+        until(lambda: "Crashed" in [state for state, *_ in server.runs("mortal")], "the run to be marked")
+        until(lambda: attributes(path).attempts >= 2, "the next run")
+        assert [found for _, found in dated_paths(template)] == [path]
+        until(lambda: "Skipped" in [state for state, *_ in server.runs("mortal")], "a run that finds the store held")
+    (reason,) = {text for state, text, _ in server.runs("mortal") if state == "Skipped" and "at work" in text}
+    assert "another run is at work on the result store" in reason
+
+
+def attributes(path):
+    try:
+        return store.open_store(path, unfinished=True)
+    except (UserError, OSError, ValueError):  # it is being written
+        return None
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """Serves one file, unless it is told to fail."""
+
+    body, broken = b"", False
+
+    def do_HEAD(self):
+        self.answer(b"")
+
+    def do_GET(self):
+        begin, _, end = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        self.answer(self.body[int(begin) : int(end) + 1 if end else None])
+
+    def answer(self, body):
+        self.send_response(503 if self.broken else 206 if "Range" in self.headers else 200)
+        self.send_header("Content-Length", str(len(body) if body or self.broken else len(self.body)))
+        self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+        self.wfile.write(b"" if self.broken else body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def flaky():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as found:
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{found.server_address[1]}/rows.csv"
+        found.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow
+def test_a_task_that_fails_twice_succeeds_at_the_third_try(tmp_path, server, flaky):
+    write_rows(tmp_path / "rows.npy")
+    lines = [f"{a},{b}" for a, b in np.load(tmp_path / "rows.npy")]
+    Flaky.body, Flaky.broken = "\n".join(["a,b", *lines]).encode(), True
+    folder = write_job(
+        tmp_path,
+        "flaky",
+        schedule="{interval: 10d}",
+        data=f"{{source: '{flaky}'}}",
+        tasks="{retries: 2, retry_delay_seconds: 3}",
+    )
+    with serving(server, folder):
+        until(lambda: server.query("select id from deployment where name = 'flaky'"), "the deployment")
+        order(server, "bic-sweep/flaky")
+        tries = "select run_count, state_name from task_run where name = 'flaky: prepare'"
+        until(lambda: (2, "AwaitingRetry") in server.query(tries), "the second try to fail")
+        Flaky.broken = False
+        until(lambda: "Completed" in [state for state, *_ in server.runs("flaky")], "the end")
+    ((_, _, run_id),) = server.runs("flaky")
+    assert ("flaky: prepare", "Completed", 3) in server.tasks(run_id)
+
+
+@pytest.mark.slow
+def test_a_refresh_and_the_labels_of_other_rows_are_served_under_one_name(tmp_path, server):
+    folder = write_job(tmp_path, "both", schedule="{interval: 10d, flow: refresh}")
+    text = (folder / "job.yaml").read_text().replace("flow: refresh", "flow: score-batch")
+    (folder / "scores.yaml").write_text(text + "score: {source: rows.npy}\n")
+    command = GMM_DASK, "serve", "job.yaml", "scores.yaml"
+    with process(*command, log=folder / "serve.log", env=server.environment, cwd=folder):
+        until(lambda: len(server.query("select id from deployment where name = 'both'")) == 2, "the deployments")
+        for number, flow in enumerate(("refresh", "score-batch"), start=1):
+            order(server, f"{flow}/both")
+            until(lambda n=number: [state for state, *_ in server.runs("both")].count("Completed") == n, flow)
+    kinds = {key.removeprefix("both-") for (key,) in server.query("select key from artifact where key like 'both-%'")}
+    assert kinds == {"progress", "candidates", "bic", "report", "refresh", "scores-progress", "scores"}
+    assert (folder / "out/both-latest.zarr/zarr.json").is_file()
+    assert list((folder / "results").glob("both-scores-*.zarr/zarr.json"))
+
+
+def test_a_mistake_is_not_tried_again_and_its_reason_is_the_states_message(tmp_path, server):
+    folder = write_job(tmp_path, "mistaken", tasks="{retries: 5, retry_delay_seconds: 100}")
+    (folder / "rows.npy").unlink()
+    done = gmm_dask("run", "job.yaml", folder=folder, environment=server.environment)
+    assert done.returncode == 2
+    ((count, state, message),) = server.query(
+        "select task.run_count, task.state_name, state.message from task_run task "
+        "join task_run_state state on state.id = task.state_id where task.name = 'mistaken: prepare'"
+    )
+    assert (count, state) == (1, "Failed")
+    assert "rows.npy" in message
+
+
+def test_a_stage_out_of_time_is_timed_out_with_its_reason(tmp_path, server):
+    folder = write_job(
+        tmp_path,
+        "slow",
+        search="{n_components: [2, 3], covariance_types: [diag], tol: 0, max_iter: 1000000000}",
+        tasks="{retries: 1, retry_delay_seconds: 0, timeout_seconds: 0.5}",
+    )
+    done = gmm_dask("run", "job.yaml", folder=folder, environment=server.environment)
+    assert done.returncode == 1
+    assert "tasks.timeout_seconds" in done.stderr
+    ((count, state, message),) = server.query(
+        "select task.run_count, task.state_name, state.message from task_run task "
+        "join task_run_state state on state.id = task.state_id where task.name = 'slow: fit_wave 1'"
+    )
+    assert (count, state) == (2, "TimedOut")
+    assert "took longer than tasks.timeout_seconds, 0.5 s" in message
+    ((_, path),) = dated_paths(str(folder / STORE.replace("{name}", "slow")))
+    assert json.loads((Path(path) / "zarr.json").read_text())["attributes"]["passes"] > 2
+
+
+# -- a work pool, and the pages ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory, server):
+    """A run of prefect.yaml's deployment that a process worker has taken from its pool; its id."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    recipe = (ROOT / "prefect.yaml").read_text()
+    cron = re.search(r'- cron: ".+"\n +timezone: .+\n', recipe)[0]
+    (folder / "prefect.yaml").write_text(recipe.replace(cron, "- cron: '* * * * *'\n"))
+    for command in (("work-pool", "create", "gmm-dask", "--type", "process"), ("deploy", "--all", "--no-prompt")):
+        subprocess.run(
+            [BIN / "prefect", *command],
+            cwd=folder,
+            env=server.environment | {"PWD": str(folder)},  # which the recipe names
+            check=True,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+    worker = BIN / "prefect", "worker", "start", "--pool", "gmm-dask"
+    with process(*worker, log=folder / "worker.log", env=server.environment, cwd=folder):
+        until(lambda: server.runs("quickstart") and server.runs("quickstart")[0][0] == "Completed", "a run")
+    assert (folder / "results/old-faithful.zarr/zarr.json").is_file()
+    return server.runs("quickstart")[0][2]
+
+
+@pytest.mark.slow
+def test_a_worker_takes_a_scheduled_run_from_the_pool(deployed, server):
+    ((name, tag),) = server.query(f"select name, auto_scheduled from flow_run where id = '{deployed}'")
+    assert (name, tag) == ("old-faithful", 1)
+    assert ("old-faithful: fit_wave 1", "Completed", 1) in server.tasks(deployed)
+
+
+TEXT = "document.body?.innerText ?? ''"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_pages_of_a_run_and_its_artifacts_show_what_it_found(deployed, server, tmp_path):
+    site = server.url.removesuffix("/api")
+    artifacts = dict(server.query(f"select key, id from artifact where flow_run_id = '{deployed}'"))
+    shown = {
+        f"runs/flow-run/{deployed}": "seed: reading the data once, then the starts",
+        f"artifacts/artifact/{artifacts['old-faithful-candidates']}": "2314.33",
+        f"artifacts/artifact/{artifacts['old-faithful-report']}": "has the smallest BIC of 36 candidates",
+    }
+    widths = "[...document.images].filter(image => image.src.startsWith('data:')).map(image => image.naturalWidth)"
+    with browsing() as page:
+        page.send("Emulation.setDeviceMetricsOverride", width=1300, height=1500, deviceScaleFactor=1, mobile=False)
+        for number, (path, words) in enumerate(shown.items()):
+            page.send("Page.navigate", url=f"{site}/{path}")
+            with pictured(page, tmp_path / f"{number}.png") as picture:
+                until(lambda words=words: words in page.evaluate(TEXT), f"{words} on {path}, see {picture}")
+        assert len(page.evaluate(widths)) >= 3, f"see {picture}"
+        assert min(page.evaluate(widths)) > 100, f"see {picture}"
+        page.send("Page.navigate", url=f"{site}/artifacts/artifact/{artifacts['old-faithful-bic']}")
+        with pictured(page, tmp_path / "bic.png") as picture:
+            until(lambda: page.evaluate(widths), f"the picture, see {picture}")
+        assert min(page.evaluate(widths)) > 100, f"see {picture}"
+
+
+@contextmanager
+def pictured(page, file):
+    """A screenshot of the page when what is looked for has come, or has not."""
+    try:
+        yield file
+    finally:
+        file.write_bytes(page.screenshot())

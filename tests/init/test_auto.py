@@ -1,0 +1,235 @@
+"""Starts that compete."""
+
+from __future__ import annotations
+
+import warnings
+
+import dask
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from test_mclust import MCLUST_NAMES, REG_COVAR
+
+from gmm_dask import GaussianMixture, GaussianMixtureSearch
+from gmm_dask.em.loop import Settings, Status
+from gmm_dask.families import FAMILIES, get_family
+from gmm_dask.init import auto as starts_module
+from gmm_dask.init import subsample as scout_module
+from gmm_dask.init.auto import _compete, first_states
+from gmm_dask.init.responsibilities import start_parameters
+from gmm_dask.init.subsample import FAINT, Scout
+from gmm_dask.passes import data_summary as profile_module
+from gmm_dask.passes.map_reduce import as_rows, collect_statistics, profile_rows
+from mixtures import assert_identical, assert_same_parameters
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def rotation(angle):
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+@pytest.fixture(scope="session")
+def parallel_cigars():
+    """Three groups side by side, 25 times as long as they are wide."""
+    rng = np.random.RandomState(1)
+    groups = [rng.normal((0, offset), (5, 0.2), (300, 2)) for offset in (0, 1.2, 2.4)]
+    return np.concatenate(groups) @ rotation(0.7)
+
+
+@pytest.fixture(scope="session")
+def crossing_cigars():
+    rng = np.random.RandomState(2)
+    groups = [rng.normal(0, widths, (400, 2)) for widths in ((3, 0.25), (0.25, 3))]
+    return np.concatenate(groups) @ rotation(0.4)
+
+
+def auto_states(X, candidates, *, n_init=1, seed=0, weights=None):
+    profile = profile_rows(as_rows(X, weights), 0)
+    random = lambda: np.random.RandomState(seed)  # noqa: E731
+    return first_states(
+        candidates, profile, init_params="auto", n_init=n_init, random_state=random, reg_covar=REG_COVAR
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_parallel_cigars_from_any_random_state(parallel_cigars, seed):
+    search = GaussianMixtureSearch(range(1, 6), init_params="auto", random_state=seed).fit(parallel_cigars)
+    assert search.best_params_["n_components"] == 3
+    assert search.best_params_["covariance_type"] in ("full", "tied")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crossing_cigars_from_any_random_state(crossing_cigars, seed):
+    search = GaussianMixtureSearch(range(1, 6), init_params="auto", random_state=seed).fit(crossing_cigars)
+    assert search.best_params_ == {"n_components": 2, "covariance_type": "full"}
+
+
+def test_a_lone_fit_finds_the_cigars(parallel_cigars, crossing_cigars):
+    """Without neighbours to begin from, too; scikit-learn's start ends 0.1 a row below for the parallel ones."""
+    for X, k in ((parallel_cigars, 3), (crossing_cigars, 2)):
+        best = GaussianMixture(k, init_params="kmeans", n_init=50, tol=1e-6, max_iter=1000, random_state=0).fit(X)
+        for seed in range(5):
+            auto = GaussianMixture(k, init_params="auto", tol=1e-6, max_iter=1000, random_state=seed).fit(X)
+            assert auto.score(X) > best.score(X) - 1e-4
+
+
+@pytest.mark.parametrize("name", ["iris", "old_faithful"])
+def test_no_cell_is_short_of_mclust(name, request):
+    X = request.getfixturevalue(name)
+    table = -pd.read_csv(ROOT / f"tests/data/{name}_mclust_bic.csv", index_col=0)
+    settings = {"init_params": "auto", "tol": 1e-6, "max_iter": 5000, "reg_covar": REG_COVAR, "random_state": 0}
+    found = GaussianMixtureSearch(range(1, 10), **settings).fit(X).results_
+    short = {}
+    for row in found.itertuples():
+        n_parameters = FAMILIES[row.covariance_type].n_parameters(row.n_components, X.shape[1])
+        bic = table.loc[row.n_components, MCLUST_NAMES[row.covariance_type]]
+        mclust = (n_parameters * np.log(len(X)) - bic) / 2
+        if not row.log_likelihood >= mclust - 0.01:
+            short[row.covariance_type, row.n_components] = mclust - row.log_likelihood
+    assert not short
+
+
+def test_old_faithful_is_three_of_one_shape(old_faithful):
+    """And not the spike of rows that are equal in one column."""
+    search = GaussianMixtureSearch(range(1, 10), init_params="auto", reg_covar="auto", tol=1e-6, max_iter=1000)
+    assert search.fit(old_faithful).best_params_ == {"n_components": 3, "covariance_type": "tied"}
+
+
+def test_each_start_is_a_competition_of_its_own(iris):
+    candidates = [("diag", 7), ("full", 5)]
+    alone, several = auto_states(iris, candidates), auto_states(iris, candidates, n_init=4)
+    for i, state in enumerate(alone):
+        mine = several[4 * i : 4 * i + 4]
+        np.testing.assert_array_equal(mine[0].parameters.means, state.parameters.means)
+        assert not any(np.array_equal(other.parameters.means, state.parameters.means) for other in mine[1:])
+
+
+def test_one_row_that_counts_leaves_nothing_to_compete_for(blobs):
+    weights = np.zeros(len(blobs))
+    weights[3] = len(blobs)
+    search = {"n_components": [1, 2], "covariance_types": ["full", "diag"], "random_state": 0}
+    tables = [
+        GaussianMixtureSearch(**search, init_params=init).fit(blobs, sample_weight=weights).results_
+        for init in ("kmeans", "auto")
+    ]
+    assert tables[0]["status"].tolist() == tables[1]["status"].tolist()
+
+
+def test_every_candidate_has_its_starts(blobs):
+    candidates = [("tied", 3), ("full", 1), ("full", 3)]
+    states = auto_states(blobs, candidates, n_init=2)
+    assert [(s.covariance_type, s.n_components, s.start) for s in states] == [
+        (*candidate, start) for candidate in candidates for start in range(2)
+    ]
+    assert all(state.status is Status.RUNNING and state.n_iter == 0 for state in states)
+
+
+def test_the_same_random_state_gives_the_same_bits(iris):
+    first, again = (GaussianMixture(4, init_params="auto", n_init=2, random_state=3).fit(iris) for _ in range(2))
+    assert_identical(first, again)
+
+
+def test_weights_are_repetitions(iris):
+    """The starts differ, because the draws do; what the fits end with does not."""
+    weights = np.random.RandomState(0).randint(0, 3, len(iris)).astype(float)
+    settings = {"init_params": "auto", "tol": 1e-9, "max_iter": 5000, "random_state": 0}
+    weighted = GaussianMixture(3, **settings).fit(iris, sample_weight=weights)
+    repeated = GaussianMixture(3, **settings).fit(np.repeat(iris, weights.astype(int), axis=0))
+    assert weighted.lower_bound_ == pytest.approx(repeated.lower_bound_, abs=1e-5)
+
+
+def test_more_rows_than_the_scout_and_the_sample_take(blobs, monkeypatch):
+    """The blobs are found from some of their rows, and the bits do not depend on how often it is done."""
+    monkeypatch.setattr(profile_module, "SAMPLE_ROWS", 300)
+    monkeypatch.setattr(starts_module, "SCOUT_ROWS", 60)
+    monkeypatch.setattr(starts_module, "ROWS_A_MEAN", 1)
+    monkeypatch.setattr(starts_module, "SECOND_SCOUT", 2)
+    monkeypatch.setattr(starts_module, "WORTH_REFINING", 1)
+    X = da.from_array(blobs, chunks=(100, 2))
+    settings = {"init_params": "auto", "tol": 1e-8, "max_iter": 1000, "random_state": 0}
+    first, again = (GaussianMixture(3, **settings).fit(X) for _ in range(2))
+    assert_identical(first, again)
+    monkeypatch.undo()
+    assert_same_parameters(*(sorted_by_mean(m) for m in (first, GaussianMixture(3, **settings).fit(blobs))), rtol=1e-3)
+
+
+def test_where_there_is_little_to_do_a_start_is_the_best_of_two_competitions(iris):
+    candidates = [("full", 2), ("full", 3), ("diag", 3)]
+    profile = profile_rows(as_rows(iris), 0)
+    scout = Scout.of(profile, len(iris), np.random.RandomState(3), REG_COVAR)
+    pool = _compete(scout, candidates, promising=5, n_competitions=2)
+    assert list(pool) == [(*candidate, number) for number in range(2) for candidate in candidates]
+    assert all(states[0].start == number for (*_, number), states in pool.items())
+    won = auto_states(iris, candidates, seed=3)
+    for candidate, state in zip(candidates, won, strict=True):
+        best = max((pool[*candidate, number][0] for number in range(2)), key=lambda state: state.lower_bound)
+        assert_same_parameters(state.parameters, best.parameters)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_pass_of_the_scout_is_cut_where_there_is_much_to_do(blobs, n_threads, monkeypatch):
+    """So its threads share it; the chunks do not depend on how many there are."""
+    scout = Scout.of(profile_rows(as_rows(blobs), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
+    state = next(scout.start("full", np.ones((len(blobs), 1))))
+    lengths = []
+
+    def watched(rows, *others):
+        lengths.append(rows.lengths)
+        return collect_statistics(rows, *others)
+
+    monkeypatch.setattr(scout_module, "collect_statistics", watched)
+    monkeypatch.setattr(scout_module, "CHUNK_WORK", 3 * len(blobs))  # sums of 1 | z | z^2 | z_a z_b, six a row
+    with dask.config.set(num_workers=n_threads):
+        found = next(scout.glimpse([state], Settings(max_iter=1)))
+    assert lengths == [tuple(np.diff(np.linspace(0, len(blobs), 4).round()))]
+    assert found.lower_bound == pytest.approx(GaussianMixture(1).fit(blobs).score(blobs), abs=1e-4)
+
+
+@pytest.mark.parametrize("covariance_type", FAMILIES)
+def test_a_fit_that_is_put_together_from_its_components_begins_as_one_from_all_rows(covariance_type, blobs):
+    weights = np.random.RandomState(0).randint(1, 4, len(blobs)).astype(float)
+    fitted = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(blobs, sample_weight=weights)
+    resp = fitted.predict_proba(blobs)
+    assert resp.min() < FAINT  # rows that a component does without
+    scout = Scout.of(profile_rows(as_rows(blobs, weights), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
+    (together,) = scout.start(covariance_type, resp)
+    expected = start_parameters(get_family(covariance_type), blobs, weights, resp, REG_COVAR)
+    for name, value in vars(expected).items():
+        np.testing.assert_allclose(vars(together.parameters)[name], value, rtol=1e-4, atol=1e-4)
+
+
+def sorted_by_mean(mixture):
+    order = np.argsort(mixture.means_[:, 0])
+    for name in ("weights_", "means_", "covariances_", "precisions_cholesky_"):
+        setattr(mixture, name, getattr(mixture, name)[order])
+    return mixture
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.zeros((20, 2)),
+        np.repeat([[0.0, 0.0], [5.0, 5.0]], 10, axis=0),
+        np.column_stack([np.arange(30.0), np.full(30, 7.0)]),
+        np.arange(3.0)[:, None],
+    ],
+    ids=["all equal", "two distinct", "constant column", "as many as components"],
+)
+def test_rows_that_hardly_differ_are_a_status(X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        search = GaussianMixtureSearch(range(1, 4), init_params="auto", random_state=0).fit(X)
+    assert len(search.results_) == 12
+    assert np.isfinite(search.results_["bic"][0])
+
+
+def test_no_start_at_all_is_a_status():
+    X = np.repeat([[0.0, 0.0], [5.0, 5.0]], 10, axis=0)
+    profile = profile_rows(as_rows(X), 0)
+    random = lambda: np.random.RandomState(0)  # noqa: E731
+    [state] = first_states([("full", 2)], profile, init_params="auto", n_init=1, random_state=random, reg_covar=0.0)
+    assert state.parameters is None
+    assert state.status is Status.SINGULAR

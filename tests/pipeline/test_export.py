@@ -1,0 +1,221 @@
+"""The chosen model in other programs' forms says what the store says."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.mixture
+from typer.testing import CliRunner
+
+from flows import cli
+from gmm_dask.em.loop import State, Status
+from gmm_dask.errors import FaultError, UserError
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.passes.map_reduce import Rows
+from gmm_dask.passes.predict import answer_rows
+from gmm_dask.selection.criteria import Outcome
+from mixtures import random_parameters, random_rows
+from pipeline.config.job import JobConfig
+from pipeline.export import ExportedMixture, Target, export
+from pipeline.store import complete, open_store, prepare_store, read_model, write_criteria, write_models
+
+D, K = 3, 4
+CENTER, SCALE = np.array([100.0, -3.0, 0.0]), np.array([25.0, 0.01, 1.0])
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "scaled"])
+def scaled(request):
+    return request.param
+
+
+@pytest.fixture
+def store(tmp_path, covariance_type, scaled):
+    return make_store(tmp_path, covariance_type, scaled)
+
+
+def make_store(tmp_path, covariance_type, scaled=False, columns=("speed", "temperature", "load")):
+    """A complete store of one model of four components, of which one is empty."""
+    path = str(tmp_path / "night.zarr")
+    config = JobConfig.model_validate({"name": "night", "data": {"source": "a.csv"}, "output": {"store": path}})
+    prepare_store(path, config.model_dump(mode="json"), {"path": "a.csv", "modified": 1})
+    parameters = random_parameters(covariance_type, K, D, seed=5)
+    weights = np.array([0.0, 0.5, 0.2, 0.3])
+    parameters = type(parameters)(weights, *list(vars(parameters).values())[1:])
+    state = State(Candidate(covariance_type, K), 1, parameters, (-4.5, -4.25), Status.CONVERGED)
+    write_criteria(path, [Outcome(state, -425.0, 900.0, 880.0, 910.0, 17)])
+    write_models(path, [state], columns, *((CENTER, SCALE) if scaled else ()))
+    complete(path, best=f"{covariance_type}-k{K}", passes=9, bytes_read=90, n_rows=100, total_weight=100.0)
+    return path
+
+
+def rows_for(scaled):
+    """Rows in the user's units: some in the middle, some far away."""
+    rows = np.concatenate([random_rows(200, D), 40.0 * random_rows(50, D, seed=1)])
+    return rows * SCALE + CENTER if scaled else rows
+
+
+def ours(store, rows):
+    """Label, probabilities and log density by the store's own model."""
+    model = read_model(store, open_store(store).best)
+    fitted = rows if model.scale is None else (rows - model.center) / model.scale
+    found = answer_rows(Rows(fitted), *model.model, ["label", "responsibility", "log_density"])
+    shift = 0.0 if model.scale is None else np.log(model.scale).sum()
+    return found["label"], found["responsibility"], found["log_density"] - shift
+
+
+# -- scikit-learn ------------------------------------------------------------------------------------------------
+
+
+def test_scikit_learns_estimator_answers_alike(store, scaled, covariance_type):
+    file = export(store, Target.SKLEARN)
+    assert file.name == f"night-{covariance_type}-k{K}.joblib"
+    mixture = joblib.load(file)
+    assert type(mixture) is sklearn.mixture.GaussianMixture
+    assert mixture.covariance_type == ("diag" if scaled and covariance_type == "spherical" else covariance_type)
+    assert (mixture.n_iter_, mixture.tol) == (2, 1e-3)
+    assert mixture.lower_bound_ == pytest.approx(-4.25 - (np.log(SCALE).sum() if scaled else 0.0), rel=1e-12)
+    rows = rows_for(scaled)
+    label, responsibility, density = ours(store, rows)
+    frame = pd.DataFrame(rows, columns=["speed", "temperature", "load"])  # the names that it was fitted with
+    with np.errstate(divide="ignore"):  # an empty component
+        np.testing.assert_array_equal(mixture.predict(frame), label)
+        np.testing.assert_allclose(mixture.predict_proba(frame), responsibility, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(mixture.score_samples(frame), density, rtol=1e-9)
+
+
+def test_numbered_columns_are_no_names(tmp_path):
+    mixture = joblib.load(export(make_store(tmp_path, "full", columns=("x0", "x1", "x2")), Target.SKLEARN))
+    assert not hasattr(mixture, "feature_names_in_")
+    assert mixture.n_features_in_ == 3
+
+
+# -- ONNX --------------------------------------------------------------------------------------------------------
+
+
+def test_onnx_agrees_in_onnxruntime(store, scaled):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(export(store, Target.ONNX), providers=["CPUExecutionProvider"])
+    rows = rows_for(scaled)
+    label, probabilities, log_density = session.run(None, {"X": rows})
+    expected = ours(store, rows)
+    assert label.dtype == np.int64
+    np.testing.assert_array_equal(label, expected[0])
+    np.testing.assert_allclose(probabilities, expected[1], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(log_density, expected[2], rtol=1e-9)
+    assert session.get_modelmeta().custom_metadata_map["features"].split("\n") == ["speed", "temperature", "load"]
+    assert session.run(["label"], {"X": rows[:0]})[0].shape == (0,)
+
+
+def test_onnx_of_rows_that_are_far_from_everything(tmp_path):
+    """The log-sum-exp is about the largest term: nothing under- or overflows where ours does not."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    store = make_store(tmp_path, "diag")
+    session = onnxruntime.InferenceSession(export(store, Target.ONNX), providers=["CPUExecutionProvider"])
+    rows = np.array([[1e6, -1e6, 1e6], [3e4, 0.0, 0.0]])
+    found, expected = session.run(None, {"X": rows}), ours(store, rows)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+    assert np.isfinite(found[2]).all()
+
+
+def test_onnx_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"pip install 'gmm-dask\[onnx\]'"):
+        export(make_store(tmp_path, "full"), Target.ONNX)
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------
+
+
+def test_json_holds_all_parameters(store, scaled, covariance_type):
+    found = json.loads(export(store, Target.JSON).read_text())
+    ExportedMixture.model_validate(found)
+    model = read_model(store, open_store(store).best)
+    kind, parameters = model.in_units
+    assert (found["format"], found["name"]) == ("gmm-dask-model", f"{covariance_type}-k{K}")
+    assert (found["covariance_type"], found["n_components"]) == (kind, K)
+    assert found["features"] == ["speed", "temperature", "load"]
+    for name, array in vars(parameters).items():
+        np.testing.assert_array_equal(found[name], array)  # to the last bit
+    assert (found["scaled"] is not None) == scaled
+    if scaled:
+        np.testing.assert_array_equal(found["scaled"]["covariances"], model.parameters.covariances)
+        assert found["scaled"]["covariance_type"] == covariance_type
+        assert found["scaled"]["scale"] == SCALE.tolist()
+    assert found["criteria"]["bic"] == 900.0
+    assert found["fit"]["status"] == "converged"
+    assert found["fit"]["settings"]["reg_covar"] == 1e-6
+    assert "numpy" in found["software"]
+
+
+def test_json_alone_gives_the_densities(tmp_path):
+    """What the schema says is enough to compute with."""
+    from scipy.stats import multivariate_normal
+
+    store = make_store(tmp_path, "full", scaled=True)
+    found, rows = json.loads(export(store, Target.JSON).read_text()), rows_for(True)[:200]
+    parts = zip(found["weights"], found["means"], found["covariances"], strict=True)
+    density = sum(w * multivariate_normal(mean, covariance).pdf(rows) for w, mean, covariance in parts)
+    np.testing.assert_allclose(np.log(density), ours(store, rows)[2], rtol=1e-9)
+
+
+def test_every_key_of_the_json_is_described():
+    schema = ExportedMixture.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        for key, field in section.get("properties", {}).items():
+            assert "description" in field or "$ref" in field, key
+
+
+# -- files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", Target)
+def test_a_file_that_exists_is_left_as_it_is(tmp_path, target):
+    store, file = make_store(tmp_path, "diag"), tmp_path / "mine"
+    file.write_text("precious")
+    with pytest.raises(UserError, match="exists and is left as it is"):
+        export(store, target, file)
+    assert file.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "night.zarr"]
+
+
+def test_nothing_half_written_is_left(tmp_path, monkeypatch):
+    store = make_store(tmp_path, "diag")
+
+    def fill_the_disk(mixture, file):
+        file.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("joblib.dump", fill_the_disk)
+    with pytest.raises(FaultError, match=r"joblib: No space left on device\. Free some space"):
+        export(store, Target.SKLEARN)
+    assert [path.name for path in tmp_path.iterdir()] == ["night.zarr"]
+
+
+def test_the_command(tmp_path):
+    store = make_store(tmp_path, "tied")
+    result = CliRunner().invoke(cli.app, ["export", store, "--to", "json", "-o", str(tmp_path / "model.json")])
+    assert (result.exit_code, result.stdout) == (0, f"model: {tmp_path}/model.json\n")
+    result = CliRunner().invoke(cli.app, ["export", store, "--to", "json", "-o", str(tmp_path / "no/model.json")])
+    assert result.exit_code == 2
+    assert "Choose a file in a folder that can be written" in result.stderr
+    result = CliRunner().invoke(cli.app, ["export", store, "--to", "pmml"])
+    assert result.exit_code == 2
+
+
+def test_the_schema_is_printed():
+    result = CliRunner().invoke(cli.app, ["schema", "--model"])
+    assert json.loads(result.stdout) == ExportedMixture.model_json_schema()
+
+
+def test_an_unfinished_store_is_refused(tmp_path):
+    path = str(tmp_path / "r.zarr")
+    config = JobConfig.model_validate({"data": {"source": "a.csv"}, "output": {"store": path}})
+    prepare_store(path, config.model_dump(mode="json"), {"path": "a.csv", "modified": 1})
+    with pytest.raises(UserError, match="is not complete"):
+        export(path, Target.JSON)

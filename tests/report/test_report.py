@@ -1,0 +1,425 @@
+"""The report: what it says, that it needs nothing else, and that it is whole or not there."""
+
+import errno
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from test_notebook import Cells
+from typer.testing import CliRunner
+
+from flows import cli
+from gmm_dask import UserError
+from gmm_dask.families import get_family
+from gmm_dask.selection.criteria import evidence
+from pipeline.config.job import JobConfig
+from pipeline.fit import job as stages
+from pipeline.report import clear_report, figures, has_report, page, phrases, report_folder, tables, write_report
+from pipeline.report.facts import read_facts
+from pipeline.store import open_store, read_sample
+
+DRAWN = {"bic", "aic", "icl", "bic-close", "clusters", "uncertainty", "log-likelihood"}
+
+
+def rows_of(features=3, seed=0):
+    random = np.random.default_rng(seed)
+    centers = np.array([[0.0] * features, [6.0] + [0.0] * (features - 1), [0.0] * (features - 1) + [6.0]])
+    return np.concatenate(
+        [random.normal(center, 1.0, (n, features)) for center, n in zip(centers, (400, 250, 150), strict=True)]
+    )
+
+
+def job(folder, rows, columns=None, data=None, search=None, output=None):
+    names = columns or [f"x{i}" for i in range(rows.shape[1])]
+    pd.DataFrame(rows, columns=names).to_parquet(folder / "rows.parquet")
+    values = {
+        "name": "thirds",
+        "data": {"source": str(folder / "rows.parquet"), **(data or {})},
+        "search": {"n_components": [1, 2, 3, 4], **(search or {})},
+        "output": {"store": str(folder / "thirds.zarr"), **(output or {})},
+    }
+    return JobConfig.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A complete store of three groups of rows in three features."""
+    return stages.run(job(tmp_path_factory.mktemp("report"), rows_of())).store
+
+
+@pytest.fixture(scope="module")
+def facts(store):
+    return read_facts(store)
+
+
+@pytest.fixture(scope="module")
+def text(store):
+    return (report_folder(store) / "index.html").read_text()
+
+
+def told(facts, **changes):
+    """The facts with other values in the table; ``changes`` are columns by candidate."""
+    table = facts.table.set_index("name", drop=False)
+    for column, values in changes.items():
+        for name, value in values.items():
+            table.loc[name, column] = value
+    table["delta"] = table[facts.criterion] - table[facts.criterion].min()
+    return replace(facts, table=table.reset_index(drop=True))
+
+
+def with_criterion(facts, criterion):
+    config = facts.store.config
+    store = replace(facts.store, config={**config, "search": {**config["search"], "criterion": criterion}})
+    return told(replace(facts, store=store))
+
+
+# -- the decision --------------------------------------------------------------------------------------------
+
+
+def test_the_decision_is_a_sentence_with_its_strength(facts, text):
+    assert facts.best == "spherical-k3"
+    assert phrases.headline(facts) == "3 components with spherical covariance describe these data best"
+    second = facts.others[0]
+    lead, meaning = phrases.decision(facts)
+    assert lead.startswith(f"Of 16 candidates, this mixture has the smallest BIC ({facts.winner['bic']:,.1f}). The ")
+    assert f"has a BIC {second['delta']:,.1f} higher: {evidence(second['delta'])} evidence against it" in lead
+    assert "Kass and Raftery 1995" in lead
+    assert meaning == "Spherical: each component is equally wide in all directions."
+    assert f"<h1>{phrases.headline(facts)}</h1>" in text
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        (1.9, "no more than a bare mention"),
+        (2.1, "positive evidence"),
+        (6.1, "strong evidence"),
+        (10.1, "very strong evidence"),
+    ],
+)
+def test_kass_and_raftery_are_quoted_by_delta(facts, delta, expected):
+    value = facts.winner["bic"]
+    near = told(facts, bic={name: value + 1000.0 for name in facts.table["name"] if name != facts.best})
+    near = told(near, bic={"tied-k2": value + delta})
+    assert f"2 components with tied covariance, has a BIC {delta} higher: {expected}" in phrases.decision(near)[0]
+    assert ("About as good by BIC" in " ".join(phrases.notices(near))) == (delta < 2.0)
+
+
+def test_other_criteria_are_judged_by_their_own_conventions(facts):
+    by_aic = with_criterion(facts, "aic")
+    best = by_aic.table.loc[by_aic.table["aic"].idxmin(), "name"]
+    by_aic = replace(by_aic, store=replace(by_aic.store, best=best))
+    assert "(Burnham and Anderson 2002). BIC prefers" in phrases.decision(by_aic)[0]
+    by_icl = with_criterion(facts, "icl")
+    assert "there is no convention for how much that is. BIC prefers this mixture too" in phrases.decision(by_icl)[0]
+
+
+def test_whether_the_other_criteria_agree_is_told(facts):
+    smallest = facts.table[["bic", "aic", "icl"]].min().min() - 1.0
+    same = told(facts, aic={facts.best: smallest}, icl={facts.best: smallest})
+    assert phrases.other_criteria(same) == "AIC and ICL agree."
+    other = told(same, aic={"full-k4": smallest - 1.0})
+    assert phrases.other_criteria(other).startswith("ICL agrees, and AIC would choose full-k4. AIC tends to more")
+
+
+def test_a_mixture_in_another_form_is_no_runner_up(facts):
+    best = facts.winner["bic"]
+    twin = told(facts, bic={"full-k1": best * (1.0 + 1e-13)})
+    assert twin.runner_up["name"] != "full-k1"
+    assert "(full-k1 is the same mixture in another form.) The runner-up" in phrases.decision(twin)[0]
+
+
+def test_the_only_candidate_has_no_runner_up(tmp_path):
+    config = job(tmp_path, rows_of(1), search={"n_components": [2], "covariance_types": ["tied"]})
+    facts = read_facts(stages.run(config).store)
+    (lead, _), found = phrases.decision(facts), write_report(facts.store.path).read_text()
+    assert re.fullmatch(r"This was the only candidate tried; its BIC is [\d,.]+\.", lead)
+    assert "The candidate" not in phrases.notices(facts)
+    assert "lead in BIC" not in found
+
+
+def test_numbers_in_words():
+    assert [phrases.difference(d) for d in (0.04, 999.94, 1234.5, 123_456.0, 2.5e6)] == [
+        "0.0",
+        "999.9",
+        "1,234",
+        "123 k",
+        "2.5 M",
+    ]
+    assert [phrases.duration(s) for s in (2.34, 59.6, 800.0, 18_120.0)] == ["2.3 s", "60 s", "13 min 20 s", "5 h 2 min"]
+    assert phrases.number(-1234.5678, phrases.decimals(12.0)) == "\u22121,234.6"
+    assert phrases.number(1.5e-12, phrases.decimals(1e-12)) == "1.5e\u221212"
+    assert phrases.number(7.0, phrases.decimals(0.0)) == "7"
+
+
+# -- what is worth a look ------------------------------------------------------------------------------------
+
+
+def test_a_winner_at_the_end_of_the_range_is_told(facts):
+    fewer = replace(facts, table=facts.table[facts.table["n_components"] <= 3].reset_index(drop=True))
+    assert "The winner has 3 components, the most that were tried" in phrases.notices(fewer)[0]
+    more = replace(facts, table=facts.table[facts.table["n_components"] >= 3].reset_index(drop=True))
+    assert "The winner has 3 components, the fewest that were tried" in phrases.notices(more)[0]
+    assert not phrases.notices(facts)
+
+
+def test_small_and_collapsed_components_are_told(facts):
+    few = replace(facts.components, weights=np.array([0.7, 0.295, 0.005]))
+    assert "2 (about 4 rows)" in " ".join(phrases.notices(replace(facts, components=few)))
+    family, parameters = facts.model.model
+    covariances = family.full_covariances(parameters)
+    covariances[1, :, 0] = covariances[1, 0, :] = [1.5e-6, 0.0, 0.0]
+    fitted = get_family("full").parameters(parameters.weights, parameters.means, covariances)
+    thin = replace(facts, model=replace(facts.model, covariance_type="full", parameters=fitted))
+    (notice,) = phrases.notices(thin)
+    assert "search.reg_covar (1e-06) keeps these components from collapsing: 1." in notice
+
+
+def test_components_that_collapsed_are_told_whatever_the_units(tmp_path):
+    """Equal values in a component, beside a feature of small variance and one that does not vary."""
+    rows = rows_of()
+    rows[400:650, 0] = 6.0
+    rows = np.column_stack([rows * [1.0, 1e-3, 1e3], np.full(len(rows), 1e-3)])
+    search = {"n_components": [3], "covariance_types": ["full"], "init_params": "auto", "reg_covar": "auto"}
+    found = read_facts(stages.run(job(tmp_path, rows, search=search)).store)
+    assert found.held_open == [int(np.abs(found.components.weights - 250 / 800).argmin())]
+    assert any("only search.reg_covar (auto) keeps" in notice for notice in phrases.notices(found))
+
+
+def test_the_size_of_a_component_is_its_weight(tmp_path):
+    """A hundred rows of weight 9.1 are not 910 rows."""
+    rng = np.random.default_rng(0)
+    rows = np.vstack([rng.normal(size=(900, 2)), rng.normal(size=(100, 2)) + 20.0])
+    weighted = np.column_stack([rows, [0.1] * 900 + [9.1] * 100])
+    data, search = {"weights": "w", "columns": ["a", "b"]}, {"n_components": [2], "covariance_types": ["full"]}
+    found = read_facts(stages.run(job(tmp_path, weighted, ["a", "b", "w"], data=data, search=search)).store)
+    assert [row[1].below for row in tables.components_table(found).rows] == ["≈ 910 of weight", "≈ 90 of weight"]
+
+
+def test_candidates_that_failed_are_told_with_a_remedy(tmp_path):
+    rows = np.concatenate([rows_of(2), np.tile([[30.0, 30.0]], (50, 1))])
+    search = {"reg_covar": 0.0, "max_iter": 2, "tol": 0.0, "covariance_types": ["full"], "init_params": "kmeans"}
+    found = write_report(stages.run(job(tmp_path, rows, search=search)).store).read_text()
+    (table,) = [t for t in Cells(found).tables if t[0] == ["what", "which", "why, and what to do"]]
+    assert {row[0][:8] for row in table[1:]} == {"singular", "max_iter"}
+    (singular,) = [row for row in table if row[0].startswith("singular")]
+    assert "full-k4" in singular[1]
+    assert "Increase reg_covar" in singular[2]
+    assert "could not be fitted; why, and what to do, is said below" in found
+    assert "did not converge" in found
+
+
+# -- the page ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_needs_nothing_else(text):
+    assert "<script" not in text
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
+    assert not re.findall(r"@import|url\((?!#)", text)
+    assert "default-src 'none'" in text
+
+
+def test_pictures_have_words_and_tables_heads(text, store):
+    images = re.findall(r"<img [^>]*>", text)
+    alts = [re.search(r'alt="([^"]+)"', image).group(1) for image in images]
+    assert len(images) == len(DRAWN) + 1  # three features: the means too
+    assert all(len(alt) > 30 for alt in alts)
+    assert len(set(alts)) == len(alts)
+    assert text.count("<table") == text.count("<caption>") == text.count("<thead>")
+    assert all("scope=" in head for head in re.findall(r"<th[ >][^>]*", text))
+    names = {path.stem for path in report_folder(store).glob("*.png")}
+    assert names == DRAWN | {"means"}
+
+
+def test_tables_hold_what_the_store_holds(facts, text):
+    found = {table[0][0]: table for table in Cells(text).tables}
+    components = found["component"]
+    assert components[0] == ["component", "weight", "x0", "x1", "x2"]
+    mean, deviation = facts.components.means[0, 0], np.sqrt(facts.components.variances[0, 0])
+    assert components[1][0] == "0"
+    assert components[1][2] == f"{mean:.2f}± {deviation:.2f}".replace("-", "\u2212")
+    closest = found["candidate"]
+    assert closest[1][:3] == ["spherical-k3", "0.0", ""]
+    assert len(closest) == 1 + tables.MOST_CLOSEST
+    matrix = found["K"]
+    assert matrix[0] == ["K", "full", "tied", "diag", "spherical"]
+    assert matrix[3][4] == "0.0"
+    assert found["column"][1][0] == "x0"
+    assert dict(found["package"][1:])["gmm-dask"] == facts.store.software["gmm-dask"]
+
+
+def test_the_same_store_gives_the_same_page(store, text):
+    assert write_report(store).read_text() == text
+
+
+def test_what_a_user_called_things_is_escaped(tmp_path):
+    columns = ["<script>alert(1)</script>", '$x_{1}$ & "y"', "{{ 7 * 7 }}"]
+    config = job(tmp_path, rows_of(), columns, search={"n_components": [3], "covariance_types": ["full"]})
+    found = (report_folder(stages.run(config).store) / "index.html").read_text()
+    assert "<script" not in found
+    assert "&lt;script&gt;alert(1)" in found
+    assert "{{ 7 * 7 }}" in found
+
+
+def test_secrets_are_not_in_the_report(facts, monkeypatch):
+    config = json.loads(json.dumps(facts.store.config))
+    config["data"]["storage_options"] = {"key": "AKIAEXAMPLE", "secret": "hunter2", "anon": False}
+    config["data"]["source"] = "s3://user:hunter3@bucket/rows.zarr?X-Amz-Signature=hunter4"
+    data = {**facts.store.data, "path": config["data"]["source"]}
+    store = replace(facts.store, config=config, data=data)
+    found = page.render(replace(facts, store=store), {name: [] for name in GROUPS})
+    assert not re.findall("hunter|AKIA", found)
+    assert "***" in found
+
+
+GROUPS = ("choice", "others", "clusters", "means", "uncertainty", "bounds")
+
+
+def test_times_passes_and_bytes_are_told(facts, text):
+    assert facts.store.seconds > 0.0
+    assert re.search(r"<dt>passes</dt><dd>\d+<small>[\d.]+ [kM]iB read</small>", text)
+    assert "in one run" in text
+    assert facts.store.finished >= facts.store.started
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", facts.store.finished)
+
+
+def test_starts_and_extrapolations_are_told(tmp_path):
+    search = {"n_components": [2, 3], "n_init": 3, "accelerate": True, "tol": 1e-7, "init_params": "auto"}
+    text = write_report(stages.run(job(tmp_path, rows_of(), search=search)).store).read_text()
+    assert '<th scope="col">starts agree</th>' in text
+    assert re.search(r"of the winner&#39;s 3 starts ended at its likelihood \(numbers? 0", text)
+    assert "the best of many short fits, compared on a sample of up to 800 rows, in memory: not among the" in text
+    assert re.search(r"iterations of 24 fits, which share passes; [\d,]+ of them at extrapolated parameters", text)
+    assert "The winner has 3 components, the most that were tried" in text
+
+
+def test_fifty_components_of_a_hundred_features_are_cut_and_said(facts):
+    random = np.random.default_rng(0)
+    weights = np.sort(random.dirichlet(np.full(50, 9.0)))[::-1]
+    covariances = np.tile(np.eye(100), (50, 1, 1))
+    names = tuple(f"marker_{i}" for i in range(100))
+    many = replace(
+        facts.components,
+        weights=weights,
+        means=random.normal(size=(50, 100)) * 3.0,
+        covariances=covariances,
+        names=names,
+    )
+    table = tables.components_table(replace(facts, components=many))
+    assert (len(table.rows), len(table.head)) == (tables.MOST_COMPONENTS, 2 + tables.MOST_FEATURES)
+    assert "Of 100 features, the 8 in which the components differ most are shown." in table.note
+    assert re.search(r"26 smaller components, of \d\d\.\d% together, are left out\.", table.note)
+
+
+# -- scaling, anomalies, missing values ----------------------------------------------------------------------
+
+
+def test_means_are_in_the_units_of_the_data(tmp_path):
+    rows = rows_of(2) * [1.0, 1000.0] + [0.0, 1e5]
+    rows[7, 1] = np.nan
+    data = {"scale": "standard", "missing": "drop"}
+    config = job(tmp_path, rows, data=data, output={"anomaly_quantile": 0.02})
+    store = stages.run(config).store
+    facts, usable = read_facts(store), np.delete(rows, 7, axis=0)
+    np.testing.assert_allclose(facts.components.center, usable.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(facts.components.deviations, usable.std(axis=0), rtol=1e-3)
+    sample = read_sample(store)
+    np.testing.assert_allclose(sample.rows, usable, rtol=1e-12)
+    found = (report_folder(store) / "index.html").read_text()
+    assert "1 of 800 rows have missing or infinite values and are left out" in found
+    assert re.search(r"<dt>anomalies</dt><dd>1\d rows of log density under", found)
+
+
+def test_the_sample_has_the_labels_of_the_stored_rows(store):
+    sample = read_sample(store)
+    stored = np.asarray(zarr.open_group(store, mode="r")["rows/label"][...])
+    np.testing.assert_array_equal(sample.label, stored)
+    assert ((sample.uncertainty >= 0.0) & (sample.uncertainty < 1.0)).all()
+    assert (sample.n_chunks, sample.chunk_rows) == (1, 800)
+
+
+def test_a_store_without_a_sample_is_reported_without_rows(tmp_path):
+    store = stages.run(job(tmp_path, rows_of(), search={"n_components": [3]})).store
+    del zarr.open_group(store, mode="r+")["sample"]
+    found = write_report(store).read_text()
+    assert "holds no sample of rows" in found
+    assert not (report_folder(store) / "clusters.png").exists()
+
+
+# -- when it is written --------------------------------------------------------------------------------------
+
+
+def small(folder, **output):
+    return job(folder, rows_of(2), search={"n_components": [2], "covariance_types": ["full"]}, output=output)
+
+
+def test_no_report_is_written_that_is_not_wanted(tmp_path):
+    config = small(tmp_path, report=False)
+    assert not has_report(stages.run(config).store)
+    assert not report_folder(config.output.store).exists()
+
+
+def test_a_new_run_leaves_nothing_of_the_old_report(tmp_path):
+    config = small(tmp_path)
+    folder = report_folder(stages.run(config).store)
+    (folder / "notes.txt").write_text("mine")
+    stages.run(small(tmp_path, report=False), fresh=True)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_report_that_is_missing_is_written_by_the_next_run(tmp_path):
+    config, events = small(tmp_path), []
+    store = stages.run(config).store
+    clear_report(store)
+    assert stages.run(config, progress=events.append).reused
+    assert [event.name for event in events] == ["draw"]
+    assert has_report(store)
+
+
+def test_a_full_disk_leaves_no_page(tmp_path, monkeypatch):
+    config = small(tmp_path)
+    store, write = stages.run(config).store, Path.write_bytes
+
+    def fill(path, data):
+        if path.name.startswith("uncertainty"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(store)
+    assert not has_report(store)
+    assert open_store(store).is_complete
+    monkeypatch.undo()
+    assert write_report(store).is_file()
+
+
+def test_an_unfinished_store_has_no_report(tmp_path):
+    config = small(tmp_path)
+    stages.prepare(config, False, lambda event: None)
+    stages.seed(config, lambda event: None)
+    with pytest.raises(UserError, match="is not complete"):
+        write_report(config.output.store)
+
+
+def test_the_command_writes_the_report_and_says_where(store, tmp_path):
+    clear_report(store)
+    result = CliRunner().invoke(cli.app, ["report", store])
+    assert (result.exit_code, result.stdout) == (0, f"report: {store}-report/index.html\n")
+    assert has_report(store)
+    result = CliRunner().invoke(cli.app, ["report", str(tmp_path / "absent.zarr")])
+    assert result.exit_code == 2
+    assert "there is no result store" in result.stderr
+
+
+def test_pictures_are_drawn_without_pyplot(facts, monkeypatch):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    assert figures.draw_choice(facts)[0].svg.startswith(b"<?xml")
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,489 @@
+"""A stored model over new rows: the same answers whatever holds them, and a word when they are unlike the fit's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dask
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+from pyarrow import parquet
+from typer.testing import CliRunner
+
+import pipeline.sources.rows
+from flows import cli
+from gmm_dask.errors import UserError
+from pipeline.config.job import JobConfig
+from pipeline.fit.job import run
+from pipeline.progress import ChunksDone, StageStarted
+from pipeline.score.drift import Fit, drift_of_density, drift_of_shares
+from pipeline.score.new_rows import score
+from pipeline.store import open_store, read_scores, read_summary
+from pipeline.synth import Plan, write_synthetic
+
+COLUMNS = ["a", "b", "c"]
+runner = CliRunner(env={"COLUMNS": "200"})
+
+
+def some_rows(n_rows, seed, shift=0.0):
+    rng = np.random.default_rng(seed)
+    centres = np.array([[0.0, 0.0, 0.0], [6.0, 1.0, -2.0], [-3.0, 5.0, 1.0]])
+    return np.round(centres[rng.choice(3, n_rows, p=[0.5, 0.3, 0.2])] + rng.normal(size=(n_rows, 3)), 4) + shift
+
+
+def fit(folder, scale="none", columns=COLUMNS, **output):
+    """A store fitted to 2000 rows, with log densities and anomalies."""
+    frame = pd.DataFrame(some_rows(2000, 0), columns=columns)
+    folder.mkdir(exist_ok=True)
+    frame.to_csv(folder / "fit.csv", index=False)
+    output = {"log_density": True, "responsibilities": True, "anomaly_quantile": 0.01, "report": False, **output}
+    config = JobConfig.model_validate(
+        {
+            "data": {"source": str(folder / "fit.csv"), "scale": scale},
+            "search": {"n_components": [3], "covariance_types": ["full"]},
+            "output": {"store": str(folder / "model.zarr"), **output},
+        }
+    )
+    return run(config).store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("fit"))
+
+
+@pytest.fixture
+def unheld(monkeypatch):
+    """Small data is read chunk by chunk, like large data."""
+    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+
+
+def rows_of(out):
+    return xr.open_zarr(out, group="rows", consolidated=False).load()
+
+
+def write_new(tmp_path, kind, rows, columns=("c", "a", "b")):
+    """New rows, the columns in another order, with others between them."""
+    frame = pd.DataFrame(rows, columns=COLUMNS)[list(columns)]
+    frame.insert(1, "other", "text" if kind != "zarr" else 7.0)
+    path = str(tmp_path / f"new.{kind}")
+    if kind == "csv":
+        frame.to_csv(path, index=False)
+    elif kind == "parquet":
+        frame.assign(id=np.arange(len(frame)) * 10).to_parquet(path, index=False, row_group_size=70)
+    else:
+        group = zarr.create_group(path)
+        for name in frame:
+            group.create_array(name, data=frame[name].to_numpy(), chunks=(64,))
+    return path
+
+
+# -- the same answers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "zarr"])
+def test_the_rows_of_the_fit_have_the_answers_of_the_fit(tmp_path, store, unheld, kind, out):
+    if out.endswith("parquet") and kind != "parquet":
+        pytest.skip("Parquet goes with Parquet")
+    data, out = write_new(tmp_path, kind, some_rows(2000, 0)), str(tmp_path / out)
+    events = []
+    summary = score(store, data, out, overrides=["data.chunk_rows=128"], progress=events.append)
+    expected = rows_of(store)
+    if out.endswith("parquet"):
+        frame = parquet.read_table(out).to_pandas()
+        found = {name: frame[name] for name in ("label", "log_density", "anomaly")}
+        found["responsibility"] = frame[[f"responsibility_{k}" for k in range(3)]]
+    else:
+        found = rows_of(out)
+        assert read_scores(out)["status"] == "complete"
+        assert read_scores(out)["summary"]["n_rows"] == 2000
+    np.testing.assert_array_equal(found["label"], expected["label"])
+    np.testing.assert_allclose(found["log_density"], expected["log_density"], rtol=1e-12)
+    np.testing.assert_allclose(found["responsibility"], expected["responsibility"], atol=1e-12)
+    np.testing.assert_array_equal(found["anomaly"], expected["anomaly"])
+    assert (summary.n_rows, summary.unusable, summary.anomalies, summary.of_fit) == (2000, 0, 20, True)
+    assert summary.mean_log_density == pytest.approx(summary.fit_mean_log_density, rel=1e-9)
+    assert summary.shares == pytest.approx(summary.fit_shares, abs=1e-12)
+    assert not summary.drift
+    told = [event for event in events if isinstance(event, ChunksDone)]
+    assert told[-1].done == told[-1].total > 10
+
+
+def test_a_scaled_model_answers_in_the_users_units(tmp_path, store, unheld):
+    scaled = fit(tmp_path / "scaled", scale="standard")
+    data = write_new(tmp_path, "parquet", some_rows(500, 1))
+    summary = score(scaled, data, tmp_path / "a.zarr")
+    plain = score(store, data, tmp_path / "b.zarr")
+    a, b = rows_of(tmp_path / "a.zarr"), rows_of(tmp_path / "b.zarr")
+    np.testing.assert_array_equal(a["label"], b["label"])
+    np.testing.assert_allclose(a["log_density"], b["log_density"], atol=0.05)  # another scale stops elsewhere
+    assert summary.mean_log_density == pytest.approx(plain.mean_log_density, abs=0.01)
+    # to the bit what the job itself says of its rows
+    again = score(scaled, write_new(tmp_path, "csv", some_rows(2000, 0)), tmp_path / "c.zarr")
+    np.testing.assert_allclose(rows_of(tmp_path / "c.zarr")["log_density"], rows_of(scaled)["log_density"], rtol=1e-12)
+    assert not again.drift
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_rows_that_are_not_usable(tmp_path, store, unheld, kind):
+    rows = some_rows(300, 1)
+    rows[[3, 170], [0, 2]] = np.nan
+    data = write_new(tmp_path, kind, rows)
+    with pytest.raises(UserError, match=r"NaN or infinity in 2 of .* 1 in 'a', 1 in 'c'; the first in row 3 .*=drop"):
+        score(store, data, tmp_path / "out.zarr")
+    with pytest.raises(UserError, match=r"the scores .*out\.zarr are not complete"):
+        read_scores(tmp_path / "out.zarr")
+    summary = score(store, data, tmp_path / "out.zarr", overrides=["data.missing=drop"])
+    found = rows_of(tmp_path / "out.zarr")
+    assert np.flatnonzero(found["label"] == -1).tolist() == [3, 170]
+    assert (summary.n_rows, summary.unusable) == (300, 2)
+    assert sum(summary.shares) == pytest.approx(1.0)
+
+
+def test_rows_that_are_infinitely_far(tmp_path, store):
+    """Their squares overflow: they have no density, and are anomalies, and nothing else is disturbed."""
+    rows = some_rows(300, 1)
+    rows[5] = 1e200
+    data, out = write_new(tmp_path, "parquet", rows), tmp_path / "out.zarr"
+    summary = score(store, data, out)
+    found = rows_of(out)
+    assert found["log_density"][5] == -np.inf
+    assert found["anomaly"][5]
+    assert 0 <= found["label"][5] < 3
+    assert np.isfinite(found["log_density"].values[np.arange(300) != 5]).all()
+    assert summary.mean_log_density == -np.inf
+    assert "zero in float64" in summary.drift[0]
+
+
+def test_another_quantile_takes_its_threshold_from_the_new_rows(tmp_path, store):
+    data = write_new(tmp_path, "parquet", some_rows(400, 1, shift=3.0))
+    of_fit = score(store, data, tmp_path / "a.zarr")
+    own = score(store, data, tmp_path / "b.zarr", overrides=["output.anomaly_quantile=0.05"])
+    assert (of_fit.of_fit, own.of_fit) == (True, False)
+    assert of_fit.anomalies > 100
+    assert own.anomalies == 20
+    assert read_summary(tmp_path / "a.zarr")["anomaly_threshold"] == read_summary(store)["anomaly_threshold"]
+
+
+def test_key_columns_of_new_rows(tmp_path, store):
+    data = write_new(tmp_path, "parquet", some_rows(300, 1))
+    score(store, data, tmp_path / "out.parquet", overrides=["output.key_columns=[id]", "output.responsibilities=false"])
+    frame = parquet.read_table(tmp_path / "out.parquet").to_pandas()
+    assert list(frame) == ["id", "label", "log_density", "anomaly"]
+    assert frame["id"].tolist() == list(range(0, 3000, 10))
+
+
+# -- columns -----------------------------------------------------------------------------------------------------
+
+
+def test_columns_that_are_lacking_are_all_named(tmp_path, store):
+    pd.DataFrame(some_rows(9, 1), columns=["x", "b", "z"]).to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(
+        UserError, match=r"new\.csv lacks 2 of the model's 3 features: a, c\. .*--columns, in the order"
+    ):
+        score(store, str(tmp_path / "new.csv"), tmp_path / "out.zarr")
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_columns_by_other_names(tmp_path, store):
+    rows = some_rows(200, 1)
+    np.save(tmp_path / "new.npy", rows[:, [2, 0, 1]])
+    with pytest.raises(UserError, match="lacks 3 of the model's 3 features"):
+        score(store, str(tmp_path / "new.npy"), tmp_path / "a.zarr")
+    score(store, str(tmp_path / "new.npy"), tmp_path / "a.zarr", columns=["x1", "x2", "x0"])
+    score(store, write_new(tmp_path, "csv", rows), tmp_path / "b.zarr")
+    a, b = rows_of(tmp_path / "a.zarr"), rows_of(tmp_path / "b.zarr")
+    np.testing.assert_allclose(a["log_density"], b["log_density"], rtol=1e-12)
+    with pytest.raises(UserError, match=r"--columns: expected 3 names, .* \(a, b, c\); got 2: x0, x1"):
+        score(store, str(tmp_path / "new.npy"), tmp_path / "c.zarr", columns=["x0", "x1"])
+
+
+def test_a_column_that_is_no_number_is_refused_by_name(tmp_path, store):
+    frame = pd.DataFrame(some_rows(9, 1), columns=COLUMNS).assign(b="text")
+    frame.to_parquet(tmp_path / "new.parquet")
+    with pytest.raises(UserError, match=r"the column 'b' of .* is not numeric"):
+        score(store, str(tmp_path / "new.parquet"), tmp_path / "out.zarr")
+
+
+@pytest.mark.parametrize(
+    "override", ["search.tol=1", "data.columns=[a]", "data.scale=none", "output.store=x", "name=x"]
+)
+def test_what_the_model_fixes_cannot_be_set(tmp_path, store, override):
+    with pytest.raises(UserError, match=rf"--set {re.escape(override.split('=')[0])}: a stored model is as it is"):
+        score(store, "new.csv", tmp_path / "out.zarr", overrides=[override])
+
+
+def test_values_that_are_wrong_are_explained(tmp_path, store):
+    with pytest.raises(UserError, match=r"of the scores has an error:\s+data\.missing"):
+        score(store, "new.csv", tmp_path / "out.zarr", overrides=["data.missing=maybe"])
+
+
+# -- stopped, again, other ---------------------------------------------------------------------------------------
+
+
+class Stop(BaseException):
+    """Ends a command as a signal would."""
+
+
+def stop(event):
+    if isinstance(event, ChunksDone) and event.done >= 3:
+        raise Stop
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
+def test_scores_go_on_where_they_were_stopped(tmp_path, store, unheld, out):
+    data, out = write_new(tmp_path, "parquet", some_rows(1000, 1)), tmp_path / out
+    settings = {"overrides": ["data.chunk_rows=70"]}
+    with dask.config.set(num_workers=1), pytest.raises(Stop):
+        score(store, data, out, progress=stop, **settings)
+    if out.suffix == ".zarr":
+        with pytest.raises(UserError, match=r"the scores .* are not complete .* Run the same gmm-dask score again"):
+            read_scores(out)
+    else:
+        assert not out.exists()
+    events = []
+    first = score(store, data, out, progress=events.append, **settings)
+    told = [event for event in events if isinstance(event, ChunksDone)]
+    assert 0 < len(told) < told[-1].total
+    (detail,) = [event.detail for event in events if isinstance(event, StageStarted) and event.name == "write rows"]
+    assert "going on after" in detail
+    again = score(store, data, out, **settings)
+    assert again.reused
+    assert (again.mean_log_density, again.anomalies) == (first.mean_log_density, first.anomalies)
+    whole = tmp_path / f"whole{out.suffix}"
+    assert score(store, data, whole, **settings).mean_log_density == first.mean_log_density
+    leftovers = {path.name for path in tmp_path.iterdir()} - {"new.parquet", out.name, whole.name}
+    assert leftovers == {f"{out.name}.lock", f"{whole.name}.lock"}
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
+def test_other_scores_are_replaced_only_when_asked(tmp_path, store, out):
+    (tmp_path / "one").mkdir()
+    first, second = (write_new(folder, "parquet", some_rows(50, 1)) for folder in (tmp_path, tmp_path / "one"))
+    score(store, first, tmp_path / out)
+    with pytest.raises(UserError, match="--fresh"):
+        score(store, second, tmp_path / out)
+    assert not score(store, second, tmp_path / out, fresh=True).reused
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
+def test_something_else_is_never_touched(tmp_path, store, out):
+    data = write_new(tmp_path, "parquet", some_rows(50, 1))
+    (tmp_path / out).mkdir()
+    (tmp_path / out / "precious.txt").write_text("mine")
+    for fresh in (False, True):
+        with pytest.raises(UserError, match=r"left as it is|does not hold these scores"):
+            score(store, data, tmp_path / out, fresh=fresh)
+    assert (tmp_path / out / "precious.txt").read_text() == "mine"
+
+
+def test_an_unfinished_store_is_no_model(tmp_path):
+    class StopFit(BaseException):
+        pass
+
+    def watch(event):
+        if isinstance(event, StageStarted) and event.name == "select":
+            raise StopFit
+
+    frame = pd.DataFrame(some_rows(100, 0), columns=COLUMNS)
+    frame.to_csv(tmp_path / "fit.csv", index=False)
+    config = JobConfig.model_validate(
+        {
+            "data": {"source": str(tmp_path / "fit.csv")},
+            "search": {"n_components": [2], "covariance_types": ["diag"]},
+            "output": {"store": str(tmp_path / "r.zarr")},
+        }
+    )
+    with pytest.raises(StopFit):
+        run(config, progress=watch)
+    with pytest.raises(UserError, match=r"the result store .* is not complete"):
+        score(config.output.store, str(tmp_path / "fit.csv"), tmp_path / "out.zarr")
+
+
+def test_a_link_that_is_set_to_another_store_meanwhile_changes_nothing(tmp_path, store):
+    link, new = tmp_path / "latest.zarr", tmp_path / "new.zarr"
+    shutil.copytree(store, new)
+    link.symlink_to(store)
+
+    def swap(event):
+        if isinstance(event, StageStarted) and event.name == "open":  # the model has been read
+            link.unlink()
+            link.symlink_to(new)
+
+    data = write_new(tmp_path, "csv", some_rows(50, 1))
+    out = score(link, data, tmp_path / "out.zarr", progress=swap).out
+    assert link.resolve() == new
+    assert read_scores(out)["model"]["store"] == str(Path(store).resolve())
+
+
+def test_a_little_memory_is_refused_with_the_remedy(tmp_path, store):
+    data = write_new(tmp_path, "parquet", some_rows(50, 1))
+    with pytest.raises(UserError, match=r"the memory limit is 100 MiB, .*--set cluster\.memory_limit"):
+        score(store, data, tmp_path / "out.zarr", overrides=["cluster.memory_limit=100MiB"])
+    assert not (tmp_path / "out.zarr").exists()
+
+
+# -- drift -------------------------------------------------------------------------------------------------------
+
+
+def known(deviation=1.0, shares=(0.5, 0.3, 0.2)):
+    return Fit(mean=-4.0, deviation=deviation, shares=np.array(shares), quantile=None, threshold=None)
+
+
+@pytest.mark.parametrize(
+    ("mean", "n_rows", "warns"),
+    [(-4.05, 10**6, False), (-4.11, 10**6, True), (-3.85, 10**6, True), (-4.5, 30, False), (-5.0, 30, True)],
+)
+def test_the_bound_of_the_density(mean, n_rows, warns):
+    lines = drift_of_density({"mean_log_density": mean, "usable": n_rows}, known())
+    assert bool(lines) == warns
+    if warns:
+        assert ("lower" if mean < -4 else "higher") in lines[0]
+
+
+def test_rows_without_density_are_drift():
+    assert "zero in float64" in drift_of_density({"mean_log_density": None, "usable": 5}, known())[0]
+    assert drift_of_density({"mean_log_density": None, "usable": 0}, known()) == []
+
+
+@pytest.mark.parametrize(
+    ("shares", "n_rows", "warns"),
+    [((0.46, 0.33, 0.21), 10**6, False), ((0.44, 0.36, 0.20), 10**6, True), ((0.44, 0.36, 0.20), 200, False)],
+)
+def test_the_bound_of_the_shares(shares, n_rows, warns):
+    lines = drift_of_shares(np.array(shares), n_rows, known())
+    assert bool(lines) == warns
+    assert not lines or "6.0% of the rows have moved" in lines[0]
+
+
+def test_new_rows_of_the_same_kind_do_not_drift(tmp_path, store):
+    for seed in range(1, 6):
+        data = write_new(tmp_path, "parquet", some_rows(500, seed))
+        assert not score(store, data, tmp_path / f"{seed}.zarr").drift
+
+
+def test_without_rows_in_the_store_the_weights_stand_for_the_shares(tmp_path):
+    bare = fit(tmp_path / "bare", labels=False, log_density=False, responsibilities=False, anomaly_quantile=None)
+    data = write_new(tmp_path, "parquet", some_rows(2000, 0))
+    with pytest.raises(UserError, match="nothing is asked about the rows"):
+        score(bare, data, tmp_path / "out.zarr")
+    summary = score(bare, data, tmp_path / "out.zarr", overrides=["output.labels=true"])
+    assert summary.shares == pytest.approx(summary.fit_shares, abs=0.01)
+    assert summary.anomalies is None
+    assert not summary.drift
+
+
+# -- the command -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_comparison_and_warns(tmp_path, store):
+    data = write_new(tmp_path, "csv", some_rows(600, 1, shift=[8.0, 0.0, 0.0]))
+    result = runner.invoke(cli.app, ["score", store, data, "-o", str(tmp_path / "out.zarr")])
+    assert result.exit_code == 0, result.stderr
+    text = " ".join(result.stdout.split())
+    assert "component share here in the fit difference" in text
+    assert "600 rows, by full-k3" in text
+    assert re.search(r"mean log density -\d+\.\d{4} a row, -\d\.\d{4} in the fit", text)
+    assert "under the density that 0.01 of the rows of the fit are under" in text
+    assert "drift: the mean log density is" in text
+    assert f"scores: {tmp_path}/out.zarr" in text
+    assert "write rows: label, log_density, responsibility, anomaly" in result.stderr
+
+
+def test_the_command_fails_in_a_paragraph(tmp_path, store):
+    result = runner.invoke(cli.app, ["score", store, "nowhere.csv", "-o", str(tmp_path / "out.zarr")])
+    assert result.exit_code == 2
+    assert "nowhere.csv" in result.stderr
+    result = runner.invoke(cli.app, ["score", str(tmp_path / "no.zarr"), "nowhere.csv", "-o", str(tmp_path / "o.zarr")])
+    assert result.exit_code == 2
+    assert "there is no result store" in result.stderr
+    assert not Path(tmp_path / "out.zarr").exists()
+    assert open_store(store).is_complete
+
+
+# -- memory ------------------------------------------------------------------------------------------------------
+
+# the peak of the process itself; getrusage would count what its parent held when it was started
+PEAK = """
+import re, sys
+from flows.cli import app
+try:
+    app()
+finally:
+    status = open("/proc/self/status").read()
+    print("PEAK", re.search(r"VmHWM:\\s+(\\d+)", status).group(1), file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["zarr", "parquet"])
+def test_memory_does_not_grow_with_the_rows(tmp_path, kind):
+    write_synthetic(tmp_path / f"few.{kind}", Plan(1_000_000, 8, 3))
+    write_synthetic(tmp_path / f"many.{kind}", Plan(6_000_000, 8, 3))
+    output = {"store": str(tmp_path / "model.zarr"), "anomaly_quantile": 0.001, "responsibilities": True}
+    config = JobConfig.model_validate(
+        {
+            "data": {"source": str(tmp_path / f"few.{kind}")},
+            "search": {"n_components": [3], "covariance_types": ["full"], "max_iter": 3},
+            "output": {**output, "report": False},
+        }
+    )
+    run(config)
+    peaks = []
+    for name in ("few", "many"):
+        arguments = [
+            "score",
+            output["store"],
+            str(tmp_path / f"{name}.{kind}"),
+            "-o",
+            str(tmp_path / f"{name}-out.{kind}"),
+        ]
+        # a quantile of its own: the sketch is merged over all chunks
+        command = [sys.executable, "-c", PEAK, *arguments, "--set", "output.anomaly_quantile=0.01"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(re.search(r"PEAK (\d+)", done.stderr).group(1)) >> 10)
+    print(f"{kind}: {peaks} MiB")
+    assert peaks[1] < 1024
+    assert peaks[1] - peaks[0] < 120  # of 500 MB more rows and answers
+
+
+# -- weights -----------------------------------------------------------------------------------------------------
+
+
+def fit_weighted(tmp_path, **output):
+    """A store fitted to rows near zero that count a tenth, and rows far off that count nine times; and the data."""
+    rng = np.random.default_rng(0)
+    near, far = rng.normal(size=(900, 3)), rng.normal(size=(100, 3)) * 3.0 + 20.0
+    frame = pd.DataFrame(np.vstack([near, far]), columns=COLUMNS).assign(w=[0.1] * 900 + [9.1] * 100)
+    data = str(tmp_path / "weighted.parquet")
+    frame.to_parquet(data, index=False)
+    values = {
+        "data": {"source": data, "columns": COLUMNS, "weights": "w"},
+        "search": {"n_components": [2], "covariance_types": ["full"], "init_params": "auto"},
+        "output": {"store": str(tmp_path / "weighted.zarr"), "report": False, **output},
+    }
+    return run(JobConfig.model_validate(values)).store, data
+
+
+def test_the_rows_of_a_weighted_fit_have_not_drifted(tmp_path):
+    """Each row counts once in what is compared: new rows may have no weights."""
+    store, data = fit_weighted(tmp_path, log_density=True)
+    summary = score(store, data, tmp_path / "out.zarr")
+    assert not summary.drift
+    assert summary.mean_log_density == pytest.approx(summary.fit_mean_log_density, rel=1e-9)
+    assert summary.shares == pytest.approx((0.9, 0.1)[:: 1 if summary.shares[0] > 0.5 else -1])
+
+
+def test_a_weighted_fit_without_rows_says_that_it_cannot_be_compared(tmp_path):
+    store, data = fit_weighted(tmp_path, labels=False)
+    with pytest.raises(UserError, match=r"fitted with data\.weights and has no answers .*output\.labels: true"):
+        score(store, data, tmp_path / "out.zarr", overrides=["output.labels=true"])

@@ -1,0 +1,101 @@
+"""A grid that is widened until the winner lies inside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gmm_dask import GaussianMixtureSearch
+from gmm_dask.selection.grid import further_counts, widen
+
+
+def rows_of_five_groups(n_rows=1000, seed=0):
+    random = np.random.default_rng(seed)
+    centers = np.array([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0], [8.0, 8.0], [16.0, 4.0]])
+    return centers[random.integers(0, 5, n_rows)] + random.normal(size=(n_rows, 2))
+
+
+# -- where a grid goes on ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "k", "more"),
+    [
+        ([2, 3], 3, [4]),
+        (list(range(1, 10)), 9, [10, 11, 12, 13]),
+        ([2, 4, 6, 8], 8, [10, 12]),
+        ([2, 4, 8, 16], 16, [24, 32]),
+        ([5, 6, 7, 8], 5, [3, 4]),
+        ([5, 10], 5, [1]),  # its stride leads below one
+        ([4], 4, [3, 5]),
+        ([1], 1, [2]),
+        ([1, 2, 3], 2, []),
+    ],
+)
+def test_a_grid_goes_on_in_the_stride_of_its_end(counts, k, more):
+    assert further_counts(counts, k, most=1000) == more
+
+
+def test_no_more_components_than_rows():
+    assert further_counts(list(range(1, 10)), 9, most=11) == [10, 11]
+    assert widen([("full", 5), ("full", 6)], ("full", 6), True, 6) == ([], "there are only 6 rows")
+
+
+def test_a_winner_inside_or_of_one_component_needs_no_wider_grid():
+    grid = [(kind, k) for kind in ("full", "tied") for k in (1, 2, 3)]
+    assert widen(grid, ("full", 2), True, 100) == ([], "")
+    assert widen(grid, ("full", 1), True, 100) == ([], "")
+    assert widen(grid, ("tied", 3), True, 100).candidates == [("full", 4), ("tied", 4)]
+
+
+def test_a_winner_that_is_not_trusted_widens_nothing():
+    assert widen([("full", 2), ("full", 3)], ("full", 3), False, 100) == ([], "no candidate can be trusted")
+
+
+# -- the search --------------------------------------------------------------------------------------------------
+
+SETTINGS = {"covariance_types": ("full", "diag"), "random_state": 0, "n_init": 3, "tol": 1e-6, "max_iter": 1000}
+
+
+@pytest.mark.parametrize("asked", [range(2, 4), range(7, 10)])
+def test_a_search_ends_as_if_the_wide_grid_had_been_asked_for(asked):
+    X = rows_of_five_groups()
+    found = GaussianMixtureSearch(asked, extend=True, **SETTINGS).fit(X)
+    assert found.best_params_["n_components"] == 5
+    counts = sorted(set(found.results_["n_components"]))
+    assert counts[0] < 5 < counts[-1]
+    assert set(asked) < set(counts)
+    whole = GaussianMixtureSearch(counts, **SETTINGS).fit(X)
+    pd.testing.assert_frame_equal(found.results_, whole.results_, rtol=1e-9)
+    np.testing.assert_allclose(found.best_estimator_.means_, whole.best_estimator_.means_, rtol=1e-9)
+
+
+def test_without_it_the_grid_stays_and_the_remark_names_it():
+    found = GaussianMixtureSearch(range(2, 4), **SETTINGS).fit(rows_of_five_groups())
+    assert set(found.results_["n_components"]) == {2, 3}
+    assert any("extend: true" in remark for remark in found.remarks_)
+
+
+def test_only_new_candidates_are_fitted(monkeypatch):
+    fitted = []
+    outcomes = GaussianMixtureSearch._outcomes
+
+    def spy(self, *arguments):
+        fitted.append(arguments[-1])
+        return outcomes(self, *arguments)
+
+    monkeypatch.setattr(GaussianMixtureSearch, "_outcomes", spy)
+    GaussianMixtureSearch(range(2, 4), "diag", extend=True, random_state=0, n_init=3).fit(rows_of_five_groups())
+    assert fitted[:3] == [[("diag", 2), ("diag", 3)], [("diag", 4)], [("diag", 5)]]
+    every = [candidate for candidates in fitted for candidate in candidates]
+    assert len(set(every)) == len(every)
+
+
+def test_it_ends_where_nothing_more_can_be_trusted():
+    """Two pairs of rows: more components than pairs hold one row or less."""
+    X = np.array([[0.0], [0.1], [9.0], [9.1]])
+    found = GaussianMixtureSearch([1, 2], "spherical", extend=True, random_state=0, reg_covar=1e-9).fit(X)
+    assert found.best_params_["n_components"] == 2
+    assert list(found.results_["n_components"]) == [1, 2, 3]
+    assert any("No candidate with more than 2 components can be trusted" in remark for remark in found.remarks_)

@@ -1,0 +1,870 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import pipeline.store.show
+from gmm_dask.em.loop import State, Status
+from gmm_dask.errors import UserError
+from gmm_dask.families import FAMILIES, Parameters
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.passes.data_summary import Profile, Unusable
+from gmm_dask.selection.criteria import Outcome
+from mixtures import random_parameters
+from pipeline.config.job import JobConfig
+from pipeline.store import (
+    Checkpoint,
+    DamagedError,
+    RowPlan,
+    StoreStatus,
+    Totals,
+    ZarrRows,
+    complete,
+    find_store,
+    load_checkpoint,
+    load_waves,
+    lock,
+    open_store,
+    prepare_store,
+    read_columns,
+    read_criteria,
+    read_effort,
+    read_model,
+    save_checkpoint,
+    write_criteria,
+    write_models,
+)
+from pipeline.store.show import read_result
+
+CONFIG = {
+    "name": "a",
+    "data": {"source": "a.csv"},
+    "search": {"tol": 1e-3, "n_components": (1, 2)},
+    "cluster": {"kind": "threads"},
+    "output": {"store": "r.zarr", "labels": True},
+}
+DATA = {"path": "a.csv", "n_rows": 10, "columns": ("x", "y")}
+D = 3
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "r.zarr"
+    prepare_store(path, CONFIG, DATA)
+    return path
+
+
+def parameters(kind, k, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = FAMILIES[kind].covariance_shape(k, D)
+    weights = rng.permutation(np.arange(1.0, k + 1))
+    return Parameters(weights / weights.sum(), rng.normal(size=(k, D)), rng.random(shape), rng.random(shape))
+
+
+def state(kind="full", k=2, start=0, status=Status.RUNNING, bounds=(-3.5, -3.25), seed=0):
+    return State(Candidate(kind, k), start, parameters(kind, k, seed), bounds, status)
+
+
+def states_of_all_kinds():
+    return [state(kind, k, start, seed=k + 10 * start) for kind in FAMILIES for k in (1, 2, 5) for start in range(2)]
+
+
+def profile(seed=0):
+    rng = np.random.default_rng(seed)
+    return Profile(
+        n_rows=10,
+        total_weight=0.1 + 0.2,
+        center=rng.normal(size=D),
+        scatter=rng.normal(size=(D, D)),
+        minimum=rng.normal(size=D),
+        maximum=rng.normal(size=D),
+        chunk_rows=(6, 4),
+        sample=rng.normal(size=(10, D)),
+        sample_weights=None,
+        unusable=Unusable((1, 0), np.array([1] * D), 1),
+        log_scale=0.1 + 0.7,
+    )
+
+
+def save(path, states, profile, passes):
+    save_checkpoint(path, Checkpoint(states, profile, passes, waves=(1, len(states) - 1)))
+
+
+def load(path):
+    found = load_checkpoint(path)
+    assert found.waves == (1, len(found.states) - 1)
+    return found.states, found.profile, found.passes
+
+
+def outcome(of, bic):
+    return Outcome(of, -bic / 2, bic, bic + 1, bic + 2, 7)
+
+
+def assert_same_bits(a, b):
+    assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    assert a.tobytes() == b.tobytes()
+
+
+def assert_same_parameters(a, b):
+    for name in ("weights", "means", "covariances", "precisions_cholesky"):
+        assert_same_bits(getattr(a, name), getattr(b, name))
+
+
+def plain_fields(of):
+    return {field.name: getattr(of, field.name) for field in fields(State) if field.name != "parameters"}
+
+
+def assert_same_states(found, expected):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert (a.parameters is None) == (b.parameters is None)
+        if b.parameters is not None:
+            assert_same_parameters(a.parameters, b.parameters)
+        assert plain_fields(a) == plain_fields(b)
+        assert type(a.n_components) is int
+        assert type(a.start) is int
+
+
+def attributes(path):
+    return json.loads((Path(path) / "zarr.json").read_text())["attributes"]
+
+
+def write_everything(path):
+    """A whole result: all kinds of models, one of them singular."""
+    states = [replace(s, status=Status.CONVERGED) for s in states_of_all_kinds()]
+    save(path, states, profile(), passes=5)
+    missing = states[0].candidate._replace(n_components=9)
+    singular = replace(states[0], candidate=missing, parameters=None, status=Status.SINGULAR, lower_bounds=())
+    outcomes = [outcome(s, 100.0 + i) for i, s in enumerate(states)]
+    write_criteria(path, [*outcomes, outcome(singular, np.nan)])
+    write_models(path, [s for s in states if s.start == 0], ["x", "y", "z"])
+    rows = ZarrRows(path, RowPlan((4, 4, 2), 3, ("label", "log_density", "responsibility"), "token"))
+    rows.begin()
+    for number, n_rows in enumerate(rows.plan.lengths):
+        values = {"label": np.zeros(n_rows), "log_density": np.ones(n_rows), "responsibility": np.ones((n_rows, 3))}
+        rows.write(number, values, Totals(n_rows, 0.0, 0.0, np.array([n_rows, 0, 0])))
+    rows.finish({"usable": 10})
+
+
+def finish(path):
+    complete(path, best="full-k2", passes=9, bytes_read=90, n_rows=10, total_weight=10.0)
+
+
+# -- making and finding --------------------------------------------------------------------------------------
+
+
+def test_a_new_store(store):
+    found = open_store(store, unfinished=True)
+    assert (found.status, found.is_complete, found.attempts, found.passes) == ("running", False, 1, 0)
+    assert found.best is None
+    assert found.checkpoint is None
+    assert found.config["search"] == {"tol": 1e-3, "n_components": [1, 2]}
+    assert found.data == {"path": "a.csv", "n_rows": 10, "columns": ["x", "y"]}
+    assert {"gmm-dask", "python", "numpy", "zarr"} <= found.software.keys()
+    assert attributes(store)["format"] == "gmm-dask-result"
+    assert attributes(store)["format_version"] == 1
+
+
+def test_the_life_of_a_store(tmp_path):
+    path = tmp_path / "deep" / "r.zarr"
+    assert prepare_store(path, CONFIG, DATA) is StoreStatus.NEW
+    assert prepare_store(path, CONFIG, DATA) is StoreStatus.NEW  # there is nothing to go on from
+    save(path, [state()], profile(), passes=3)
+    assert prepare_store(str(path), CONFIG, DATA) is StoreStatus.UNFINISHED
+    assert open_store(path, unfinished=True).attempts == 3
+    assert open_store(path, unfinished=True).passes == 3
+    complete(path, best="tied-k3", passes=7, bytes_read=70, n_rows=10, total_weight=2.5)
+    assert prepare_store(path, CONFIG, DATA) is StoreStatus.COMPLETE
+    found = open_store(path)
+    assert (found.status, found.best, found.passes, found.bytes_read) == ("complete", "tied-k3", 7, 70)
+    assert (found.attempts, found.n_rows, found.total_weight) == (3, 10, 2.5)
+    assert not (path / "checkpoint").exists()
+
+
+def test_status_is_text():
+    assert StoreStatus.NEW == "new"
+    assert f"{StoreStatus.UNFINISHED}" == "unfinished"
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_fresh_starts_over(store, done):
+    write_everything(store)
+    if done:
+        finish(store)
+    other = {**CONFIG, "search": {"tol": 0.5}}
+    assert prepare_store(store, other, {"n_rows": 11}, fresh=True) is StoreStatus.NEW
+    found = open_store(store, unfinished=True)
+    assert (found.attempts, found.passes, found.best, found.checkpoint) == (1, 0, None, None)
+    assert found.config["search"] == {"tol": 0.5}
+    assert found.data == {"n_rows": 11}
+    assert [entry.name for entry in store.iterdir()] == ["zarr.json"]
+
+
+def test_fresh_without_a_store(tmp_path):
+    assert prepare_store(tmp_path / "r.zarr", CONFIG, DATA, fresh=True) is StoreStatus.NEW
+
+
+def test_a_store_without_a_checkpoint_is_made_anew_for_any_job(store):
+    (store / "left").mkdir()
+    other = {**CONFIG, "search": {"tol": 0.5}}
+    assert find_store(store) is StoreStatus.NEW
+    assert prepare_store(store, other, {"n_rows": 11}) is StoreStatus.NEW
+    found = open_store(store, unfinished=True)
+    assert (found.config["search"], found.data, found.attempts) == ({"tol": 0.5}, {"n_rows": 11}, 2)
+    assert [entry.name for entry in store.iterdir()] == ["zarr.json"]
+
+
+def test_finding_a_store_leaves_it_as_it_is(tmp_path):
+    path = tmp_path / "r.zarr"
+    assert find_store(path) is StoreStatus.NEW
+    assert not path.exists()
+    prepare_store(path, CONFIG, DATA)
+    save(path, [state()], profile(), passes=3)
+    assert find_store(path) is StoreStatus.UNFINISHED
+    finish(path)
+    assert find_store(path) is StoreStatus.COMPLETE
+    assert open_store(path).attempts == 1
+
+
+def test_another_configuration_is_refused_with_the_difference(store):
+    save(store, [state()], profile(), passes=1)
+    other = {**CONFIG, "search": {"tol": 1e-5, "n_init": 3, "n_components": [1, 2]}}
+    with pytest.raises(UserError) as caught:
+        prepare_store(store, other, DATA)
+    assert str(caught.value) == (
+        f"the result store {store} is of another configuration: search.n_init is 1 there and 3 here; "
+        "search.tol is 0.001 there and 1e-05 here. Choose another output.store, or replace this one with --fresh."
+    )
+    assert open_store(store, unfinished=True).attempts == 1
+
+
+def test_other_data_are_refused_with_the_difference(store):
+    save(store, [state()], profile(), passes=1)
+    with pytest.raises(UserError) as caught:
+        prepare_store(store, CONFIG, {**DATA, "n_rows": 12})
+    assert str(caught.value) == (
+        f"the result store {store} is of other data, or its data has changed: n_rows is 10 there and 12 here. "
+        "Choose another output.store, or replace this one with --fresh."
+    )
+
+
+def test_what_computes_and_where_does_not_matter(store):
+    other = {
+        **CONFIG,
+        "name": "b",
+        "cluster": {"kind": "local"},
+        "output": {"store": "moved.zarr", "labels": True},
+    }
+    save(store, [state()], profile(), passes=1)
+    assert prepare_store(store, other, DATA) is StoreStatus.UNFINISHED
+
+
+def test_nan_in_attributes_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        prepare_store(tmp_path / "r.zarr", CONFIG, {"mean": float("nan")})
+    assert not (tmp_path / "r.zarr").exists()
+
+
+def _file(path):
+    path.write_text("mine")
+
+
+def _folder(path):
+    path.mkdir()
+    (path / "thesis.tex").write_text("mine")
+
+
+def _group(path):
+    zarr.create_group(path, attributes={"mine": True})
+
+
+def _array(path):
+    zarr.create_array(path, data=np.arange(3))
+
+
+def _old_group(path):
+    zarr.create_group(path, zarr_format=2, attributes={"format": "gmm-dask-result"})
+
+
+def _broken(path):
+    path.mkdir()
+    (path / "zarr.json").write_text("{")
+
+
+@pytest.mark.parametrize("make", [_file, _folder, _group, _array, _old_group, _broken])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_not_ours_is_never_touched(tmp_path, make, fresh):
+    path = tmp_path / "r.zarr"
+    make(path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    expected = f"{path} exists and is not a result store of gmm-dask, so it is left as it is. Choose another path."
+    with pytest.raises(UserError) as caught:
+        prepare_store(path, CONFIG, DATA, fresh=fresh)
+    assert str(caught.value) == expected
+    with pytest.raises(UserError) as caught:
+        open_store(path)
+    assert str(caught.value) == expected
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_an_empty_folder_may_become_a_store(tmp_path):
+    (tmp_path / "zarr.0123.partial").touch()  # left by a run that was killed in its first write
+    assert prepare_store(tmp_path, CONFIG, DATA) is StoreStatus.NEW
+    assert [file.name for file in tmp_path.iterdir()] == ["zarr.json"]
+
+
+def test_another_format_version_is_refused(store):
+    zarr.open_group(store).attrs["format_version"] = 2
+    with pytest.raises(UserError, match="has the format version 2; this gmm-dask knows version 1"):
+        prepare_store(store, CONFIG, DATA, fresh=True)
+
+
+def test_a_path_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"output\.store: cannot write .*Not a directory.*Choose a path"):
+        prepare_store(tmp_path / "file" / "r.zarr", CONFIG, DATA)
+    with (
+        pytest.raises(UserError, match=r"output\.store: cannot write .*r\.zarr\.lock"),
+        lock(tmp_path / "file" / "r.zarr"),
+    ):
+        pass
+
+
+def test_opening_what_is_not_there_or_not_complete(store, tmp_path):
+    with pytest.raises(UserError) as caught:
+        open_store(tmp_path / "no.zarr")
+    assert str(caught.value) == f"there is no result store {tmp_path / 'no.zarr'}; 'gmm-dask run' writes one."
+    with pytest.raises(UserError) as caught:
+        open_store(store)
+    assert str(caught.value) == (
+        f"the result store {store} is not complete (status 'running' after 0 passes): a run is at work on it, "
+        "or was stopped. Run the same configuration again to finish it."
+    )
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------
+
+
+def test_states_round_trip_bit_for_bit(store):
+    states, saved = states_of_all_kinds(), profile()
+    save(store, states, saved, passes=4)
+    found, found_profile, passes = load(store)
+    assert passes == 4
+    assert_same_states(found, states)
+    for name in ("center", "scatter", "minimum", "maximum"):
+        assert_same_bits(getattr(found_profile, name), getattr(saved, name))
+    assert (found_profile.n_rows, found_profile.chunk_rows) == (10, (6, 4))
+    assert found_profile.total_weight == saved.total_weight
+    assert_same_bits(found_profile.sample, saved.sample)
+    assert found_profile.sample_weights is None
+    assert found_profile.log_scale == saved.log_scale
+    assert found_profile.read_rows == (7, 4)
+    assert_same_bits(found_profile.unusable.columns, saved.unusable.columns)
+    assert found_profile.unusable.weights == 1
+
+
+def test_states_of_every_kind_of_end(store):
+    odd = parameters("diag", 2)
+    odd.covariances[...] = -0.0
+    odd.means[0] = [5e-324, np.inf, -np.nan]
+    states = [
+        State(Candidate("full", 2), 0, None, (), Status.SINGULAR),
+        State(Candidate("diag", 2), 1, odd, (-0.0, 1e308), Status.SINGULAR),
+        State(Candidate("tied", 3), 0, parameters("tied", 3), (), Status.RUNNING, prior_bound=-2.5),
+        State(Candidate("spherical", 1), 0, parameters("spherical", 1), (1.0,) * 50, Status.CONVERGED),
+        State(Candidate("spherical", 1), 1, parameters("spherical", 1), (1.0,), Status.MAX_ITER),
+    ]
+    save(store, states, profile(), passes=1)
+    assert_same_states(load(store)[0], states)
+
+
+def test_a_profile_before_any_state(store):
+    save(store, [], profile(), passes=1)
+    assert load(store)[0] == []
+
+
+def test_the_checkpoint_before_goes(store):
+    for passes in (1, 2, 3):
+        save(store, [state(seed=passes)], profile(), passes)
+    assert [group.name for group in store.glob("checkpoint/*/")] == ["3"]
+    assert_same_states(load(store)[0], [state(seed=3)])
+    assert attributes(store)["checkpoint"] == 3
+    assert attributes(store)["passes"] == 3
+
+
+def test_no_checkpoint(store):
+    with pytest.raises(UserError, match=r"has no checkpoint to go on from\. Run the job with --fresh"):
+        load(store)
+
+
+def _lose(group):
+    shutil.rmtree(group)
+
+
+def _lose_a_chunk(group):
+    (group / "parameters/c/0").unlink()  # read as zeros
+
+
+def _lose_an_array(group):
+    shutil.rmtree(group / "waves")
+
+
+def _cut_a_chunk(group):
+    chunk = group / "scatter/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+
+
+@pytest.mark.parametrize("damage", [_lose, _lose_a_chunk, _lose_an_array, _cut_a_chunk])
+def test_a_damaged_checkpoint_is_refused(store, damage):
+    save(store, states_of_all_kinds(), profile(), passes=1)
+    damage(store / "checkpoint/1")
+    with pytest.raises(DamagedError) as caught:
+        load(store)
+    assert str(caught.value) == (
+        f"the checkpoint 1 of the result store {store} is damaged: its files are not as the run wrote them. "
+        "Run the job with --fresh to start anew."
+    )
+    assert isinstance(caught.value, UserError)
+
+
+def test_waves_without_the_states(store):
+    save(store, states_of_all_kinds(), profile(), passes=1)
+    _lose_a_chunk(store / "checkpoint/1")
+    assert load_waves(store) == (1, len(states_of_all_kinds()) - 1)
+    _lose(store / "checkpoint/1")
+    with pytest.raises(DamagedError):
+        load_waves(store)
+
+
+def test_showing_a_store_reads_again_when_the_run_replaces_its_checkpoint(tmp_path, monkeypatch):
+    store = tmp_path / "r.zarr"
+    prepare_store(store, {**CONFIG, "search": {"criterion": "bic"}}, DATA)
+    save(store, [state(), state("tied")], profile(), passes=1)
+    calls = []
+
+    def torn(path):
+        calls.append(path)
+        if len(calls) == 1:
+            raise DamagedError("half of it is gone")
+        return load_checkpoint(path)
+
+    monkeypatch.setattr(pipeline.store.show, "load_checkpoint", torn)
+    assert read_result(store).best == "full-k2"
+    assert len(calls) == 2
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing on the way cleans up after it, as nothing does after kill -9."""
+
+
+def dies_in_write(monkeypatch, number):
+    """Let the process die when it renames its ``number``-th file into place."""
+    rename, count = Path.replace, 0
+
+    def dying(self, target):
+        nonlocal count
+        count += 1
+        if count >= number:
+            raise Killed
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+
+
+def test_a_crash_in_any_write_leaves_this_checkpoint_or_the_one_before(tmp_path, monkeypatch):
+    before, after = [state(seed=1)], [state(seed=2), state("tied", seed=3)]
+    outcomes = []
+    for number in range(1, 1000):
+        path = tmp_path / f"{number}.zarr"
+        prepare_store(path, CONFIG, DATA)
+        save(path, before, profile(1), passes=1)
+        with monkeypatch.context() as patched:
+            dies_in_write(patched, number)
+            try:
+                save(path, after, profile(2), passes=2)
+                died = False
+            except Killed:
+                died = True
+        found, found_profile, passes = load(path)
+        assert_same_states(found, before if passes == 1 else after)
+        assert_same_bits(found_profile.center, profile(passes).center)
+        outcomes.append(passes)
+        assert prepare_store(path, CONFIG, DATA) is StoreStatus.UNFINISHED
+        assert_tidy(path)
+        save(path, after, profile(2), passes=2)
+        assert_same_states(load(path)[0], after)
+        if not died:
+            break
+    assert outcomes == [1] * (len(outcomes) - 1) + [2]  # the write that makes it current is the last
+    assert len(outcomes) > 20
+
+
+@pytest.mark.parametrize("number", [1, 12, 30])
+def test_kill_9_while_a_checkpoint_is_saved(store, number):
+    save(store, [state(seed=1)], profile(), passes=1)
+    script = f"""
+import os, signal
+from pathlib import Path
+import numpy as np
+from dataclasses import fields, replace
+from pipeline.store import load_checkpoint, save_checkpoint
+checkpoint = load_checkpoint({str(store)!r})
+rename, count = Path.replace, 0
+def dying(self, target):
+    global count
+    count += 1
+    if count >= {number}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.replace = dying
+save_checkpoint({str(store)!r}, replace(checkpoint, passes=2))
+"""
+    killed = subprocess.run([sys.executable, "-c", script], env=_environment(), check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(store.rglob("*.partial"))
+    assert_same_states(load(store)[0], [state(seed=1)])
+    assert prepare_store(store, CONFIG, DATA) is StoreStatus.UNFINISHED
+    assert_tidy(store)
+
+
+def _environment():
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def test_a_crash_in_complete_leaves_it_unfinished(store, monkeypatch):
+    save(store, [state()], profile(), passes=1)
+    with monkeypatch.context() as patched:
+        dies_in_write(patched, 1)
+        with pytest.raises(Killed):
+            finish(store)
+    assert prepare_store(store, CONFIG, DATA) is StoreStatus.UNFINISHED
+    assert open_store(store, unfinished=True).best is None
+    assert_same_states(load(store)[0], [state()])
+
+
+def test_a_crash_after_complete_leaves_it_complete(store, monkeypatch):
+    save(store, [state()], profile(), passes=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda *args, **kwargs: None)
+        finish(store)
+    assert (store / "checkpoint").exists()
+    assert prepare_store(store, CONFIG, DATA) is StoreStatus.COMPLETE
+    assert not (store / "checkpoint").exists()
+
+
+def test_a_crash_in_fresh_leaves_nothing_of_the_old_result(store, monkeypatch):
+    write_everything(store)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda *args, **kwargs: None)
+        prepare_store(store, {**CONFIG, "search": {}}, DATA, fresh=True)
+    assert prepare_store(store, {**CONFIG, "search": {}}, DATA) is StoreStatus.NEW
+    assert_tidy(store)
+    with pytest.raises(UserError, match="no criteria yet"):
+        read_criteria(store)
+
+
+# -- criteria ------------------------------------------------------------------------------------------------
+
+
+def test_criteria_of_candidates_and_starts(store):
+    worse = state("tied", 2, start=0, status=Status.CONVERGED, bounds=(-4.0, -3.5))
+    better = state("tied", 2, start=1, status=Status.MAX_ITER, bounds=(-4.0, -3.5, -3.0))
+    better = replace(better, sample_iter=7)
+    singular = State(Candidate("full", 3), 0, None, (), Status.SINGULAR)
+    write_criteria(store, [outcome(worse, 20.0), outcome(better, 10.0), outcome(singular, np.nan)])
+    table = read_criteria(store)
+    assert list(table.columns) == [
+        "n_components", "covariance_type", "status", "bic", "aic", "icl", "held_out", "log_likelihood",
+        "held_out_log_likelihood", "n_parameters", "n_iter", "extrapolations", "falls",
+        "sample_iter", "starts", "untrusted", "agreed", "spread", "agreeing",
+    ]  # fmt: skip
+    assert table[["held_out", "held_out_log_likelihood"]].isna().all(axis=None)
+    first, second = table.drop(columns=["held_out", "held_out_log_likelihood"]).to_dict("records")
+    assert first == {
+        "n_components": 2,
+        "covariance_type": "tied",
+        "status": "max_iter",
+        "bic": 10.0,
+        "aic": 11.0,
+        "icl": 12.0,
+        "log_likelihood": -5.0,
+        "n_parameters": 7,
+        "n_iter": 3,
+        "starts": 2,
+        "untrusted": 0,
+        "agreed": 1,
+        "spread": 0.5,
+        "agreeing": (1,),
+        "extrapolations": 0,
+        "falls": 0,
+        "sample_iter": 7,
+    }
+    assert (second["n_components"], second["covariance_type"], second["status"]) == (3, "full", "singular")
+    assert np.isnan(second["bic"])
+    assert table["bic"].dtype == np.float64
+    assert table["n_iter"].dtype == np.int64
+
+    starts = xr.open_zarr(store, group="criteria", consolidated=False).load()
+    assert starts["start_bic"].dims == ("n_components", "covariance_type", "start")
+    assert starts["start_bic"].sel(n_components=2, covariance_type="tied").values.tolist() == [20.0, 10.0]
+    assert starts["start_agreed"].sel(n_components=2, covariance_type="tied").values.tolist() == [False, True]
+    assert read_effort(store) == (3, 5, 0, 0, 7)
+    assert starts["start_status"].sel(n_components=3, covariance_type="full", start=0).item() == "singular"
+
+
+def test_criteria_of_all_candidates_come_in_order(store):
+    outcomes = [outcome(state(kind, k), float(k)) for k in (1, 2) for kind in ("tied", "diag")]
+    write_criteria(store, outcomes)
+    write_criteria(store, outcomes)  # as after a resume
+    table = read_criteria(store)
+    assert list(zip(table["covariance_type"], table["n_components"], strict=True)) == [
+        ("tied", 1),
+        ("tied", 2),
+        ("diag", 1),
+        ("diag", 2),
+    ]
+    assert table["bic"].tolist() == [1.0, 2.0, 1.0, 2.0]
+
+
+def test_no_criteria_yet(store):
+    with pytest.raises(UserError) as caught:
+        read_criteria(store)
+    assert str(caught.value) == (
+        f"the result store {store} has no criteria yet; they are written when every candidate has finished."
+    )
+
+
+# -- models --------------------------------------------------------------------------------------------------
+
+
+def test_model_names():
+    assert state("tied", 3).candidate.name == "tied-k3"
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_models_are_sorted_by_weight(store, kind, k):
+    fitted = state(kind, k, start=2, status=Status.CONVERGED, seed=k)
+    write_models(store, [fitted], ["x", "y", "z"])
+    found = read_model(store, fitted.candidate.name)
+    order = np.argsort(fitted.parameters.weights)[::-1]
+    shared = kind == "tied"
+    expected = Parameters(
+        fitted.parameters.weights[order],
+        fitted.parameters.means[order],
+        fitted.parameters.covariances if shared else fitted.parameters.covariances[order],
+        fitted.parameters.precisions_cholesky if shared else fitted.parameters.precisions_cholesky[order],
+    )
+    assert_same_states([found], [replace(fitted, parameters=expected)])
+
+
+def test_components_of_equal_weight_keep_their_order(store):
+    fitted = state("diag", 3)
+    equal = replace(fitted, parameters=replace(fitted.parameters, weights=np.full(3, 1 / 3)))
+    write_models(store, [equal], ["x", "y", "z"])
+    assert_same_parameters(read_model(store, "diag-k3").parameters, equal.parameters)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dimensions"),
+    [
+        ("full", ("component", "feature", "feature_other")),
+        ("tied", ("feature", "feature_other")),
+        ("diag", ("component", "feature")),
+        ("spherical", ("component",)),
+    ],
+)
+def test_models_open_with_xarray(store, kind, dimensions):
+    write_models(store, [state(kind, D)], ["x", "y", "z"])  # as many components as features
+    model = xr.open_zarr(store, group=f"models/{kind}-k{D}", consolidated=False)
+    assert model["covariances"].dims == dimensions
+    assert model["means"].sel(feature="y").shape == (D,)
+    assert model["lower_bounds"].values.tolist() == [-3.5, -3.25]
+    assert model.attrs["covariance_type"] == kind
+    assert list(read_columns(store, f"{kind}-k{D}")) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_scaled_models_have_their_parameters_in_the_users_units_beside_them(store, kind):
+    center, scale = np.array([10.0, -3.0, 0.5]), np.array([2.0, 0.1, 30.0])
+    fitted = replace(state(kind, 3), parameters=random_parameters(kind, 3, D))
+    write_models(store, [fitted], ["x", "y", "z"], center, scale)
+    model = xr.open_zarr(store, group=f"models/{kind}-k3", consolidated=False).load()
+    found = read_model(store, f"{kind}-k3")
+    assert_same_bits(found.center, center)
+    assert_same_bits(found.scale, scale)
+    np.testing.assert_allclose(model["means_unscaled"], model["means"].values * scale + center, rtol=1e-15)
+    np.testing.assert_allclose(model["lower_bounds"], np.array([-3.5, -3.25]) - np.log(scale).sum(), rtol=1e-15)
+    name, unscaled = found.in_units
+    assert name == ("diag" if kind == "spherical" else kind)
+    np.testing.assert_array_equal(model["covariances_unscaled"], unscaled.covariances)
+    full = FAMILIES[kind].full_covariances(found.parameters) * np.outer(scale, scale)
+    np.testing.assert_allclose(FAMILIES[name].full_covariances(unscaled), full, rtol=1e-14)
+    factors = FAMILIES[name].precisions_cholesky(unscaled.covariances)
+    np.testing.assert_allclose(unscaled.precisions_cholesky, factors, rtol=1e-9, atol=1e-15)
+
+
+def test_no_such_model(store):
+    with pytest.raises(UserError) as caught:
+        read_model(store, "full-k2")
+    assert str(caught.value) == f"the result store {store} has no model 'full-k2'; its models are: none."
+    write_models(store, [state("tied", 3), state("diag", 2)], ["x", "y", "z"])
+    with pytest.raises(UserError, match=r"its models are: diag-k2, tied-k3\.$"):
+        read_model(store, "full-k2")
+
+
+# -- the lock ------------------------------------------------------------------------------------------------
+
+
+def test_one_run_a_store(tmp_path):
+    path = tmp_path / "deep" / "r.zarr"
+    with lock(path):
+        with pytest.raises(UserError) as caught, lock(f"{path}/"):
+            pass
+        assert str(caught.value) == (
+            f"another run is at work on the result store {path}/ (it holds {path}.lock). "
+            "Wait for it, or choose another output.store."
+        )
+        with lock(tmp_path / "other.zarr"):
+            pass
+    with lock(path):
+        pass
+    assert not path.exists()
+
+
+def test_a_link_has_the_lock_of_its_store(tmp_path):
+    (tmp_path / "r.zarr").mkdir()
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "r.zarr")
+    with (
+        lock(tmp_path / "link.zarr"),
+        pytest.raises(UserError, match="another run is at work"),
+        lock(tmp_path / "r.zarr"),
+    ):
+        pass
+    assert not (tmp_path / "link.zarr.lock").exists()
+
+
+def test_the_lock_dies_with_its_holder(tmp_path):
+    path = tmp_path / "r.zarr"
+    script = f"""
+import time
+from pipeline.store import lock
+with lock({str(path)!r}):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", script], env=_environment(), stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another run is at work"), lock(path):
+            pass
+        holder.kill()
+        holder.wait()
+        with lock(path):
+            pass
+
+
+def test_the_lock_is_freed_after_an_error(tmp_path):
+    with pytest.raises(KeyError), lock(tmp_path / "r.zarr"):
+        raise KeyError
+    with lock(tmp_path / "r.zarr"):
+        pass
+
+
+# -- the layout ----------------------------------------------------------------------------------------------
+
+
+def assert_tidy(path):
+    """Nothing foreign: metadata and chunks only, of the groups that belong there."""
+    for file in path.rglob("*"):
+        if file.is_file():
+            relative = file.relative_to(path)
+            assert file.name == "zarr.json" or "c" in relative.parts, relative
+    current = attributes(path)["checkpoint"]
+    assert [group.name for group in path.glob("checkpoint/*/")] == ([] if current is None else [str(current)])
+
+
+@pytest.fixture
+def whole(store):
+    write_everything(store)
+    return store
+
+
+def test_nothing_foreign_inside(whole):
+    assert_tidy(whole)
+    assert sorted(group.name for group in whole.glob("*/")) == ["checkpoint", "criteria", "models", "rows"]
+    finish(whole)
+    assert_tidy(whole)
+    assert sorted(group.name for group in whole.glob("*/")) == ["criteria", "models", "rows"]
+
+
+def test_xarray_opens_every_group(whole):
+    groups = [file.parent for file in whole.rglob("zarr.json") if _metadata(file)["node_type"] == "group"]
+    assert len(groups) > 15
+    for group in groups:
+        name = "/" if group == whole else str(group.relative_to(whole))
+        xr.open_zarr(whole, group=name, consolidated=False).load()
+
+
+def _metadata(file):
+    def refuse(constant):
+        raise AssertionError(f"{constant} in {file}")
+
+    return json.loads(file.read_text(), parse_constant=refuse)
+
+
+def test_metadata_is_plain(whole):
+    for file in whole.rglob("zarr.json"):
+        metadata = _metadata(file)
+        assert metadata["zarr_format"] == 3
+        assert "consolidated_metadata" not in metadata or metadata["consolidated_metadata"] is None
+        if metadata["node_type"] == "array":
+            assert len(metadata["dimension_names"]) == len(metadata["shape"])
+            assert all(metadata["dimension_names"])
+            assert "pickle" not in file.read_text()
+
+
+def test_text_is_of_variable_length(whole):
+    for name in ("criteria/covariance_type", "criteria/status", "models/full-k1/feature"):
+        assert _metadata(whole / name / "zarr.json")["data_type"] == "string"
+
+
+def test_criteria_open_with_xarray(whole):
+    criteria = xr.open_zarr(whole, group="criteria", consolidated=False).load()
+    assert criteria["bic"].dims == ("n_components", "covariance_type")
+    assert criteria["n_components"].dtype == np.int64
+    assert criteria["n_components"].values.tolist() == [1, 2, 5, 9]
+    assert list(criteria["covariance_type"].values) == list(FAMILIES)
+    assert criteria["bic"].sel(n_components=2, covariance_type="diag").item() == 114.0
+    assert criteria["status"].sel(n_components=9, covariance_type="full").item() == "singular"
+    assert np.isnan(criteria["bic"].sel(n_components=9, covariance_type="full").item())
+
+
+# -- configurations of other versions ------------------------------------------------------------------------
+
+
+def test_a_configuration_that_lacks_newer_keys_is_compared_by_their_defaults(store):
+    save(store, [state()], profile(), passes=1)
+    newer = JobConfig.model_validate(CONFIG).model_dump(mode="json")
+    assert set(newer["data"]) > set(CONFIG["data"])
+    assert prepare_store(store, newer, DATA) is StoreStatus.UNFINISHED
+    newer["data"]["missing"] = "drop"
+    with pytest.raises(UserError, match=r"configuration: data\.missing is error there and drop here\."):
+        prepare_store(store, newer, DATA)
+
+
+@pytest.mark.parametrize(("section", "key"), [("data", "storage_options"), ("output", "report")])
+def test_what_does_not_change_the_result_may_differ(store, section, key):
+    save(store, [state()], profile(), passes=1)
+    other = JobConfig.model_validate(CONFIG).model_dump(mode="json")
+    other[section][key] = {"anon": True} if key == "storage_options" else False
+    assert prepare_store(store, other, DATA) is StoreStatus.UNFINISHED

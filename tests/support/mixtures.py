@@ -1,0 +1,80 @@
+"""Small mixtures and data that tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gmm_dask.em.loop import State
+from gmm_dask.families import FAMILIES, Parameters, Statistics, get_family
+from gmm_dask.kernels.feature_map import factors
+from gmm_dask.passes.data_summary import Draw, profile_chunk
+
+
+def random_rows(n_rows, n_features, seed=0):
+    rng = np.random.RandomState(seed)
+    return rng.standard_normal((n_rows, n_features)) * rng.uniform(1, 3, n_features) + rng.uniform(-2, 2, n_features)
+
+
+def random_parameters(covariance_type, n_components, n_features, seed=0) -> Parameters:
+    rng = np.random.RandomState(seed)
+    roots = rng.standard_normal((n_components, n_features, n_features))
+    full = roots @ roots.transpose(0, 2, 1) + np.eye(n_features)
+    variances = rng.uniform(0.5, 4, (n_components, n_features))
+    covariances = {"full": full, "tied": full[0], "diag": variances, "spherical": variances[:, 0]}[covariance_type]
+    weights = rng.dirichlet(np.full(n_components, 3.0))
+    return get_family(covariance_type).parameters(weights, rng.uniform(-3, 3, (n_components, n_features)), covariances)
+
+
+def inits_of(covariance_type, parameters: Parameters) -> dict:
+    """A mixture as the arguments that start a fit from it."""
+    precisions = get_family(covariance_type).precisions(parameters.precisions_cholesky)
+    return {"weights_init": parameters.weights, "means_init": parameters.means, "precisions_init": precisions}
+
+
+def moments(X, weights=None):
+    """Centre and scatter of rows, as pass 0 takes them."""
+    part = profile_chunk(X, weights, Draw.of(len(X), X.shape[1], seed=0), 0)
+    return part.mean, part.scatter
+
+
+def every_model(n_features, n_components=(1, 3)):
+    """Models of all families and several sizes, as one pass takes them."""
+    names = [(name, k) for name in FAMILIES for k in n_components]
+    return [(FAMILIES[name], random_parameters(name, k, n_features, seed)) for seed, (name, k) in enumerate(names)]
+
+
+def assert_same_statistics(found: list[Statistics], expected: list[Statistics], rtol=1e-9):
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("s0", "s1", "s2", "log_likelihood"):
+            a, b = np.asarray(getattr(ours, name)), np.asarray(getattr(theirs, name))
+            np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(1.0, np.abs(b).max()), err_msg=name)
+
+
+def assert_same_parameters(ours, theirs, rtol=1e-9):
+    """Compare parameters, states, or fitted estimators: arrays by their largest entry, means by the widths too."""
+    for name in ("weights", "means", "covariances", "precisions_cholesky"):
+        a, b = _part(ours, name), _part(theirs, name)
+        size = np.abs(b).max()
+        if name == "means":
+            size = max(size, np.sqrt(np.abs(_part(theirs, "covariances")).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * size, err_msg=name)
+
+
+def assert_identical(ours, theirs):
+    """The same bits."""
+    for name in ("weights", "means", "covariances", "precisions_cholesky"):
+        np.testing.assert_array_equal(_part(ours, name), _part(theirs, name), err_msg=name)
+    assert ours.lower_bounds_ == theirs.lower_bounds_
+
+
+def _part(fitted, name):
+    if isinstance(fitted, State):
+        fitted = fitted.parameters
+    return np.asarray(getattr(fitted, name) if hasattr(fitted, name) else getattr(fitted, f"{name}_"))
+
+
+def monomials(z):
+    """The feature map of rows z (n_features, n_rows), as arrays: (n_monomials, n_rows)."""
+    lines = np.vstack([np.ones(z.shape[1]), z, np.sum(z**2, axis=0)])
+    first, second = factors(len(z))
+    return lines[first] * lines[second]
