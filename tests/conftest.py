@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +7,7 @@ from sklearn.datasets import load_digits, make_blobs
 from sklearn.decomposition import PCA
 
 from naive import COVARIANCE_TYPES
-
-ROOT = Path(__file__).parent.parent
+from paths import ROOT
 
 
 def pytest_addoption(parser):

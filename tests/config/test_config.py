@@ -5,6 +5,7 @@ import pytest
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES
+from paths import ROOT
 from pipeline.config.job import JobConfig, config_schema, load_config
 
 MINIMAL = "data: {source: a.csv}\n"
@@ -485,7 +486,7 @@ def test_the_schema_and_the_model_agree(load):
 # -- the configurations that come with the program -----------------------------------------------------------
 
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

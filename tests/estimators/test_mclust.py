@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.families import FAMILIES
+from mclust import MCLUST_NAMES, REG_COVAR
+from paths import ROOT
 
-MCLUST_NAMES = {"full": "VVV", "tied": "EEE", "diag": "VVI", "spherical": "VII"}
 INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data")
 # Starts of each kind that reach every cell, by mixtures without a degenerate or spurious component. One start of each
 # kind misses four cells of the 72: Old Faithful full 4, full 7 and tied 9, and iris spherical 9.
 N_INIT = 8
-# Started from single rows, components have no variance but this.
-REG_COVAR = 1e-6
 
 # mclust's summary of Old Faithful, EEE with K = 3; it stops a little before the optimum.
 PUBLISHED_LOG_LIKELIHOOD = -1126.326

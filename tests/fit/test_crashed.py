@@ -4,13 +4,13 @@ import json
 import subprocess
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
+from paths import ROOT
 from prefects import BIN, PATIENCE, Server, kill, order, serving, until, write_job
 
-RECIPE = Path(__file__).parents[2] / "docs/how-to/crashed-runs.yaml"
+RECIPE = ROOT / "docs/how-to/crashed-runs.yaml"
 WITHIN = 45  # seconds of silence; signs of life come every 30, which is the least that Prefect takes
 
 

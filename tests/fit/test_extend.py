@@ -9,19 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from test_grid import rows_of_five_groups
-from test_job import JOB, ROOT, Stop, everything_in, kill_after
 
 import pipeline.fit.checkpointer
 import pipeline.fit.extend
 import pipeline.sources.rows
 from flows.progress import describe
 from gmm_dask.errors import UserError
+from mixtures import rows_of_five_groups
+from paths import ROOT
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import PassDone, StageStarted
 from pipeline.store import load_checkpoint, open_store, read_criteria
 from pipeline.store.show import read_result
+from runs import JOB, Stop, everything_in, kill_after
 
 SEARCH = {"n_components": [2, 3], "covariance_types": ["spherical", "diag"], "n_init": 2, "max_iter": 20}
 
@@ -165,7 +166,7 @@ def test_kill_9_in_the_middle_of_the_extension_changes_no_bit(tmp_path):
     file = tmp_path / "job.yaml"
     search = {**SEARCH, "extend": True, "tol": 0.0, "max_iter": 10}
     file.write_text(f"data: {{source: {config.data.source}, chunk_rows: 300}}\nsearch: {search}\n")
-    script = JOB.replace("main()\n", "import pipeline.sources.rows\npipeline.held.HELD_BYTES = 0\nmain()\n")
+    script = JOB.replace("main()\n", "import pipeline.sources.rows\npipeline.sources.rows.HELD_BYTES = 0\nmain()\n")
     command = [sys.executable, "-c", script, "run", str(file), "--no-prefect", "--set"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
     whole, parts = tmp_path / "whole.zarr", tmp_path / "parts.zarr"

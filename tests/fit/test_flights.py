@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,12 +11,12 @@ import zarr
 
 import pipeline.sources.rows
 from gmm_dask.passes.data_summary import sample_limit
+from paths import ROOT
 from pipeline.config.job import load_config
 from pipeline.fit.job import run
 from pipeline.sources import open_source
 from pipeline.store import open_store
 
-ROOT = Path(__file__).parents[2]
 KINDS = ("csv", "parquet", "zarr")
 MISSING = {"dep_delay": 8255, "arr_delay": 9430, "air_time": 9430}
 N_ROWS = 336_776

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +19,18 @@ import pipeline.store
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.memory import copies_of_sums, model_bytes, resting_bytes
 from gmm_dask.passes.map_reduce import as_rows, profile_rows
+from paths import ROOT
 from pipeline.config.job import ClusterConfig, JobConfig, load_config
 from pipeline.fit.estimate import machine_of, shape_of
 from pipeline.fit.job import run
-from pipeline.progress import PassDone, StageStarted
+from pipeline.progress import StageStarted
 from pipeline.sources import open_source
 from pipeline.sources.fingerprint import contents_of, require_same_contents
 from pipeline.sources.rows import read_profile
 from pipeline.store import load_checkpoint, lock, open_store, read_criteria
 from pipeline.store.show import leading_candidate, read_result, table_so_far
 from pipeline.synth import Plan, write_synthetic
-
-ROOT = Path(__file__).parents[2]
+from runs import JOB, Stop, everything_in, kill_after, passes_of, stop_at
 
 
 @pytest.fixture
@@ -289,33 +288,6 @@ def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
     pd.testing.assert_frame_equal(*tables, rtol=1e-9)
 
 
-class Stop(BaseException):
-    """Ends a run as a signal would."""
-
-
-def stop_at(number):
-    def watch(event):
-        if isinstance(event, PassDone) and event.number >= number:
-            raise Stop
-
-    return watch
-
-
-def everything_in(store):
-    """All arrays of a store, byte by byte, and its attributes but for the runs' count and times."""
-    root = zarr.open_group(store, mode="r")
-    arrays = {
-        name: np.asarray(node[...]) for name, node in root.members(max_depth=None) if isinstance(node, zarr.Array)
-    }
-    kinds = {
-        name: (array.shape, array.tolist() if array.dtype.kind == "T" else array.tobytes())
-        for name, array in arrays.items()
-    }
-    of_this_run = ("attempts", "config", "started", "finished", "seconds")
-    attributes = {k: v for k, v in root.attrs.items() if k not in of_this_run}
-    return kinds, attributes
-
-
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path, in_project, monkeypatch):
     monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
     whole = quickstart(tmp_path / "whole", n_components="[1, 2, 4]", n_init=2, init_params="kmeans")
@@ -423,33 +395,6 @@ def test_the_leader_of_a_run_is_that_of_its_table(tmp_path, in_project, monkeypa
     assert (name, value) == (read_result(config.output.store).best, table["bic"].min())
     assert name == events[-2].best
     assert leading_candidate(checkpoint.states, checkpoint.profile, "icl") == (None, None)
-
-
-JOB = """
-import sys
-import pipeline.fit.checkpointer
-pipeline.fit.checkpointer.CHECKPOINT_SECONDS = 0.0
-from flows.cli import main
-main()
-"""
-
-
-def passes_of(store):
-    """Passes that the current checkpoint knows of; 0 before the first."""
-    try:
-        return json.loads((store / "zarr.json").read_text())["attributes"]["passes"]
-    except FileNotFoundError:
-        return 0
-
-
-def kill_after(process, store, passes, delay):
-    """kill -9 some time after the run has saved so many passes."""
-    while passes_of(store) < passes:
-        assert process.poll() is None, "the run ended before it was killed"
-        time.sleep(0.005)
-    time.sleep(delay)
-    process.kill()
-    process.wait()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import pytest
 
 from browser import CHROMIUM, browsing
 from gmm_dask import UserError
+from paths import ROOT
 from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.config.templates import at, dated_paths, is_dated, latest, with_name
@@ -40,7 +41,6 @@ from prefects import (
     write_rows,
 )
 
-ROOT = Path(__file__).parents[2]
 MOMENT = datetime(2026, 11, 23, 14, 5, 9)
 
 

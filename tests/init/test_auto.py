@@ -9,8 +9,6 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
-from test_mclust import MCLUST_NAMES, REG_COVAR
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em.loop import Settings, Status
@@ -22,7 +20,9 @@ from gmm_dask.init.responsibilities import start_parameters
 from gmm_dask.init.subsample import FAINT, Scout
 from gmm_dask.passes import data_summary as profile_module
 from gmm_dask.passes.map_reduce import as_rows, collect_statistics, profile_rows
+from mclust import MCLUST_NAMES, REG_COVAR
 from mixtures import assert_identical, assert_same_parameters
+from paths import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,7 @@ from gmm_dask.kernels.centred import mahalanobis_diagonal, mahalanobis_matrix, s
 from gmm_dask.kernels.feature_map import factors, n_monomials
 from gmm_dask.passes.model_batch import ROW_MULTIPLE
 from mixtures import monomials
-
-ROOT = Path(__file__).parents[2]
+from paths import ROOT
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What a notebook shows of estimators."""
 
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -9,31 +8,7 @@ import pytest
 from sklearn.base import BaseEstimator
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
-
-
-class Cells(HTMLParser):
-    """The tables of a page, as lists of rows of texts."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tables, self._inside = [], False
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr" and self.tables:
-            self.tables[-1].append([])
-        if tag in ("th", "td") and self.tables:
-            self._inside = True
-            self.tables[-1][-1].append("")
-
-    def handle_data(self, data):
-        if self._inside and self.tables:
-            self.tables[-1][-1][-1] += data
-
-    def handle_endtag(self, tag):
-        self._inside = self._inside and tag not in ("th", "td")
+from pages import Cells
 
 
 def ours(estimator):

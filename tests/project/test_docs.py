@@ -6,7 +6,6 @@ import ast
 import importlib
 import re
 import shlex
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -14,11 +13,11 @@ import typer.main
 from pydantic import BaseModel
 
 from flows.cli import app
+from paths import ROOT
 from pipeline.config.job import JobConfig, load_config
 from pipeline.config.reference import config_markdown
 from pipeline.config.yaml_file import read_mapping
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = typer.main.get_command(app).commands
 CONFIGS = {load_config(path).name: path for path in sorted((ROOT / "configs").glob("*.yaml"))}

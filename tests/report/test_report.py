@@ -7,43 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import zarr
-from test_notebook import Cells
 from typer.testing import CliRunner
 
 from flows import cli
 from gmm_dask import UserError
 from gmm_dask.families import get_family
 from gmm_dask.selection.criteria import evidence
-from pipeline.config.job import JobConfig
+from pages import Cells
 from pipeline.fit import job as stages
 from pipeline.report import clear_report, figures, has_report, page, phrases, report_folder, tables, write_report
 from pipeline.report.facts import read_facts
 from pipeline.store import open_store, read_sample
+from reports import job, rows_of
 
 DRAWN = {"bic", "aic", "icl", "bic-close", "clusters", "uncertainty", "log-likelihood"}
-
-
-def rows_of(features=3, seed=0):
-    random = np.random.default_rng(seed)
-    centers = np.array([[0.0] * features, [6.0] + [0.0] * (features - 1), [0.0] * (features - 1) + [6.0]])
-    return np.concatenate(
-        [random.normal(center, 1.0, (n, features)) for center, n in zip(centers, (400, 250, 150), strict=True)]
-    )
-
-
-def job(folder, rows, columns=None, data=None, search=None, output=None):
-    names = columns or [f"x{i}" for i in range(rows.shape[1])]
-    pd.DataFrame(rows, columns=names).to_parquet(folder / "rows.parquet")
-    values = {
-        "name": "thirds",
-        "data": {"source": str(folder / "rows.parquet"), **(data or {})},
-        "search": {"n_components": [1, 2, 3, 4], **(search or {})},
-        "output": {"store": str(folder / "thirds.zarr"), **(output or {})},
-    }
-    return JobConfig.model_validate(values)
 
 
 @pytest.fixture(scope="module")

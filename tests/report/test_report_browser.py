@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import job, rows_of
 
 import browser
 from pipeline.fit import job as stages
 from pipeline.report import report_folder
+from reports import job, rows_of
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 

@@ -7,18 +7,10 @@ import numpy as np
 import pytest
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
-from gmm_dask.em.loop import State, Status
+from gmm_dask.em.loop import Status
 from gmm_dask.errors import UserError
-from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.model_batch import Totals
-from gmm_dask.selection.criteria import best_outcome, best_position, by_candidate, choose, differences, evaluate
-from mixtures import random_parameters
-
-
-def outcome(name="full", k=2, start=0, log_likelihood=-100.0, bound=-1.0, status=Status.CONVERGED):
-    state = State(Candidate(name, k), start, random_parameters(name, k, 3), (bound,), status)
-    totals = Totals(log_likelihood, -5.0) if state.usable else None
-    return evaluate(state, 3, totals, 50.0)
+from gmm_dask.selection.criteria import best_outcome, best_position, by_candidate, choose, differences
+from mixtures import outcome
 
 
 def test_criteria_by_hand():

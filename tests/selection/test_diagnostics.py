@@ -6,11 +6,11 @@ import math
 
 import pandas as pd
 import pytest
-from test_criteria import outcome
 
 from gmm_dask import GaussianMixtureSearch
 from gmm_dask.em.loop import Status
 from gmm_dask.selection.diagnostics import agreement, remarks, smallest_within, starts_compared
+from mixtures import outcome
 
 
 def table_of(*rows):

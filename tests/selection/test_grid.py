@@ -8,13 +8,7 @@ import pytest
 
 from gmm_dask import GaussianMixtureSearch
 from gmm_dask.selection.grid import further_counts, widen
-
-
-def rows_of_five_groups(n_rows=1000, seed=0):
-    random = np.random.default_rng(seed)
-    centers = np.array([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0], [8.0, 8.0], [16.0, 4.0]])
-    return centers[random.integers(0, 5, n_rows)] + random.normal(size=(n_rows, 2))
-
+from mixtures import rows_of_five_groups
 
 # -- where a grid goes on ----------------------------------------------------------------------------------------
 

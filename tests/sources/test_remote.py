@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from gmm_dask.errors import FaultError, UserError
+from paths import ROOT
 from pipeline.config.job import DataConfig, load_config
 from pipeline.fit.job import run
 from pipeline.sources import open_source
@@ -29,7 +30,6 @@ from pipeline.sources.location import find_place, last_modified
 from pipeline.store import open_store
 from s3 import free_port, s3_server
 
-ROOT = Path(__file__).parents[2]
 FAITHFUL = pd.read_csv(ROOT / "configs/data/old_faithful.csv")
 POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
 

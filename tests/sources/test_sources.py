@@ -14,11 +14,11 @@ from sklearn.datasets import make_blobs
 
 from gmm_dask.errors import UserError
 from gmm_dask.passes.map_reduce import Rows, map_reduce
+from paths import ROOT
 from pipeline.config.job import DataConfig
 from pipeline.sources import ChunkPolicy, base, open_source
 from pipeline.sources.base import Selection
 
-ROOT = Path(__file__).parents[2]
 N = 103
 
 

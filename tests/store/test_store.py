@@ -20,6 +20,7 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import Profile, Unusable
 from gmm_dask.selection.criteria import Outcome
 from mixtures import random_parameters
+from paths import ROOT
 from pipeline.config.job import JobConfig
 from pipeline.store import (
     Checkpoint,
@@ -537,7 +538,7 @@ save_checkpoint({str(store)!r}, replace(checkpoint, passes=2))
 
 
 def _environment():
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def test_a_crash_in_complete_leaves_it_unfinished(store, monkeypatch):

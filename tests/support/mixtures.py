@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from gmm_dask.em.loop import State
+from gmm_dask.em.loop import State, Status
 from gmm_dask.families import FAMILIES, Parameters, Statistics, get_family
+from gmm_dask.families.candidate import Candidate
 from gmm_dask.kernels.feature_map import factors
 from gmm_dask.passes.data_summary import Draw, profile_chunk
+from gmm_dask.passes.model_batch import Totals
+from gmm_dask.selection.criteria import evaluate
 
 
 def random_rows(n_rows, n_features, seed=0):
     rng = np.random.RandomState(seed)
     return rng.standard_normal((n_rows, n_features)) * rng.uniform(1, 3, n_features) + rng.uniform(-2, 2, n_features)
+
+
+def rows_of_five_groups(n_rows=1000, seed=0):
+    random = np.random.default_rng(seed)
+    centers = np.array([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0], [8.0, 8.0], [16.0, 4.0]])
+    return centers[random.integers(0, 5, n_rows)] + random.normal(size=(n_rows, 2))
 
 
 def random_parameters(covariance_type, n_components, n_features, seed=0) -> Parameters:
@@ -78,3 +87,9 @@ def monomials(z):
     lines = np.vstack([np.ones(z.shape[1]), z, np.sum(z**2, axis=0)])
     first, second = factors(len(z))
     return lines[first] * lines[second]
+
+
+def outcome(name="full", k=2, start=0, log_likelihood=-100.0, bound=-1.0, status=Status.CONVERGED):
+    state = State(Candidate(name, k), start, random_parameters(name, k, 3), (bound,), status)
+    totals = Totals(log_likelihood, -5.0) if state.usable else None
+    return evaluate(state, 3, totals, 50.0)
