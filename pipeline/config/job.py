@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from pipeline.config.environment import fill_in, without_secrets
 from pipeline.config.fields import Count, Real, Section, Switch, Text, Whole
 from pipeline.config.schedule import RefreshConfig, ScheduleConfig, ScoreConfig, TasksConfig
 from pipeline.config.templates import check_template, is_dated, with_name
-from pipeline.config.yaml_file import explain, read_mapping, with_overrides
+from pipeline.config.yaml_file import Document, explain, read_document
 
 Quantile = Annotated[float, Strict(), Field(gt=0.0, le=0.5)]
 Share = Annotated[float, Strict(), Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
@@ -306,11 +307,16 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     UserError
         If the file cannot be read, or a key or a value is not known. The message names every such key.
     """
-    values = _filled_in(with_overrides(read_mapping(Path(path)), overrides))
+    document = read_document(Path(path)).with_overrides(overrides)
+    return validated(replace(document, values=_filled_in(document.values)), path)
+
+
+def validated(document: Document, path: str | Path) -> JobConfig:
+    """Return a document as a configuration; raises :class:`UserError` that names every key that is wrong."""
     try:
-        return JobConfig.model_validate(values)
+        return JobConfig.model_validate(document.values)
     except pydantic.ValidationError as error:
-        raise explain(error, path, JobConfig) from None
+        raise explain(error, path, JobConfig, document) from None
 
 
 def _filled_in(values: dict[str, Any]) -> dict[str, Any]:

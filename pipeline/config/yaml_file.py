@@ -1,67 +1,95 @@
-"""A configuration as text: reading YAML, applying overrides, and saying what is wrong with a key."""
+"""A configuration as text: reading YAML, applying overrides, and reporting what is wrong with a key."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterable
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from gmm_dask.errors import UserError
 from pipeline.config.environment import HIDDEN, literal_secrets, redacted
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: ``1e-5`` is a number, and a key that comes twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise yaml.MarkedYAMLError(None, None, f"the key {name!r} comes twice", key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
+# a file whose aliases expand to more nodes is refused: nested aliases multiply ("billion laughs"), and every later
+# step walks the values. A hundred thousand column names still pass.
+MOST_NODES = 200_000
 
 
-# YAML 1.1 has no 1e-5, only 1.0e-5
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+@dataclass(frozen=True)
+class Document:
+    """The values of a configuration, and where each came from.
+
+    Attributes
+    ----------
+    values : dict
+        Of a file; a value of any kind of an override.
+    origins : dict of str to str
+        ``"line 3"`` or ``"--set"``, by the key's path such as ``search.tol``.
+    """
+
+    values: Any
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def with_overrides(self, overrides: Iterable[str]) -> Document:
+        """Return the document with each ``section.key=value`` applied; a value is read as YAML."""
+        values, origins = self.values, self.origins
+        for override in overrides:
+            path, equals, text = override.partition("=")
+            keys = path.strip().split(".")
+            if not equals or not all(keys):
+                raise UserError(f"--set expects section.key=value, such as search.n_init=5; got {override!r}.")
+            shown = f"{path}={HIDDEN if any(literal_secrets({path: text})) else redacted(text)}"
+            value = _parse(text, f"the value of --set {shown}").values
+            values = _with_value(values, keys, value, shown)
+            key = ".".join(keys)
+            origins = {name: origin for name, origin in origins.items() if not f"{name}.".startswith(f"{key}.")}
+            origins[key] = "--set"
+        return Document(values, origins)
+
+    def origin(self, key: str) -> str:
+        """Return where a key, or the nearest one that encloses it, stands; empty if that is not known."""
+        while key:
+            if key in self.origins:
+                return self.origins[key]
+            key = key.rpartition(".")[0]
+        return ""
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> Document:
     """Read a YAML file that holds a mapping; raises :class:`UserError` for anything else."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(f"cannot read the configuration {path}: {reason}. Give the path of a YAML file.") from None
-    values = _parse(text, f"the configuration {path}")
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
+    document = _parse(text, f"the configuration {path}")
+    if document.values is None:
+        return Document({})
+    if not isinstance(document.values, dict):
         raise UserError(
             f"the configuration {path} must be a mapping of keys to values, such as 'name: my-job'; "
-            f"got {_shown(values)}."
+            f"got {_shown(document.values)}."
         )
-    return values
+    return document
 
 
-def with_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Values with each ``section.key=value`` put in its place; the value is read as YAML."""
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
-            raise UserError(f"--set expects section.key=value, such as search.n_init=5; got {override!r}.")
-        shown = f"{path}={HIDDEN if any(literal_secrets({path: text})) else redacted(text)}"
-        values = _with_value(values, keys, _parse(text, f"the value of --set {shown}"), shown)
-    return values
+def to_yaml(values: Any) -> str:
+    """Return values as YAML text, lists of plain values on one line."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.width = None, 60
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = StringIO()
+    yaml.dump(values, text)
+    return text.getvalue()
 
 
 def _with_value(values: dict[str, Any], keys: list[str], value: Any, override: str) -> dict[str, Any]:
@@ -73,24 +101,67 @@ def _with_value(values: dict[str, Any], keys: list[str], value: Any, override: s
     return {**values, keys[0]: _with_value(inner, keys[1:], value, override)}
 
 
-def _parse(text: str, what: str) -> Any:
+# -- YAML --------------------------------------------------------------------------------------------------------
+
+
+def _parse(text: str, what: str) -> Document:
+    """Return any YAML value, read as YAML 1.2; only plain data, as tags construct no objects."""
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
+        yaml = YAML(typ="safe", pure=True)
+        node = yaml.compose(text)
+        within = node is None or _n_nodes(node, {}) <= MOST_NODES
+        value = yaml.constructor.construct_document(node) if within and node is not None else None
+    except MarkedYAMLError as error:
+        problem, mark = str(error.problem), error.problem_mark
+        if isinstance(error, DuplicateKeyError):
+            problem = problem.partition(" with value ")[0]  # the values may be secrets
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise UserError(f"{what} is not valid YAML: {error.problem}{where}.") from None
-    except yaml.YAMLError as error:
+        raise UserError(f"{what} is not valid YAML: {problem}{where}.") from None
+    except RecursionError:
+        raise UserError(f"{what} is not usable: its values are nested too deeply.") from None
+    except (YAMLError, ValueError) as error:
         raise UserError(f"{what} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not within:
+        raise UserError(f"{what} has aliases (*name) that expand to too many values. Write the values out.")
+    return Document(value, dict(_lines(node)) if isinstance(node, MappingNode) else {})
 
 
-def explain(error: ValidationError, path: str | Path, model: type[BaseModel]) -> UserError:
-    """What is wrong with a configuration: for each key its path, what was expected and what came."""
+def _n_nodes(node: Node, known: dict[int, float]) -> float:
+    """Return the number of nodes once aliases are expanded; infinite for a node that contains itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # what it is while its own children are counted
+        known[id(node)] = 1 + sum(_n_nodes(child, known) for child in _children(node))
+    return known[id(node)]
+
+
+def _children(node: Node) -> list[Node]:
+    if isinstance(node, ScalarNode):
+        return []
+    return [child for pair in node.value for child in pair] if isinstance(node, MappingNode) else node.value
+
+
+def _lines(node: Node, parent: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path of each key with the line that it stands on."""
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            path = f"{parent}{key.value}"
+            yield path, f"line {key.start_mark.line + 1}"
+            yield from _lines(value, f"{path}.")
+
+
+# -- errors ------------------------------------------------------------------------------------------------------
+
+
+def explain(error: ValidationError, path: str | Path, model: type[BaseModel], document: Document) -> UserError:
+    """Return the error that names each wrong key, its line, what was expected and what came."""
     problems: dict[str, list[Any]] = {}
     for details in error.errors(include_url=False):
         section, keys = _locate(model, details["loc"])
         problems.setdefault(".".join(keys), []).append((section, details))
-    lines = [f"  {key}: {_problem(key.split('.')[-1], found)}." for key, found in problems.items()]
+    lines = [
+        f"  {key}{f' ({origin})' if (origin := document.origin(key)) else ''}: {_problem(key.split('.')[-1], found)}."
+        for key, found in problems.items()
+    ]
     count = "an error" if len(lines) == 1 else f"{len(lines)} errors"
     return UserError("\n".join([f"the configuration {path} has {count}:", *lines]))
 

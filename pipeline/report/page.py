@@ -6,13 +6,13 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import yaml
 from dask.utils import format_bytes
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gmm_dask.selection.criteria import CRITERIA, LABELS, evidence
 from pipeline.config.environment import redacted
+from pipeline.config.yaml_file import to_yaml
 from pipeline.report import figures, phrases, tables
 from pipeline.report.facts import Facts, read_facts
 from pipeline.report.figures import Picture
@@ -114,7 +114,7 @@ def render(facts: Facts, drawn: dict[str, list[Picture]]) -> str:
 def _settings(facts: Facts) -> str:
     """The configuration as YAML, with lists in a line."""
     shown = redacted(facts.store.config)
-    return str(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, default_flow_style=None, width=60))
+    return to_yaml(shown)
 
 
 def _data_url(picture: Picture) -> str:

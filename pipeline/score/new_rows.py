@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydantic
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from gmm_dask.memory import IMPORTS_BYTES, Shape, thread_bytes
 from gmm_dask.passes.map_reduce import Rows, map_reduce
 from pipeline import store
-from pipeline.config.job import DataConfig, JobConfig
-from pipeline.config.yaml_file import explain, with_overrides
+from pipeline.config.job import DataConfig, JobConfig, validated
+from pipeline.config.yaml_file import Document
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.score.drift import Fit, compare, fit_of, label_shares
 from pipeline.score.row_pass import (
@@ -226,10 +225,7 @@ def score_config(
         "cluster": stored["cluster"],
         "output": {**output, "store": out.replace("{", "{{").replace("}", "}}"), "rows": rows, "report": False},
     }
-    try:
-        return JobConfig.model_validate(with_overrides(values, list(overrides)))
-    except pydantic.ValidationError as error:
-        raise explain(error, "of the scores", JobConfig) from None
+    return validated(Document(values).with_overrides(overrides), "of the scores")
 
 
 def is_parquet(out: str) -> bool:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pydantic
@@ -24,14 +25,14 @@ def load(tmp_path, monkeypatch):
 
 @pytest.fixture
 def error(load):
-    """The lines of the error that a configuration gives, without its first."""
+    """The lines of the error that a configuration gives, without its first and without where each key stands."""
 
     def error(text, *overrides):
         with pytest.raises(UserError) as caught:
             load(text, *overrides)
         first, *lines = str(caught.value).splitlines()
         assert first.startswith("the configuration job.yaml has ")
-        return [line.strip() for line in lines]
+        return [re.sub(r"^(\S+) \((line \d+|--set)\):", r"\1:", line.strip()) for line in lines]
 
     return error
 
@@ -411,7 +412,24 @@ def test_all_errors_come_at_once(load):
         load("data: {sorce: a.csv}\nsearch: {tol: x}")
     first, *lines = str(caught.value).splitlines()
     assert first == "the configuration job.yaml has 3 errors:"
-    assert [line.split(":")[0].strip() for line in lines] == ["data.source", "data.sorce", "search.tol"]
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "data.source (line 1)",
+        "data.sorce (line 1)",
+        "search.tol (line 2)",
+    ]
+
+
+def test_errors_name_the_line_or_the_override(load):
+    text = "data:\n  source: a.csv\nsearch:\n  tol: 1\n  n_init: 0\n  max_iter: x\noutput:\n  labels: 2\n"
+    with pytest.raises(UserError) as caught:
+        load(text, "search.tol=x", "output={report: 3}")
+    _, *lines = str(caught.value).splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "search.n_init (line 5)",
+        "search.tol (--set)",
+        "search.max_iter (line 6)",
+        "output.report (--set)",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -431,7 +449,11 @@ def test_keys_that_nothing_implements_are_refused(error, text):
     [
         ("[1, 2]", "must be a mapping of keys to values, such as 'name: my-job'; got [1, 2]."),
         ("a: [1", "is not valid YAML: expected ',' or ']', but got '<stream end>' (line 1, column 6)."),
-        ("name: a\nname: b", "is not valid YAML: the key 'name' comes twice (line 2, column 1)."),
+        ("name: a\nname: b", 'is not valid YAML: found duplicate key "name" (line 2, column 1).'),
+        ("data: {storage_options: {key: hunter2, key: x}}", 'found duplicate key "key" (line 1, column 40).'),
+        ("a: !!python/object:os.system x", "is not valid YAML: could not determine a constructor for the tag"),
+        ("a: &a [*a]", "has aliases (*name) that expand to too many values"),
+        ("a: 1\n---\nb: 2", "is not valid YAML: but found another document (line 2, column 1)."),
         ("a: \x00", "is not valid YAML: unacceptable character"),
     ],
 )
@@ -439,6 +461,13 @@ def test_files_that_are_no_configuration(load, text, message):
     with pytest.raises(UserError) as caught:
         load(text)
     assert message in str(caught.value)
+
+
+def test_nested_aliases_are_refused(load):
+    tenfold = [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(9)]
+    with pytest.raises(UserError, match=r"aliases .* expand to too many values"):
+        load("\n".join(["a0: &a0 x", *tenfold]))
+    assert load("data: &d {source: a.csv}\nscore: *d\n").score.source == "a.csv"
 
 
 def test_files_that_cannot_be_read(tmp_path):

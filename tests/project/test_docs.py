@@ -16,7 +16,7 @@ from flows.cli import app
 from paths import ROOT
 from pipeline.config.job import JobConfig, load_config
 from pipeline.config.reference import config_markdown
-from pipeline.config.yaml_file import read_mapping
+from pipeline.config.yaml_file import read_document
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = typer.main.get_command(app).commands
@@ -94,7 +94,7 @@ def test_pictures_are_small_and_shown():
 def test_configs_are_valid(text, tmp_path):
     file = tmp_path / "job.yaml"
     file.write_text(text, encoding="utf-8")
-    given = read_mapping(file)
+    given = read_document(file).values
     is_fragment = "source" not in given.get("data", {})
     job = load_config(file, ["data.source=rows.parquet"] if is_fragment else [])
     if given.get("name") in CONFIGS and not is_fragment:

@@ -304,7 +304,7 @@ CASES = {
     ),
     # the job
     "a key that nobody knows": Case(
-        lambda: None, ("search.n_int: unknown key (did you mean n_init?)",), config={"search": {"n_int": 3}}
+        lambda: None, ("search.n_int", "unknown key (did you mean n_init?)"), config={"search": {"n_int": 3}}
     ),
     "an option of another format": Case(
         csv(numbers()), ("data.dataset: expected none for x.csv", "only an HDF5 file"), config=data(dataset="/rows")
