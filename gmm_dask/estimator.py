@@ -276,7 +276,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _parameters(self) -> Parameters:
         return Parameters(self.weights_, self.means_, self.covariances_, self.precisions_cholesky_)
 
-    # -- answers ---------------------------------------------------------------------------------------------
+    # -- predictions ---------------------------------------------------------------------------------------------
     def predict(self, X: Any) -> Any:
         """The most probable component of each row.
 
@@ -288,7 +288,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         -------
         labels : ndarray of int64, or a lazy Dask array for a Dask X, of shape (n_rows,)
         """
-        return self._answer(X, "label")
+        return self._predict(X, "label")
 
     def predict_proba(self, X: Any) -> Any:
         """The probability of each component, for each row.
@@ -301,7 +301,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         -------
         responsibilities : ndarray, or a lazy Dask array for a Dask X, of shape (n_rows, n_components)
         """
-        return self._answer(X, "responsibility")
+        return self._predict(X, "responsibility")
 
     def score_samples(self, X: Any) -> Any:
         """The log density of each row, in natural logarithms per unit of volume.
@@ -314,17 +314,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         -------
         log_density : ndarray, or a lazy Dask array for a Dask X, of shape (n_rows,)
         """
-        return self._answer(X, "log_density")
+        return self._predict(X, "log_density")
 
-    def _answer(self, X: Any, which: str) -> Any:
+    def _predict(self, X: Any, which: str) -> Any:
         check_is_fitted(self)
         array = read_input(self, X, reset=False)
         family = get_family(self.covariance_type)
-        answer = predict.answer_rows(as_rows(array), family, self._parameters, [which])[which]
-        if is_lazy(X) or isinstance(answer, np.ndarray):
-            return answer
+        found = predict.predict_rows(as_rows(array), family, self._parameters, [which])[which]
+        if is_lazy(X) or isinstance(found, np.ndarray):
+            return found
         with one_blas_thread():
-            return answer.compute()
+            return found.compute()
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean log density of the rows.

@@ -47,14 +47,14 @@ class Machine:
 class Shape:
     """What is read: ``n_features`` columns in ``n_chunks`` chunks of at most ``chunk_rows`` rows.
 
-    ``answers`` is how many numbers are written for each row, ``held_out`` whether some rows are held out, so that the
-    others are copied, ``competing`` whether starts compete for the fits.
+    ``output_bytes`` are those of what is computed and written for each row, ``held_out`` tells whether some rows are
+    held out, so that the others are copied, ``competing`` whether starts compete for the fits.
     """
 
     n_features: int
     n_chunks: int
     chunk_rows: int
-    answers: int = 0
+    output_bytes: int = 0
     held_out: bool = False
     competing: bool = False
 
@@ -78,11 +78,11 @@ def model_bytes(candidate: Candidate, n_features: int) -> int:
 
 
 def thread_bytes(shape: Shape) -> int:
-    """What a thread works on: a chunk as it is read, decoded and computed, a block of it, its answers."""
+    """What a thread works on: a chunk as it is read, decoded and computed, a block of it, its rows' outputs."""
     block = max(BLOCK_BYTES, ROW_MULTIPLE * 8 * (shape.n_features + 2))
     # which rows, their places, their weights and themselves
     copied = 8 * shape.chunk_rows * (shape.n_features + 3) if shape.held_out else 0
-    return CHUNK_COPIES * shape.chunk_bytes + copied + 2 * block + 3 * 8 * shape.answers * shape.chunk_rows
+    return CHUNK_COPIES * shape.chunk_bytes + copied + 2 * block + 3 * shape.output_bytes * shape.chunk_rows
 
 
 def affordable_threads(shape: Shape, memory_limit: int, most: int) -> int:

@@ -99,21 +99,21 @@ class Family(ABC):
 
     # -- the feature map -------------------------------------------------------------------------------------
     @abstractmethod
-    def answer_columns(self, n_features: int) -> slice:
+    def density_columns(self, n_features: int) -> slice:
         """Part of the feature map in which each row's log density is linear."""
 
     def fit_columns(self, n_features: int) -> slice:
-        """Part of the feature map that a fit needs; a beginning of :meth:`answer_columns`."""
-        return self.answer_columns(n_features)
+        """Part of the feature map that a fit needs; a beginning of :meth:`density_columns`."""
+        return self.density_columns(n_features)
 
     @abstractmethod
     def natural(self, parameters: Parameters, center: Array) -> Array:
-        """Coefficients (n_components, n_answer_columns) of ``log weight + log density`` in the feature map."""
+        """Coefficients (n_components, n_density_columns) of ``log weight + log density`` in the feature map."""
 
     def naturals(self, models: Sequence[Parameters], center: Array, answers: bool) -> Array:
         """Coefficients of several mixtures, one below the other, in the columns of answers or of a fit."""
         d = len(center)
-        columns, every = self.fit_columns(d), self.answer_columns(d)
+        columns, every = self.fit_columns(d), self.density_columns(d)
         n_columns = (every if answers else columns).stop - every.start
         return self.natural(joined(models), center)[:, :n_columns]
 

@@ -23,7 +23,7 @@ class Diag(DiagonalFamily):
         """One a component and feature."""
         return n_components * n_features
 
-    def answer_columns(self, n_features: int) -> slice:
+    def density_columns(self, n_features: int) -> slice:
         """``1 | z | z^2``."""
         return slice(1, 2 * n_features + 2)
 

@@ -32,7 +32,7 @@ class Full(Family):
         """Half a matrix a component."""
         return n_components * n_features * (n_features + 1) // 2
 
-    def answer_columns(self, n_features: int) -> slice:
+    def density_columns(self, n_features: int) -> slice:
         """``1 | z | z^2 | z_a z_b``."""
         return slice(1, n_monomials(n_features))
 

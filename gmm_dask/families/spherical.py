@@ -24,7 +24,7 @@ class Spherical(DiagonalFamily):
         """One a component."""
         return n_components
 
-    def answer_columns(self, n_features: int) -> slice:
+    def density_columns(self, n_features: int) -> slice:
         """``|z|^2 | 1 | z``."""
         return slice(0, n_features + 2)
 

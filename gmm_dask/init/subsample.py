@@ -21,7 +21,7 @@ from gmm_dask.memory import STATES_BYTES, is_accelerated, state_bytes, work
 from gmm_dask.passes.data_summary import Draw, Profile, finish_profile, profile_chunk
 from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, collect_totals
 from gmm_dask.passes.model_batch import Model
-from gmm_dask.passes.predict import answer_rows
+from gmm_dask.passes.predict import predict_rows
 
 Array = NDArray[np.float64]
 
@@ -145,7 +145,7 @@ class Scout:
 
     def resp(self, state: State) -> Array:
         """Responsibilities (n_rows, n_components)."""
-        found: Array = answer_rows(self.rows, *state.model, ["responsibility"])["responsibility"]
+        found: Array = predict_rows(self.rows, *state.model, ["responsibility"])["responsibility"]
         return found
 
 

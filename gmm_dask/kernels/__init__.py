@@ -14,8 +14,8 @@ from typing import Any
 _COMPILED = {
     "add_chunk": "chunks",
     "add_sums": "products",
-    "answer_block": "chunks",
-    "answer_chunk": "chunks",
+    "predict_block": "chunks",
+    "predict_chunk": "chunks",
     "fill_lines": "block",
     "log_densities": "products",
     "precision_factors": "cholesky",

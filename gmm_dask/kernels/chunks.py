@@ -81,7 +81,7 @@ def _weighted_sum(values: NDArray[Any], weights: NDArray[Any], n_rows: int) -> f
 
 
 @compiled
-def answer_chunk(
+def predict_chunk(
     rows: NDArray[Any],
     center: NDArray[np.float64],
     eta: NDArray[Any],
@@ -114,13 +114,13 @@ def answer_chunk(
         stop, n_rows = start + len(block), -(-len(block) // row_multiple) * row_multiple
         fill_lines(block, center, z, n_rows)
         log_densities(eta, first, second, z, logits, n_rows)
-        answer_block(
+        predict_block(
             logits, edges, shares, n_rows, label[start:stop], log_density[start:stop], responsibility[start:stop]
         )
 
 
 @compiled
-def answer_block(
+def predict_block(
     logits: NDArray[Any],
     edges: NDArray[np.int64],
     shares: NDArray[Any],
@@ -129,7 +129,7 @@ def answer_block(
     log_density: NDArray[np.float64],
     responsibility: NDArray[np.float64],
 ) -> None:
-    """Answers about the rows of a block from their log densities, which are lost; see :func:`answer_chunk`."""
+    """Answers about the rows of a block from their log densities, which are lost; see :func:`predict_chunk`."""
     if len(label):
         label[:] = 0
         shares[0] = logits[0]

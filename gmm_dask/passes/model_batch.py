@@ -171,7 +171,7 @@ def _build_groups(
     parameters = [models[i][1] for i in members]
     eta = family.naturals(parameters, center, answers)
     edges = edges_of([len(p.weights) for p in parameters])
-    columns = family.answer_columns(len(center)) if answers else family.fit_columns(len(center))
+    columns = family.density_columns(len(center)) if answers else family.fit_columns(len(center))
     first, second = (part[columns] for part in factors(len(center)))
     singles = np.zeros(len(members), dtype=bool)
     if dtype == np.float32:

@@ -1,4 +1,4 @@
-"""Answers about each row: labels, responsibilities and log densities."""
+"""Row outputs of a fitted mixture: labels, responsibilities and log densities, and its score over all rows."""
 
 from __future__ import annotations
 
@@ -24,91 +24,98 @@ from gmm_dask.passes.model_batch import (
     chunk_sums,
     unpack_totals,
 )
+from gmm_dask.passes.row_outputs import KERNEL_OUTPUTS, ROW_OUTPUTS, Outputs, kernel_inputs, with_derived
 
 Array = NDArray[np.float64]
 
 
-def answer_stack(family: Family, parameters: Parameters) -> Stack:
-    """A stack of one model, for answers; the mixture's own mean is its centre."""
+def prediction_batch(family: Family, parameters: Parameters) -> Stack:
+    """A batch of one model, for row outputs; the mixture's own mean is its centre."""
     center = parameters.weights @ parameters.means
     return build_stack([(family, parameters)], center, np.zeros((len(center), len(center))), answers=True)
 
 
-def answer_rows(rows: Rows, family: Family, parameters: Parameters, wanted: Sequence[str]) -> dict[str, Any]:
-    """Answers for all rows, in their order: ndarrays for rows in memory, otherwise lazy Dask arrays.
+def predict_rows(rows: Rows, family: Family, parameters: Parameters, requested: Sequence[str]) -> dict[str, Any]:
+    """Row outputs of all rows, in their order: ndarrays for rows in memory, otherwise lazy Dask arrays.
 
     Parameters
     ----------
     rows : Rows
     family : Family
     parameters : Parameters
-    wanted : sequence of {'label', 'log_density', 'responsibility'}
-        Lazy answers that are computed together share one read of each chunk.
+    requested : sequence of str
+        Names of :data:`gmm_dask.passes.row_outputs.ROW_OUTPUTS`. Lazy outputs that are computed together share one
+        read of each chunk.
 
     Returns
     -------
-    answers : dict of ndarray or dask.array.Array
-        Labels (n_rows,), log densities (n_rows,) and responsibilities (n_rows, n_components).
+    outputs : dict of ndarray or dask.array.Array
     """
-    stack = answer_stack(family, parameters)
+    batch = prediction_batch(family, parameters)
     if rows.in_memory:
-        parts = list(map_in_memory(rows, _answers_in_memory, (stack, wanted)))
-        return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
-    shared = dask.delayed(stack, pure=False)
+        parts = list(map_in_memory(rows, _predict_in_memory, (batch, requested)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in requested}
+    shared = dask.delayed(batch, pure=False)
     chunks = rows.array.to_delayed().ravel()
-    found = [dask.delayed(_answers_of_chunk, pure=False)(chunk, shared, tuple(wanted)) for chunk in chunks]
-    return {name: _join(found, name, rows.array.chunks[0], len(parameters.weights)) for name in wanted}
+    found = [dask.delayed(_predict_finite, pure=False)(chunk, shared, tuple(requested)) for chunk in chunks]
+    return {name: _join(found, name, rows.array.chunks[0], len(parameters.weights)) for name in requested}
 
 
-def _answers_in_memory(rows: Any, weights: Any, shared: tuple[Stack, Sequence[str]], number: int) -> Any:
-    return chunk_answers(rows, *shared)
+def _predict_in_memory(rows: Any, weights: Any, shared: tuple[Stack, Sequence[str]], number: int) -> Outputs:
+    return predict_chunk(rows, *shared)
 
 
-def chunk_answers(rows: NDArray[np.floating], stack: Stack, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """What one model says about each row of a chunk.
+def _predict_finite(rows: Any, batch: Stack, requested: tuple[str, ...]) -> Outputs:
+    return predict_chunk(_finite(rows), batch, requested)
+
+
+def predict_chunk(rows: NDArray[np.floating], batch: Stack, requested: Sequence[str]) -> Outputs:
+    """Row outputs of one model for the rows (n_rows, n_features) of a chunk."""
+    return with_derived(kernel_outputs(rows, batch, kernel_inputs(requested)), requested)
+
+
+def kernel_outputs(rows: NDArray[np.floating], batch: Stack, requested: Sequence[str]) -> Outputs:
+    """The most probable component, the mixture's log density, the responsibilities: what is requested of these.
 
     Parameters
     ----------
     rows : ndarray of shape (n_rows, n_features)
-    stack : Stack
-        Of one model, built for answers.
-    wanted : sequence of {'label', 'log_density', 'responsibility'}
-
-    Returns
-    -------
-    answers : dict of ndarray
-        The most probable component (n_rows,), the mixture's log density (n_rows,) and the responsibilities
-        (n_rows, n_components): those that are wanted.
+    batch : Stack
+        Of one model, from :func:`prediction_batch`.
+    requested : sequence of str
+        Names of :data:`gmm_dask.passes.row_outputs.KERNEL_OUTPUTS`.
     """
-    (family, parameters), n_components = stack.models[0], len(stack.models[0][1].weights)
-    found = {
-        name: np.empty(shape if name in wanted else (0, *shape[1:]), dtype)
-        for name, (shape, dtype) in answer_shapes(len(rows), n_components).items()
+    (family, parameters), n_components = batch.models[0], len(batch.models[0][1].weights)
+    # the kernels compute what they get a buffer for; one without rows says that its output is not requested
+    buffers = {
+        output.name: np.empty(output.shape(len(rows) if output.name in requested else 0, n_components), output.dtype)
+        for output in KERNEL_OUTPUTS
     }
-    for group in stack.groups:
-        kernels.answer_chunk(
-            rows, stack.center, group.eta, *group.factors, *group.workspace(len(rows)), ROW_MULTIPLE, *found.values()
+    for group in batch.groups:
+        first, second = group.factors
+        z, logits, shares = group.workspace(len(rows))
+        kernels.predict_chunk(
+            rows=rows,
+            center=batch.center,
+            eta=group.eta,
+            first=first,
+            second=second,
+            z=z,
+            logits=logits,
+            shares=shares,
+            row_multiple=ROW_MULTIPLE,
+            **buffers,
         )
-    if stack.centred:
+    if batch.centred:
         for place, x in centred_blocks(rows, n_components):
-            logits, shares = family.centred_logits(x, parameters), np.ones((3, x.shape[1]))
-            kernels.answer_block(
-                logits, np.array([0, n_components]), shares, x.shape[1], *(a[place] for a in found.values())
+            kernels.predict_block(
+                logits=family.centred_logits(x, parameters),
+                edges=np.array([0, n_components]),
+                shares=np.ones((3, x.shape[1])),
+                n_rows=x.shape[1],
+                **{name: buffer[place] for name, buffer in buffers.items()},
             )
-    return {name: found[name] for name in wanted}
-
-
-def answer_shapes(n_rows: float, n_components: int) -> dict[str, tuple[Any, Any]]:
-    """Shape and dtype of each answer."""
-    return {
-        "label": ((n_rows,), np.int64),
-        "log_density": ((n_rows,), np.float64),
-        "responsibility": ((n_rows, n_components), np.float64),
-    }
-
-
-def _answers_of_chunk(rows: Any, stack: Stack, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    return chunk_answers(_finite(rows), stack, wanted)
+    return {name: buffers[name] for name in requested}
 
 
 def _finite(rows: Any) -> NDArray[np.floating[Any]]:
@@ -123,10 +130,11 @@ def _finite(rows: Any) -> NDArray[np.floating[Any]]:
 
 
 def _join(found: list[Any], name: str, sizes: Sequence[float], n_components: int) -> da.Array:
-    parts = []
-    for part, size in zip(found, sizes, strict=True):
-        shape, dtype = answer_shapes(size, n_components)[name]
-        parts.append(da.from_delayed(part[name], shape=shape, dtype=dtype))
+    output = ROW_OUTPUTS[name]
+    parts = [
+        da.from_delayed(part[name], shape=output.shape(size, n_components), dtype=output.dtype)
+        for part, size in zip(found, sizes, strict=True)
+    ]
     return da.concatenate(parts)
 
 
@@ -138,7 +146,7 @@ def total_rows(rows: Rows, family: Family, parameters: Parameters) -> tuple[Tota
     UserError
         If a weight is negative or not finite, or if they add up to zero.
     """
-    stack = answer_stack(family, parameters)
+    stack = prediction_batch(family, parameters)
     sums = map_reduce(rows, _totals_of_chunk, add_sums, stack, "log-likelihood")
     total_weight, n_bad = sums[-1].tolist()
     if n_bad or total_weight == 0.0:

@@ -19,7 +19,7 @@ from gmm_dask.families import Parameters, get_family
 from gmm_dask.inputs import read_input
 from gmm_dask.passes.map_reduce import as_rows
 from gmm_dask.passes.model_batch import Model
-from gmm_dask.passes.predict import answer_rows
+from gmm_dask.passes.predict import predict_rows
 from gmm_dask.plotting import drawing
 from gmm_dask.plotting.feature_pairs import Components, telling_pairs
 from gmm_dask.plotting.notebook import feature_names
@@ -181,7 +181,7 @@ def _shown(mixture: Fitted, X: Any) -> tuple[Array, Array]:
         array = array.compute_chunk_sizes()
     rows = array[:: max(1, -(-array.shape[0] // SHOWN_ROWS))]
     (rows,) = dask.compute(rows)
-    answers = answer_rows(as_rows(rows), *_model(mixture), ["responsibility"])
+    answers = predict_rows(as_rows(rows), *_model(mixture), ["responsibility"])
     return rows, answers["responsibility"]
 
 

@@ -11,6 +11,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
 from gmm_dask.families import FAMILIES
+from gmm_dask.passes.row_outputs import ANOMALY, ROW_OUTPUTS
 from gmm_dask.selection.criteria import HELD_OUT
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.environment import fill_in, without_secrets
@@ -206,19 +207,26 @@ class SearchConfig(Section):
         return held_out
 
 
-class OutputConfig(Section):
-    """What is kept of the result."""
-
+class _StoreConfig(Section):
     store: Annotated[Text, AfterValidator(check_template)] = Field(
         default="results/{name}.zarr",
         description="Path of the result store, relative to the current directory; {name} is filled in, and "
         "{started:%Y-%m-%d} with the time when the run began. A run that was stopped goes on in its store.",
     )
-    labels: Switch = Field(default=True, description="Whether to store each row's component.")
-    responsibilities: Switch = Field(
-        default=False, description="Whether to store each row's probability of every component."
-    )
-    log_density: Switch = Field(default=False, description="Whether to store each row's log density.")
+
+
+# keys of output, each of which stores a row output
+SWITCHES = {output.config_key: output for output in ROW_OUTPUTS.values() if output.config_key is not None}
+_fields: dict[str, Any] = {
+    key: (Switch, Field(default=output.stored_by_default, description=output.description))
+    for key, output in SWITCHES.items()
+}
+_SwitchConfig: Any = pydantic.create_model("_SwitchConfig", __base__=_StoreConfig, **_fields)
+
+
+class OutputConfig(_SwitchConfig):  # type: ignore[misc]
+    """What is kept of the result."""
+
     anomaly_quantile: Quantile | None = Field(
         default=None,
         description="Share of the rows, those of the lowest density, to mark as anomalies, up to 0.5, such as 0.001; "
@@ -235,6 +243,14 @@ class OutputConfig(Section):
         "parquet.",
     )
     report: Switch = Field(default=True, description="Whether to write the report, STORE-report/, at the end.")
+
+    @property
+    def row_outputs(self) -> tuple[str, ...]:
+        """Names of the row outputs that are stored chunk by chunk; anomalies need the log densities."""
+        requested = {output.name for key, output in SWITCHES.items() if getattr(self, key)}
+        if self.anomaly_quantile is not None:
+            requested.update(ANOMALY.inputs)
+        return tuple(name for name in ROW_OUTPUTS if name in requested)
 
     @pydantic.field_validator("key_columns")
     @classmethod
@@ -271,7 +287,8 @@ class JobConfig(Section):
     @classmethod
     def _fill_in_name(cls, output: OutputConfig, info: ValidationInfo) -> OutputConfig:
         store = with_name(output.store, info.data.get("name", ""))
-        return output.model_copy(update={"store": store})
+        named: OutputConfig = output.model_copy(update={"store": store})
+        return named
 
     @pydantic.field_validator("schedule")
     @classmethod

@@ -15,6 +15,7 @@ from pipeline.clusters import machine_of
 from pipeline.config.job import JobConfig
 from pipeline.fit.chunking import open_job
 from pipeline.score.key_columns import read_keys
+from pipeline.score.row_pass import output_bytes
 from pipeline.sources import Source
 
 
@@ -81,15 +82,12 @@ def estimate_job(config: JobConfig) -> Estimate:
 
 def shape_of(source: Source, config: JobConfig, candidates: Sequence[Candidate] = ()) -> Shape:
     """Columns, chunks and answers of a job whose grid has grown to these candidates, or is that of its config."""
-    output = config.output
-    asked = output.labels, output.log_density, output.responsibilities, output.anomaly_quantile is not None
-    # labels and log densities are always computed, for the summary of the rows
     most = max([*config.search.n_components, *(k for _, k in candidates)])
     return Shape(
         n_features=len(source.columns),
         n_chunks=int(source.array.numblocks[0]),
         chunk_rows=source.chunk_rows,
-        answers=2 * any(asked) + output.responsibilities * most,
+        output_bytes=output_bytes(config.output.row_outputs, most),
         held_out=config.search.held_out > 0.0,
         competing=config.search.init_params == AUTO,
     )

@@ -44,7 +44,6 @@ from pipeline.score.row_pass import (
     mean_log_density,
     plan_of,
     readable,
-    wanted_answers,
 )
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
@@ -316,7 +315,7 @@ def extend(config: JobConfig, best: str, progress: Progress) -> bool:
 def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
     """One pass that writes what the configuration asks about each row, or the rest of one that was stopped."""
     path = config.output.store
-    if not wanted_answers(config):
+    if not config.output.row_outputs:
         return
     source = open_job(config)
     rows = readable(source)
@@ -324,7 +323,7 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
     question = Question(
         model=store.read_model(path, best),
         drop=config.data.missing == "drop",
-        names=wanted_answers(config),
+        names=config.output.row_outputs,
         mean=mean_log_density(path, best),
         quantile=config.output.anomaly_quantile,
     )
@@ -339,7 +338,7 @@ def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> 
     checkpoint = store.load_checkpoint(config.output.store)
     profile = checkpoint.profile
     keep_sample(config.output.store, best)
-    after_fit = 2 if wanted_answers(config) else 1  # the closing pass, and the answers
+    after_fit = 2 if config.output.row_outputs else 1  # the closing pass, and the answers
     store.complete(
         config.output.store,
         best=best,

@@ -25,7 +25,7 @@ from gmm_dask.families import get_family
 from gmm_dask.init.responsibilities import start_parameters
 from gmm_dask.passes.data_summary import Profile
 from gmm_dask.passes.map_reduce import as_rows, collect_statistics, profile_rows
-from gmm_dask.passes.predict import answer_stack, chunk_answers
+from gmm_dask.passes.predict import predict_chunk, prediction_batch
 from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.config.schedule import RefreshConfig
@@ -248,7 +248,7 @@ def _units(preparation: Preparation, raw: Array) -> Array:
 
 
 def _answers(model: Any, rows: Array, name: str) -> Array:
-    answers: Array = chunk_answers(rows, answer_stack(*model), (name,))[name]
+    answers: Array = predict_chunk(rows, prediction_batch(*model), (name,))[name]
     return answers
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gmm_dask.passes.map_reduce import Rows
-from gmm_dask.passes.predict import answer_rows
+from gmm_dask.passes.predict import predict_rows
 from pipeline import store
 
 
@@ -18,7 +18,7 @@ def keep_sample(path: str, best: str) -> None:
         Name of the chosen model.
     """
     profile, model = store.load_checkpoint(path).profile, store.read_model(path, best)
-    found = answer_rows(Rows(profile.sample), *model.model, ["label", "responsibility"])
+    found = predict_rows(Rows(profile.sample), *model.model, ["label", "responsibility"])
     in_units = profile.sample
     if model.center is not None and model.scale is not None:
         in_units = in_units * model.scale + model.center

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmm_dask.errors import UserError
+from gmm_dask.passes.row_outputs import ROW_OUTPUTS
 from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.sources import Source
@@ -14,7 +15,7 @@ from pipeline.sources import Source
 if TYPE_CHECKING:
     from pipeline.store.parquet_rows import ReadKeys
 
-_ANSWERS = re.compile(r"label|log_density|anomaly|responsibility_[0-9]+")
+_OUTPUTS = re.compile("|".join(f"{one.name}_[0-9]+" if one.per_component else one.name for one in ROW_OUTPUTS.values()))
 
 
 def read_keys(config: JobConfig, source: Source) -> ReadKeys | None:
@@ -35,7 +36,7 @@ def read_keys(config: JobConfig, source: Source) -> ReadKeys | None:
     from pipeline.sources.parquet import open_keys
 
     keys = config.output.key_columns
-    taken = [name for name in keys if _ANSWERS.fullmatch(name)]
+    taken = [name for name in keys if _OUTPUTS.fullmatch(name)]
     if taken:
         raise UserError(
             f"output.key_columns: {', '.join(taken)} is what an answer is called. Leave it out, or rename it in the "

@@ -16,7 +16,7 @@ from gmm_dask.errors import UserError
 from gmm_dask.memory import IMPORTS_BYTES, Shape, thread_bytes
 from gmm_dask.passes.map_reduce import Rows, map_reduce
 from pipeline import store
-from pipeline.config.job import DataConfig, JobConfig, validated
+from pipeline.config.job import SWITCHES, DataConfig, JobConfig, validated
 from pipeline.config.yaml_file import Document
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.score.drift import Fit, compare, fit_of, label_shares
@@ -24,10 +24,10 @@ from pipeline.score.row_pass import (
     Question,
     answer_source,
     find_writer,
+    output_bytes,
     parquet_writer,
     plan_of,
     readable,
-    wanted_answers,
 )
 from pipeline.sources import Source, open_source
 from pipeline.sources.fingerprint import header_of
@@ -39,8 +39,7 @@ Array = NDArray[np.float64]
 # what may be set: how the new data are read, and what is written about them
 SETTABLE = (
     *("data.chunk_rows", "data.missing", "data.dataset", "data.storage_options", "cluster"),
-    *("output.labels", "output.responsibilities", "output.log_density", "output.anomaly_quantile"),
-    "output.key_columns",
+    *(f"output.{key}" for key in (*SWITCHES, "anomaly_quantile", "key_columns")),
 )
 
 
@@ -147,7 +146,7 @@ def score(
 
 def _question(config: JobConfig, model: StoredModel, fit: Fit) -> Question:
     """What is asked: anomalies by the threshold of the fit, unless another quantile is set than it was made for."""
-    names, quantile = wanted_answers(config), config.output.anomaly_quantile
+    names, quantile = config.output.row_outputs, config.output.anomaly_quantile
     if not names:
         raise UserError(
             "nothing is asked about the rows: the configuration has no labels, log densities or responsibilities. "
@@ -295,8 +294,8 @@ def _concatenate(parts: Sequence[list[int]]) -> list[int]:
 
 def _require_memory(config: JobConfig, source: Source, question: Question) -> None:
     """Raise :class:`UserError` if one chunk at a time is more than the memory allows."""
-    answers = 2 + question.model.n_components * ("responsibility" in question.names)
-    shape = Shape(len(source.columns), int(source.array.numblocks[0]), source.chunk_rows, answers)
+    n_bytes = output_bytes(question.names, question.model.n_components)
+    shape = Shape(len(source.columns), int(source.array.numblocks[0]), source.chunk_rows, n_bytes)
     needed, limit = IMPORTS_BYTES + thread_bytes(shape), config.cluster.memory_bytes
     if needed > limit:
         raise UserError(

@@ -19,8 +19,18 @@ from gmm_dask.errors import UserError
 from gmm_dask.memory import Shape
 from gmm_dask.passes.map_reduce import Rows, as_rows, map_reduce
 from gmm_dask.passes.model_batch import Stack
-from gmm_dask.passes.predict import answer_shapes, answer_stack, chunk_answers
+from gmm_dask.passes.predict import kernel_outputs, prediction_batch
 from gmm_dask.passes.quantiles import Sketch, find_threshold, merge_sketches, sketch_values
+from gmm_dask.passes.row_outputs import (
+    ANOMALY,
+    LABEL,
+    LOG_DENSITY,
+    Outputs,
+    empty_outputs,
+    kernel_inputs,
+    row_bytes,
+    with_derived,
+)
 from pipeline import store
 from pipeline.clusters import computing
 from pipeline.config.job import JobConfig
@@ -34,12 +44,11 @@ from pipeline.store import RowPlan, RowWriter, StoredModel, Totals
 from pipeline.store.show import position_of
 
 Array = NDArray[np.float64]
-Answers = dict[str, NDArray[Any]]
 
 # the pass's tasks, as a dashboard shows them
 _TASK = "answers"
-# what stands for an answer about a row that is not usable
-_EMPTY = {"label": -1, "log_density": math.nan, "responsibility": math.nan}
+# computed for every row: the summary of the rows is made from them
+_SUMMARISED = (LABEL.name, LOG_DENSITY.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +61,7 @@ class Question:
     drop : bool
         Whether rows with values that are missing get no answer; otherwise they are an error.
     names : tuple of str
-        Of ``label``, ``log_density`` and ``responsibility``.
+        Row outputs that are stored chunk by chunk.
     mean : float
         The mean log density of the rows that the model was fitted to.
     quantile : float or None
@@ -84,15 +93,9 @@ class Question:
         return self.quantile is not None and self.threshold is None
 
 
-def wanted_answers(config: JobConfig) -> tuple[str, ...]:
-    """Names of the answers about each row that the configuration asks for; anomalies need the log densities."""
-    output = config.output
-    asked = {
-        "label": output.labels,
-        "log_density": output.log_density or output.anomaly_quantile is not None,
-        "responsibility": output.responsibilities,
-    }
-    return tuple(name for name, is_asked in asked.items() if is_asked)
+def output_bytes(names: Sequence[str], n_components: int) -> int:
+    """Bytes of one row's outputs while they are computed, if these are stored; 0 if none is."""
+    return row_bytes(dict.fromkeys((*_SUMMARISED, *names)), n_components) if names else 0
 
 
 def mean_log_density(path: str, name: str) -> float:
@@ -170,7 +173,7 @@ def answer_source(
     sketch = None
     with _computing(config, source, question, writer.plan), _telling(progress, writer.plan, missing):
         if missing:
-            stack = answer_stack(*question.model.model)
+            stack = prediction_batch(*question.model.model)
             task = _Task(question, stack, writer, tuple(missing), source.path, source.columns)
             sketch = map_reduce(_part(rows, missing), _answer_chunk, _merge, task, _TASK)
         writer.join()
@@ -179,8 +182,8 @@ def answer_source(
 
 
 def _detail(question: Question, n_done: int, n_chunks: int) -> str:
-    answers = ", ".join([*question.names, *(["anomaly"] if question.marks else [])])
-    return f"{answers}, going on after {n_done} of {n_chunks} chunks" if n_done else answers
+    outputs = ", ".join([*question.names, *([ANOMALY.name] if question.marks else [])])
+    return f"{outputs}, going on after {n_done} of {n_chunks} chunks" if n_done else outputs
 
 
 def _part(rows: Rows, numbers: Sequence[int]) -> Rows:
@@ -194,8 +197,8 @@ def _part(rows: Rows, numbers: Sequence[int]) -> Rows:
 @contextmanager
 def _computing(config: JobConfig, source: Source, question: Question, plan: RowPlan) -> Iterator[None]:
     """Compute where the configuration says, the answers taking their share of the memory."""
-    numbers = 2 + plan.n_components * ("responsibility" in question.names)
-    shape = Shape(len(source.columns), len(plan.lengths), max(1, *plan.lengths), numbers)
+    n_bytes = output_bytes(question.names, plan.n_components)
+    shape = Shape(len(source.columns), len(plan.lengths), max(1, *plan.lengths), n_bytes)
     with computing(config, source, shape, written=config.output.store):
         yield
 
@@ -242,34 +245,36 @@ def _answer_chunk(rows: Any, weights: Any, task: _Task, number: int) -> Sketch |
     usable = question.preparation.usable(array, None if weights is None else np.asarray(weights))
     if not (question.drop or usable.all()):
         raise _unusable(array, int(task.writer.plan.starts[number]), task)
-    found = _answers(array, usable, question, task.stack)
-    density = found["log_density"]
+    found = _outputs(array, usable, question, task.stack)
+    density = found[LOG_DENSITY.name]
     task.writer.write(number, {name: found[name] for name in question.names}, _totals(found, usable, question))
     return sketch_values(density) if question.wants_sketch else None
 
 
-def _answers(array: NDArray[np.floating[Any]], usable: NDArray[np.bool_], question: Question, stack: Stack) -> Answers:
-    """Labels, log densities in the user's units, and what else is asked; rows that are not usable have none."""
-    names = tuple(dict.fromkeys(("label", "log_density", *question.names)))
-    kept = array if usable.all() else array[usable]
-    shapes = answer_shapes(len(array), len(stack.models[0][1].weights))
-    if not len(kept):
-        return {name: np.full(shapes[name][0], _EMPTY[name], dtype=shapes[name][1]) for name in names}
-    found = chunk_answers(question.preparation.rows(kept), stack, names)
-    density = found["log_density"]
+def _outputs(array: NDArray[np.floating[Any]], usable: NDArray[np.bool_], question: Question, batch: Stack) -> Outputs:
+    """What is stored and summarised about each row, in the user's units; fill values for rows that are not usable."""
+    names = tuple(dict.fromkeys((*_SUMMARISED, *question.names)))
+    n_components = len(batch.models[0][1].weights)
+    complete = usable.all()
+    if not usable.any():
+        return empty_outputs(names, len(array), n_components)
+    rows = array if complete else array[usable]
+    computed = kernel_outputs(question.preparation.rows(rows), batch, kernel_inputs(names))
+    density = computed[LOG_DENSITY.name]
     density -= question.preparation.log_scale
     density[np.isnan(density)] = -np.inf  # rows so far away that their squares overflow
-    if len(kept) == len(array):
+    found = with_derived(computed, names)
+    if complete:
         return found
-    whole = {name: np.full(shapes[name][0], _EMPTY[name], dtype=shapes[name][1]) for name in names}
+    whole = empty_outputs(names, len(array), n_components)
     for name, values in whole.items():
         values[usable] = found[name]
     return whole
 
 
-def _totals(found: Answers, usable: NDArray[np.bool_], question: Question) -> Totals:
-    distance = found["log_density"][usable] - question.mean
-    labels = np.bincount(found["label"][usable], minlength=question.model.n_components)
+def _totals(found: Outputs, usable: NDArray[np.bool_], question: Question) -> Totals:
+    distance = found[LOG_DENSITY.name][usable] - question.mean
+    labels = np.bincount(found[LABEL.name][usable], minlength=question.model.n_components)
     return Totals(len(distance), float(distance.sum()), float(distance @ distance), labels)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from gmm_dask.errors import UserError
+from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
 from pipeline.store.arrays import StorePath
 from pipeline.store.zarr_rows import RowPlan, Totals, Values, write_summary, writing
 
@@ -32,7 +33,6 @@ ReadKeys = Callable[[int], pa.Table]
 _FOOTER = b"gmm-dask"
 _PARTS = "part-*.parquet"
 _SUMMARY = "_summary.json"
-_TYPES = {"label": pa.int32(), "log_density": pa.float64(), "responsibility": pa.float64()}
 
 
 class ParquetRows:
@@ -136,8 +136,8 @@ class ParquetRows:
 
     def log_density(self, number: int) -> Array:
         """Log densities of a chunk; see :class:`pipeline.store.zarr_rows.RowWriter`."""
-        table = parquet.read_table(self._file(number), columns=["log_density"])
-        return np.asarray(table["log_density"].to_numpy())
+        table = parquet.read_table(self._file(number), columns=[LOG_DENSITY.name])
+        return np.asarray(table[LOG_DENSITY.name].to_numpy())
 
     def mark(self, threshold: float) -> int:
         """Add the column ``anomaly``, file by file; see :class:`pipeline.store.zarr_rows.RowWriter`."""
@@ -145,9 +145,9 @@ class ParquetRows:
         with writing(self.place):
             for number in range(len(self.plan.lengths)):
                 table = parquet.read_table(self._file(number))
-                under = pc.less(table["log_density"], threshold)
-                kept = table.drop_columns("anomaly") if "anomaly" in table.column_names else table
-                self._put(number, kept.append_column("anomaly", under))
+                under = pc.less(table[LOG_DENSITY.name], threshold)
+                kept = table.drop_columns(ANOMALY.name) if ANOMALY.name in table.column_names else table
+                self._put(number, kept.append_column(ANOMALY.name, under))
                 marked += pc.sum(under).as_py() or 0
         return marked
 
@@ -210,6 +210,7 @@ def _footer(file: Path) -> dict[str, Any]:
 
 def _columns(name: str, values: NDArray[Any]) -> dict[str, pa.Array]:
     """A value a row as a column; several, as responsibilities are, as a column a component."""
-    if values.ndim == 1:
-        return {name: pa.array(values, _TYPES[name])}
-    return {f"{name}_{k}": pa.array(values[:, k], _TYPES[name]) for k in range(values.shape[1])}
+    type_ = pa.from_numpy_dtype(ROW_OUTPUTS[name].stored_dtype)
+    if not ROW_OUTPUTS[name].per_component:
+        return {name: pa.array(values, type_)}
+    return {f"{name}_{k}": pa.array(values[:, k], type_) for k in range(values.shape[1])}

@@ -21,18 +21,12 @@ import zarr
 from numpy.typing import NDArray
 
 from gmm_dask.errors import FaultError
+from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
 from pipeline.store.arrays import StorePath, as_json, get, open_root
 
 Array = NDArray[np.float64]
 Values = Mapping[str, NDArray[Any]]
 
-# array -> dtype, dimensions, and the value that stands for no answer
-_ROWS: dict[str, tuple[Any, tuple[str, ...], Any]] = {
-    "label": (np.int32, ("row",), -1),
-    "log_density": (np.float64, ("row",), math.nan),
-    "responsibility": (np.float64, ("row", "component"), math.nan),
-    "anomaly": (np.bool_, ("row",), False),
-}
 # where chunks of data differ in length, Zarr's are shorter by this factor: little of them is shared
 SHARED = 16
 FEWEST_ROWS = 1 << 14
@@ -48,7 +42,7 @@ class RowPlan:
         Rows of each chunk of the data, as it is read.
     n_components : int
     names : tuple of str
-        Of ``label``, ``log_density`` and ``responsibility``; ``anomaly`` follows from the densities.
+        Row outputs that are stored chunk by chunk; ``anomaly`` follows from the densities.
     token : str
         Tells these answers from those of any other model or data: what an earlier run has written is used if it has
         the same.
@@ -177,34 +171,30 @@ class ZarrRows:
             group.update_attributes({"complete": False, "token": self.plan.token})
 
     def _create_array(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
-        dtype, dimensions, empty = _ROWS[name]
-        others = self._others(name)
+        output = ROW_OUTPUTS[name]
         return group.create_array(
             name,
-            shape=(self.plan.n_rows, *others),
-            chunks=(self._step, *others),
-            dtype=dtype,
-            fill_value=empty,
-            dimension_names=dimensions,
+            shape=output.shape(self.plan.n_rows, self.plan.n_components),
+            chunks=output.shape(self._step, self.plan.n_components),
+            dtype=output.stored_dtype,
+            fill_value=output.fill_value,
+            dimension_names=("row", "component") if output.per_component else ("row",),
             config=cast(Any, {"write_empty_chunks": True}),
             overwrite=True,
         )
 
     def _create_edges(self, edges: zarr.Group, name: str) -> None:
         """For each chunk of data, its rows before the first and after the last Zarr chunk that lies within it."""
-        dtype, dimensions, empty = _ROWS[name]
-        others = self._others(name)
+        output = ROW_OUTPUTS[name]
+        shape = output.shape(2 * self._step, self.plan.n_components)
         edges.create_array(
             name,
-            shape=(len(self.plan.lengths), 2 * self._step, *others),
-            chunks=(1, 2 * self._step, *others),
-            dtype=dtype,
-            fill_value=empty,
-            dimension_names=("chunk", "edge_row", *dimensions[1:]),
+            shape=(len(self.plan.lengths), *shape),
+            chunks=(1, *shape),
+            dtype=output.stored_dtype,
+            fill_value=output.fill_value,
+            dimension_names=("chunk", "edge_row", "component") if output.per_component else ("chunk", "edge_row"),
         )
-
-    def _others(self, name: str) -> tuple[int, ...]:
-        return (self.plan.n_components,) * (len(_ROWS[name][1]) - 1)
 
     def finished(self) -> list[Totals | None]:
         """Totals of each chunk; see :class:`RowWriter`."""
@@ -233,11 +223,12 @@ class ZarrRows:
         start, first, last, stop = self._cuts(number)
         with writing(self.place):
             for name in self.plan.names:
-                answers = values[name].astype(_ROWS[name][0], copy=False)
+                answers = values[name].astype(ROW_OUTPUTS[name].stored_dtype, copy=False)
                 if first < last:
                     _array(group, name)[first:last] = answers[first - start : last - start]
                 if not self._is_aligned:
-                    edges = np.full((2 * self._step, *answers.shape[1:]), _ROWS[name][2], dtype=answers.dtype)
+                    shape = (2 * self._step, *answers.shape[1:])
+                    edges = np.full(shape, ROW_OUTPUTS[name].fill_value, dtype=answers.dtype)
                     edges[: first - start] = answers[: first - start]
                     edges[self._step : self._step + stop - last] = answers[last - start :]
                     _array(group, f"unfinished/{name}")[number] = edges
@@ -292,16 +283,16 @@ class ZarrRows:
     def log_density(self, number: int) -> Array:
         """Log densities of a chunk of data; see :class:`RowWriter`."""
         lines = slice(int(self.plan.starts[number]), int(self.plan.starts[number + 1]))
-        return np.asarray(_array(self._group("r"), "log_density")[lines])
+        return np.asarray(_array(self._group("r"), LOG_DENSITY.name)[lines])
 
     def mark(self, threshold: float) -> int:
         """Write the array ``anomaly``, Zarr chunk by Zarr chunk; see :class:`RowWriter`."""
         group, marked = self._group("r+"), 0
         with writing(self.place):
-            target = self._create_array(group, "anomaly")
+            target = self._create_array(group, ANOMALY.name)
             for low in range(0, self.plan.n_rows, self._step):
                 lines = slice(low, min(low + self._step, self.plan.n_rows))
-                under = np.asarray(_array(group, "log_density")[lines]) < threshold
+                under = np.asarray(_array(group, LOG_DENSITY.name)[lines]) < threshold
                 target[lines] = under
                 marked += int(np.count_nonzero(under))
         return marked
@@ -358,7 +349,7 @@ def row_shapes(path: StorePath) -> dict[str, tuple[int, ...]]:
     if "rows" not in root:
         return {}
     group = cast(zarr.Group, root["rows"])
-    return {name: cast(zarr.Array[Any], group[name]).shape for name in _ROWS if name in group}
+    return {name: cast(zarr.Array[Any], group[name]).shape for name in ROW_OUTPUTS if name in group}
 
 
 @contextmanager

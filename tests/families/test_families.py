@@ -39,7 +39,7 @@ def test_densities_are_linear_in_the_feature_map(mixture):
     X = random_rows(50, parameters.means.shape[1])
     center = X.mean(axis=0)
     phi = monomials((X - center).T)
-    logits = family.natural(parameters, center) @ phi[family.answer_columns(X.shape[1])]
+    logits = family.natural(parameters, center) @ phi[family.density_columns(X.shape[1])]
     np.testing.assert_allclose(logits, naive_logits(family, parameters, X), rtol=1e-11)
 
 
@@ -51,7 +51,7 @@ def test_centred_densities(mixture):
 
 def test_fit_columns_begin_the_answer_columns(covariance_type):
     family = get_family(covariance_type)
-    fit, answer = family.fit_columns(4), family.answer_columns(4)
+    fit, answer = family.fit_columns(4), family.density_columns(4)
     assert fit.start == answer.start
     assert fit.stop <= answer.stop
 
@@ -143,7 +143,7 @@ def test_m_steps_of_several_mixtures_are_those_of_each(covariance_type):
     center = np.array([0.5, -1.0, 2.0])
     assert_close(family.kappas(models, center), [family.kappa(p, center) for p in models])
     for answers in (False, True):
-        columns = family.answer_columns(3) if answers else family.fit_columns(3)
+        columns = family.density_columns(3) if answers else family.fit_columns(3)
         n_columns = columns.stop - columns.start
         each = [family.natural(p, center)[:, :n_columns] for p in models]
         assert_close(family.naturals(models, center, answers), np.concatenate(each))

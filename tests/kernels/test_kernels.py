@@ -202,7 +202,7 @@ import numpy as np
 from gmm_dask import GaussianMixture, kernels
 X = np.random.RandomState(0).standard_normal((100, 2))
 GaussianMixture(2).fit(X).predict(X)
-print(*(sum(getattr(kernels, name).stats.cache_misses.values()) for name in ("add_chunk", "answer_chunk")))
+print(*(sum(getattr(kernels, name).stats.cache_misses.values()) for name in ("add_chunk", "predict_chunk")))
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", script]

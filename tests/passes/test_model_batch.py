@@ -13,7 +13,7 @@ import naive
 from gmm_dask.families import get_family
 from gmm_dask.passes import model_batch as stack_module
 from gmm_dask.passes.model_batch import add_sums, build_stack, chunk_sums, unpack_sums, unpack_totals
-from gmm_dask.passes.predict import chunk_answers
+from gmm_dask.passes.predict import predict_chunk
 from mixtures import (
     assert_same_parameters,
     assert_same_statistics,
@@ -62,7 +62,7 @@ def test_one_em_step_matches_loops(covariance_type, n_features, weighted):
 def test_answers_match_loops(covariance_type):
     X, parameters = random_rows(N_ROWS, 3), random_parameters(covariance_type, 4, 3)
     stack = build_stack([(get_family(covariance_type), parameters)], *moments(X), answers=True)
-    found = chunk_answers(X, stack, ["label", "log_density", "responsibility"])
+    found = predict_chunk(X, stack, ["label", "log_density", "responsibility"])
     resp, densities = naive.e_step(naive.numbers(X), naive.model_of(covariance_type, parameters))
     np.testing.assert_allclose(found["responsibility"], resp, atol=1e-12)
     np.testing.assert_allclose(found["log_density"], densities, rtol=1e-12)

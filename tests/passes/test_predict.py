@@ -11,7 +11,7 @@ from counting import CountingRows
 from gmm_dask import GaussianMixture
 from gmm_dask.families import get_family
 from gmm_dask.passes.map_reduce import as_rows
-from gmm_dask.passes.predict import answer_rows
+from gmm_dask.passes.predict import predict_rows
 from mixtures import random_parameters, random_rows
 
 METHODS = {"predict": np.int64, "predict_proba": np.float64, "score_samples": np.float64}
@@ -48,10 +48,10 @@ def test_answers_together_share_a_read(covariance_type):
     X, parameters = random_rows(300, 3), random_parameters(covariance_type, 2, 3)
     data = CountingRows(X)
     wanted = ["label", "log_density", "responsibility"]
-    lazy = answer_rows(as_rows(data.as_dask((50, 3))), get_family(covariance_type), parameters, wanted)
+    lazy = predict_rows(as_rows(data.as_dask((50, 3))), get_family(covariance_type), parameters, wanted)
     found = dask.compute(lazy)[0]
     assert data.reads == 1
-    expected = answer_rows(as_rows(X), get_family(covariance_type), parameters, wanted)
+    expected = predict_rows(as_rows(X), get_family(covariance_type), parameters, wanted)
     assert set(found) == set(wanted)
     for name in wanted:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-12, atol=1e-12)

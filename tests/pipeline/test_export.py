@@ -17,7 +17,7 @@ from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import FaultError, UserError
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.map_reduce import Rows
-from gmm_dask.passes.predict import answer_rows
+from gmm_dask.passes.predict import predict_rows
 from gmm_dask.selection.criteria import Outcome
 from mixtures import random_parameters, random_rows
 from pipeline.config.job import JobConfig
@@ -63,7 +63,7 @@ def ours(store, rows):
     """Label, probabilities and log density by the store's own model."""
     model = read_model(store, open_store(store).best)
     fitted = rows if model.scale is None else (rows - model.center) / model.scale
-    found = answer_rows(Rows(fitted), *model.model, ["label", "responsibility", "log_density"])
+    found = predict_rows(Rows(fitted), *model.model, ["label", "responsibility", "log_density"])
     shift = 0.0 if model.scale is None else np.log(model.scale).sum()
     return found["label"], found["responsibility"], found["log_density"] - shift
 
