@@ -32,7 +32,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em.loop import State
-from gmm_dask.em.status import Status, judge
+from gmm_dask.em.spurious import check_parameters
+from gmm_dask.em.status import Status
 from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.map_reduce import as_rows, profile_rows
@@ -137,7 +138,7 @@ def ours(data: Data, seed: int, n_init: int = 1, init_params: str = "auto") -> R
 def is_sound(data: Data, name: str, found: Parameters) -> bool:
     """Whether our statuses would trust these parameters."""
     rows = as_rows(data.X, None)
-    verdict = judge(get_family(name), found, len(data.X), data.reg_covar) or Status.CONVERGED
+    verdict = check_parameters(get_family(name), found, len(data.X), data.reg_covar) or Status.CONVERGED
     state = State(Candidate(name, len(found.weights)), 0, found, status=verdict)
     (outcome,) = evaluate_states(rows, profile_rows(rows, 0), [state])
     return outcome.state.status.trusted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -20,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.em.regularization import AUTO, settings_for
-from gmm_dask.em.status import weights_note
+from gmm_dask.em.spurious import weights_warning
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Family, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
@@ -208,8 +209,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with one_blas_thread():
             profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
             require_rows(profile.n_rows, self.n_components)
-            if said := weights_note(profile.total_weight, profile.n_rows):
-                warnings.warn(said, UserWarning, stacklevel=3)
+            if note := weights_warning(profile.total_weight, profile.n_rows):
+                warnings.warn(note, UserWarning, stacklevel=3)
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             states = loop.run(
                 self._first_states(family, profile, inits, settings),
@@ -234,7 +235,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             random_state=lambda: check_random_state(self.random_state),
             reg_covar=settings.reg_covar,
         )
-        return [loop.replace_parameters(state, inits.replace_in) for state in states]
+        return [s if s.parameters is None else replace(s, parameters=inits.replace_in(s.parameters)) for s in states]
 
     def _report_pass(self, states: list[State]) -> None:
         """What ``verbose`` asks for, after a pass."""

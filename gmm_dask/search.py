@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Status
 from gmm_dask.em.regularization import AUTO, settings_for
-from gmm_dask.em.status import weights_note
+from gmm_dask.em.spurious import weights_warning
 from gmm_dask.errors import UserError
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import FAMILIES
@@ -162,7 +162,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         rows = hold_out(as_rows(array, read_weights(sample_weight, array)), self.held_out, seed)
         with one_blas_thread():
             profile = profile_rows(rows, seed, getattr(self, "feature_names_in_", None))
-            if note := weights_note(profile.total_weight, profile.n_rows):
+            if note := weights_warning(profile.total_weight, profile.n_rows):
                 warnings.warn(note, UserWarning, stacklevel=2)
             settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             fit_some = partial(self._outcomes, rows, profile, settings, generator_copies(self.random_state))

@@ -1,56 +1,70 @@
 """Fewer passes: Anderson acceleration of EM, which falls back to the plain step where the likelihood would fall.
 
-EM converges linearly; from the last few steps the point can be extrapolated where they lead to (Anderson 1965; for EM
-with monotonicity: Henderson and Varadhan 2019, "Damped Anderson acceleration with restarts and monotonicity control").
-A pass at the extrapolated point brings its likelihood and its plain step at once. If the likelihood is lower there, the
-fit goes on from the plain step of the point before, as if nothing had been tried but for the pass.
+EM is a fixed-point iteration x -> g(x) that converges linearly. With the residuals f_i = g(x_i) - x_i of the last few
+passes, Anderson (1965, "Iterative procedures for nonlinear integral equations") takes the next point where a linear
+model of f is zero. For EM, restarts and a check that the likelihood rises make it safe (Henderson and Varadhan 2019,
+"Damped Anderson acceleration with restarts and monotonicity control").
+
+A pass at the extrapolated point gives its likelihood and its plain step at once. If the likelihood is lower there, the
+fit resumes from the plain step of the point before, and has lost one pass.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import SingularError
 from gmm_dask.families import Family, Parameters
+from gmm_dask.passes.data_summary import Profile
 
 Array = NDArray[np.float64]
 
-# steps that an extrapolation is made from
+# differences that an extrapolation is made from, the m of the literature, where 5 to 10 are usual
 ORDER = 5
-# it begins when the lower bound changes by less: earlier, it may lead to another and a worse optimum
+# extrapolation begins when the lower bound changes by less: earlier, it may lead to another and a worse optimum
 BEGIN = 1e-3
-# keeps the least-squares problem solvable, relative to its size
-RIDGE = 1e-10
-# a point where no model is possible is tried again at a quarter of the distance, so many times in all
+# Tikhonov term of the least-squares problem, relative to its trace: the last residuals are almost parallel
+REGULARIZATION = 1e-10
+# an extrapolated point that is no mixture is tried again at a quarter of the distance, this many times in all
 TRIES = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Units:
-    """What parameters are measured in: the data's centre (n_features,) and standard deviations (n_features,)."""
+class FeatureScale:
+    """The scale in which parameters are compared, so that extrapolation does not depend on units.
+
+    Attributes
+    ----------
+    center : ndarray of shape (n_features,)
+        Of the data.
+    deviations : ndarray of shape (n_features,)
+        Standard deviations of the data; 1 for a constant column.
+    """
 
     center: Array
-    widths: Array
+    deviations: Array
 
     @classmethod
-    def of(cls, center: Array, scatter: Array, total_weight: float) -> Units:
-        """The units of data with such a scatter; columns of one value alone are taken as they are."""
-        variances = np.diag(scatter) / total_weight
-        return cls(center, np.sqrt(np.where(variances > 0.0, variances, 1.0)))
+    def of(cls, profile: Profile) -> Self:
+        """Return the scale of these data."""
+        variances = np.diag(profile.scatter) / profile.total_weight
+        return cls(profile.center, np.sqrt(np.where(variances > 0.0, variances, 1.0)))
 
 
 @dataclass(frozen=True, eq=False)
-class Memory:
-    """What an accelerated fit remembers.
+class History:
+    """The last passes of an accelerated fit.
 
     Attributes
     ----------
     points, images : ndarray of shape (n_remembered, n_values)
-        Parameters of the last passes, and what a plain step makes of each, as :func:`to_vector` has them.
+        The parameters x_i of the last passes and what a plain step makes of them, g(x_i), as :func:`to_vector` returns
+        them.
     plain : Parameters or None
         The plain step that the state's extrapolated parameters replace; None if they are not extrapolated.
     """
@@ -60,72 +74,77 @@ class Memory:
     plain: Parameters | None = None
 
 
-def to_vector(family: Family, parameters: Parameters, units: Units) -> Array:
-    """Weights, means and covariances in the data's own units, one after another."""
-    means = (parameters.means - units.center) / units.widths
-    covariances = parameters.covariances / _squares(family, units)
+def to_vector(family: Family, parameters: Parameters, scale: FeatureScale) -> Array:
+    """Return weights, means and covariances, scaled, one after another."""
+    means = (parameters.means - scale.center) / scale.deviations
+    covariances = parameters.covariances / _covariance_scale(family, scale)
     return np.concatenate([parameters.weights, means.ravel(), covariances.ravel()])
 
 
-def from_vector(family: Family, vector: Array, like: Parameters, units: Units) -> Parameters:
-    """Parameters of the shapes of ``like``; raises :class:`SingularError` where there is no such mixture."""
+def from_vector(family: Family, vector: Array, like: Parameters, scale: FeatureScale) -> Parameters:
+    """Return parameters of the shapes of ``like``; raises :class:`SingularError` where there is no such mixture."""
     k, d = like.means.shape
     weights, means, covariances = np.split(vector, [k, k + k * d])
     if not (np.isfinite(vector).all() and weights.min() > 0.0):
         raise SingularError("a weight is not positive")
     return family.parameters(
         weights / weights.sum(),
-        means.reshape(k, d) * units.widths + units.center,
-        covariances.reshape(like.covariances.shape) * _squares(family, units),
+        means.reshape(k, d) * scale.deviations + scale.center,
+        covariances.reshape(like.covariances.shape) * _covariance_scale(family, scale),
     )
 
 
 @lru_cache(maxsize=8)
-def _squares(family: Family, units: Units) -> Array:
-    """The units of covariances: the squares of one row at the data's widths, in the family's shape."""
-    squares = family.zero_s2(1, len(units.widths))
-    family.add_s2(squares, 0, units.widths[:, None], np.ones(1))
+def _covariance_scale(family: Family, scale: FeatureScale) -> Array:
+    """Return the scale of covariances, in the family's shape: the second moments of one row at the deviations."""
+    squares = family.zero_s2(1, len(scale.deviations))
+    family.add_s2(squares, 0, scale.deviations[:, None], np.ones(1))
     return squares
 
 
-def accelerated(
-    family: Family, memory: Memory | None, point: Parameters, image: Parameters, change: float, units: Units
-) -> tuple[Parameters, Memory | None]:
-    """Where a fit goes next from ``point``, whose plain step is ``image``, with what it remembers.
+def extrapolate(
+    family: Family, history: History | None, point: Parameters, image: Parameters, change: float, scale: FeatureScale
+) -> tuple[Parameters, History | None]:
+    """Return where an accelerated fit goes next from ``point``, whose plain step is ``image``, and its new history.
 
-    ``change`` is how much the lower bound grew. The steps must become shorter: where they do not, as when EM leaves a
-    plateau, what came before is forgotten.
+    ``change`` is how much the lower bound rose. The next parameters are the image itself where no extrapolation is
+    possible.
     """
     if not change < BEGIN:
         return image, None
-    # after a plain step the point is the last image
-    x = memory.images[-1] if memory is not None and memory.plain is None else to_vector(family, point, units)
-    g = to_vector(family, image, units)
+    # after a plain step the point is the last image, so its vector is known
+    x = history.images[-1] if history is not None and history.plain is None else to_vector(family, point, scale)
+    g = to_vector(family, image, scale)
     points, images = x[None], g[None]
-    if memory is not None:
-        shrinks = np.linalg.norm(g - x) <= np.linalg.norm(memory.images[-1] - memory.points[-1])
-        if shrinks:
-            points = np.concatenate([memory.points, points])[-ORDER - 1 :]
-            images = np.concatenate([memory.images, images])[-ORDER - 1 :]
-    found = _extrapolated(family, points, images, image, units) if len(points) > 1 else None
-    remembered = Memory(points, images, None if found is None else image)
-    return (image if found is None else found), remembered
+    # restart: where steps become longer, as when EM leaves a plateau, the linear model of the past does not hold
+    if history is not None and np.linalg.norm(g - x) <= np.linalg.norm(history.images[-1] - history.points[-1]):
+        points = np.concatenate([history.points, points])[-ORDER - 1 :]
+        images = np.concatenate([history.images, images])[-ORDER - 1 :]
+    found = _anderson_point(family, points, images, image, scale) if len(points) > 1 else None
+    extended = History(points, images, None if found is None else image)
+    return (image if found is None else found), extended
 
 
-def _extrapolated(family: Family, points: Array, images: Array, image: Parameters, units: Units) -> Parameters | None:
-    """The combination of the images whose residual is least, by linear extrapolation; None where none is a mixture."""
+def _anderson_point(
+    family: Family, points: Array, images: Array, image: Parameters, scale: FeatureScale
+) -> Parameters | None:
+    """Return the Anderson extrapolation of the last passes; None where it leads to no mixture."""
+    # with the differences dF of the residuals and dG of the images (one row for each pair of consecutive passes),
+    # gamma = argmin |f - gamma dF|^2 makes the linear model of the residual smallest: (dF dF' + e I) gamma = dF f
     residuals = images - points
-    steps = np.diff(residuals, axis=0)
-    products = steps @ steps.T
-    products[np.diag_indices(len(products))] += RIDGE * np.trace(products)
+    differences = np.diff(residuals, axis=0)
+    products = differences @ differences.T
+    products[np.diag_indices(len(products))] += REGULARIZATION * np.trace(products)
     try:
-        shares = np.linalg.solve(products, steps @ residuals[-1])
+        gamma = np.linalg.solve(products, differences @ residuals[-1])
     except np.linalg.LinAlgError:  # the last steps are equal
         return None
-    move = -shares @ np.diff(images, axis=0)
+    # the next point is g(x) - gamma dG. A step out of the parameter space (a weight or a covariance that is not
+    # positive) is damped, towards the plain step g(x)
+    move = -gamma @ np.diff(images, axis=0)
     for attempt in range(TRIES):
         try:
-            return from_vector(family, images[-1] + move / 4.0**attempt, image, units)
+            return from_vector(family, images[-1] + move / 4.0**attempt, image, scale)
         except SingularError:
             continue
     return None

@@ -1,4 +1,9 @@
-"""Expectation-maximisation as a value: states, one step, and a loop that is handed its passes."""
+"""Expectation-maximisation as a value: a state, one step, and a loop that is handed its passes.
+
+Many states run side by side. A pass gives the sufficient statistics of all that are running, from one read of the data
+(the E-step, whoever computes it: a :data:`Collect`); :func:`steps` turns them into the next states (the M-step, and the
+decision whether a state has ended). Nothing here knows where the data are.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +11,42 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from gmm_dask.em.acceleration import Memory, Units, accelerated
-from gmm_dask.em.status import Array, Status, judge
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask.em.acceleration import FeatureScale, History, extrapolate
+from gmm_dask.em.spurious import check_parameters
+from gmm_dask.em.status import Status
 from gmm_dask.families import Parameters, Statistics, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.model_batch import Model
 
-__all__ = [
-    "Collect",
-    "Settings",
-    "State",
-    "Status",
-    "advance",
-    "best_start",
-    "replace_parameters",
-    "run",
-    "steps",
-]
+__all__ = ["Collect", "Settings", "State", "Status", "best_start", "run", "run_pass", "steps"]
 
-# lower bounds closer than this, relatively, differ by rounding alone
+Array = NDArray[np.float64]
+
+# lower bounds closer than this, relatively, differ by rounding alone: which chunks were merged must not decide
 TIE = 1e-12
 
 
 @dataclass(frozen=True)
 class Settings:
-    """When EM stops, and what it adds to the covariances' diagonals; scikit-learn's defaults.
+    """When EM stops, and what it adds to the covariances' diagonals; the defaults are scikit-learn's.
 
-    ``reg_covar`` is a number, or one for each feature. With ``units`` steps are accelerated.
+    Attributes
+    ----------
+    tol : float
+        EM has converged when the mean log-likelihood changes by less.
+    max_iter : int
+    reg_covar : float or ndarray of shape (n_features,)
+    acceleration : FeatureScale or None
+        The scale in which parameters are extrapolated; None for plain EM.
     """
 
     tol: float = 1e-3
     max_iter: int = 100
     reg_covar: float | Array = 1e-6
-    units: Units | None = None
+    acceleration: FeatureScale | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,20 +61,20 @@ class State:
     parameters : Parameters or None
         The newest parameters; those of the last good step if a step was singular, None if the start itself was.
     lower_bounds : tuple of float
-        Mean log-likelihood a row before each M-step, but for those that were given up.
+        Mean log-likelihood per row before each M-step, without the rejected extrapolations.
     status : Status
     prior_bound : float
         Lower bound that the first iteration is compared with; finite after a warm start.
     converged : bool
-        Whether the lower bound stood still in the end, whatever is to be said of the parameters.
+        Whether the change of the lower bound fell below ``tol``, whatever the status of the parameters.
     falls : int
-        Passes at extrapolated parameters that were given up, because the likelihood fell there.
+        Passes at extrapolated parameters that were rejected, because the likelihood fell there.
     extrapolations : int
-        Passes at extrapolated parameters, those that were given up among them.
+        Passes at extrapolated parameters, the rejected ones included.
     sample_iter : int
-        Iterations over a sample in memory, before the first pass over all rows.
-    memory : Memory or None
-        What an accelerated fit remembers; None when it has ended.
+        Iterations on a subsample in memory, before the first pass over all rows.
+    history : History or None
+        The last steps of an accelerated fit; None when it has ended.
     """
 
     candidate: Candidate
@@ -79,7 +87,7 @@ class State:
     falls: int = 0
     extrapolations: int = 0
     sample_iter: int = 0
-    memory: Memory | None = None
+    history: History | None = None
 
     @property
     def covariance_type(self) -> str:
@@ -93,7 +101,7 @@ class State:
 
     @property
     def n_iter(self) -> int:
-        """Iterations done: each took a pass."""
+        """The number of iterations, each of which took a pass."""
         return len(self.lower_bounds) + self.falls
 
     @property
@@ -103,12 +111,12 @@ class State:
 
     @property
     def is_extrapolated(self) -> bool:
-        """Whether the parameters come from acceleration, not from an M-step."""
-        return self.memory is not None and self.memory.plain is not None
+        """Whether the parameters are extrapolated, not those of an M-step."""
+        return self.history is not None and self.history.plain is not None
 
     @property
     def usable(self) -> bool:
-        """Whether it ends with parameters that describe the data."""
+        """Whether there are parameters, and they have a density."""
         return self.parameters is not None and self.status.usable
 
     @property
@@ -121,76 +129,6 @@ class State:
 Collect = Callable[[Sequence[Model]], list[Statistics]]
 
 
-def steps(
-    states: Sequence[State], statistics: Sequence[Statistics], total_weight: float, settings: Settings
-) -> list[State]:
-    """One M-step of each state, and the decision whether to go on."""
-    bounds = [one.log_likelihood / total_weight for one in statistics]
-    images: dict[int, Parameters | None] = {}
-    for name in dict.fromkeys(state.covariance_type for state in states):
-        # all of a type at once: for small mixtures a call takes longer than what it computes
-        mine = [i for i, s in enumerate(states) if s.covariance_type == name and math.isfinite(bounds[i])]
-        if mine:
-            found = get_family(name).maximise_all([statistics[i] for i in mine], settings.reg_covar)
-            images.update(zip(mine, found, strict=True))
-    return [_step(s, bounds[i], images.get(i), total_weight, settings) for i, s in enumerate(states)]
-
-
-def _step(state: State, bound: float, image: Parameters | None, total_weight: float, settings: Settings) -> State:
-    """The state after a pass; a singular covariance, where there is no ``image``, is a status, not an exception."""
-    state = replace(state, extrapolations=state.extrapolations + 1) if state.is_extrapolated else state
-    if state.is_extrapolated and (image is None or bound < state.lower_bound):
-        return _fall_back(state, total_weight, settings)
-    if image is None:
-        kept = None if state.parameters is None else state.parameters.alone()
-        return replace(state, parameters=kept, status=Status.FAILED if math.isnan(bound) else Status.SINGULAR)
-    previous = state.lower_bounds[-1] if state.lower_bounds else state.prior_bound
-    after = replace(state, parameters=image, lower_bounds=(*state.lower_bounds, bound), memory=None)
-    if abs(bound - previous) < settings.tol and not state.is_extrapolated:
-        return _stop(after, Status.CONVERGED, total_weight, settings)
-    if after.n_iter >= settings.max_iter:
-        return _stop(after, Status.MAX_ITER, total_weight, settings)
-    return _accelerate(state, after, bound - previous, settings)
-
-
-def _fall_back(state: State, total_weight: float, settings: Settings) -> State:
-    """Go on from the plain step that an extrapolation replaced: the likelihood fell, or there was none."""
-    assert state.memory is not None
-    after = replace(state, parameters=state.memory.plain, memory=None, falls=state.falls + 1)
-    return after if after.n_iter < settings.max_iter else _stop(after, Status.MAX_ITER, total_weight, settings)
-
-
-def _accelerate(before: State, after: State, change: float, settings: Settings) -> State:
-    """Extrapolate where that is wanted; a small change after an extrapolation is first confirmed by a plain step."""
-    if settings.units is None:
-        return after
-    assert before.parameters is not None
-    assert after.parameters is not None
-    family, image = get_family(after.covariance_type), after.parameters
-    parameters, memory = accelerated(family, before.memory, before.parameters, image, change, settings.units)
-    if memory is not None and change < settings.tol:
-        return replace(after, memory=replace(memory, plain=None))
-    return replace(after, parameters=parameters, memory=memory)
-
-
-def _stop(state: State, status: Status, total_weight: float, settings: Settings) -> State:
-    """The state at its end, with what is to be said of its parameters."""
-    assert state.parameters is not None
-    verdict = judge(get_family(state.covariance_type), state.parameters, total_weight, settings.reg_covar)
-    converged = status is Status.CONVERGED
-    return replace(state, parameters=state.parameters.alone(), status=verdict or status, converged=converged)
-
-
-def advance(states: Sequence[State], collect: Collect, total_weight: float, settings: Settings) -> list[State]:
-    """One pass: every running state takes one step from the same read of the data."""
-    running = [i for i, state in enumerate(states) if state.status is Status.RUNNING]
-    found = collect([states[i].model for i in running])
-    after = list(states)
-    for i, state in zip(running, steps([states[i] for i in running], found, total_weight, settings), strict=True):
-        after[i] = state
-    return after
-
-
 def run(
     states: Sequence[State],
     collect: Collect,
@@ -198,28 +136,99 @@ def run(
     settings: Settings,
     on_pass: Callable[[list[State]], None] = lambda states: None,
 ) -> list[State]:
-    """Advance until no state is running; ``on_pass`` sees the states after each pass."""
+    """Run passes until no state is running; ``on_pass`` gets the states after each of them."""
     states = list(states)
     if settings.max_iter == 0:
         return [replace(s, status=Status.MAX_ITER) if s.status is Status.RUNNING else s for s in states]
     while any(state.status is Status.RUNNING for state in states):
-        states = advance(states, collect, total_weight, settings)
+        states = run_pass(states, collect, total_weight, settings)
         on_pass(states)
     return states
 
 
-def replace_parameters(state: State, change: Callable[[Parameters], Parameters]) -> State:
-    """The state with changed parameters; a singular one stays as it is."""
-    return state if state.parameters is None else replace(state, parameters=change(state.parameters))
+def run_pass(states: Sequence[State], collect: Collect, total_weight: float, settings: Settings) -> list[State]:
+    """Let every running state take one step, all from the same read of the data."""
+    running = [i for i, state in enumerate(states) if state.status is Status.RUNNING]
+    statistics = collect([states[i].model for i in running])
+    after = list(states)
+    for i, state in zip(running, steps([states[i] for i in running], statistics, total_weight, settings), strict=True):
+        after[i] = state
+    return after
+
+
+def steps(
+    states: Sequence[State], statistics: Sequence[Statistics], total_weight: float, settings: Settings
+) -> list[State]:
+    """Let each state take one step, given the statistics at its parameters."""
+    bounds = [one.log_likelihood / total_weight for one in statistics]
+    maximised: dict[int, Parameters | None] = {}
+    for name in dict.fromkeys(state.covariance_type for state in states):
+        # all of a type at once: for small mixtures a call takes longer than what it computes
+        mine = [i for i, s in enumerate(states) if s.covariance_type == name and math.isfinite(bounds[i])]
+        if mine:
+            found = get_family(name).maximise_all([statistics[i] for i in mine], settings.reg_covar)
+            maximised.update(zip(mine, found, strict=True))
+    return [_step(s, bounds[i], maximised.get(i), total_weight, settings) for i, s in enumerate(states)]
+
+
+def _step(state: State, bound: float, image: Parameters | None, total_weight: float, settings: Settings) -> State:
+    """Return the state after a pass.
+
+    ``bound`` is the mean log-likelihood at its parameters, ``image`` what the M-step makes of them: None where a
+    covariance is singular, which is a status, not an exception.
+    """
+    state = replace(state, extrapolations=state.extrapolations + 1) if state.is_extrapolated else state
+    if state.is_extrapolated and (image is None or bound < state.lower_bound):
+        return _reject_extrapolation(state, total_weight, settings)
+    if image is None:
+        last = None if state.parameters is None else state.parameters.alone()
+        return replace(state, parameters=last, status=Status.FAILED if math.isnan(bound) else Status.SINGULAR)
+    previous = state.lower_bounds[-1] if state.lower_bounds else state.prior_bound
+    after = replace(state, parameters=image, lower_bounds=(*state.lower_bounds, bound), history=None)
+    # the bound is that of the parameters before the M-step, as in scikit-learn: the last M-step is not evaluated.
+    # An extrapolation may have made the change small by chance, so only a plain step decides
+    if abs(bound - previous) < settings.tol and not state.is_extrapolated:
+        return _end(after, Status.CONVERGED, total_weight, settings)
+    if after.n_iter >= settings.max_iter:
+        return _end(after, Status.MAX_ITER, total_weight, settings)
+    return _accelerate(state, after, bound - previous, settings)
+
+
+def _reject_extrapolation(state: State, total_weight: float, settings: Settings) -> State:
+    """Resume from the plain step that the extrapolation replaced: EM's likelihood never falls."""
+    assert state.history is not None
+    after = replace(state, parameters=state.history.plain, history=None, falls=state.falls + 1)
+    return after if after.n_iter < settings.max_iter else _end(after, Status.MAX_ITER, total_weight, settings)
+
+
+def _accelerate(before: State, after: State, change: float, settings: Settings) -> State:
+    """Replace the parameters of a plain step by extrapolated ones, where the settings ask for it."""
+    if settings.acceleration is None:
+        return after
+    assert before.parameters is not None
+    assert after.parameters is not None
+    family, image = get_family(after.covariance_type), after.parameters
+    parameters, history = extrapolate(family, before.history, before.parameters, image, change, settings.acceleration)
+    # a change below tol at an extrapolated point is confirmed by a plain step before the fit counts as converged
+    if history is not None and change < settings.tol:
+        return replace(after, history=replace(history, plain=None))
+    return replace(after, parameters=parameters, history=history)
+
+
+def _end(state: State, status: Status, total_weight: float, settings: Settings) -> State:
+    """Return the state at its end: degenerate or spurious parameters count more than how EM stopped."""
+    assert state.parameters is not None
+    family = get_family(state.covariance_type)
+    objection = check_parameters(family, state.parameters, total_weight, settings.reg_covar)
+    converged = status is Status.CONVERGED
+    return replace(state, parameters=state.parameters.alone(), status=objection or status, converged=converged)
 
 
 def best_start(states: Sequence[State], *, trusted: bool = False) -> State | None:
-    """The start with the largest lower bound, the earliest among equals; None if none is usable.
+    """Return the start with the largest lower bound, the earliest among equals; None if none is usable.
 
-    ``trusted`` passes over those whose status is not, as long as there are others.
-
-    Bounds that differ by rounding alone are equal, so that the choice does not depend on the chunks. Without
-    iterations the last start is taken, as in scikit-learn.
+    ``trusted`` leaves out those whose status is not trusted, as long as there are others. Without iterations the last
+    start is taken, as in scikit-learn.
     """
     usable = [state for state in states if state.usable]
     if trusted:

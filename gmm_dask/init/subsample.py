@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.em import loop
-from gmm_dask.em.acceleration import Units
+from gmm_dask.em.acceleration import FeatureScale
 from gmm_dask.em.loop import Settings, State
-from gmm_dask.em.spurious import verdicts_and_totals
+from gmm_dask.em.spurious import check_components
 from gmm_dask.families import Statistics, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import statistics_of
@@ -86,10 +86,10 @@ class Scout:
         evaluate = partial(collect_totals, self.rows, self.profile)
         for part in self._parts(states):
             small = all(is_accelerated(s.candidate, n_features) for s in part)
-            units = Units.of(self.profile.center, self.profile.scatter, self.profile.total_weight) if small else None
-            ran = self._ran(part, replace(settings, reg_covar=self.reg_covar, units=units))
+            acceleration = FeatureScale.of(self.profile) if small else None
+            ran = self._ran(part, replace(settings, reg_covar=self.reg_covar, acceleration=acceleration))
             if usable := [state for state in ran if state.usable]:
-                yield from verdicts_and_totals(usable, evaluate, self.profile.total_weight)[0]
+                yield from check_components(usable, evaluate, self.profile.total_weight)[0]
 
     def _ran(self, states: Sequence[State], settings: Settings, dtype: np.dtype[Any] | None = None) -> list[State]:
         again = [continued(state, state.start) for state in states]

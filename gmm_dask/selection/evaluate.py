@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from gmm_dask.em.loop import State
-from gmm_dask.em.spurious import verdicts_and_totals
+from gmm_dask.em.spurious import check_components
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
@@ -52,7 +52,7 @@ def evaluate_states(rows: Rows, profile: Profile, states: Sequence[State]) -> li
     """
     usable = [state for state in states if state.usable]
     weight, held_out = profile.total_weight, profile.held_out.total_weight if profile.held_out else math.nan
-    judged, every = verdicts_and_totals(usable, partial(collect_totals, rows, profile), weight) if usable else ([], [])
+    judged, every = check_components(usable, partial(collect_totals, rows, profile), weight) if usable else ([], [])
     scaling = weight * profile.log_scale, held_out * profile.log_scale
     found = iter(
         (state, each._replace(log_likelihood=each.log_likelihood - scaling[0], held_out=each.held_out - scaling[1]))

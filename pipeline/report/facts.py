@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gmm_dask.em.loop import Status
-from gmm_dask.em.regularization import AUTO, automatic
-from gmm_dask.em.status import is_held_open
+from gmm_dask.em.regularization import AUTO, automatic_reg_covar
+from gmm_dask.em.spurious import is_bounded_by_reg_covar
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.plotting.feature_pairs import Components
@@ -87,14 +87,14 @@ class Facts:
         contents, scale = self.store.data["contents"], self.model.scale
         names = ("minima", "maxima", "deviations")
         minima, maxima, deviations = (np.array(contents[name]) / (1.0 if scale is None else scale) for name in names)
-        return automatic(minima, maxima, deviations**2)
+        return automatic_reg_covar(minima, maxima, deviations**2)
 
     @property
     def held_open(self) -> list[int]:
         """The components that only ``reg_covar`` keeps from collapsing, in some direction."""
         family, parameters = self.model.model
         try:
-            held = is_held_open(parameters, family.full_covariances(parameters), self.reg_covar)
+            held = is_bounded_by_reg_covar(parameters, family.full_covariances(parameters), self.reg_covar)
         except np.linalg.LinAlgError:  # so close to singular that nothing can be said
             return []
         return np.flatnonzero(held).tolist()

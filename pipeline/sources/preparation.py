@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.em.status import weights_note
+from gmm_dask.em.spurious import weights_warning
 from gmm_dask.errors import UserError
 from gmm_dask.passes.data_summary import Profile
 from gmm_dask.passes.holdout import usable_rows
@@ -127,7 +127,7 @@ def column_notes(profile: Profile, columns: Sequence[str]) -> list[str]:
         same = _is_same(profile, i, j)
         how = "is a duplicate of" if same else "is a linear function of"
         notes.append(f"the column {columns[j]!r} {how} {columns[i]!r}; leave one of them out")
-    if said := weights_note(profile.total_weight, profile.n_rows):
+    if said := weights_warning(profile.total_weight, profile.n_rows):
         notes.append(said[0].lower() + said[1:].rstrip("."))
     return notes
 

@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from gmm_dask.em.acceleration import Memory
+from gmm_dask.em.acceleration import History
 from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
@@ -47,7 +47,7 @@ _DIMENSIONS = {
     "waves": ("wave",),
     "lower_bounds": ("iteration",),
     "parameters": ("value",),
-    "memory": ("remembered",),
+    "history": ("remembered",),
 }
 
 
@@ -236,9 +236,9 @@ def _state_arrays(states: Sequence[State]) -> dict[str, NDArray[Any]]:
         "has_parameters": np.array([s.parameters is not None for s in states], dtype=bool),
         "lower_bounds": np.concatenate([np.empty(0), *bounds]),
         "parameters": np.concatenate([np.empty(0), *values]),
-        "n_remembered": np.array([len(s.memory.points) if s.memory else 0 for s in states], dtype=np.int64),
+        "n_remembered": np.array([len(s.history.points) if s.history else 0 for s in states], dtype=np.int64),
         "is_extrapolated": np.array([s.is_extrapolated for s in states], dtype=bool),
-        "memory": np.concatenate([np.empty(0), *(_flatten_memory(s.memory) for s in states if s.memory)]),
+        "history": np.concatenate([np.empty(0), *(_flatten_history(s.history) for s in states if s.history)]),
     }
 
 
@@ -251,9 +251,9 @@ def _flatten(parameters: Parameters) -> Array:
     return np.concatenate([np.ravel(array) for array in arrays])
 
 
-def _flatten_memory(memory: Memory) -> Array:
-    plain = np.empty(0) if memory.plain is None else _flatten(memory.plain)
-    return np.concatenate([np.ravel(memory.points), np.ravel(memory.images), plain])
+def _flatten_history(history: History) -> Array:
+    plain = np.empty(0) if history.plain is None else _flatten(history.plain)
+    return np.concatenate([np.ravel(history.points), np.ravel(history.images), plain])
 
 
 @dataclass
@@ -270,8 +270,8 @@ class _Tape:
 
 
 def _states_of(arrays: Arrays, n_features: int) -> Iterator[State]:
-    tapes = [_Tape(arrays[name]) for name in ("lower_bounds", "parameters", "memory")]
-    bounds, parameters, memories = tapes
+    tapes = [_Tape(arrays[name]) for name in ("lower_bounds", "parameters", "history")]
+    bounds, parameters, histories = tapes
     names = ["covariance_type", "n_components", "start", "prior_bound", "converged", "falls", "extrapolations"]
     names += [name for name in ("sample_iter",) if name in arrays]  # earlier versions did not know it
     others = ("status", "n_iter", "has_parameters", "n_remembered", "is_extrapolated")
@@ -286,18 +286,18 @@ def _states_of(arrays: Arrays, n_features: int) -> Iterator[State]:
             parameters=_take_parameters(parameters, *shape) if has_parameters else None,
             lower_bounds=tuple(bounds.take(n_iter - kept["falls"]).tolist()),
             status=Status(status),
-            memory=_take_memory(memories, n_remembered, is_extrapolated, *shape) if n_remembered else None,
+            history=_take_history(histories, n_remembered, is_extrapolated, *shape) if n_remembered else None,
         )
 
 
-def _take_memory(
+def _take_history(
     tape: _Tape, n_remembered: int, is_extrapolated: bool, covariance_type: str, n_components: int, n_features: int
-) -> Memory:
+) -> History:
     covariances = FAMILIES[covariance_type].covariance_shape(n_components, n_features)
     shape = n_remembered, n_components * (1 + n_features) + prod(covariances)
     points, images = tape.take(*shape), tape.take(*shape)
     plain = _take_parameters(tape, covariance_type, n_components, n_features) if is_extrapolated else None
-    return Memory(points, images, plain)
+    return History(points, images, plain)
 
 
 def _take_parameters(tape: _Tape, covariance_type: str, n_components: int, n_features: int) -> Parameters:

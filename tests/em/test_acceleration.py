@@ -12,9 +12,9 @@ from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em import loop
 from gmm_dask.em.acceleration import (
     ORDER,
-    Memory,
-    Units,
-    accelerated,
+    FeatureScale,
+    History,
+    extrapolate,
     from_vector,
     to_vector,
 )
@@ -28,7 +28,7 @@ from gmm_dask.passes.map_reduce import as_rows, collect_statistics, profile_rows
 from mixtures import assert_same_parameters, random_parameters
 from pipeline.store import Checkpoint, load_checkpoint, prepare_store, save_checkpoint
 
-UNITS = Units(np.array([5.0, -1.0, 0.0]), np.array([100.0, 1.0, 0.01]))
+SCALE = FeatureScale(np.array([5.0, -1.0, 0.0]), np.array([100.0, 1.0, 0.01]))
 
 
 def overlapping(n_rows=1500, k=4, d=3, seed=0):
@@ -74,8 +74,8 @@ def test_vectors_bring_parameters_back(covariance_type, k):
         FAMILIES[covariance_type],
         random_parameters(covariance_type, k, 3),
     )
-    vector = to_vector(family, parameters, UNITS)
-    assert_same_parameters(from_vector(family, vector, parameters, UNITS), parameters, rtol=1e-12)
+    vector = to_vector(family, parameters, SCALE)
+    assert_same_parameters(from_vector(family, vector, parameters, SCALE), parameters, rtol=1e-12)
 
 
 def test_vectors_do_not_depend_on_units(covariance_type):
@@ -85,9 +85,9 @@ def test_vectors_do_not_depend_on_units(covariance_type):
         FAMILIES[covariance_type],
         random_parameters(covariance_type, 2, 3),
     )
-    ours = to_vector(family, parameters, Units(np.zeros(3), np.ones(3)))
-    _, scaled = family.unscaled(parameters, UNITS.center, UNITS.widths)
-    np.testing.assert_allclose(to_vector(family, scaled, UNITS), ours, rtol=1e-12)
+    ours = to_vector(family, parameters, FeatureScale(np.zeros(3), np.ones(3)))
+    _, scaled = family.unscaled(parameters, SCALE.center, SCALE.deviations)
+    np.testing.assert_allclose(to_vector(family, scaled, SCALE), ours, rtol=1e-12)
 
 
 def test_what_is_no_mixture_is_refused(covariance_type):
@@ -95,26 +95,26 @@ def test_what_is_no_mixture_is_refused(covariance_type):
         FAMILIES[covariance_type],
         random_parameters(covariance_type, 2, 3),
     )
-    vector = to_vector(family, parameters, UNITS)
+    vector = to_vector(family, parameters, SCALE)
     for place, value in ((0, -0.1), (0, np.nan), (-1, -1e9)):
         bad = vector.copy()
         bad[place] = value
         with pytest.raises(SingularError):
-            from_vector(family, bad, parameters, UNITS)
+            from_vector(family, bad, parameters, SCALE)
 
 
 def test_the_limit_of_a_linear_iteration_is_found_at_once():
     """Spherical parameters that move along two directions, each step a fixed share of the one before."""
     family, limit = FAMILIES["spherical"], random_parameters("spherical", 2, 3)
-    goal = to_vector(family, limit, UNITS)
+    goal = to_vector(family, limit, SCALE)
     rates = np.where(np.arange(len(goal)) < 2, 0.0, np.where(np.arange(len(goal)) % 2, 0.9, 0.5))
     offset = np.where(np.arange(len(goal)) < 2, 0.0, 1e-3)
-    point, memory = from_vector(family, goal + offset, limit, UNITS), None
+    point, history = from_vector(family, goal + offset, limit, SCALE), None
     for _ in range(3):
-        image = goal + rates * (to_vector(family, point, UNITS) - goal)
-        step = from_vector(family, image, limit, UNITS)
-        point, memory = accelerated(family, memory, point, step, 1e-6, UNITS)
-    np.testing.assert_allclose(to_vector(family, point, UNITS), goal, atol=1e-7)
+        image = goal + rates * (to_vector(family, point, SCALE) - goal)
+        step = from_vector(family, image, limit, SCALE)
+        point, history = extrapolate(family, history, point, step, 1e-6, SCALE)
+    np.testing.assert_allclose(to_vector(family, point, SCALE), goal, atol=1e-7)
 
 
 def test_the_same_likelihood_in_fewer_passes(covariance_type):
@@ -123,7 +123,7 @@ def test_the_same_likelihood_in_fewer_passes(covariance_type):
     assert plain.status is fast.status is Status.CONVERGED
     assert fast.n_iter < 0.6 * plain.n_iter
     assert fast.lower_bound > plain.lower_bound - 1e-6
-    assert fast.memory is None
+    assert fast.history is None
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -142,12 +142,12 @@ def test_where_the_likelihood_falls_the_plain_step_goes_on(covariance_type):
     start, collect, profile, settings = fits(overlapping(600, seed=2), covariance_type)
     state = start
     while not state.is_extrapolated:
-        [state] = loop.advance([state], collect, profile.total_weight, settings)
-    point = state.memory.points[-1]
-    assert state.memory.plain is not None
+        [state] = loop.run_pass([state], collect, profile.total_weight, settings)
+    point = state.history.points[-1]
+    assert state.history.plain is not None
     [fallen] = [replace(s, log_likelihood=-np.inf) for s in collect([state.model])]
     (after,) = loop.steps([state], [fallen], profile.total_weight, settings)
-    assert after.parameters is state.memory.plain
+    assert after.parameters is state.history.plain
     assert (after.falls, after.lower_bounds, after.status) == (
         1,
         state.lower_bounds,
@@ -155,7 +155,7 @@ def test_where_the_likelihood_falls_the_plain_step_goes_on(covariance_type):
     )
     assert not after.is_extrapolated
     family = FAMILIES[covariance_type]
-    before = from_vector(family, point, state.parameters, settings.units)
+    before = from_vector(family, point, state.parameters, settings.acceleration)
     expected = family.maximise(collect([(family, before)])[0], 1e-6)
     assert_same_parameters(after.parameters, expected, rtol=1e-9)
 
@@ -165,10 +165,10 @@ def test_a_singular_extrapolation_falls_back_too():
         random_parameters("full", 2, 3),
         random_parameters("full", 2, 3, seed=1),
     )
-    memory = Memory(np.zeros((2, 26)), np.ones((2, 26)), plain)
-    state = State(Candidate("full", 2), 0, parameters, (-3.0,), memory=memory)
+    history = History(np.zeros((2, 26)), np.ones((2, 26)), plain)
+    state = State(Candidate("full", 2), 0, parameters, (-3.0,), history=history)
     nothing = Statistics(np.ones(2), np.zeros((2, 3)), np.zeros((2, 3, 3)), parameters.means, -200.0)
-    settings = Settings(reg_covar=0.0, units=UNITS)
+    settings = Settings(reg_covar=0.0, acceleration=SCALE)
     (after,) = loop.steps([state], [nothing], 100.0, settings)
     assert (after.status, after.falls, after.extrapolations) == (Status.RUNNING, 1, state.extrapolations + 1)
     assert after.parameters is plain
@@ -189,7 +189,7 @@ def test_convergence_is_confirmed_by_a_plain_step(covariance_type):
     assert seen[-1].status is Status.CONVERGED
     assert not seen[-2].is_extrapolated
     assert any(state.is_extrapolated for state in seen)
-    assert max(len(state.memory.points) for state in seen if state.memory) <= ORDER + 1
+    assert max(len(state.history.points) for state in seen if state.history) <= ORDER + 1
 
 
 def test_off_is_the_path_as_it_was(covariance_type, iris):
@@ -228,7 +228,7 @@ def test_a_fit_that_is_resumed_ends_with_the_same_bits(tmp_path, stop):
     prepare_store(path, {"name": "x", "search": {"criterion": "bic"}}, {"n_rows": len(X)})
     save_checkpoint(path, Checkpoint(passes[stop], profile, stop, (len(parts),)))
     resumed = load_checkpoint(path).states
-    assert any(state.memory is not None for state in resumed) or stop == 3
+    assert any(state.history is not None for state in resumed) or stop == 3
     again = loop.run(resumed, collect, profile.total_weight, settings)
     for ours, theirs in zip(again, ends, strict=True):
         assert ours.lower_bounds == theirs.lower_bounds

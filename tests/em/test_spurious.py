@@ -7,8 +7,7 @@ import pytest
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em.loop import State, Status
-from gmm_dask.em.spurious import verdicts_and_totals
-from gmm_dask.em.status import judge, slim_components
+from gmm_dask.em.spurious import check_components, check_parameters, slim_components
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import statistics_of
@@ -41,7 +40,7 @@ def test_a_slim_component_over_what_the_others_explain_is_spurious(covariance_ty
     X = np.random.RandomState(0).standard_normal((3000, 2))
     parameters = beside_a_slim_one(covariance_type, 0.01, [0.5, 0.5])
     assert slim_components(get_family(covariance_type), parameters, np.arange(2)) == [1]
-    assert judge(get_family(covariance_type), parameters, 3000.0, 1e-6) is None
+    assert check_parameters(get_family(covariance_type), parameters, 3000.0, 1e-6) is None
     assert outcome_of(X, covariance_type, parameters).state.status is Status.SPURIOUS
 
 
@@ -85,7 +84,7 @@ def test_a_verdict_costs_no_pass_of_its_own(iris):
     mixture = GaussianMixture(4, random_state=0).fit(iris)
     spike = State(Candidate("full", 4), 0, mixture._parameters, (0.0,), Status.CONVERGED)
     states = [spike, State(Candidate("tied", 1), 0, random_parameters("tied", 1, 4), (0.0,), Status.CONVERGED)]
-    judged, totals = verdicts_and_totals(states, evaluate, float(len(iris)))
+    judged, totals = check_components(states, evaluate, float(len(iris)))
     assert len(calls) == 1
     assert len(judged) == len(totals) == 2
     assert totals[0].log_likelihood == pytest.approx(mixture.score(iris) * len(iris))

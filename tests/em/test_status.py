@@ -7,10 +7,11 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
-from gmm_dask.em import status as status_module
+from gmm_dask.em import spurious as spurious_module
 from gmm_dask.em.loop import State
 from gmm_dask.em.regularization import reg_covar_of
-from gmm_dask.em.status import Status, judge
+from gmm_dask.em.spurious import check_parameters
+from gmm_dask.em.status import Status
 from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.map_reduce import as_rows, profile_rows
@@ -32,7 +33,7 @@ def mixture_of(covariance_type, rows, variances, n_features=2):
 
 def verdict(covariance_type, rows, variances, reg_covar=1e-6):
     parameters = mixture_of(covariance_type, rows, variances)
-    return judge(get_family(covariance_type), parameters, float(sum(rows)), reg_covar)
+    return check_parameters(get_family(covariance_type), parameters, float(sum(rows)), reg_covar)
 
 
 def test_every_status_has_a_cause_and_says_what_to_do():
@@ -72,7 +73,7 @@ def test_verdicts(covariance_type, rows, variances, expected):
 
 def test_tied_components_are_no_spikes():
     parameters = get_family("tied").parameters(np.array([0.9, 0.1]), np.array([[0.0, 0], [9, 9]]), np.diag([1e-4, 1.0]))
-    assert judge(get_family("tied"), parameters, 100.0, 1e-6) is None
+    assert check_parameters(get_family("tied"), parameters, 100.0, 1e-6) is None
 
 
 def test_columns_that_are_all_but_equal_make_no_spikes(covariance_type):
@@ -89,14 +90,14 @@ def test_verdicts_do_not_depend_on_units():
         parameters = mixture_of("full", [1000, 1000, 14], variances)
         family = get_family("full")
         _, scaled = family.unscaled(parameters, np.zeros(2), units)
-        found = judge(family, scaled, 2014.0, 1e-6 * units**2)
-        assert found is judge(family, parameters, 2014.0, 1e-6)
+        found = check_parameters(family, scaled, 2014.0, 1e-6 * units**2)
+        assert found is check_parameters(family, parameters, 2014.0, 1e-6)
 
 
 def test_components_that_are_passed_over_are_no_spikes(covariance_type, monkeypatch):
     """The cheap look at narrow components finds all that a closer one does, among mixtures with and without spikes."""
     family, passed_over = get_family(covariance_type), []
-    cheap = status_module._may_be_narrow
+    cheap = spurious_module._may_be_narrow
 
     def watched(parameters, matrices, chosen):
         passed_over.append(np.count_nonzero(~cheap(parameters, matrices, chosen)))
@@ -104,8 +105,8 @@ def test_components_that_are_passed_over_are_no_spikes(covariance_type, monkeypa
 
     found = {}
     for look in (watched, lambda parameters, matrices, chosen: np.ones(len(chosen), dtype=bool)):
-        monkeypatch.setattr(status_module, "_may_be_narrow", look)
-        found[look] = [judge(family, mixture, 300.0, 1e-5) for mixture in uneven_mixtures(family)]
+        monkeypatch.setattr(spurious_module, "_may_be_narrow", look)
+        found[look] = [check_parameters(family, mixture, 300.0, 1e-5) for mixture in uneven_mixtures(family)]
     first, second = found.values()
     assert first == second
     assert {None, Status.SPURIOUS} <= {*first}
@@ -115,7 +116,7 @@ def test_components_that_are_passed_over_are_no_spikes(covariance_type, monkeypa
 def test_a_component_without_any_width_is_a_spike():
     wide, flat = np.eye(2), np.diag([1.0, 0.0])
     parameters = Parameters(np.array([0.95, 0.05]), np.array([[0.0, 0.0], [9.0, 0.0]]), np.stack([wide, flat]), None)
-    assert judge(get_family("full"), parameters, 200.0, 1e-6) is Status.SPURIOUS
+    assert check_parameters(get_family("full"), parameters, 200.0, 1e-6) is Status.SPURIOUS
 
 
 def uneven_mixtures(family, n=200):
@@ -144,7 +145,7 @@ def test_a_spike_ends_spurious_and_another_start_of_the_candidate_wins():
     assert spike.converged_
     honest = GaussianMixture(2, random_state=0).fit(X)
     assert spike.bic(X) < honest.bic(X) - 50
-    assert judge(FAMILIES["full"], spike._parameters, 210.0, 1e-6) is Status.SPURIOUS
+    assert check_parameters(FAMILIES["full"], spike._parameters, 210.0, 1e-6) is Status.SPURIOUS
 
 
 @pytest.mark.parametrize("init_params", ["kmeans", "random_from_data"])
@@ -233,7 +234,7 @@ def with_equal_rows():
 def test_the_estimator_tells_of_a_spike():
     """The parameters are scikit-learn's all the same."""
     X = with_equal_rows()
-    with pytest.warns(ConvergenceWarning, match=r"The best start is spurious: .* is a spike: .*raise reg_covar"):
+    with pytest.warns(ConvergenceWarning, match=r"The best start is spurious: .* is spurious: .*raise reg_covar"):
         mixture = GaussianMixture(2, random_state=0).fit(X)
     assert mixture.status_ == "spurious"
     assert mixture.converged_
