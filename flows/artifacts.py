@@ -1,6 +1,6 @@
-"""What a run leaves on its Prefect page: the candidates' table, its progress, the pictures, and the report in short.
+"""The artifacts on a run's Prefect page: progress, tables, pictures, and a short report.
 
-Pictures are embedded, so that the page shows them wherever the browser is and the results are not.
+Pictures are embedded as data URLs: the browser that shows the page has no access to the results' files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import httpx
 from prefect import get_client
@@ -34,113 +34,127 @@ from pipeline.progress import ChunksDone, Event, PassDone
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from pipeline.fit.refresh import Refreshed
     from pipeline.report.summary import Summary
+    from pipeline.score.new_rows import ScoreSummary
 
 SECONDS_BETWEEN_UPDATES = 2.0
-MOST_IMAGE_BYTES = 2**21
+MAX_IMAGE_BYTES = 2**21
 
 
-def key_of(name: str, kind: str) -> str:
-    """The key of an artifact, which gathers the job's history: lower case, digits and dashes."""
+def artifact_key(name: str, kind: str) -> str:
+    """Return the key under which Prefect collects a job's artifacts of one kind: lower case, digits and dashes."""
     return f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}-{kind}"
 
 
 class ProgressArtifact:
-    """A watcher that keeps a bar on the run's page: how many fits are done, and how it stands in words.
+    """A progress listener that updates a bar and a line of text on the run's page. A context manager.
 
-    A thread of its own tells the server, which may be slow or gone: the fit does not wait for it, and an interrupt of
-    the fit does not hit a request, where it would be lost or leave a connection that the run's end waits for. At the
-    end of a ``with`` block in which nothing went wrong the server has been told everything.
+    A thread of its own sends the updates, since the server may be slow or gone: the fit does not wait for it, and an
+    interrupt of the fit does not hit a request, where it would be lost or leave an open connection that the end of the
+    run waits for. A ``with`` block that ends without an error waits until the server has every update.
     """
 
     def __init__(self, name: str, kind: str = "progress") -> None:
-        made = create_progress_artifact(0.0, key=key_of(name, kind), description="starting")
-        self._id = cast("UUID", made)  # a coroutine in asynchronous callers only
-        self._told = time.monotonic()
-        self._news: SimpleQueue[tuple[float, str] | None] = SimpleQueue()
-        # which server, and of which run, Prefect knows from the context
-        tell = partial(contextvars.copy_context().run, self._tell)
-        self._teller = threading.Thread(target=tell, name="progress artifact", daemon=True)
+        created = create_progress_artifact(0.0, key=artifact_key(name, kind), description="starting")
+        self._id = cast("UUID", created)  # a coroutine in asynchronous callers only
+        self._sent = time.monotonic()
+        self._updates: SimpleQueue[tuple[float, str] | None] = SimpleQueue()
+        # Prefect finds the server and the run in the context, which threads do not inherit
+        send = partial(contextvars.copy_context().run, self._send)
+        self._sender = threading.Thread(target=send, name="progress artifact", daemon=True)
 
     def __enter__(self) -> ProgressArtifact:
-        self._teller.start()
+        self._sender.start()
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self._news.put(None)
+        self._updates.put(None)
         if error is None:
-            self._teller.join()
+            self._sender.join()
 
     def __call__(self, event: Event) -> None:
-        """Bring the bar up to date, now and then."""
-        due = time.monotonic() - self._told >= SECONDS_BETWEEN_UPDATES and self._news.empty()
+        """Update the bar, unless the last update is recent or still on its way."""
+        due = time.monotonic() - self._sent >= SECONDS_BETWEEN_UPDATES and self._updates.empty()
         if due and isinstance(event, PassDone | ChunksDone):
             done = event.finished if isinstance(event, PassDone) else event.done
-            self._news.put((100.0 * done / max(1, event.total), describe(event)))
-            self._told = time.monotonic()
+            self._updates.put((100.0 * done / max(1, event.total), describe(event)))
+            self._sent = time.monotonic()
 
-    def finish(self, words: str) -> None:
+    def finish(self, description: str) -> None:
         """Fill the bar."""
-        self._news.put((100.0, words))
+        self._updates.put((100.0, description))
 
-    def _tell(self) -> None:
-        for percent, words in iter(self._news.get, None):
-            _update(self._id, percent, words)
-
-
-def _update(artifact: UUID, percent: float, words: str) -> None:
-    # with settings of its own the client is not the run's, which may be closed meanwhile; a server that has gone must
-    # not take the fit with it: the run tells of it in the end, with its result stored
-    with suppress(httpx.HTTPError, ObjectNotFound), get_client({}, sync_client=True) as client:
-        client.update_artifact(artifact, ArtifactUpdate(data=percent, description=words))
+    def _send(self) -> None:
+        for percent, description in iter(self._updates.get, None):
+            update = ArtifactUpdate(data=percent, description=description)
+            # A server that has gone must not end the fit: the run reports it at its end, with its result stored. A
+            # client with settings of its own is not the run's, which may be closed by now.
+            with suppress(httpx.HTTPError, ObjectNotFound), get_client({}, sync_client=True) as client:
+                client.update_artifact(self._id, update)
 
 
-def publish(name: str, summary: Summary) -> None:
-    """Leave the candidates' table, the picture of the criterion, and the report in short."""
+def publish_job(name: str, summary: Summary) -> None:
+    """Create the artifacts of a finished job: candidates, the criterion's picture, and a short report."""
     criterion = LABELS[summary.criterion]
-    best = f"Best by {criterion}: **{summary.best}**. Stored in `{summary.store}`."
-    create_table_artifact(_rows(summary), key=key_of(name, "candidates"), description=best)
-    picture = embedded(Path(summary.report) / f"{summary.criterion}.png")
-    if picture:
-        kind = summary.criterion.replace("_", "-")
-        create_image_artifact(picture, key=key_of(name, kind), description=f"{criterion} by candidate")
-    create_markdown_artifact(_report(name, summary), key=key_of(name, "report"), description="The report in short")
-
-
-def _rows(summary: Summary) -> list[dict[str, Any]]:
     columns = ["n_components", "covariance_type", "status", summary.criterion, "delta", "n_iter"]
     rows = summary.table.sort_values("delta")[columns].round(2).to_numpy(dtype=object)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    create_table_artifact(
+        [dict(zip(columns, row, strict=True)) for row in rows],
+        key=artifact_key(name, "candidates"),
+        description=f"Best by {criterion}: **{summary.best}**. Stored in `{summary.store}`.",
+    )
+    if picture := data_url(Path(summary.report) / f"{summary.criterion}.png"):
+        key = artifact_key(name, summary.criterion.replace("_", "-"))
+        create_image_artifact(picture, key=key, description=f"{criterion} by candidate")
+    create_markdown_artifact(_short_report(name, summary), key=artifact_key(name, "report"), description="Short report")
 
 
-def _held_out(summary: Summary) -> list[str]:
-    """What the rows held out say, if there are any."""
-    if not summary.held_out_rows:
-        return []
-    return [f"{summary.held_out_log_likelihood:.4f} a row over the {summary.held_out_rows:,} rows held out."]
+def publish_refresh(name: str, result: Refreshed) -> None:
+    """Create the artifact with a refresh's decision, its store and the stores that it has removed."""
+    reason = result.decision.reason
+    lines = [f"{reason[:1].upper()}{reason[1:]}.", f"Stored in `{result.summary.store}`; `{result.link}` links to it."]
+    lines += [f"Removed: `{path}`." for path in result.removed]
+    create_markdown_artifact("\n\n".join(lines), key=artifact_key(name, "refresh"), description="Refresh decision")
 
 
-def embedded(path: Path) -> str | None:
-    """A picture as a URL that holds it; None if there is none, or it is too large for a page."""
-    if not path.is_file() or path.stat().st_size > MOST_IMAGE_BYTES:
+def publish_scores(name: str, summary: ScoreSummary) -> None:
+    """Create the table of the components' shares among new rows, with the drift in its description."""
+    shares = enumerate(zip(summary.shares, summary.fit_shares, strict=True))
+    drift = [f"drift: {line}" for line in summary.drift] or ["no drift beyond the bounds"]
+    create_table_artifact(
+        [{"component": k, "share here": f"{new:.2%}", "in the fit": f"{fit:.2%}"} for k, (new, fit) in shares],
+        key=artifact_key(name, "scores"),
+        description=f"{summary.n_rows:,} rows by **{summary.model}**, in `{summary.out}`; {'; '.join(drift)}.",
+    )
+
+
+def data_url(path: Path) -> str | None:
+    """Return a PNG file as a data URL, or None if there is no such file or it is too large for a page."""
+    if not path.is_file() or path.stat().st_size > MAX_IMAGE_BYTES:
         return None
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _report(name: str, summary: Summary) -> str:
-    lines = [
+def _short_report(name: str, summary: Summary) -> str:
+    weights = "\n".join(f"| {k} | {weight:.3f} |" for k, weight in enumerate(summary.weights))
+    paragraphs = [
         f"# {name}",
         f"**{summary.best}** has the smallest {LABELS[summary.criterion]} of {len(summary.table)} candidates, "
-        f"with a mean log-likelihood of {summary.mean_log_likelihood:.4f} a row.",
-        "| component | weight |\n|---|---|\n" + "\n".join(f"| {k} | {w:.3f} |" for k, w in enumerate(summary.weights)),
-        *_held_out(summary),
-        f"{summary.passes} passes over the data in {summary.seconds:.1f} s. Store: `{summary.store}`",
+        f"with a mean log-likelihood of {summary.mean_log_likelihood:.4f} per row.",
+        f"| component | weight |\n|---|---|\n{weights}",
     ]
+    if summary.held_out_rows:
+        paragraphs.append(
+            f"The {summary.held_out_rows:,} held-out rows have a mean log-likelihood of "
+            f"{summary.held_out_log_likelihood:.4f} per row."
+        )
+    paragraphs.append(f"{summary.passes} passes over the data in {summary.seconds:.1f} s. Store: `{summary.store}`")
     page = Path(summary.report) / "index.html"
     if page.is_file():
-        lines.append(f"The whole report, on the machine that ran the job: `{page.resolve()}`")
-    first = {f"{summary.criterion}.png": 0, "clusters.png": 1}
-    for file in sorted(Path(summary.report).glob("*.png"), key=lambda file: (first.get(file.name, 2), file.name)):
-        if picture := embedded(file):
-            lines.append(f"![{file.stem}]({picture})")
-    return "\n\n".join(lines)
+        paragraphs.append(f"The full report is on the machine that ran the job: `{page.resolve()}`")
+    order = {f"{summary.criterion}.png": 0, "clusters.png": 1}
+    for file in sorted(Path(summary.report).glob("*.png"), key=lambda file: (order.get(file.name, 2), file.name)):
+        if picture := data_url(file):
+            paragraphs.append(f"![{file.stem}]({picture})")
+    return "\n\n".join(paragraphs)

@@ -1,6 +1,6 @@
 """The command ``gmm-dask``.
 
-Imports that take long are made inside the commands, so that help and the first line of ``run`` come at once.
+Slow imports are inside the commands, so that the help and the first line of ``run`` appear at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.progress import Progress
     from pipeline.report.summary import Summary
 
-MISTAKE, FAULT, INTERRUPTED = 2, 1, 130
+FAULT, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes
 
 app = typer.Typer(
     name="gmm-dask",
@@ -42,8 +42,8 @@ Overrides = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, and what Prefect logs.")]
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"gmm-dask {version('gmm-dask')}")
         raise typer.Exit
 
@@ -54,32 +54,37 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Take what is said before a command; the app's help is its own."""
+    """Take the options that precede a command. The app has a help text of its own."""
 
 
 @app.command()
 def run(
     config: ConfigPath,
     overrides: Overrides = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, replacing a stored result.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over and replace a stored result.")] = False,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Run without a Prefect server.")] = False,
     debug: Debug = False,
 ) -> None:
     """Run a job: fit the candidates, choose the best, store it and label the rows.
 
-    An unfinished job goes on where it was; a finished one is shown.
+    An unfinished job is resumed; a finished one is shown.
     """
-    with reporting(debug, "The same command goes on from the last checkpoint."):
-        terminal.say(f"gmm-dask run {config}")
+    with error_messages(debug, "The same command resumes from the last checkpoint."):
+        terminal.print_line(f"gmm-dask run {config}")
         from pipeline.config.job import load_config
 
         job = load_config(config, overrides or [])
-        with terminal.watching() as progress:
-            summary = _plain_run(job, fresh, progress) if no_prefect else _flow_run(job, fresh, progress, debug)
+        with terminal.progress_listener() as progress:
+            if no_prefect:
+                summary = _run_without_prefect(job, fresh, progress)
+            else:
+                from flows.flows import run_flow
+
+                summary = run_flow(job, fresh=fresh, progress=progress, verbose=debug)
         terminal.show_summary(summary)
 
 
-def _plain_run(job: JobConfig, fresh: bool, progress: Progress) -> Summary:
+def _run_without_prefect(job: JobConfig, fresh: bool, progress: Progress) -> Summary:
     from pipeline.fit.job import run as run_job
     from pipeline.stages import limited
 
@@ -89,16 +94,10 @@ def _plain_run(job: JobConfig, fresh: bool, progress: Progress) -> Summary:
     return run_job(job, fresh=fresh, progress=progress, as_task=within_time)
 
 
-def _flow_run(job: JobConfig, fresh: bool, progress: Progress, debug: bool) -> Summary:
-    from flows.sweep import run_flow
-
-    return run_flow(job, fresh=fresh, progress=progress, verbose=debug)
-
-
 @app.command()
 def validate(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
-    """Check a config and the header of its data, and say what a run would cost. Computes nothing."""
-    with reporting(debug):
+    """Check a config and the header of its data, and print the size of the job. Computes nothing."""
+    with error_messages(debug):
         from pipeline.config.job import load_config
         from pipeline.fit.estimate import estimate_job
 
@@ -107,8 +106,8 @@ def validate(config: ConfigPath, overrides: Overrides = None, debug: Debug = Fal
 
 @app.command()
 def show(store: StorePath, debug: Debug = False) -> None:
-    """Print the candidates of a result store, also of an unfinished one."""
-    with reporting(debug):
+    """Print the candidates of a result store, finished or not."""
+    with error_messages(debug):
         from pipeline.store.show import read_result
 
         terminal.show_result(read_result(store))
@@ -117,25 +116,25 @@ def show(store: StorePath, debug: Debug = False) -> None:
 @app.command()
 def score(
     store: StorePath,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="The rows, a path or URL as data.source.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="The rows: a path or URL, as data.source.")],
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="OUT", help="A Zarr group to write, or a folder ending in .parquet.")
     ],
     columns: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Names in DATA of the model's features, in the model's order."),
+        typer.Option(metavar="A,B,...", help="Columns of DATA to use as the model's features, in the model's order."),
     ] = None,
     overrides: Overrides = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace other scores.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace existing scores.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Label new rows with a stored model, and say whether they are like those of its fit."""
-    with reporting(debug, "The same command goes on from the last chunk."):
-        terminal.say(f"gmm-dask score {store} {data}")
+    """Label new rows with a stored model, and compare them with the rows of its fit."""
+    with error_messages(debug, "The same command resumes from the last chunk."):
+        terminal.print_line(f"gmm-dask score {store} {data}")
         from pipeline.score.new_rows import score as score_rows
 
         names = columns.split(",") if columns is not None else None
-        with terminal.watching() as progress:
+        with terminal.progress_listener() as progress:
             summary = score_rows(
                 store, data, out, columns=names, overrides=overrides or [], fresh=fresh, progress=progress
             )
@@ -145,67 +144,71 @@ def score(
 @app.command()
 def export(
     store: StorePath,
-    to: Annotated[Literal["sklearn", "onnx", "json"], typer.Option(help="What to write.")],
+    to: Annotated[Literal["sklearn", "onnx", "json"], typer.Option(help="The format.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="By default beside the store.")
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="The file to write; by default beside the store.")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write the chosen model for serving elsewhere: scikit-learn's estimator, ONNX, or JSON."""
-    with reporting(debug):
+    """Export the best model for use elsewhere: as scikit-learn's estimator, ONNX, or JSON."""
+    with error_messages(debug):
         from pipeline.export import Target
         from pipeline.export import export as export_model
 
-        terminal.say(f"model: {export_model(store, Target(to), out)}")
+        terminal.print_line(f"model: {export_model(store, Target(to), out)}")
 
 
 @app.command()
 def report(store: StorePath, debug: Debug = False) -> None:
-    """Write the report of a complete result store: one HTML file, with its pictures as PNGs beside it."""
-    with reporting(debug):
+    """Write the report of a complete result store: one HTML file, and its pictures as PNG files."""
+    with error_messages(debug):
         from pipeline.report import write_report
 
-        terminal.say(f"report: {write_report(store)}")
+        terminal.print_line(f"report: {write_report(store)}")
 
 
 @app.command()
 def serve(
-    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files that have a schedule.")],
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files with a schedule.")],
     debug: Debug = False,
 ) -> None:
-    """Run jobs on their schedules, as deployments of a Prefect server, until stopped."""
-    with reporting(debug):
-        terminal.say("gmm-dask serve " + " ".join(map(str, configs)))
+    """Run jobs on their schedules, as deployments on a Prefect server, until stopped."""
+    with error_messages(debug):
+        terminal.print_line("gmm-dask serve " + " ".join(map(str, configs)))
         from flows.deployments import serve_configs
 
-        serve_configs(configs, terminal.say)
+        serve_configs(configs, terminal.print_line)
 
 
 @app.command()
 def synth(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A path that ends in .zarr, .npy or .parquet.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The file or folder to write, ending in .zarr, .npy or .parquet.")
+    ],
     rows: Annotated[int, typer.Option(min=1, help="Number of rows.")],
     features: Annotated[int, typer.Option(min=1, help="Number of columns.")] = 8,
     components: Annotated[int, typer.Option(min=1, help="Number of components.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: the same seed gives the same rows.")] = 0,
     debug: Debug = False,
 ) -> None:
-    """Write a synthetic mixture of any size, chunk by chunk, with its true parameters beside it."""
-    with reporting(debug):
+    """Write rows of a random mixture, in any number, with the true parameters beside them."""
+    with error_messages(debug):
         from pipeline.synth import Plan, write_synthetic
 
-        with terminal.counting("writing") as progress:
+        with terminal.progress_bar("writing") as progress:
             truth = write_synthetic(out, Plan(rows, features, components, seed), progress)
-        terminal.say(f"rows: {out}")
-        terminal.say(f"truth: {truth}")
+        terminal.print_line(f"rows: {out}")
+        terminal.print_line(f"truth: {truth}")
 
 
 @app.command()
 def schema(
-    model: Annotated[bool, typer.Option("--model", help="The schema of what 'export --to json' writes.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="The config's reference as Markdown.")] = False,
+    model: Annotated[bool, typer.Option("--model", help="Print the schema of 'export --to json' instead.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference of the config as Markdown instead.")
+    ] = False,
 ) -> None:
-    """Print the JSON Schema of the config, for editors and checks; or that of an exported model."""
+    """Print the JSON Schema of the config, for editors and validators."""
     if model:
         from pipeline.export import ExportedMixture
 
@@ -222,22 +225,22 @@ def schema(
 
 
 @contextmanager
-def reporting(debug: bool, after_interrupt: str = "") -> Iterator[None]:
-    """Turn what goes wrong into one paragraph on standard error and an exit code."""
+def error_messages(debug: bool, after_interrupt: str = "") -> Iterator[None]:
+    """Turn an exception into a paragraph on standard error and an exit code."""
     try:
         yield
     except KeyboardInterrupt:
-        terminal.complain(f"interrupted. {after_interrupt}".rstrip())
+        terminal.print_error(f"interrupted. {after_interrupt}".rstrip())
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if debug:
             traceback.print_exc()
-        message, code = _explained(error, debug)
-        terminal.complain(message)
+        message, code = _message_and_code(error, debug)
+        terminal.print_error(message)
         raise typer.Exit(code) from None
 
 
-def _explained(error: Exception, debug: bool) -> tuple[str, int]:
+def _message_and_code(error: Exception, debug: bool) -> tuple[str, int]:
     from gmm_dask.errors import FaultError, UserError
 
     if isinstance(error, UserError):

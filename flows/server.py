@@ -1,169 +1,122 @@
-"""An embedded Prefect server that cannot outlive the job.
-
-Prefect can start a server of its own when no API URL is set, but stops it from an exit hook, so a killed job
-leaves it behind for ever. Here the server is a child process whose standard input is a pipe that only the job
-holds open. However the job ends, ``kill -9`` included, the operating system closes the pipe; the server reads
-the end of it and leaves. That needs no signals and no polling, and holds wherever there are pipes.
-
-Run as a script, this file is the child. It prints its URL as soon as it has a port, and ``ready`` once it answers.
-"""
+"""The Prefect server of a flow: the one that the user has set, or an embedded one."""
 
 from __future__ import annotations
 
-import atexit
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from typing import IO
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
 
-READY = "ready"
-STARTUP_SECONDS = 120  # a first start creates Prefect's database: 9 s on a laptop, longer on a network disk
-SHUTDOWN_SECONDS = 5
-ATTEMPTS = 3  # two first starts at once collide in Prefect's database; the loser finds it made
+import httpx
+from prefect import get_client
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_SERVER_API_AUTH_STRING,
+    temporary_settings,
+)
 
-CHILD_SETTINGS = {
-    "PREFECT__SERVER_EPHEMERAL": "1",
-    "PREFECT__SERVER_FINAL": "1",
-    "PREFECT_UI_ENABLED": "0",
-}
+from flows.embedded_server import EmbeddedServer
+from gmm_dask.errors import FaultError, UserError
+from pipeline.config.environment import redacted
 
-
-class ServerError(RuntimeError):
-    """The embedded server did not start, or did not last."""
+EMBEDDED_RETRIES = 3  # an embedded server is busy for a moment or gone for good: minutes of waiting are of no use
+RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
-class EmbeddedServer:
-    """A Prefect server in a child process.
+@contextmanager
+def prefect_api(verbose: bool = False) -> Iterator[None]:
+    """Connect Prefect to the user's server, or to an embedded one if none is set."""
+    if url := _printable_url():
+        _require_answer(url, "Start it, unset PREFECT_API_URL, or add --no-prefect.")
+        with _report_lost_server(url):
+            yield
+        return
+    server = EmbeddedServer(verbose=verbose)
+    import pipeline.fit.job  # noqa: F401 (takes seconds, as the server's start does: both at the same time)
 
-    Parameters
-    ----------
-    verbose : bool
-        Let the server write its log to this process's standard error. Otherwise the log is kept in an unnamed
-        temporary file, and quoted where the server fails to start.
+    connection = {
+        PREFECT_API_URL: server.wait_until_ready(),
+        PREFECT_API_AUTH_STRING: PREFECT_SERVER_API_AUTH_STRING.value(),  # which the child has inherited
+        PREFECT_CLIENT_MAX_RETRIES: EMBEDDED_RETRIES,
+    }
+    with temporary_settings(connection):
+        try:
+            yield
+        except Exception as error:
+            server.require_alive(error)
+            raise
 
-    Attributes
-    ----------
-    url : str
-        The API's address, known at once; it answers after :meth:`wait_until_ready`.
+
+@contextmanager
+def _report_lost_server(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise FaultError(
+            f"the Prefect server at {url} failed during the run ({_printable(error)}). The finished part of the job is "
+            "in the result store: run the command again once the server answers, or with --no-prefect."
+        ) from None  # the cause may contain the URL with its password
+
+
+def require_server() -> str:
+    """Return the URL of the user's Prefect server, with any password hidden.
+
+    Raises
+    ------
+    UserError
+        If no server is set, since an embedded one ends with its job and keeps no schedules, or if it does not answer.
     """
-
-    def __init__(self, *, verbose: bool = False) -> None:
-        self._log = None if verbose else tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the server)
-        self._launch()
-        atexit.register(self.stop)
-
-    def _launch(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__],  # -P: nothing in the current directory is imported
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={**os.environ, **CHILD_SETTINGS},
-            start_new_session=True,  # Ctrl-C is for the job, which then still reports to the server
+    url = _printable_url()
+    if not url:
+        raise UserError(
+            "schedules need a Prefect server that keeps running, and none is set. Start one in another terminal with "
+            "'prefect server start', and set its URL here: export PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-        self.url = self._next_line()
-
-    def wait_until_ready(self) -> str:
-        """Block until the server answers.
-
-        Returns
-        -------
-        url : str
-            The API's address; another one than before if the first start failed.
-
-        Raises
-        ------
-        ServerError
-            The server left during its start, or took longer than two minutes.
-        """
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                self._launch()
-            if self._next_line() == READY:
-                return self.url
-            self._end_process()
-        raise ServerError(f"Prefect's embedded server did not start. {self._last_words()}")
-
-    def require_alive(self, failure: Exception) -> None:
-        """Raise :class:`ServerError`, caused by ``failure``, if the server has left by itself."""
-        if self._process.poll() is not None:
-            raise ServerError(
-                f"Prefect's embedded server ended during the run, with exit code {self._process.returncode}. "
-                "What the job had finished is in the result store: run the command again, or with --no-prefect."
-            ) from failure
-
-    def stop(self) -> None:
-        """End the server and wait until it is gone; harmless when it is gone already."""
-        self._end_process()
-        if self._log is not None:
-            self._log.close()
-
-    def _next_line(self) -> str:
-        """One line from the server; empty when it left, or was killed here for being late."""
-        late = threading.Timer(STARTUP_SECONDS, self._process.kill)
-        late.start()
-        try:
-            return _pipe(self._process.stdout).readline().decode().strip()
-        finally:
-            late.cancel()
-
-    def _end_process(self) -> None:
-        _pipe(self._process.stdin).close()
-        try:
-            self._process.wait(2 * SHUTDOWN_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        _pipe(self._process.stdout).close()
-
-    def _last_words(self) -> str:
-        if self._log is None:
-            return "Its log is above."
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"The end of its log: {' '.join(lines[-3:])}" if lines else "It left no log."
+    _require_answer(url, "Start it with 'prefect server start', or set PREFECT_API_URL to one that runs.")
+    return url
 
 
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None  # every stream used here was asked for as a pipe
-    return stream
+def _printable_url() -> str | None:
+    """Return the URL of the user's server with any password hidden, or None if none is set."""
+    url = PREFECT_API_URL.value()
+    return str(redacted(url)) if url else None
 
 
-def main() -> None:
-    """Serve until standard input ends."""
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever else is printed here belongs to the log
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    listener = socket.create_server(("127.0.0.1", 0))
-    print(f"http://127.0.0.1:{listener.getsockname()[1]}/api", file=replies)
-    _serve(listener, replies)
+def _printable(error: Exception) -> str:
+    """Return an error's message on one line, with any password hidden."""
+    return str(redacted(" ".join(str(error).split()))) or type(error).__name__
 
 
-def _leave_with_parent() -> None:
-    """Wait for the parent's end, then let the server finish what it holds, but not for long."""
-    while os.read(0, 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(SHUTDOWN_SECONDS)
-    os._exit(1)
+def _require_answer(url: str, remedy: str) -> None:
+    expected = f"expected a Prefect server at {url}, as PREFECT_API_URL or the Prefect profile says"
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_flows(limit=1)  # not the health check, which answers without a password
+    except httpx.HTTPStatusError as error:
+        raise UserError(f"{expected}; {_refusal(error.response.status_code)}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(f"{expected}; it does not answer ({_printable(error)}). {remedy}") from None
 
 
-def _serve(listener: socket.socket, replies: IO[str]) -> None:
-    import uvicorn
+def _refusal(status: int) -> str:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return f"it failed (status {status}). Its log says why."
+    if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return f"another server answers there (status {status}). The URL of a Prefect API ends in /api."
+    password = "none is set" if PREFECT_API_AUTH_STRING.value() is None else "the one that is set is wrong"
+    return (
+        f"it requires a password (status {status}), and {password}. Set PREFECT_API_AUTH_STRING to the server's "
+        "PREFECT_SERVER_API_AUTH_STRING; Prefect Cloud takes PREFECT_API_KEY."
+    )
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            print(READY, file=replies)
 
-    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
-    Server(config).run([listener])
+def quiet_console() -> None:
+    """Keep Prefect's log of a run off the terminal: its API receives it, and the job's errors are raised.
 
-
-if __name__ == "__main__":
-    main()
+    Warnings of other origin are still shown.
+    """
+    logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)  # it prints whole events that could not be sent
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: record.levelno >= logging.WARNING and record.name not in RUN_LOGGERS)

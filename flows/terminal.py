@@ -1,10 +1,11 @@
-"""What the commands print: results on standard output, progress and complaints on standard error."""
+"""What the commands print: results on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from flows.progress import Lines, LiveLine
-from gmm_dask.families.candidate import Candidate
+from flows.progress import LiveLine, LogLines
 from pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -27,25 +27,23 @@ if TYPE_CHECKING:
     from pipeline.score.new_rows import ScoreSummary
     from pipeline.store.show import StoredResult
 
-LINES_BESIDE_TABLE = 15  # what else a screen holds: the command, the table's head, the lines below it
-FEWEST_ROWS = 8
-LISTED_COLUMNS = 12
-TROUBLES = ("max_iter", "singular", "degenerate", "spurious", "failed")
-STATUS_STYLES = {**dict.fromkeys(TROUBLES, "red"), "max_iter": "yellow", "running": "cyan"}
+LINES_BESIDE_TABLE = 15  # the lines of a screen that are not candidates: the command, the table's head, the summary
+MIN_ROWS = 8
+MAX_COLUMN_NAMES = 12
 
 
-def say(text: str, style: str = "") -> None:
-    """Print a line on standard output, not wrapped: it may hold a path to copy."""
+def print_line(text: str, style: str = "") -> None:
+    """Print a line on standard output. It is never wrapped, since it may contain a path to copy."""
     _console().print(text, style=style, soft_wrap=True)
 
 
-def explain(text: str, style: str = "") -> None:
+def print_paragraph(text: str, style: str = "") -> None:
     """Print a paragraph on standard output, wrapped between words on a terminal."""
     console = _console()
     console.print(text, style=style, soft_wrap=not console.is_terminal)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print a paragraph on standard error, wrapped between words on a terminal."""
     console = _console(stderr=True)
     console.print(f"gmm-dask: {text}", soft_wrap=not console.is_terminal)
@@ -56,202 +54,187 @@ def _console(stderr: bool = False) -> Console:
 
 
 @contextmanager
-def watching() -> Iterator[Progress]:
-    """A watcher for a job: a live line on a terminal, lines now and then elsewhere."""
+def progress_listener() -> Iterator[Progress]:
+    """Return the listener for a job: a live line on a terminal, and log lines elsewhere."""
     console = _console(stderr=True)
     if console.is_terminal:
         with LiveLine(console) as live:
             yield live
     else:
-        yield Lines(lambda line: console.print(line, soft_wrap=True))
+        yield LogLines(lambda line: console.print(line, soft_wrap=True))
 
 
 @contextmanager
-def counting(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that is counted, on a terminal; nothing elsewhere."""
+def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Return a function that takes the work done and its total: it updates a bar on a terminal."""
     console = _console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        line = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(line, completed=done, total=total)
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# -- a job, and a result store ------------------------------------------------------------------------------------
 
 
 def show_summary(summary: Summary) -> None:
-    """Print how a job ended: the candidates, the winner, and where everything is."""
+    """Print the result of a job: the candidates, the winner, and the paths of the store and the report."""
     if summary.reused:
-        say("Complete already, nothing was computed; --fresh would start anew.")
-    most = rows_on_screen(_console())
-    show_candidates(summary.table, summary.criterion, summary.best, summary.store, most)
-    say(winner_line(summary.table, summary.criterion, summary.best), "bold green")
+        print_line("The result is complete: nothing was computed. --fresh starts over.")
+    show_candidates(summary.table, summary.criterion, summary.best, summary.store, rows_on_screen(_console()))
+    print_line(winner_line(summary.table, summary.criterion, summary.best), "bold green")
     show_remarks(summary.remarks, summary.notes)
-    explain(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
-    say(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} a row")
+    print_paragraph(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
+    print_line(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} per row")
     if summary.held_out_rows:
-        say(f"  {summary.held_out_log_likelihood:.4f} a row over the {summary.held_out_rows:,} rows held out")
-    for line in _rows_lines(summary.row_totals):
-        explain(f"  {line}")
-    say(f"store: {summary.store}" + _stored_rows(summary.rows))
+        rows = f"the {summary.held_out_rows:,} held-out rows"
+        print_line(f"  mean log-likelihood {summary.held_out_log_likelihood:.4f} per row over {rows}")
+    for line in _row_lines(summary.row_totals):
+        print_paragraph(f"  {line}")
+    arrays = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in summary.rows.items())
+    print_line(f"store: {summary.store}" + (f", with {arrays}" if arrays else ""))
     if "parquet" in summary.row_totals:
-        say(f"rows: {Path(summary.store).with_name(summary.row_totals['parquet'])}")
+        print_line(f"rows: {Path(summary.store).with_name(summary.row_totals['parquet'])}")
     report = Path(summary.report) / "index.html"
     if report.is_file():
-        say(f"report: {report}")
-    say(_cost_line(summary))
+        print_line(f"report: {report}")
+    print_line(_cost_line(summary))
 
 
 def _cost_line(summary: Summary) -> str:
-    """What the result has cost: ``36 candidates, 201 passes over the data (42.50 kiB read), 2.3 s``."""
+    """Return the cost of a result: ``36 candidates, 201 passes over the data (42.50 kiB read), 2.3 s``."""
     from dask.utils import format_bytes
 
     candidates = _counted(len(summary.table), "candidate")
     passes = _counted(summary.passes, "pass", "es")
-    took = "" if summary.reused else f", {summary.seconds:.1f} s"
-    return f"{candidates}, {passes} over the data ({format_bytes(summary.bytes_read)} read){took}"
+    seconds = "" if summary.reused else f", {summary.seconds:.1f} s"
+    return f"{candidates}, {passes} over the data ({format_bytes(summary.bytes_read)} read){seconds}"
 
 
-def _rows_lines(totals: dict[str, Any]) -> list[str]:
-    """Rows without an answer, and anomalies with the error of their threshold."""
-    lines = [f"{_counted(totals['unusable'], 'row')} without an answer"] if totals.get("unusable") else []
+def _row_lines(totals: dict[str, Any]) -> list[str]:
+    """Return lines about rows without a label, and about anomalies with the error of their threshold."""
+    unusable = totals.get("unusable")
+    lines = [f"{_counted(unusable, 'row')} without a label (missing or unusable values)"] if unusable else []
     if "anomaly_rank_error" in totals:
         lines.append(
-            f"anomalies: {totals['anomalies']:,}, of log densities under {totals['anomaly_threshold']:.6g}, the "
-            f"quantile {totals['anomaly_quantile']:.3g} (off by {totals['anomaly_rank_error']:.1g} of the rows)"
+            f"anomalies: {totals['anomalies']:,} rows with a log density below {totals['anomaly_threshold']:.6g}, the "
+            f"quantile {totals['anomaly_quantile']:.3g} (rank error {totals['anomaly_rank_error']:.1g} of the rows)"
         )
     return lines
 
 
-def _stored_rows(shapes: dict[str, tuple[int, ...]]) -> str:
-    """What the store holds about each row: ``, with label (272), responsibility (272, 3)``."""
-    arrays = [f"{name} ({', '.join(map(str, shape))})" for name, shape in shapes.items()]
-    return f", with {', '.join(arrays)}" if arrays else ""
-
-
-def show_score(summary: ScoreSummary) -> None:
-    """Print how new rows compare with those of the fit."""
-    if summary.reused:
-        say("Complete already, nothing was computed.")
-    _console().print(_shares_table(summary))
-    without = f", {summary.unusable:,} of them without an answer" if summary.unusable else ""
-    say(f"{_counted(summary.n_rows, 'row')}{without}, by {summary.model}")
-    explain(
-        f"  mean log density {summary.mean_log_density:.4f} a row, {summary.fit_mean_log_density:.4f} in the fit "
-        f"({summary.mean_log_density - summary.fit_mean_log_density:+.4f})"
-    )
-    if summary.anomalies is not None:
-        explain(f"  {_anomalies(summary)}")
-    for line in summary.drift:
-        explain(f"drift: {line}. Look at the new rows; if they are what is to come, fit anew.", "bold yellow")
-    say(f"scores: {summary.out}, {summary.seconds:.1f} s")
-
-
-def _anomalies(summary: ScoreSummary) -> str:
-    assert summary.anomalies is not None
-    answered = summary.n_rows - summary.unusable
-    share = summary.anomalies / answered if answered else 0.0
-    under = (
-        f"the density that {summary.quantile:.3g} of the rows of the fit are under"
-        if summary.of_fit
-        else (f"the quantile {summary.quantile:.3g} of these rows")
-    )
-    return f"anomalies: {summary.anomalies:,} ({share:.3g} of the rows), under {under}"
-
-
-def _shares_table(summary: ScoreSummary) -> Table:
-    """A row a component: its share of the rows here and in the fit."""
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("component", "share here", "in the fit", "difference"):
-        grid.add_column(name, justify="right", no_wrap=True)
-    for k, (here, there) in enumerate(zip(summary.shares, summary.fit_shares, strict=True)):
-        grid.add_row(str(k), f"{here:.2%}", f"{there:.2%}", f"{here - there:+.2%}")
-    return grid
-
-
 def show_result(result: StoredResult) -> None:
-    """Print the candidates of a store, under a banner if it is not complete."""
+    """Print the candidates of a store, with a warning if it is not complete."""
     if not result.complete:
-        explain(
-            f"UNFINISHED after {_counted(result.passes, 'pass', 'es')}: a run is at work on it, or was stopped "
-            "(the same gmm-dask run goes on from here). Values and order can still change.",
+        print_paragraph(
+            f"UNFINISHED after {_counted(result.passes, 'pass', 'es')}: the run is still working or was stopped (the "
+            "same gmm-dask run resumes it). Values and order may still change.",
             "bold yellow",
         )
     if len(result.table):
         show_candidates(result.table, result.criterion, result.best, result.store)
     if result.best:
         label = "best" if result.complete else "best so far"
-        say(winner_line(result.table, result.criterion, result.best, label), "bold green")
+        print_line(winner_line(result.table, result.criterion, result.best, label), "bold green")
         show_remarks(result.remarks, result.notes)
-    say(f"store: {result.store}")
+    print_line(f"store: {result.store}")
 
 
 def show_remarks(remarks: list[str], notes: list[str]) -> None:
-    """Print what speaks against the choice, and what else is to be known of it."""
+    """Print the remarks against the choice of the winner, and further notes."""
     for line in remarks:
-        explain(f"  {line}", "yellow")
+        print_paragraph(f"  {line}", "yellow")
     for line in notes:
-        explain(f"  {line}")
+        print_paragraph(f"  {line}")
+
+
+# -- candidates ---------------------------------------------------------------------------------------------------
 
 
 def rows_on_screen(console: Console) -> int | None:
-    """Rows of a table that leave the lines below it in sight; None where the output is no terminal."""
-    return max(FEWEST_ROWS, console.size.height - LINES_BESIDE_TABLE) if console.is_terminal else None
+    """Return how many rows of a table fit above the lines below it; None if the output is no terminal."""
+    return max(MIN_ROWS, console.size.height - LINES_BESIDE_TABLE) if console.is_terminal else None
 
 
-def show_candidates(table: pd.DataFrame, criterion: str, best: str | None, store: str, most: int | None = None) -> None:
-    """Print the candidates, the best first; of more than ``most``, the rest as one line."""
-    by_delta = table.assign(rounded=table["delta"].round(6))  # one model in two forms differs by less
+def show_candidates(
+    table: pd.DataFrame, criterion: str, best: str | None, store: str, max_rows: int | None = None
+) -> None:
+    """Print the candidates, the best first; beyond ``max_rows``, only how many more there are."""
+    # two forms of one model (full and tied with K = 1) differ by rounding alone: they are sorted as equal
+    by_delta = table.assign(rounded=table["delta"].round(6))
     ordered = by_delta.sort_values(["rounded", "n_components"], na_position="last", kind="stable")
-    shown = ordered if most is None else ordered.head(most)
+    shown = ordered if max_rows is None else ordered.head(max_rows)
     _console().print(candidates_table(shown, criterion, best))
     if len(shown) < len(ordered):
-        say(f"... and {len(ordered) - len(shown)} more: gmm-dask show {store}", "dim")
+        print_line(f"... and {len(ordered) - len(shown)} more: gmm-dask show {store}", "dim")
     for line in remedies(ordered):
-        explain(line, "yellow")
+        print_paragraph(line, "yellow")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the candidates' table: its header, and the text of its cell in a row."""
+
+    header: str
+    cell: Callable[[dict[Any, Any]], str]
+    numeric: bool = True
 
 
 def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> Table:
-    """A row a candidate: K, covariance, status, criterion, distance from the best, iterations, how its starts agree."""
-    from gmm_dask.selection.criteria import LABELS
-    from gmm_dask.selection.diagnostics import compares_starts
+    """Return a table with a row per candidate; the held-out column and the agreement of starts only if known."""
+    from gmm_dask.families.candidate import Candidate
 
-    held_out = "held_out_log_likelihood" in table and bool(table["held_out_log_likelihood"].notna().any())
-    compares = compares_starts(table)
-    # as many columns fit 80 characters so
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=held_out or compares)
-    grid.add_column("K", justify="right")
-    grid.add_column("covariance")
-    grid.add_column("status")
-    label = LABELS[criterion].replace(" ", "\n")
-    between = ["held out,\na row"] if held_out else []
-    for name in (label, "delta", *between, "iterations", *(["agree"] if compares else [])):
-        grid.add_column(name, justify="right", no_wrap=True)
+    columns = _columns(table, criterion)
+    # with all columns the table fits 80 characters only without padding on both sides
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=len(columns) > 6)
+    for column in columns:
+        grid.add_column(column.header, justify="right" if column.numeric else "left", no_wrap=column.numeric)
     grid.add_column("")
     for row in table.to_dict("records"):
-        winner = candidate_name(row) == best
-        status = Text(row["status"], style="" if winner else STATUS_STYLES.get(row["status"], ""))
-        numbers = [_number(row[criterion]), _number(row["delta"])]
-        numbers += [_number(row["held_out_log_likelihood"], 4)] if held_out else []
-        numbers.append(str(row["n_iter"]))
-        numbers += [_agreement(row)] if compares else []
-        cells = [str(row["n_components"]), row["covariance_type"], status, *numbers, "<- best" if winner else ""]
-        grid.add_row(*cells, style="bold green" if winner else None)
+        wins = Candidate.of(row).name == best
+        cells = [Text(column.cell(row)) for column in columns]
+        if not wins:
+            cells[2].stylize(_status_style(row["status"]))
+        grid.add_row(*cells, "<- best" if wins else "", style="bold green" if wins else None)
     return grid
 
 
-def _agreement(row: Any) -> str:
-    """How many of a candidate's starts agree; empty where that is not known."""
+def _columns(table: pd.DataFrame, criterion: str) -> list[Column]:
+    from gmm_dask.selection.criteria import LABELS
+    from gmm_dask.selection.diagnostics import compares_starts
+
+    columns = [
+        Column("K", lambda row: str(row["n_components"])),
+        Column("covariance", lambda row: row["covariance_type"], numeric=False),
+        Column("status", lambda row: row["status"], numeric=False),
+        Column(LABELS[criterion].replace(" ", "\n"), lambda row: _number(row[criterion])),
+        Column("delta", lambda row: _number(row["delta"])),
+    ]
+    if "held_out_log_likelihood" in table and bool(table["held_out_log_likelihood"].notna().any()):
+        columns.append(Column("held out\nper row", lambda row: _number(row["held_out_log_likelihood"], 4)))
+    columns.append(Column("iterations", lambda row: str(row["n_iter"])))
+    if compares_starts(table):
+        columns.append(Column("agree", _agreement))
+    return columns
+
+
+def _agreement(row: dict[Any, Any]) -> str:
+    """Return how many of a candidate's starts agree; empty where that is not known."""
     return "" if math.isnan(row["agreed"]) else f"{row['agreed']:.0f}/{row['starts']:.0f}"
 
 
-def candidate_name(row: Any) -> str:
-    """A candidate's name in the store: ``tied-k3``."""
-    return Candidate.of(row).name
+def _status_style(status: str) -> str:
+    from gmm_dask.em.loop import Status
+
+    return {Status.CONVERGED: "", Status.RUNNING: "cyan", Status.MAX_ITER: "yellow"}.get(Status(status), "red")
 
 
 def winner_line(table: pd.DataFrame, criterion: str, best: str, label: str = "best") -> str:
-    """The winner and its criterion in words."""
+    """Return the line that names the winner and its criterion."""
+    from gmm_dask.families.candidate import Candidate
     from gmm_dask.selection.criteria import LABELS
 
-    (row,) = [row for row in table.to_dict("records") if candidate_name(row) == best]
+    (row,) = [row for row in table.to_dict("records") if Candidate.of(row).name == best]
     return (
         f"{label}: {row['covariance_type']} covariance, {_counted(row['n_components'], 'component')} ({best}), "
         f"{LABELS[criterion]} {_number(row[criterion])}"
@@ -259,19 +242,53 @@ def winner_line(table: pd.DataFrame, criterion: str, best: str, label: str = "be
 
 
 def remedies(table: pd.DataFrame) -> list[str]:
-    """What to do about candidates that did not converge, a line a status."""
+    """Return a line for each status of candidates that did not converge: how many, the cause, and the remedy."""
     from gmm_dask.em.loop import Status
 
     counts = table["status"].value_counts()
-    return [f"{counts[status]} {status}: {Status(status).remedy}" for status in TROUBLES if status in counts]
+    unconverged = [status for status in Status if status not in (Status.RUNNING, Status.CONVERGED)]
+    return [f"{counts[status]} {status}: {status.remedy}" for status in unconverged if status in counts]
 
 
-def _counted(count: int, noun: str, plural: str = "s") -> str:
-    return f"{count:,} {noun}{'' if count == 1 else plural}"
+# -- scores -------------------------------------------------------------------------------------------------------
 
 
-def _number(value: float, places: int = 2) -> str:
-    return "-" if math.isnan(value) else f"{value:.{places}f}"
+def show_score(summary: ScoreSummary) -> None:
+    """Print how new rows compare with the rows of the fit."""
+    if summary.reused:
+        print_line("The scores are complete: nothing was computed.")
+    _console().print(_shares_table(summary))
+    without = f", {summary.unusable:,} of them without a label" if summary.unusable else ""
+    print_line(f"{_counted(summary.n_rows, 'row')}{without}, by {summary.model}")
+    print_paragraph(
+        f"  mean log density {summary.mean_log_density:.4f} per row, {summary.fit_mean_log_density:.4f} in the fit "
+        f"({summary.mean_log_density - summary.fit_mean_log_density:+.4f})"
+    )
+    if summary.anomalies is not None:
+        labelled = summary.n_rows - summary.unusable
+        share = summary.anomalies / labelled if labelled else 0.0
+        origin = "the rows of the fit" if summary.of_fit else "these rows"
+        print_paragraph(
+            f"  anomalies: {summary.anomalies:,} ({share:.3g} of the rows), below the quantile {summary.quantile:.3g} "
+            f"of the densities of {origin}"
+        )
+    for line in summary.drift:
+        print_paragraph(
+            f"drift: {line}. If the new rows are right and here to stay, fit the model again.", "bold yellow"
+        )
+    print_line(f"scores: {summary.out}, {summary.seconds:.1f} s")
+
+
+def _shares_table(summary: ScoreSummary) -> Table:
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("component", "share here", "in the fit", "difference"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for k, (here, fit) in enumerate(zip(summary.shares, summary.fit_shares, strict=True)):
+        grid.add_row(str(k), f"{here:.2%}", f"{fit:.2%}", f"{here - fit:+.2%}")
+    return grid
+
+
+# -- an estimate --------------------------------------------------------------------------------------------------
 
 
 def show_estimate(estimate: Estimate) -> None:
@@ -281,7 +298,7 @@ def show_estimate(estimate: Estimate) -> None:
         grid.add_row(name, Text(text))
     _console().print(grid)
     for note in estimate.source.notes:
-        explain(f"note: {note}", "yellow")
+        print_paragraph(f"note: {note}", "yellow")
 
 
 def _estimate_lines(estimate: Estimate) -> dict[str, str]:
@@ -289,26 +306,30 @@ def _estimate_lines(estimate: Estimate) -> dict[str, str]:
 
     source, machine = estimate.source, estimate.machine
     rows = "unknown until read (CSV)" if source.n_rows is None else f"{source.n_rows:,}"
-    memory, limit = format_bytes(estimate.memory_bytes), format_bytes(machine.memory_limit)
+    growth = ", or more: the grid grows while the best candidate is at its end (search.extend)"
     waves = "" if len(estimate.waves) == 1 else f", in {len(estimate.waves)} waves to fit the memory"
+    memory, limit = format_bytes(estimate.memory_bytes), format_bytes(machine.memory_limit)
     return {
         "data": f"{source.path} ({source.kind})",
         "rows": rows + ("" if source.weights is None else ", weighted"),
-        "columns": _listed(source.columns),
+        "columns": _column_names(source.columns),
         "chunks": f"{source.array.numblocks[0]:,}",
         "a pass reads": format_bytes(source.bytes_per_pass),
-        "candidates": f"{estimate.n_candidates:,}{_may_grow(estimate)}",
+        "candidates": f"{estimate.n_candidates:,}{growth if estimate.extends else ''}",
         "starts": f"{estimate.n_fits:,}{waves}",
         "memory": f"about {memory} projected, with {_counted(machine.threads, 'thread')} (limit {limit})",
         "store": estimate.store,
     }
 
 
-def _may_grow(estimate: Estimate) -> str:
-    return ", or more: the grid grows while the best one is at its end (search.extend)" if estimate.extends else ""
+def _column_names(columns: tuple[str, ...]) -> str:
+    more = len(columns) - MAX_COLUMN_NAMES
+    return f"{len(columns)}: {', '.join(columns[:MAX_COLUMN_NAMES])}" + (f" and {more} more" if more > 0 else "")
 
 
-def _listed(columns: tuple[str, ...]) -> str:
-    names = ", ".join(columns[:LISTED_COLUMNS])
-    more = len(columns) - LISTED_COLUMNS
-    return f"{len(columns)}: {names}" + (f" and {more} more" if more > 0 else "")
+def _counted(count: int, noun: str, plural: str = "s") -> str:
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def _number(value: float, places: int = 2) -> str:
+    return "-" if math.isnan(value) else f"{value:.{places}f}"

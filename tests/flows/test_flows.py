@@ -19,7 +19,7 @@ import zarr
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import artifacts
-from flows.api import prefect_api, require_server
+from flows.server import prefect_api, require_server
 from gmm_dask.errors import FaultError, UserError
 from pipeline.progress import ChunksDone
 from prefects import GMM_DASK, PATIENCE, gmm_dask, kill, query, until, write_job
@@ -160,7 +160,7 @@ def test_the_password_of_a_server_that_does_not_answer_is_not_shown(monkeypatch,
     def fail(**_):
         raise wrong(f"nobody at {WITH_PASSWORD}")
 
-    monkeypatch.setattr("flows.api.get_client", fail)
+    monkeypatch.setattr("flows.server.get_client", fail)
     with temporary_settings({PREFECT_API_URL: WITH_PASSWORD}), pytest.raises(UserError) as caught:
         require_server()
     require_hidden(caught.value)
@@ -168,7 +168,7 @@ def test_the_password_of_a_server_that_does_not_answer_is_not_shown(monkeypatch,
 
 
 def test_the_password_of_a_server_that_fails_during_the_run_is_not_shown(monkeypatch):
-    monkeypatch.setattr("flows.api._require_answer", lambda *_: None)
+    monkeypatch.setattr("flows.server._require_answer", lambda *_: None)
     request = httpx.Request("GET", f"{WITH_PASSWORD}/flows")
     with temporary_settings({PREFECT_API_URL: WITH_PASSWORD}), pytest.raises(FaultError) as caught, prefect_api():
         httpx.Response(500, request=request).raise_for_status()
@@ -197,7 +197,7 @@ def test_a_server_that_is_set_gets_the_run(job, prefect_home, environment):
 
 def test_telemetry_is_off_before_prefect_is_imported(environment):
     code = (
-        "import sys, flows; assert 'prefect' not in sys.modules; import flows.sweep\n"
+        "import sys, flows; assert 'prefect' not in sys.modules; import flows.flows\n"
         "from prefect._internal.analytics import is_telemetry_enabled\n"
         "from prefect.settings import get_current_settings\n"
         "settings = get_current_settings()\n"
@@ -215,7 +215,7 @@ def test_telemetry_is_off_before_prefect_is_imported(environment):
 
 PARENT = """
 import sys, time
-from flows.server import EmbeddedServer
+from flows.embedded_server import EmbeddedServer
 server = EmbeddedServer()
 if sys.argv[1] == "ready":
     server.wait_until_ready()
@@ -276,7 +276,7 @@ def test_ctrl_c_is_code_130_and_a_crashed_flow_run(job, prefect_home, environmen
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does, to the job and what it started
         _, complaint = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130
-    assert "gmm-dask: interrupted. The same command goes on from the last checkpoint." in complaint
+    assert "gmm-dask: interrupted. The same command resumes from the last checkpoint." in complaint
     assert all(map(is_gone, children))
     assert newest_state(prefect_home) == "Crashed"
     assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] == "running"

@@ -42,7 +42,7 @@ def test_a_scheduled_run_is_picked_up_and_completes(tmp_path, server):
 
 @pytest.mark.parametrize("command", ["serve", "run"])
 @pytest.mark.parametrize(
-    ("given", "reason"), [({}, "none is set"), ({"PREFECT_API_AUTH_STRING": "night:7"}, "what is set is not")]
+    ("given", "reason"), [({}, "none is set"), ({"PREFECT_API_AUTH_STRING": "night:7"}, "is wrong")]
 )
 def test_who_does_not_say_who_comes_is_told_what_to_set(tmp_path, server, command, given, reason):
     write_job(tmp_path, "refused")

@@ -158,9 +158,9 @@ def test_the_command_tells_of_rows_and_anomalies(tmp_path, monkeypatch):
     (tmp_path / "job.yaml").write_text(config.model_dump_json())
     result = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["run", str(tmp_path / "job.yaml"), "--no-prefect"])
     assert result.exit_code == 0, result.stderr
-    assert "1 row without an answer" in result.stdout
+    assert "1 row without a label" in result.stdout
     assert re.search(
-        r"anomalies: 10, of log densities under -\d+\.\d+, the quantile 0\.01 \(off by 1e-05", result.stdout
+        r"anomalies: 10 rows with a log density below -\d+\.\d+, the quantile 0\.01 \(rank error 1e-05", result.stdout
     )
     assert f"rows: {rows_folder(config.output.store)}\n" in result.stdout
 

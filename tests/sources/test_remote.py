@@ -192,7 +192,7 @@ def test_a_complete_store_is_found_again_and_changed_data_are_seen(job, bucket, 
     before = last_modified(place)
     assert CliRunner().invoke(app, ["run", "--no-prefect", *arguments]).exit_code == 0
     again = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
-    assert "Complete already" in again.output
+    assert "nothing was computed" in again.output
     FAITHFUL[::-1].assign(waiting=FAITHFUL["waiting"][::-1] + 1).to_parquet(tmp_path / "a.parquet", index=False)
     upload(Body=(tmp_path / "a.parquet").read_bytes())
     assert last_modified(find_place(DataConfig(source=place.source, storage_options=credentials))) != before

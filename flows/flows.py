@@ -1,0 +1,196 @@
+"""The Prefect flows ``bic-sweep``, ``refresh`` and ``score-batch``; their tasks are the stages of a job.
+
+Prefect runs in the process that drives the job, and the stages compute with Dask. What they share lies in the result
+store, so that a stage that is retried resumes from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.tasks import TaskRunNameCallbackWithParameters
+
+from flows.artifacts import ProgressArtifact, publish_job, publish_refresh, publish_scores
+from flows.late_runs import skip_if_late
+from flows.progress import LogLines
+from flows.server import prefect_api, quiet_console
+from gmm_dask.errors import UserError
+from pipeline.config.job import JobConfig, load_config
+from pipeline.progress import Event, Progress, StageStarted, silent
+from pipeline.stages import limited
+
+if TYPE_CHECKING:
+    from pipeline.report.summary import Summary
+
+Stage = TypeVar("Stage", bound=Callable[..., Any])
+ConfigParameter = str | dict[str, Any]  # the path of a job's YAML file, or its content
+
+_listener: ContextVar[Progress] = ContextVar("listener", default=silent)
+
+
+def flow_run_name() -> str:
+    """Return the job's name, or the file's where the configuration has a mistake: the flow then fails with it."""
+    config = flow_run.parameters["config"]
+    try:
+        return read_job(config).name
+    except (UserError, ValueError):
+        return Path(config).stem if isinstance(config, str) else str(config.get("name"))
+
+
+@flow(name="bic-sweep", flow_run_name=flow_run_name, validate_parameters=False, persist_result=False)
+@skip_if_late
+def bic_sweep(config: ConfigParameter, fresh: bool = False) -> Any:
+    """Fit the candidates, choose the best, store it and label the rows.
+
+    Parameters
+    ----------
+    config : str or dict
+        The path of a job's YAML file, or its content.
+    fresh : bool
+        Replace a stored result instead of resuming it.
+    """
+    from pipeline.fit.job import run
+
+    job = read_job(config)
+    with ProgressArtifact(job.name) as bar:
+        summary = run(job, fresh=fresh, progress=listeners(bar), as_task=as_task(job))
+        bar.finish(f"best: {summary.best}")
+    publish_job(job.name, summary)
+    return summary
+
+
+@flow(name="refresh", flow_run_name=flow_run_name, validate_parameters=False, persist_result=False)
+@skip_if_late
+def refresh(config: ConfigParameter) -> Any:
+    """Fit the last winner to the data as they are now, or search again if the data have drifted.
+
+    Parameters
+    ----------
+    config : str or dict
+        The path of a job's YAML file, or its content.
+    """
+    from pipeline.fit.refresh import refresh as refit
+
+    job = read_job(config)
+    with ProgressArtifact(job.name) as bar:
+        result = refit(job, progress=listeners(bar), as_task=as_task(job))
+        bar.finish(f"best: {result.summary.best}")
+    publish_job(job.name, result.summary)
+    publish_refresh(job.name, result)
+    return result
+
+
+@flow(name="score-batch", flow_run_name=flow_run_name, validate_parameters=False, persist_result=False)
+@skip_if_late
+def score_batch(config: ConfigParameter) -> Any:
+    """Label the rows of ``score.source`` with the model of the newest complete store.
+
+    Parameters
+    ----------
+    config : str or dict
+        The path of a job's YAML file, or its content.
+    """
+    from pipeline.score.batch import score_batch as score
+
+    job = read_job(config)
+    with ProgressArtifact(job.name, "scores-progress") as bar:
+        summary = score(job, progress=listeners(bar), as_task=as_task(job))
+        bar.finish(f"{summary.n_rows:,} rows by {summary.model}")
+    publish_scores(job.name, summary)
+    return summary
+
+
+def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = silent, verbose: bool = False) -> Summary:
+    """Run a job as a flow, on the Prefect server that the user has set, or on an embedded one.
+
+    Parameters
+    ----------
+    config : JobConfig
+    fresh : bool
+        Replace a stored result instead of resuming it.
+    progress : callable
+        Receives each event of the job, as the run's log does.
+    verbose : bool
+        Let Prefect and its embedded server log to the terminal.
+
+    Returns
+    -------
+    Summary
+        The result of :func:`pipeline.fit.job.run`, whose errors are raised here.
+
+    Raises
+    ------
+    UserError
+        If the Prefect server that the user has set does not answer.
+    ServerError
+        If the embedded server does not start.
+    """
+    if not verbose:
+        quiet_console()
+    progress(StageStarted("prefect", "connecting to its server"))
+    # the listener is no parameter of the flow, as Prefect stores and shows those
+    token = _listener.set(progress)
+    try:
+        with prefect_api(verbose):
+            return cast("Summary", bic_sweep(config.model_dump(mode="json"), fresh))
+    finally:
+        _listener.reset(token)
+
+
+def read_job(config: ConfigParameter) -> JobConfig:
+    """Return the configuration of a job; raise :class:`UserError` if its file cannot be read."""
+    return load_config(config) if isinstance(config, str) else JobConfig.model_validate(config)
+
+
+def listeners(bar: ProgressArtifact) -> Progress:
+    """Return the progress listener of the present flow: the caller's, the run's log, and the bar on the run's page."""
+    receivers: tuple[Progress, ...] = (_listener.get(), LogLines(get_run_logger().info), bar)
+
+    def send(event: Event) -> None:
+        for receive in receivers:
+            receive(event)
+
+    return send
+
+
+def as_task(config: JobConfig) -> Callable[[Stage], Stage]:
+    """Return a decorator that makes a stage of the job a Prefect task, called like the stage.
+
+    Nothing is hashed, cached or persisted by Prefect: a stage resumes from the result store.
+    """
+    options = config.tasks
+
+    def decorate(stage: Stage) -> Stage:
+        decorated = task(
+            name=stage.__name__,
+            task_run_name=cast("TaskRunNameCallbackWithParameters", _task_run_name(config.name, stage.__name__)),
+            retries=options.retries,
+            retry_delay_seconds=options.retry_delay_seconds,
+            retry_condition_fn=_is_worth_a_retry,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+        return cast(Stage, decorated(limited(stage, options.timeout_seconds)))
+
+    return decorate
+
+
+def _task_run_name(job: str, stage: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return a function that names a task run by its job, stage and wave: ``old-faithful: fit_wave 1``."""
+
+    def name(parameters: Mapping[str, Any]) -> str:
+        wave = f" {parameters['wave'] + 1}" if "wave" in parameters else ""
+        return f"{job}: {stage}{wave}"
+
+    return name
+
+
+def _is_worth_a_retry(task: Any, task_run: Any, state: Any) -> bool:
+    """Return False for a user's mistake, which no retry mends."""
+    return not isinstance(state.data, UserError)
