@@ -1,29 +1,37 @@
-# Everything happens in .venv, which the first target that needs it makes.
+# All targets work in .venv, which the first target that needs it creates.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+.DEFAULT_GOAL := help
 
-.PHONY: quickstart test lint bench clean
+.PHONY: help quickstart test lint bench docs clean
 
-quickstart: $(VENV)/.run  ## install, then choose a mixture for Old Faithful
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "make %-12s%s\n", $$1, $$2 }'
+
+quickstart: $(VENV)/.run  ## install gmm-dask, and search for the best mixture of a small real data set
 	@$(BIN)/gmm-dask run configs/quickstart.yaml --no-prefect
 
-test: $(VENV)/.dev  ## the tests; ARGS=--runslow adds those that kill processes or take much memory
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev  ## run the tests in parallel; ARGS=--runslow adds the slow ones, ARGS=tests/em selects a folder
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
-lint: $(VENV)/.dev  ## style and types
+lint: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev  ## short forms of the measurements
+bench: $(VENV)/.dev  ## run the short forms of the benchmarks
 	$(BIN)/python benchmarks/kernels.py --short
 	$(BIN)/python benchmarks/sweep.py --short
 	$(BIN)/python benchmarks/out_of_core.py --rows 2000000
 
-clean:
-	rm -rf $(VENV) results build *.egg-info
+docs: $(VENV)/.dev  ## write the reference of the config, and check the documentation
+	$(BIN)/gmm-dask schema --markdown > docs/config.md
+	$(BIN)/python -m pytest tests/project/test_docs.py
+
+clean:  ## remove the virtual environment, results and build files
+	rm -rf $(VENV) results build dist *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +42,6 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing gmm-dask and its test tools into $(VENV) (once; a minute or two)"
+	@echo "installing gmm-dask and its development tools into $(VENV) (once; a minute or two)"
 	@$(PIP) --editable ".[dev]"
 	@touch $@ $(VENV)/.run
