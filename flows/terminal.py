@@ -310,7 +310,7 @@ def _estimate_lines(estimate: Estimate) -> dict[str, str]:
     waves = "" if len(estimate.waves) == 1 else f", in {len(estimate.waves)} waves to fit the memory"
     memory, limit = format_bytes(estimate.memory_bytes), format_bytes(machine.memory_limit)
     return {
-        "data": f"{source.path} ({source.kind})",
+        "data": f"{source.path} ({source.format.name})",
         "rows": rows + ("" if source.weights is None else ", weighted"),
         "columns": _column_names(source.columns),
         "chunks": f"{source.array.numblocks[0]:,}",

@@ -133,8 +133,8 @@ def _connected(config: JobConfig, shape: Shape) -> _Held:
 def _require_paths(current: _Held, source: Source, written: str | None) -> None:
     """What the workers must see, seen once."""
     paths = {written: "output.store"} if written else {}
-    if source.place.is_local:
-        paths[source.place.path] = "data.source"
+    if source.location.is_local:
+        paths[source.location.path] = "data.source"
     for path, key in paths.items():
         if path not in current.paths:
             require_visible(current.client, path, key)

@@ -16,6 +16,7 @@ from gmm_dask.selection.criteria import HELD_OUT
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.environment import fill_in, without_secrets
 from pipeline.config.fields import Count, Real, Section, Switch, Text, Whole
+from pipeline.config.formats import FORMATS, chunking, having
 from pipeline.config.schedule import RefreshConfig, ScheduleConfig, ScoreConfig, TasksConfig
 from pipeline.config.templates import check_template, is_dated, with_name
 from pipeline.config.yaml_file import Document, explain, read_document
@@ -90,9 +91,9 @@ class DataConfig(Section):
     """The rows to cluster."""
 
     source: Annotated[Text, AfterValidator(without_secrets)] = Field(
-        description="Where the data are: .csv, .npy, .zarr (an array, or a group with one array a column), .parquet "
-        "(a file, a folder of files or a glob), .h5 or .hdf5. A path relative to the current directory, or a URL: "
-        "s3://, gs://, abfs://, https://, memory://. ${NAME} is filled in from the environment when it is opened."
+        description=f"Path or URL of the data: {', '.join(each.description for each in FORMATS)}. A path is relative "
+        "to the current directory; a URL is one of s3://, gs://, abfs://, https://, memory://. ${NAME} is filled in "
+        "from the environment when the data are opened."
     )
     storage_options: Annotated[dict[str, Any], AfterValidator(without_secrets)] = Field(
         default={},
@@ -101,7 +102,8 @@ class DataConfig(Section):
         "opened, and neither printed nor stored.",
     )
     dataset: Text | None = Field(
-        default=None, description="Path of the dataset inside an HDF5 file; null takes the only one that there is."
+        default=None,
+        description=f"Path of the dataset within the file, for {having('has_datasets')}; null takes the only one.",
     )
     columns: ColumnNames | None = Field(
         default=None,
@@ -113,10 +115,8 @@ class DataConfig(Section):
     )
     chunk_rows: Count | Literal["auto"] = Field(
         default="auto",
-        description="Rows in a chunk, the unit that is read and computed at once; auto takes so many that the "
-        "candidates make 50 ms of work of them, or more, within the memory limit. Zarr's and HDF5's are rounded to "
-        "whole storage chunks, Parquet's end with the file, and those of CSV are cut by bytes, so that they come "
-        "close only.",
+        description="Rows of a chunk, the unit that one task reads and computes; auto chooses a number that gives the "
+        f"candidates at least 50 ms of work, within the memory limit. {chunking()}.",
     )
     missing: Literal["error", "drop"] = Field(
         default="error",
@@ -126,8 +126,9 @@ class DataConfig(Section):
     )
     missing_chunks: Literal["error", "fill"] = Field(
         default="error",
-        description="What to do with a chunk of Zarr data that is not stored: error stops the job, because it may be "
-        "lost; fill takes the array's fill value, as writers mean it that leave out chunks of nothing else.",
+        description="What to do with a chunk that is not stored, for "
+        f"{having('missing_chunks')}: error stops the job, because the chunk may be lost; fill takes the array's fill "
+        "value, for data whose writer leaves out chunks of fill values.",
     )
     scale: Literal["none", "standard"] = Field(
         default="none",

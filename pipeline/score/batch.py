@@ -9,12 +9,12 @@ from functools import reduce
 from operator import getitem
 
 from gmm_dask.errors import UserError
+from pipeline.config.formats import format_of
 from pipeline.config.job import JobConfig
 from pipeline.config.schedule import ScoreConfig
 from pipeline.config.templates import dated_paths, is_dated, with_name
 from pipeline.progress import Progress, silent
 from pipeline.score.new_rows import SETTABLE, ScoreSummary, is_parquet, score
-from pipeline.sources import HDF5
 from pipeline.stages import Stage, unchanged
 from pipeline.store.paths import dated_now, last_complete
 
@@ -66,8 +66,9 @@ def _overrides(config: JobConfig, asked: ScoreConfig) -> list[str]:
     """
     keys = {"cluster": True, "data.storage_options": True}
     keys |= {key: _is_set(config, key) for key in SETTABLE if key not in keys}
-    # these are of one kind of file, which the rows that arrive need not be
-    keys["data.dataset"] &= asked.source.endswith(HDF5)
+    # these belong to one format, which the new rows need not have
+    found = format_of(asked.source)
+    keys["data.dataset"] &= found is not None and found.has_datasets
     keys["output.key_columns"] &= is_parquet(asked.out)
     values = config.model_dump(mode="json")
     return [f"{key}={json.dumps(reduce(getitem, key.split('.'), values))}" for key, taken in keys.items() if taken]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from gmm_dask.errors import UserError
 from gmm_dask.passes.row_outputs import ROW_OUTPUTS
 from pipeline import store
+from pipeline.config.formats import having
 from pipeline.config.job import JobConfig
-from pipeline.sources import Source
+from pipeline.sources import Source, open_keys
 
 if TYPE_CHECKING:
     from pipeline.store.parquet_rows import ReadKeys
@@ -28,13 +29,11 @@ def read_keys(config: JobConfig, source: Source) -> ReadKeys | None:
     """
     if config.output.rows != "parquet":
         return None
-    if source.kind != "parquet":
+    if source.format.key_opener is None:
         raise UserError(
-            f"output.rows: answers as Parquet go with Parquet data, and {source.path} is {source.kind}. Take arrays: "
-            "output.rows: zarr (and, where new rows are scored, a path that does not end in .parquet)."
+            f"output.rows: parquet needs data in {having('key_opener')}, and {source.path} is {source.format.label}. "
+            "Set output.rows to zarr (when scoring new rows: give a path that does not end in .parquet)."
         )
-    from pipeline.sources.parquet import open_keys
-
     keys = config.output.key_columns
     taken = [name for name in keys if _OUTPUTS.fullmatch(name)]
     if taken:

@@ -29,7 +29,7 @@ from pipeline.score.row_pass import (
     plan_of,
     readable,
 )
-from pipeline.sources import Source, open_source
+from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.store import ResultStore, RowPlan, RowWriter, StoredModel
 from pipeline.store.paths import with_store
@@ -246,27 +246,13 @@ def _open(data: DataConfig, model: StoredModel) -> Source:
     """The data, with the model's features in the model's order; every one that is lacking is named."""
     try:
         return open_source(data)
-    except UserError as error:
-        missing = _missing_columns(data)
-        if not missing:
-            raise
+    except MissingColumnsError as error:
+        missing = error.columns
         raise UserError(
             f"{data.source} lacks {len(missing)} of the model's {len(model.columns)} features: {', '.join(missing)}. "
             "Columns are found by their names, in any order: rename them, or give the names that they have here with "
             f"--columns, in the order {', '.join(model.columns)}."
         ) from error
-
-
-def _missing_columns(data: DataConfig) -> list[str]:
-    """Columns that the data lack; none where they cannot be opened at all."""
-    lacking = []
-    for name in data.columns or ():
-        try:
-            open_source(data.model_copy(update={"columns": (name,)}))
-        except UserError as error:
-            if "has no column" in str(error):
-                lacking.append(name)
-    return lacking
 
 
 # -- rows and memory ---------------------------------------------------------------------------------------------

@@ -1,21 +1,19 @@
-"""Sources of rows: CSV, NPY, Zarr, Parquet and HDF5, on a local disk or behind a URL, read lazily in chunks."""
+"""Sources of rows: files and stores on a local disk or behind a URL, read lazily in chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import PurePosixPath
+from collections.abc import Sequence
+from pkgutil import resolve_name
+from typing import Any
 
 from gmm_dask.errors import UserError
+from pipeline.config.formats import ENDINGS, MANY_FILES, Format, format_of, having
 from pipeline.config.job import DataConfig
-from pipeline.sources.base import Source
+from pipeline.sources.base import MissingColumnsError, Source
 from pipeline.sources.chunk_policy import ChunkPolicy
-from pipeline.sources.location import Place, find_place, is_zarr, last_modified, url_path
+from pipeline.sources.location import Location, find_location, last_modified, url_path
 
-ENDINGS = (".csv", ".npy", ".zarr", ".parquet", ".h5", ".hdf5")
-HDF5 = (".h5", ".hdf5")
 AUTOMATIC = ChunkPolicy()
-
-Opener = Callable[[DataConfig, Place, ChunkPolicy], Source]
 
 
 def open_source(data: DataConfig, policy: ChunkPolicy = AUTOMATIC) -> Source:
@@ -31,61 +29,58 @@ def open_source(data: DataConfig, policy: ChunkPolicy = AUTOMATIC) -> Source:
     Returns
     -------
     Source
-        With a lazy array, one task a chunk.
+        With a lazy array, one task per chunk.
 
     Raises
     ------
+    MissingColumnsError
+        If a column does not exist.
     UserError
-        If the path or a column does not exist or may not be read, if the format is not supported or the file not
-        valid, if a column is not numeric, or if there are no rows.
+        If the path does not exist or may not be read, if the format is not supported or the file not valid, if a
+        column is not numeric, or if there are no rows.
     FaultError
         If the file system fails.
     """
-    place = find_place(data)
-    ending = _ending(place)
-    if data.dataset is not None and ending not in HDF5:
-        raise UserError(f"data.dataset: expected none for {data.source}; only an HDF5 file has datasets.")
-    if data.missing_chunks != "error" and ending != ".zarr":
-        raise UserError(f"data.missing_chunks: expected error for {data.source}; only Zarr data have such chunks.")
-    return _opener(ending)(data, place, policy)
+    location = find_location(data)
+    found = _format(location)
+    if data.dataset is not None and not found.has_datasets:
+        raise UserError(
+            f"data.dataset: expected none for {data.source}; only {having('has_datasets')} files have datasets."
+        )
+    if data.missing_chunks != "error" and not found.missing_chunks:
+        raise UserError(
+            f"data.missing_chunks: expected error for {data.source}; only chunks of {having('missing_chunks')} data "
+            "can be missing."
+        )
+    source: Source = resolve_name(found.opener)(data, location, policy)
+    return source
 
 
-def _ending(place: Place) -> str:
-    """The ending that tells the format; a folder that has none of them is one of Parquet files."""
-    if is_zarr(place):
-        return ".zarr"
-    ending = PurePosixPath(url_path(place)).suffix
-    if ending == ".parquet" or (not place.is_glob and place.is_folder()):
-        return ".parquet"
-    if ending in ENDINGS and not place.is_glob:
-        return ending
+def _format(location: Location) -> Format:
+    """Return the format that the path's ending tells; a folder that has none of them is one of Parquet files."""
+    found = format_of(url_path(location))
+    if found is not None and (found.is_store or found is MANY_FILES):
+        return found
+    if not location.is_glob:
+        if location.is_folder():
+            return MANY_FILES
+        if found is not None:
+            return found
     raise UserError(
-        f"data.source: expected one path that ends in {', '.join(ENDINGS)}, a folder of Parquet files, "
-        f"or a glob that ends in .parquet; got {place.source}."
+        f"data.source: expected one path that ends in {', '.join(ENDINGS)}, a folder of {MANY_FILES.label} files, or "
+        f"a glob that ends in {MANY_FILES.endings[0]}; got {location.source}."
     )
 
 
-def _opener(ending: str) -> Opener:
-    """The function that opens a format; its library is imported only now."""
-    if ending == ".csv":
-        from pipeline.sources.csv import open_csv
+def open_keys(source: Source, names: Sequence[str]) -> Any:
+    """Open columns of any type of a source whose format has them.
 
-        return open_csv
-    if ending == ".npy":
-        from pipeline.sources.npy import open_npy
-
-        return open_npy
-    if ending == ".zarr":
-        from pipeline.sources.zarr import open_zarr
-
-        return open_zarr
-    if ending in HDF5:
-        from pipeline.sources.hdf5 import open_hdf5
-
-        return open_hdf5
-    from pipeline.sources.parquet import open_parquet
-
-    return open_parquet
+    Returns
+    -------
+    callable
+        From the number of a chunk to its columns, as a :class:`pyarrow.Table`.
+    """
+    return resolve_name(str(source.format.key_opener))(source, names)
 
 
-__all__ = ["ENDINGS", "ChunkPolicy", "Source", "last_modified", "open_source"]
+__all__ = ["ChunkPolicy", "MissingColumnsError", "Source", "last_modified", "open_keys", "open_source"]

@@ -1,4 +1,4 @@
-"""What the formats share: the choice of columns, the size of chunks, and the lazy array over them."""
+"""What all formats share: the source, the choice of its columns, its chunks, and the lazy array over them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
+from pipeline.config.formats import Format
 from pipeline.config.job import DataConfig
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 from pipeline.sources.preparation import Preparation
 
 Block = NDArray[np.floating[Any]]
 PieceIn = TypeVar("PieceIn", contravariant=True)
 
-# columns that a note names
+# columns that a note lists by name
 LISTED = 12
 
 
@@ -35,48 +36,65 @@ class Source:
 
     Attributes
     ----------
-    place : Place
-        Where they lie.
-    kind : str
-        ``"csv"``, ``"npy"``, ``"zarr"``, ``"parquet"`` or ``"hdf5"``.
+    location : Location
+    format : Format
     selection : Selection
         The columns that are read.
     chunks : Chunks
-        What is read at once.
     n_rows : int or None
         None where only a read of the data can tell (CSV).
     chunk_rows : int
         Rows of the largest chunk; of a CSV an estimate, on the large side.
     bytes_per_pass : int
-        Bytes that one read of the data takes from the disk; of a Zarr array before compression.
+        Bytes of the columns that one pass reads; of Zarr arrays before compression.
     """
 
-    place: Place
-    kind: str
+    location: Location
+    format: Format
     selection: Selection
     chunks: Chunks
     n_rows: int | None
     chunk_rows: int
     bytes_per_pass: int
 
+    @classmethod
+    def of_rows(
+        cls,
+        location: Location,
+        format: Format,
+        selection: Selection,
+        reader: Reader[Span],
+        *,
+        n_rows: int,
+        step: int,
+        identity: tuple[Any, ...],
+        bytes_per_pass: int,
+    ) -> Source:
+        """Return a source of a known number of rows, in chunks of ``step`` rows."""
+        if not n_rows:
+            refuse_empty(location.source)
+        pieces = list(cut(n_rows, step))
+        chunks = Chunks(reader, pieces, list(map(len, pieces)), identity)
+        return cls(location, format, selection, chunks, n_rows, len(pieces[0]), bytes_per_pass)
+
     @property
     def path(self) -> str:
-        """Where the rows lie, as in the configuration."""
-        return self.place.source
+        """Path or URL of the data, as in the configuration."""
+        return self.location.source
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The array's columns."""
+        """Names of the array's columns."""
         return self.selection.columns
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know: columns that were left out."""
+        """Messages for the user about columns that were left out."""
         return self.selection.notes
 
     @property
     def array(self) -> da.Array:
-        """Rows (n_rows, n_columns), one task a chunk; float32 if every column is. A CSV's lengths are unknown."""
+        """Rows (n_rows, n_columns), one task per chunk, float32 if every column is; a CSV's lengths are unknown."""
         return self._arrays[0]
 
     @property
@@ -108,11 +126,11 @@ class Source:
 
     @property
     def is_counted(self) -> bool:
-        """Whether it takes a read to number the rows."""
+        """Whether numbering the rows takes a read."""
         return self.n_rows is None
 
     def first_rows(self) -> tuple[int, ...]:
-        """Number of each chunk's first row; of a CSV by its lines, which takes a read."""
+        """Return the number of each chunk's first row; of a CSV by counting lines, which takes a read."""
         if self.is_counted:
             counts = [self.chunks.reader.count_lines(piece) for piece in self.chunks.pieces]
         else:
@@ -128,17 +146,30 @@ class Column:
     ----------
     name : str
     type : str
-        As the format calls it, for messages.
+        Name of the type in the format, for messages.
     dtype : numpy dtype or None
         None if the column is not numeric.
     offered : bool
-        Whether it is taken when the configuration names no columns.
+        Whether it is selected when the configuration names no columns.
     """
 
     name: str
     type: str
     dtype: np.dtype[Any] | None
     offered: bool = True
+
+
+class MissingColumnsError(UserError):
+    """Columns that the configuration names and the data lack.
+
+    Attributes
+    ----------
+    columns : tuple of str
+    """
+
+    def __init__(self, message: str, columns: Sequence[str]) -> None:
+        super().__init__(message)
+        self.columns = tuple(columns)
 
 
 @dataclass(frozen=True)
@@ -153,7 +184,7 @@ class Selection:
     dtype : numpy dtype
         Of the rows: float32 if every column is, else float64.
     notes : tuple of str
-        What a user should know about the columns that are not read.
+        Messages for the user about columns that were left out.
     """
 
     columns: tuple[str, ...]
@@ -163,18 +194,18 @@ class Selection:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """All that is read: the columns, then the weights."""
+        """Names of all columns that are read: those to cluster on, then the weights."""
         return self.columns if self.weights is None else (*self.columns, self.weights)
 
     @property
     def block_dtype(self) -> np.dtype[Any]:
-        """What the fields are read as: float64 as soon as there are weights, which may need it."""
+        """Dtype of a block as read: float64 with weights, which may need it."""
         return self.dtype if self.weights is None else np.dtype(np.float64)
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of rows, or of bytes: from ``start`` up to and without ``stop``."""
+    """A range of rows, or of bytes: from ``start`` to ``stop``, which is excluded."""
 
     start: int
     stop: int
@@ -184,26 +215,26 @@ class Span:
 
 
 class Reader(Protocol[PieceIn]):
-    """Reads one piece of a source: what a task of the graph holds."""
+    """Reads one piece of a source; each task of the graph holds it."""
 
     def read(self, piece: PieceIn) -> Block:
-        """The piece's rows, (n_rows, n_fields), of the selection's fields in order."""
+        """Return the piece's rows, (n_rows, n_fields), with the selection's fields in order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """What is read at once.
+    """The chunks of a source, each read by one task.
 
     Attributes
     ----------
     reader : Reader
-        Reads a piece; it travels in every task. Where lengths are unknown, it counts lines too.
+        Reads a piece; where lengths are unknown it has a method ``count_lines``, too.
     pieces : sequence
         One for each chunk.
     lengths : sequence of float
         Rows of each piece; NaN where unknown.
     identity : tuple
-        What else tells this data from any other, for the names of the tasks.
+        What distinguishes these data from others, for the names of the tasks.
     """
 
     reader: Any
@@ -216,20 +247,22 @@ class Chunks:
 
 
 def select_columns(found: Sequence[Column], data: DataConfig) -> Selection:
-    """The columns that the configuration asks for, or all numeric ones.
+    """Select the columns that the configuration names, or all numeric ones.
 
     Raises
     ------
+    MissingColumnsError
+        If a named column does not exist.
     UserError
-        If one does not exist or is not numeric, or if none is numeric.
+        If one is not numeric, or if none is.
     """
     by_name = {column.name: column for column in found}
     if data.weights is not None:
-        _require_numeric(data.weights, by_name, "data.weights", data.source)
+        _require_numeric((data.weights,), by_name, "data.weights", data.source)
     if data.columns is None:
         chosen = [c for c in found if c.dtype is not None and c.offered and c.name != data.weights]
     else:
-        chosen = [_require_numeric(name, by_name, "data.columns", data.source) for name in data.columns]
+        chosen = _require_numeric(data.columns, by_name, "data.columns", data.source)
     if not chosen:
         listing = ", ".join(f"{column.name} ({column.type})" for column in found) or "no columns at all"
         raise UserError(f"data.source: {data.source} has no numeric columns to cluster on; it has {listing}.")
@@ -240,13 +273,13 @@ def select_columns(found: Sequence[Column], data: DataConfig) -> Selection:
 
 
 def _left_out(found: Sequence[Column], data: DataConfig) -> tuple[str, ...]:
-    """A line about the columns that are not taken unless they are named."""
+    """Return the messages about columns that are only selected by name."""
     others = [column for column in found if column.name != data.weights]
-    no_numbers = [f"{column.name} ({column.type})" for column in others if column.dtype is None]
+    not_numeric = [f"{column.name} ({column.type})" for column in others if column.dtype is None]
     indices = [column.name for column in others if column.dtype is not None and not column.offered]
     return tuple(
-        f"left out, {what}: {_first_few(names)}; data.columns lists those to cluster on"
-        for what, names in (("not numeric", no_numbers), ("an index", indices))
+        f"left out, {reason}: {_first_few(names)}; data.columns lists those to cluster on"
+        for reason, names in (("not numeric", not_numeric), ("an index", indices))
         if names
     )
 
@@ -256,33 +289,36 @@ def _first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def _require_numeric(name: str, by_name: dict[str, Column], key: str, path: str) -> Column:
-    if name not in by_name:
-        close = get_close_matches(name, by_name, n=1)
+def _require_numeric(names: Sequence[str], by_name: dict[str, Column], key: str, path: str) -> list[Column]:
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        close = get_close_matches(missing[0], by_name, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"{key}: {path} has no column {name!r}{hint}; its columns are {', '.join(by_name)}.")
-    column = by_name[name]
-    if column.dtype is None:
-        numeric = ", ".join(c.name for c in by_name.values() if c.dtype is not None) or "none"
-        raise UserError(
-            f"{key}: the column {name!r} of {path} is not numeric ({column.type}); the numeric columns are {numeric}."
-        )
-    return column
+        what = f"column {missing[0]!r}{hint}" if len(missing) == 1 else f"columns {', '.join(map(repr, missing))}"
+        raise MissingColumnsError(f"{key}: {path} has no {what}; its columns are {', '.join(by_name)}.", missing)
+    for name in names:
+        if by_name[name].dtype is None:
+            numeric = ", ".join(c.name for c in by_name.values() if c.dtype is not None) or "none"
+            raise UserError(
+                f"{key}: the column {name!r} of {path} is not numeric ({by_name[name].type}); the numeric columns are "
+                f"{numeric}."
+            )
+    return [by_name[name] for name in names]
 
 
 def numeric_dtype(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
-    """The dtype itself if its values are real numbers or booleans, else None."""
+    """Return the dtype if its values are real numbers or booleans, else None."""
     return dtype if dtype.kind in "fiub" else None
 
 
 def numbered_columns(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[Column]:
-    """The columns of an array of shape (n_rows, n_columns) or (n_rows,): ``x0, x1, ...``."""
+    """Return the columns of an array of shape (n_rows, n_columns) or (n_rows,): ``x0, x1, ...``."""
     n_columns = shape[1] if len(shape) == 2 else 1
     return [Column(f"x{i}", str(dtype), numeric_dtype(dtype)) for i in range(n_columns)]
 
 
 def column_positions(names: Sequence[str], found: Sequence[Column]) -> NDArray[np.intp]:
-    """Where the named columns stand among those found."""
+    """Return the positions of the named columns among those found."""
     position = {column.name: i for i, column in enumerate(found)}
     return np.array([position[name] for name in names], dtype=np.intp)
 
@@ -296,7 +332,7 @@ def refuse_empty(path: str) -> NoReturn:
 
 
 def cut(length: int, step: int) -> Iterator[Span]:
-    """Consecutive spans of ``step``, the last one shorter."""
+    """Yield consecutive spans of ``step``, the last one shorter."""
     for start in range(0, length, step):
         yield Span(start, min(start + step, length))
 

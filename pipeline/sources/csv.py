@@ -1,7 +1,12 @@
 """CSV files: one header line, comma-separated, read in blocks of whole lines.
 
-PyArrow's parser is used: it rounds numbers exactly, refuses lines with too few or too many fields, and lets
-other threads run. A quoted field may not contain a line break.
+PyArrow's parser is used: it rounds numbers exactly, refuses lines with too few or too many fields, and releases the
+GIL. A quoted field may not contain a line break.
+
+A block is one range request that reads a little beyond its end, for the rest of the last line. fsspec's ``read_block``
+looks for both ends first. Measured for 19.6 MB in 5 blocks on a local S3 server (moto, s3fs 2026.9, 27 November 2026):
+it made 13 requests for 1.03 times the file, or 6 for 3.8 times with the default read-ahead; this module makes 5 for
+1.004 times.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from gmm_dask.errors import UserError
+from pipeline.config.formats import CSV
 from pipeline.config.job import DataConfig
 from pipeline.sources.arrow import arrow_column, table_block
 from pipeline.sources.base import (
@@ -31,15 +37,15 @@ from pipeline.sources.base import (
     select_columns,
 )
 from pipeline.sources.chunk_policy import ChunkPolicy
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 
-# the beginning of the file that tells the columns' types and the length of a line
+# the types of the columns and the length of a line are inferred from the beginning of the file
 SAMPLE_BYTES = 2**20
-# so much is read beyond a block, for the end of its last line
+# bytes that are read beyond a block, for the end of its last line
 LOOKAHEAD_BYTES = 2**14
-# lines elsewhere may be so much shorter than those of the sample
+# lines elsewhere may be shorter than those of the sample by this factor: chunk_rows must not be too small
 SHORTER_LINES = 1.25
-# PyArrow's own blocks, so large that a type is inferred from all lines and no line is split
+# PyArrow's block size: so large that it infers a type from all lines and splits no line
 _LARGEST_BLOCK = 2**30
 _BOM = b"\xef\xbb\xbf"
 
@@ -66,26 +72,26 @@ class _Sample:
     line_bytes: float
 
 
-def open_csv(data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
+def open_csv(data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
     """Open a CSV file; see :func:`pipeline.sources.open_source`."""
-    size = place.size()
-    sample = _read_sample(place, size)
+    size = location.size()
+    sample = _read_sample(location, size)
     selection = select_columns([_column(field) for field in sample.types], data)
     n_rows = math.ceil((size - sample.offset) / sample.line_bytes)
     step = math.ceil(policy.rows(data, n_rows, len(selection.fields)) * sample.line_bytes)
     pieces = list(cut(size, step))
     types = {name: _read_type(sample.types.field(name).type) for name in selection.fields}
-    reader = _CsvReader(place, sample.offset, size, sample.names, tuple(types.items()), selection)
-    chunks = Chunks(reader, pieces, [math.nan] * len(pieces), (place.source, place.version()))
+    reader = _CsvReader(location, sample.offset, size, sample.names, tuple(types.items()), selection)
+    chunks = Chunks(reader, pieces, [math.nan] * len(pieces), (location.source, location.version()))
     chunk_rows = math.ceil(SHORTER_LINES * max(map(len, pieces)) / sample.line_bytes)
-    return Source(place, "csv", selection, chunks, None, chunk_rows, size)
+    return Source(location, CSV, selection, chunks, None, chunk_rows, size)
 
 
 def _column(field: pa.Field) -> Column:
     """A column, as the sample suggests.
 
-    One that is empty so far counts as numeric: it must not be lost in silence. One without a name holds the
-    rows' numbers, as pandas and R write them.
+    One that is empty in the sample counts as numeric, as it must not be left out silently. One without a name holds
+    the rows' numbers, as pandas and R write them.
     """
     if pa.types.is_null(field.type):
         return Column(field.name, "empty", np.dtype(np.float64))
@@ -94,17 +100,17 @@ def _column(field: pa.Field) -> Column:
 
 
 def _read_type(inferred: pa.DataType) -> pa.DataType:
-    """What a column is read as, in every block: one block may hold 1 and 2, and the next 1.5."""
+    """Return the type of a column in every block: one block may hold 1 and 2, and the next 1.5."""
     return inferred if pa.types.is_boolean(inferred) else pa.float64()
 
 
 # -- the beginning of the file -------------------------------------------------------------------------------
 
 
-def _read_sample(place: Place, size: int) -> _Sample:
-    path, offset = place.source, _end_of_line(place, 0, size)
-    names = _header_names(place.read(0, offset), path)
-    lines = place.read(offset, _end_of_line(place, min(offset + SAMPLE_BYTES, size), size))
+def _read_sample(location: Location, size: int) -> _Sample:
+    path, offset = location.source, _end_of_line(location, 0, size)
+    names = _header_names(location.read(0, offset), path)
+    lines = location.read(offset, _end_of_line(location, min(offset + SAMPLE_BYTES, size), size))
     if not lines.strip():
         refuse_empty(path)
     table = _parse(lines, path, names, None)
@@ -140,10 +146,10 @@ def _are_numbers(names: Sequence[str]) -> bool:
 # -- blocks --------------------------------------------------------------------------------------------------
 
 
-def _end_of_line(place: Place, position: int, size: int) -> int:
-    """Where the first line that is not over before ``position`` ends: just after its line feed."""
+def _end_of_line(location: Location, position: int, size: int) -> int:
+    """Return the position just after the first line feed at or after ``position``."""
     while position < size:
-        found = place.read(position, min(position + LOOKAHEAD_BYTES, size))
+        found = location.read(position, min(position + LOOKAHEAD_BYTES, size))
         end = found.find(b"\n")
         if end >= 0 or not found:
             return position + end + 1
@@ -155,7 +161,7 @@ def _end_of_line(place: Place, position: int, size: int) -> int:
 class _CsvReader:
     """Reads blocks of a CSV file: the lines that begin in a span of bytes."""
 
-    place: Place
+    location: Location
     offset: int
     size: int
     names: tuple[str, ...]
@@ -163,22 +169,25 @@ class _CsvReader:
     selection: Selection
 
     def read(self, piece: Span) -> Block:
-        """The rows of the lines that begin in bytes ``piece``, (n_rows, n_fields)."""
+        """Return the rows of the lines that begin in bytes ``piece``, (n_rows, n_fields)."""
         start, lines = self._lines(piece)
         if not lines:
             return np.empty((0, len(self.selection.fields)), dtype=self.selection.block_dtype)
-        table = _parse(lines, self.place.source, self.names, dict(self.types), start)
+        table = _parse(lines, self.location.source, self.names, dict(self.types), start)
         return table_block(table, self.selection.fields, self.selection.block_dtype)
 
     def count_lines(self, piece: Span) -> int:
-        """Number of lines that begin in bytes ``piece``, without the header: line feeds up to a byte before it."""
-        return self.place.read(max(piece.start, self.offset) - 1, piece.stop - 1).count(b"\n")
+        """Return the number of lines, without the header, that begin in bytes ``piece``.
+
+        A line begins just after a line feed, so that these are the line feeds of the bytes one earlier.
+        """
+        return self.location.read(max(piece.start, self.offset) - 1, piece.stop - 1).count(b"\n")
 
     def _lines(self, piece: Span) -> tuple[int, bytes]:
-        """Where the first line of a piece begins, and all its lines, the last one whole."""
-        # one byte before, so that a line that begins just at the start is recognised
+        """Return the position of a piece's first line, and all its lines, the last one whole."""
+        # from one byte earlier: a line that begins exactly at the start is known by the line feed before it
         first = max(piece.start, self.offset) - 1
-        found = self.place.read(first, min(piece.stop + LOOKAHEAD_BYTES, self.size))
+        found = self.location.read(first, min(piece.stop + LOOKAHEAD_BYTES, self.size))
         begin = found.find(b"\n") + 1
         stop = found.find(b"\n", piece.stop - 1 - first) + 1
         if not begin or first + begin >= piece.stop:
@@ -186,13 +195,13 @@ class _CsvReader:
         if stop:
             return first + begin, found[begin:stop]
         end = first + len(found)
-        return first + begin, found[begin:] + self.place.read(end, _end_of_line(self.place, end, self.size))
+        return first + begin, found[begin:] + self.location.read(end, _end_of_line(self.location, end, self.size))
 
 
 def _parse(
     lines: bytes, path: str, names: Sequence[str], types: dict[str, pa.DataType] | None, offset: int = 0
 ) -> pa.Table:
-    """A table of lines; ``types`` of the columns to keep, or None to keep all and infer them."""
+    """Return a table of lines, with the columns of ``types``; None takes all columns and infers their types."""
     try:
         return csv.read_csv(
             pa.py_buffer(lines),
@@ -207,7 +216,7 @@ def _parse(
 
 
 def _with_name(message: str, names: Sequence[str]) -> str:
-    """PyArrow's message, with the column's name in place of its number."""
+    """Return PyArrow's message with the column's name instead of its number."""
     match = re.search(r"In CSV column #(\d+):", message)
     if not match:
         return message.rstrip(".")

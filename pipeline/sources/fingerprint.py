@@ -24,11 +24,11 @@ def header_of(source: Source) -> dict[str, Any]:
     """What the data's header tells, without reading a row."""
     return {
         "path": source.path,
-        "kind": source.kind,
+        "kind": source.format.name,
         "columns": list(source.columns),
         "n_rows": source.n_rows,
         "bytes_per_pass": source.bytes_per_pass,
-        "modified": last_modified(source.place),
+        "modified": last_modified(source.location),
     }
 
 

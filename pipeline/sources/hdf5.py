@@ -1,4 +1,4 @@
-"""HDF5 files: a dataset of shape (n_rows, n_columns), or one with a named field a column, read with h5py."""
+"""HDF5 files: a dataset of shape (n_rows, n_columns), or one with a named field per column, read with h5py."""
 
 from __future__ import annotations
 
@@ -11,41 +11,44 @@ from typing import Any
 import numpy as np
 
 from gmm_dask.errors import UserError
+from pipeline.config.formats import HDF5
 from pipeline.config.job import DataConfig
 from pipeline.sources.base import (
     Block,
-    Chunks,
     Column,
     Source,
     Span,
     column_positions,
-    cut,
     numbered_columns,
     numeric_dtype,
-    refuse_empty,
     select_columns,
 )
 from pipeline.sources.chunk_policy import ChunkPolicy
-from pipeline.sources.location import Place
+from pipeline.sources.location import Location
 
 
-def open_hdf5(data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
+def open_hdf5(data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
     """Open a dataset of an HDF5 file; see :func:`pipeline.sources.open_source`."""
-    with _opened(place) as file:
+    with _opened(location) as file:
         dataset = _dataset(file, data)
         name, shape, dtype, storage = dataset.name, dataset.shape, dataset.dtype, dataset.chunks
         n_stored = dataset.id.get_storage_size() or dataset.nbytes
     found = _columns(shape, dtype)
     selection = select_columns(found, data)
-    if not shape[0]:
-        refuse_empty(data.source)
     positions = None if dtype.names else tuple(column_positions(selection.fields, found).tolist())
-    reader = _Hdf5Reader(place, name, selection.fields, positions, selection.block_dtype)
+    reader = _Hdf5Reader(location, name, selection.fields, positions, selection.block_dtype)
     unit = storage[0] if storage else 1
     wanted = policy.rows(data, shape[0], len(selection.fields))
-    pieces = list(cut(shape[0], max(1, wanted // unit) * unit))
-    chunks = Chunks(reader, pieces, list(map(len, pieces)), (place.source, name, place.version()))
-    return Source(place, "hdf5", selection, chunks, shape[0], max(map(len, pieces)), n_stored)
+    return Source.of_rows(
+        location,
+        HDF5,
+        selection,
+        reader,
+        n_rows=shape[0],
+        step=max(1, wanted // unit) * unit,
+        identity=(location.source, name, location.version()),
+        bytes_per_pass=n_stored,
+    )
 
 
 def _library() -> ModuleType:
@@ -59,29 +62,29 @@ def _library() -> ModuleType:
 
 
 @contextmanager
-def _opened(place: Place) -> Iterator[Any]:
+def _opened(location: Location) -> Iterator[Any]:
     """The open file; raises :class:`UserError` if it is not whole."""
     h5py = _library()
-    with place.reading():
+    with location.reading():
         try:
-            if place.is_local:
-                with h5py.File(place.path, "r") as file:
+            if location.is_local:
+                with h5py.File(location.path, "r") as file:
                     yield file
             else:
-                with place.fs.open(place.path, "rb") as opened, h5py.File(opened, "r") as file:
+                with location.fs.open(location.path, "rb") as opened, h5py.File(opened, "r") as file:
                     yield file
         except (OSError, RuntimeError) as error:
-            # h5py's own, about the contents, has no number of the operating system's
+            # h5py raises these very types, without an errno, for contents that are not valid
             if type(error) not in (OSError, RuntimeError) or getattr(error, "errno", None) is not None:
                 raise
             words = " ".join(str(error).split()).rstrip(".")
             raise UserError(
-                f"data.source: {place.source} is not a valid HDF5 file: {words}. Copy or write it again."
+                f"data.source: {location.source} is not a valid HDF5 file: {words}. Copy or write it again."
             ) from None
 
 
 def _dataset(file: Any, data: DataConfig) -> Any:
-    """The dataset that the configuration names, or the only one there is."""
+    """Return the dataset that the configuration names, or the only one in the file."""
     h5py = _library()
     found: list[str] = []
     file.visititems(lambda name, node: found.append(name) if isinstance(node, h5py.Dataset) else None)
@@ -114,22 +117,22 @@ def _columns(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[Column]:
 class _Hdf5Reader:
     """Reads rows of a dataset; ``positions`` are its columns, None where they are fields.
 
-    The file is opened for each piece: an open one can neither be copied to other processes nor survives a change.
+    The file is opened for each piece, as an open one cannot be sent to other processes and does not notice changes.
     """
 
-    place: Place
+    location: Location
     name: str
     fields: tuple[str, ...]
     positions: tuple[int, ...] | None
     dtype: np.dtype[Any]
 
     def read(self, piece: Span) -> Block:
-        """Rows ``piece``, (n_rows, n_fields)."""
+        """Return rows ``piece``, (n_rows, n_fields)."""
         block = np.empty((len(piece), len(self.fields)), dtype=self.dtype)
-        with _opened(self.place) as file:
+        with _opened(self.location) as file:
             values = file[self.name][piece.start : piece.stop]
         if len(values) < len(piece):
-            raise UserError(f"data.source: {self.place.source} was changed while it was read. Run the job again.")
+            raise UserError(f"data.source: {self.location.source} was changed while it was read. Run the job again.")
         if self.positions is None:
             for i, name in enumerate(self.fields):
                 block[:, i] = values[name]

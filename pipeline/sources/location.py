@@ -1,4 +1,4 @@
-"""Where data lie: a local path, or a URL that fsspec opens; and what goes wrong there, in words."""
+"""The location of data: a local path, or a URL that fsspec opens; and its errors as messages for the user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -20,36 +20,35 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.environment import fill_in, hide, redacted
+from pipeline.config.formats import format_of
 from pipeline.config.job import DataConfig
 
-# files of a Zarr store that are not chunks
-ZARR_METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
-# packages that file systems need, and the extras of this program that bring them
+# URL schemes, and the extra of this package that installs what each needs
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 EXTRAS |= {"http": "http", "https": "http"}
-# what tells a version of a remote file from another, as file systems call it
+# keys of fsspec's file information that change with the file, under the names of various file systems
 _VERSION_KEYS = frozenset(
     {"size", "etag", "lastmodified", "last_modified", "mtime", "created", "md5", "md5hash", "generation", "updated"}
 )
-# faults of these packages are not OSErrors, although they are about files
+# errors of these packages are about files without being OSErrors
 _REMOTE_PACKAGES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs"})
 _NO_PERMISSION = frozenset({"NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError"})
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A file, a folder or a glob on a file system.
 
     Attributes
     ----------
     source : str
-        As in the configuration, for messages and the store: without what the environment filled in.
+        As in the configuration, for messages and the store: ``${NAME}`` is not filled in.
     path : str
         On the file system.
     is_local : bool
     fs : fsspec.AbstractFileSystem
     hidden : tuple
-        Of the configuration, what the environment filled in.
+        The configuration's values in which ``${NAME}`` was filled in: messages must not show what it stands for.
     """
 
     source: str
@@ -60,24 +59,24 @@ class Place:
 
     @property
     def is_glob(self) -> bool:
-        """Whether the path may match several; one with a star in its name that exists is itself."""
+        """Whether the path is a pattern; a local file with a star in its name is not."""
         if self.is_local:
             return glob.has_magic(self.path) and not Path(self.path).exists()
         return not self.is_web and glob.has_magic(self.path)
 
     @property
     def is_web(self) -> bool:
-        """Whether it is on a web server, which knows files and no folders."""
+        """Whether it is on a web server, which serves files and lists no folders."""
         return self.path.startswith(("http://", "https://"))
 
     def is_folder(self) -> bool:
-        """Whether there are files below it."""
+        """Whether it is a folder."""
         with self.reading():
             return not self.is_web and bool(self.fs.isdir(self.path))
 
-    def at(self, path: str) -> Place:
-        """Another path on the same file system; in messages it is called as the source is written."""
-        return Place(self._named(path), path, self.is_local, self.fs, self.hidden)
+    def at(self, path: str) -> Location:
+        """Return another path of the same file system, named in messages in the way of the source."""
+        return Location(self._named(path), path, self.is_local, self.fs, self.hidden)
 
     def _named(self, path: str) -> str:
         if path.startswith(self.path):
@@ -87,13 +86,13 @@ class Place:
         return str(redacted(hide(self.fs.unstrip_protocol(path), *self.hidden)))
 
     def open(self) -> IO[bytes]:
-        """The file for reading, without a cache: what is not asked for is not read."""
+        """Open the file for reading, without a cache: only the requested bytes are read."""
         options = {} if self.is_local else {"cache_type": "none"}
         opened: IO[bytes] = self.fs.open(self.path, "rb", **options)
         return opened
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` of the file; fewer where it ends."""
+        """Return bytes ``start`` to ``stop`` of the file; fewer where it ends."""
         if stop <= start:
             return b""
         with self.reading():
@@ -124,7 +123,7 @@ class Place:
             return int(self.fs.size(self.path))
 
     def version(self) -> tuple[Any, ...]:
-        """What changes when the file does: its size, and its time or etag."""
+        """Return values that change when the file does: its size, and its time or etag."""
         with self.reading():
             if self.is_local:
                 stat = os.stat(self.path)
@@ -133,7 +132,7 @@ class Place:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Put what goes wrong while the place is read in words.
+        """Turn errors of the file system into messages for the user.
 
         Raises
         ------
@@ -149,12 +148,12 @@ class Place:
         except Exception as error:
             if not _is_about_files(error):
                 raise
-            # the cause may name secrets, and a traceback is logged with all of its causes
+            # without the cause, whose text may show secrets: a logged traceback includes all causes
             raise self._explained(error) from None
 
     def _explained(self, error: Exception) -> Exception:
         if self.is_web and isinstance(error.__cause__, Exception):
-            error = error.__cause__  # fsspec's web files are not found, whatever the reason
+            error = error.__cause__  # fsspec raises FileNotFoundError for every failure of a web server
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         words = " ".join(str(redacted(hide(str(reason), *self.hidden))).split()).rstrip(".")
         what = f"data.source: cannot read {self.source}: {words}."
@@ -165,46 +164,46 @@ class Place:
             remedy = "Ask for the right to read it" if self.is_local else _CREDENTIALS
             return UserError(f"{what} {remedy}.")
         if self.is_local:
-            return FaultError(f"{what} Look after the disk, then run the same command again.")
+            return FaultError(f"{what} Check the disk, then run the same command again.")
         return FaultError(
-            f"{what} Look after the network and the address (storage_options may give another one), then run the same "
-            "command again: it goes on from the last checkpoint."
+            f"{what} Check the network and the address (data.storage_options may set another one), then run the same "
+            "command again: it resumes from the last checkpoint."
         )
 
 
 _CREDENTIALS = "Give credentials that may read it, in the environment or as ${NAME} in data.storage_options"
 
 
-def find_place(data: DataConfig) -> Place:
-    """Where the data of a job lie.
+def find_location(data: DataConfig) -> Location:
+    """Return the location of a job's data.
 
     Raises
     ------
     UserError
         If a variable of the environment is not set, if the URL's file system is not known or not installed, or if
-        nothing is there.
+        nothing exists there.
     FaultError
         If the file system cannot be reached.
     """
     source, options = filled_in(data)
     if "://" in source:
-        place = _place_of_url(data, source, options)
+        location = _open_url(data, source, options)
     elif options:
         raise UserError(f"data.storage_options: expected none for the local path {data.source}.")
     else:
-        place = Place(data.source, source, True, fsspec.filesystem("file"))
-    _require_existing(place)
-    return place
+        location = Location(data.source, source, True, fsspec.filesystem("file"))
+    _require_existing(location)
+    return location
 
 
 def filled_in(data: DataConfig) -> tuple[str, dict[str, Any]]:
-    """The source and the storage options with variables of the environment; they are secret from here on."""
+    """Return the source and the storage options with ``${NAME}`` filled in, which must not be shown."""
     source: str = fill_in(data.source, "data.source")
     options: dict[str, Any] = fill_in(data.storage_options, "data.storage_options")
     return source, options
 
 
-def _place_of_url(data: DataConfig, source: str, options: dict[str, Any]) -> Place:
+def _open_url(data: DataConfig, source: str, options: dict[str, Any]) -> Location:
     hidden = (data.source, data.storage_options)
     scheme = source.partition("://")[0]
     try:
@@ -223,66 +222,70 @@ def _place_of_url(data: DataConfig, source: str, options: dict[str, Any]) -> Pla
             "memory://, or a local path), or data.storage_options."
         ) from None
     fs.invalidate_cache()
-    return Place(data.source, path, isinstance(fs, LocalFileSystem), fs, hidden)
+    return Location(data.source, path, isinstance(fs, LocalFileSystem), fs, hidden)
 
 
-def _require_existing(place: Place) -> None:
-    if place.is_glob:
-        found: Any = matches(place)
-    elif place.is_local:
-        with place.reading():
-            found = Path(place.path).exists()
-    elif place.is_web and is_zarr(place):
-        return  # a folder, of which only the files can be asked for
-    else:
-        with place.reading():
-            found = place.fs.info(place.path)
+def _require_existing(location: Location) -> None:
+    if location.is_web and is_store(location):
+        return  # a web server cannot be asked for a folder
+    with location.reading():
+        if location.is_glob:
+            found = bool(matches(location))
+        elif location.is_local:
+            found = Path(location.path).exists()
+        else:
+            found = bool(location.fs.info(location.path))
     if not found:
-        missing = "no file matches" if place.is_glob else "there is no file or folder"
-        where = f" A relative path is looked up from the current directory, {Path.cwd()}." if place.is_local else ""
-        raise UserError(f"data.source: {missing} {place.source}.{where}")
+        missing = "no file matches" if location.is_glob else "there is no file or folder"
+        where = f" A relative path is looked up from the current directory, {Path.cwd()}." if location.is_local else ""
+        raise UserError(f"data.source: {missing} {location.source}.{where}")
 
 
-def matches(place: Place) -> list[str]:
-    """The paths that a glob matches, sorted."""
-    if place.is_local:
-        return sorted(glob.glob(place.path, recursive=True))
-    with place.reading():
-        return sorted(place.fs.glob(place.path))
+def matches(location: Location) -> list[str]:
+    """Return the paths that a glob matches, sorted."""
+    if location.is_local:
+        return sorted(glob.glob(location.path, recursive=True))
+    with location.reading():
+        return sorted(location.fs.glob(location.path))
 
 
-def url_path(place: Place) -> str:
-    """The path whose ending tells the format, without a URL's query."""
-    return urlsplit(place.path).path if place.is_web else place.path
+def url_path(location: Location) -> str:
+    """Return the path whose ending tells the format, without a URL's query."""
+    return urlsplit(location.path).path if location.is_web else location.path
 
 
-def is_zarr(place: Place) -> bool:
-    """Whether a part of the path ends as that of a Zarr store."""
-    return any(part.endswith(".zarr") for part in PurePosixPath(url_path(place)).parts)
+def is_store(location: Location) -> bool:
+    """Whether the path is that of a store of many files, or leads into one."""
+    found = format_of(url_path(location))
+    return found is not None and found.is_store
 
 
-def last_modified(place: Place) -> int | str:
-    """When the newest file was changed, in nanoseconds since 1970; of remote files, a hash of sizes and etags."""
-    paths = matches(place) if place.is_glob else [place.path]
-    if place.is_local:
+def last_modified(location: Location) -> int | str:
+    """Return the newest file's time in nanoseconds since 1970; for remote files, a hash of sizes and etags."""
+    paths = matches(location) if location.is_glob else [location.path]
+    if location.is_local:
         files = [Path(path) for path in paths]
         below = [inside for file in files if file.is_dir() for inside in file.rglob("*")]
         return max((file.stat().st_mtime_ns for file in [*files, *below]), default=0)
     found = hashlib.sha256()
-    with place.reading():
+    with location.reading():
         for path in paths:
-            inside = _files_of(place, path)
+            inside = _files_of(location, path)
             for name in sorted(inside):
                 found.update(repr((name, _version_of(inside[name]))).encode())
     return found.hexdigest()
 
 
-def _files_of(place: Place, path: str) -> dict[str, Any]:
-    """The files at and below a remote path, each with what is known about it."""
-    if not place.is_web:
-        return place.fs.find(path, detail=True) or {path: place.fs.info(path)}
-    names = [f"{path}/{name}" for name in sorted(ZARR_METADATA)] if is_zarr(place) else [path]
-    return {name: place.fs.info(name) for name in names if not is_zarr(place) or place.fs.exists(name)}
+def _files_of(location: Location, path: str) -> dict[str, Any]:
+    """Return the files at and below a remote path, each with its information."""
+    if not location.is_web:
+        return location.fs.find(path, detail=True) or {path: location.fs.info(path)}
+    found = format_of(url_path(location))
+    if found is None or not found.is_store:
+        return {path: location.fs.info(path)}
+    # a web server lists no folder: the files that describe the store stand for all
+    names = [f"{path}/{name}" for name in sorted(found.metadata)]
+    return {name: location.fs.info(name) for name in names if location.fs.exists(name)}
 
 
 def _version_of(info: dict[str, Any]) -> tuple[Any, ...]:
@@ -290,7 +293,7 @@ def _version_of(info: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _read_into(file: Any, target: memoryview) -> int:
-    """Read until the target is full or the file ends: one call reads 2 GiB at most."""
+    """Read until the target is full or the file ends; a single call reads 2 GiB at most."""
     n_read = 0
     while n_read < len(target):
         count = file.readinto(target[n_read:])

@@ -1,4 +1,4 @@
-"""Zarr stores, v2 and v3: an array of shape (n_rows, n_columns), or a group with one array a column."""
+"""Zarr stores, v2 and v3: an array of shape (n_rows, n_columns), or a group with one array per column."""
 
 from __future__ import annotations
 
@@ -20,28 +20,26 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from gmm_dask.errors import UserError
+from pipeline.config.formats import ZARR
 from pipeline.config.job import DataConfig
 from pipeline.sources.base import (
     Block,
-    Chunks,
     Column,
     Reader,
     Selection,
     Source,
     Span,
     column_positions,
-    cut,
     numbered_columns,
     numeric_dtype,
-    refuse_empty,
     select_columns,
 )
 from pipeline.sources.chunk_policy import ChunkPolicy
-from pipeline.sources.location import ZARR_METADATA, Place, filled_in
+from pipeline.sources.location import Location, filled_in
 
 
 class _WholeStore(WrapperStore[Any]):
-    """A store in which every chunk is there: Zarr would read a lost one as fill values."""
+    """A store that refuses missing chunks: Zarr reads a lost chunk as fill values."""
 
     def __init__(self, store: Any, source: str) -> None:
         super().__init__(store)
@@ -52,32 +50,31 @@ class _WholeStore(WrapperStore[Any]):
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
         found = await self._store.get(key, *args, **kwargs)
-        if found is None and PurePosixPath(key).name not in ZARR_METADATA:
+        if found is None and PurePosixPath(key).name not in ZARR.metadata:
             raise UserError(
-                f"data.source: the chunk {key} of {self._source} is not stored, so that it may be lost. Copy or write "
-                "the data again; or, if it was left out because it holds fill values only, take data.missing_chunks: "
-                "fill."
+                f"data.source: the chunk {key} of {self._source} is not stored, and may be lost. Copy or write the "
+                "data again; if it was left out because it holds fill values only, set data.missing_chunks to fill."
             )
         return found
 
 
-def open_zarr(data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
+def open_zarr(data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
     """Open a Zarr array or group; see :func:`pipeline.sources.open_source`."""
-    with place.reading():
+    with location.reading():
         try:
-            node = zarr.open(_store(data, place), mode="r")
+            node = zarr.open(_store(data, location), mode="r")
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             words = " ".join(str(error).split()).rstrip(".")
             raise UserError(f"data.source: {data.source} is not a Zarr array or group: {words}.") from None
         if isinstance(node, zarr.Array):
-            return _open_array(node, data, place, policy)
-        return _open_group(node, data, place, policy)
+            return _open_array(node, data, location, policy)
+        return _open_group(node, data, location, policy)
 
 
-def _store(data: DataConfig, place: Place) -> Store:
-    """The store, which is strict about missing chunks unless the configuration says otherwise."""
-    if place.is_local:
-        store: Store = LocalStore(place.path, read_only=True)
+def _store(data: DataConfig, location: Location) -> Store:
+    """Return the store, which refuses missing chunks unless the configuration allows them."""
+    if location.is_local:
+        store: Store = LocalStore(location.path, read_only=True)
     else:
         url, options = filled_in(data)
         store = FsspecStore.from_url(url, storage_options=options, read_only=True)
@@ -87,7 +84,7 @@ def _store(data: DataConfig, place: Place) -> Store:
 # -- one array -----------------------------------------------------------------------------------------------
 
 
-def _open_array(array: zarr.Array[Any], data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
+def _open_array(array: zarr.Array[Any], data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
     if array.ndim not in (1, 2):
         raise UserError(
             f"data.source: the array {data.source} must have the shape (n_rows, n_columns); its shape is {array.shape}."
@@ -96,24 +93,24 @@ def _open_array(array: zarr.Array[Any], data: DataConfig, place: Place, policy: 
     selection = select_columns(found, data)
     positions = column_positions(selection.fields, found)
     everything = positions.tolist() == list(range(len(found)))
-    reader = _ArrayReader(place, array, None if everything else positions, selection.block_dtype, _missing(array))
-    return _source(reader, [array], selection, data, place, policy)
+    reader = _ArrayReader(location, array, None if everything else positions, selection.block_dtype, _missing(array))
+    return _source(reader, [array], selection, data, location, policy)
 
 
 @dataclass(frozen=True, eq=False)
 class _ArrayReader:
     """Reads rows of an array; ``positions`` are its columns to read, None for all."""
 
-    place: Place
+    location: Location
     array: zarr.Array[Any]
     positions: NDArray[np.intp] | None
     dtype: np.dtype[Any]
     missing: float | None
 
     def read(self, piece: Span) -> Block:
-        """Rows ``piece``, (n_rows, n_fields)."""
+        """Return rows ``piece``, (n_rows, n_fields)."""
         rows = slice(piece.start, piece.stop)
-        with _decoding(self.place, self.array, piece):
+        with _decoding(self.location, self.array, piece):
             if self.positions is None or self.array.ndim == 1:
                 values = self.array[rows]
             else:
@@ -122,12 +119,12 @@ class _ArrayReader:
         return _with_nan(block, self.missing)
 
 
-# -- one array a column --------------------------------------------------------------------------------------
+# -- one array per column --------------------------------------------------------------------------------------
 
 
-def _open_group(group: zarr.Group, data: DataConfig, place: Place, policy: ChunkPolicy) -> Source:
+def _open_group(group: zarr.Group, data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
     with warnings.catch_warnings():
-        # files that are not Zarr's are none of our business here
+        # Zarr warns of other files in the group, which do no harm here
         warnings.simplefilter("ignore", ZarrUserWarning)
         arrays = dict(sorted(group.arrays()))
     selection = select_columns([_column(name, array) for name, array in arrays.items()], data)
@@ -135,12 +132,12 @@ def _open_group(group: zarr.Group, data: DataConfig, place: Place, policy: Chunk
     _require_plain(chosen, data.source)
     _require_one_length(chosen, data.source)
     columns = tuple(chosen.values())
-    reader = _ColumnsReader(place, columns, tuple(map(_missing, columns)), selection.block_dtype)
-    return _source(reader, columns, selection, data, place, policy)
+    reader = _ColumnsReader(location, columns, tuple(map(_missing, columns)), selection.block_dtype)
+    return _source(reader, columns, selection, data, location, policy)
 
 
 def _column(name: str, array: zarr.Array[Any]) -> Column:
-    """An array as a column; the index of its own dimension, such as a row's number, is only taken by name."""
+    """Return an array as a column; a dimension's own index, such as the rows' numbers, is only selected by name."""
     dtype = _dtype(array)
     if array.ndim != 1:
         return Column(name, f"of shape {array.shape}", None)
@@ -167,18 +164,18 @@ def _require_one_length(arrays: dict[str, zarr.Array[Any]], path: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _ColumnsReader:
-    """Reads rows of several arrays, one a column."""
+    """Reads rows of several arrays, one per column."""
 
-    place: Place
+    location: Location
     arrays: tuple[zarr.Array[Any], ...]
     missing: tuple[float | None, ...]
     dtype: np.dtype[Any]
 
     def read(self, piece: Span) -> Block:
-        """Rows ``piece``, (n_rows, n_fields)."""
+        """Return rows ``piece``, (n_rows, n_fields)."""
         block = np.empty((len(piece), len(self.arrays)), dtype=self.dtype)
         for i, (array, missing) in enumerate(zip(self.arrays, self.missing, strict=True)):
-            with _decoding(self.place, array, piece):
+            with _decoding(self.location, array, piece):
                 block[:, i] = cast(Any, array[piece.start : piece.stop])
             _with_nan(block[:, i], missing)
         return block
@@ -188,15 +185,15 @@ class _ColumnsReader:
 
 
 @contextmanager
-def _decoding(place: Place, array: zarr.Array[Any], piece: Span) -> Iterator[None]:
-    """Put in words that a chunk is not what was written."""
-    with place.reading():
+def _decoding(location: Location, array: zarr.Array[Any], piece: Span) -> Iterator[None]:
+    """Turn errors of decoding a chunk into messages for the user."""
+    with location.reading():
         try:
             yield
         except UserError:
             raise
         except (ValueError, RuntimeError, TypeError) as error:
-            name = f"the column {array.basename!r} of {place.source}" if array.basename else place.source
+            name = f"the column {array.basename!r} of {location.source}" if array.basename else location.source
             words = " ".join(str(error).split()).rstrip(".")
             raise UserError(
                 f"data.source: {name} is damaged somewhere in rows {piece.start:,} to {piece.stop - 1:,}: {words}. "
@@ -209,23 +206,25 @@ def _source(
     arrays: Sequence[zarr.Array[Any]],
     selection: Selection,
     data: DataConfig,
-    place: Place,
+    location: Location,
     policy: ChunkPolicy,
 ) -> Source:
-    n_rows = arrays[0].shape[0]
-    if not n_rows:
-        refuse_empty(data.source)
-    storage = _storage_rows(arrays)
+    n_rows, storage = arrays[0].shape[0], _storage_rows(arrays)
     wanted = policy.rows(data, n_rows, len(selection.fields))
-    pieces = list(cut(n_rows, max(1, wanted // storage) * storage))
-    identity = data.source, [array.metadata.to_dict() for array in arrays]
-    chunks = Chunks(reader, pieces, list(map(len, pieces)), identity)
-    n_bytes = sum(array.nbytes for array in arrays)
-    return Source(place, "zarr", selection, chunks, n_rows, max(map(len, pieces)), n_bytes)
+    return Source.of_rows(
+        location,
+        ZARR,
+        selection,
+        reader,
+        n_rows=n_rows,
+        step=max(1, wanted // storage) * storage,
+        identity=(data.source, [array.metadata.to_dict() for array in arrays]),
+        bytes_per_pass=sum(array.nbytes for array in arrays),
+    )
 
 
 def _storage_rows(arrays: Sequence[zarr.Array[Any]]) -> int:
-    """Rows after which a storage chunk of every array ends, or those of the largest, if that is far away."""
+    """Return the least common multiple of the arrays' storage chunks, or the largest of them if that is much less."""
     rows = [array.chunks[0] for array in arrays]
     common = math.lcm(*rows)
     return common if common <= 4 * max(rows) else max(rows)
@@ -237,13 +236,13 @@ def _dtype(array: zarr.Array[Any]) -> np.dtype[Any]:
 
 
 def _dimensions(array: zarr.Array[Any]) -> tuple[Any, ...]:
-    """Names of the dimensions; v2 has them from xarray only."""
+    """Return the names of the dimensions; in v2 only xarray writes them, as an attribute."""
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS", ())
     return tuple(cast(Any, names))
 
 
 def _missing(array: zarr.Array[Any]) -> float | None:
-    """The number that xarray wrote for a missing value, other than NaN; None if there is none."""
+    """Return the number other than NaN that xarray wrote for missing values, or None."""
     value: Any = array.attrs.get("_FillValue")
     if isinstance(value, str):
         (value,) = struct.unpack("<d", base64.standard_b64decode(value))

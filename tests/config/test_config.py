@@ -404,7 +404,7 @@ def test_errors_in_data(error, text, line):
 
 def test_a_required_key_says_what_it_is_for(error):
     (line,) = error("data: {columns: [a]}")
-    assert line.startswith("data.source: this key is required. Where the data are")
+    assert line.startswith("data.source: this key is required. Path or URL of the data")
 
 
 def test_all_errors_come_at_once(load):

@@ -171,7 +171,7 @@ CASES = {
         lambda: None, ("memory://no/x.parquet", "Correct the path"), config=data(source="memory://no/x.parquet")
     ),
     "a server that does not answer": Case(
-        lambda: None, ("cannot read http://127.0.0.1", "Look after the network"), FAULT, data(source=unreachable())
+        lambda: None, ("cannot read http://127.0.0.1", "Check the network"), FAULT, data(source=unreachable())
     ),
     "a secret that is written out": Case(
         lambda: None,
@@ -307,7 +307,7 @@ CASES = {
         lambda: None, ("search.n_int", "unknown key (did you mean n_init?)"), config={"search": {"n_int": 3}}
     ),
     "an option of another format": Case(
-        csv(numbers()), ("data.dataset: expected none for x.csv", "only an HDF5 file"), config=data(dataset="/rows")
+        csv(numbers()), ("data.dataset: expected none for x.csv", "HDF5"), config=data(dataset="/rows")
     ),
     "too little memory": Case(
         csv(numbers()),

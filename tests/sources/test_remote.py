@@ -26,7 +26,7 @@ from paths import ROOT
 from pipeline.config.job import DataConfig, load_config
 from pipeline.fit.job import run
 from pipeline.sources import open_source
-from pipeline.sources.location import find_place, last_modified
+from pipeline.sources.location import find_location, last_modified
 from pipeline.store import open_store
 from s3 import free_port, s3_server
 
@@ -134,7 +134,7 @@ def test_every_kind_is_read_from_s3(credentials, files, name):
     url = f"s3://data/{name}"
     remote, local = source(url, credentials, chunk_rows=100), source(str(files / name), chunk_rows=100)
     assert remote.path == url
-    assert (remote.kind, remote.columns, remote.n_rows) == (local.kind, local.columns, local.n_rows)
+    assert (remote.format, remote.columns, remote.n_rows) == (local.format, local.columns, local.n_rows)
     assert remote.array.chunks == local.array.chunks or remote.n_rows is None
     np.testing.assert_array_equal(remote.array.compute(), local.array.compute())
 
@@ -188,14 +188,14 @@ def test_a_complete_store_is_found_again_and_changed_data_are_seen(job, bucket, 
     FAITHFUL.to_parquet(tmp_path / "a.parquet", index=False)
     upload = partial(bucket.client.put_object, Bucket="data", Key="changing.parquet")
     upload(Body=(tmp_path / "a.parquet").read_bytes())
-    place = find_place(DataConfig(source="s3://data/changing.parquet", storage_options=credentials))
-    before = last_modified(place)
+    location = find_location(DataConfig(source="s3://data/changing.parquet", storage_options=credentials))
+    before = last_modified(location)
     assert CliRunner().invoke(app, ["run", "--no-prefect", *arguments]).exit_code == 0
     again = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
     assert "nothing was computed" in again.output
     FAITHFUL[::-1].assign(waiting=FAITHFUL["waiting"][::-1] + 1).to_parquet(tmp_path / "a.parquet", index=False)
     upload(Body=(tmp_path / "a.parquet").read_bytes())
-    assert last_modified(find_place(DataConfig(source=place.source, storage_options=credentials))) != before
+    assert last_modified(find_location(DataConfig(source=location.source, storage_options=credentials))) != before
     changed = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
     assert changed.exit_code == 2
     assert "of other data, or its data has changed" in changed.output
@@ -232,7 +232,7 @@ def test_a_bucket_that_vanishes_while_it_is_read(credentials, bucket, files):
     for file in (files / "parts").iterdir():
         bucket.client.delete_object(Bucket="brief", Key=file.name)
     bucket.client.delete_bucket(Bucket="brief")
-    opened.place.fs.invalidate_cache()
+    opened.location.fs.invalidate_cache()
     with pytest.raises(UserError, match=r"cannot read s3://brief/part-\d\.parquet: .*Correct the path"):
         opened.array.compute(scheduler="sync")
 
@@ -297,7 +297,7 @@ def test_no_server_is_a_fault(credentials, name):
     }
     text = refusal(FaultError, f"s3://data/{name}", options)
     assert text.startswith(f"data.source: cannot read s3://data/{name}: ")
-    assert "Look after the network and the address" in text
+    assert "Check the network and the address" in text
 
 
 def test_a_file_system_whose_package_is_missing(monkeypatch):
@@ -467,10 +467,10 @@ def test_secrets_are_not_in_the_traceback_that_is_logged(monkeypatch, wrong):
     monkeypatch.setenv("PASSWORD", "hunter2")
     fs = fsspec.filesystem("memory")
     fs.pipe("/a.csv", b"a,b\n1,2\n")
-    place = find_place(DataConfig(source="memory://a.csv", storage_options={"password": "${PASSWORD}"}))
-    monkeypatch.setattr(type(place.fs), "cat_file", fail)
+    location = find_location(DataConfig(source="memory://a.csv", storage_options={"password": "${PASSWORD}"}))
+    monkeypatch.setattr(type(location.fs), "cat_file", fail)
     with pytest.raises((UserError, FaultError)) as caught:
-        place.read(0, 3)
+        location.read(0, 3)
     logged = "".join(traceback.format_exception(caught.value))
     assert "${PASSWORD}" in logged
     assert "hunter2" not in logged

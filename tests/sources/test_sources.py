@@ -71,7 +71,7 @@ def test_tables_round_trip(here, frame, kind, chunk_rows):
     path = write(kind, frame)
     opened = source(path, chunk_rows=chunk_rows)
     assert opened.columns == ("a", "b", "c")
-    assert (opened.kind, opened.path) == (kind, path)
+    assert (opened.format.name, opened.path) == (kind, path)
     assert opened.n_rows == (None if kind == "csv" else N)
     assert opened.weights is None
     assert opened.bytes_per_pass > 0
@@ -394,7 +394,7 @@ def test_npy(here, order, dtype, options):
     opened = source("a.npy", chunk_rows=20, **options)
     single = np.dtype(dtype) in (np.dtype("f4"), np.dtype(">f4"))
     assert opened.array.dtype == (np.float32 if single else np.float64)
-    assert (opened.n_rows, opened.kind) == (N, "npy")
+    assert (opened.n_rows, opened.format.name) == (N, "npy")
     result = opened.array.compute()
     assert result.dtype == opened.array.dtype
     assert result.dtype.isnative
@@ -695,10 +695,9 @@ def test_parquet_schemas_that_differ(here, frame):
     Path("d").mkdir()
     frame.to_parquet("d/a.parquet")
     frame.astype({"b": "float32"}).to_parquet("d/b.parquet")
-    assert message("d") == (
-        "data.source: the files of d differ: the column 'b' is double in d/a.parquet and float in d/b.parquet. "
-        "Write them alike, or list those that are in data.columns."
-    )
+    text = message("d")
+    for name in ("data.source", "column 'b' is double in d/a.parquet and float in d/b.parquet", "data.columns"):
+        assert name in text
     assert source("d", columns=["a", "c"]).n_rows == 2 * N
 
 
@@ -748,7 +747,7 @@ def test_hdf5(here, frame, dtype, chunks):
     values = (frame.to_numpy() * 10).astype(dtype)
     write_hdf5(rows=(values, chunks))
     opened = source("a.h5", chunk_rows=30)
-    assert (opened.kind, opened.n_rows, opened.columns) == ("hdf5", N, ("x0", "x1", "x2"))
+    assert (opened.format.name, opened.n_rows, opened.columns) == ("hdf5", N, ("x0", "x1", "x2"))
     assert opened.array.dtype == (np.float32 if dtype == "f4" else np.float64)
     assert opened.array.chunks[0][0] % (chunks[0] if chunks else 1) == 0
     np.testing.assert_array_equal(opened.array.compute(), values.astype(opened.array.dtype))
