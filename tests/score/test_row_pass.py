@@ -294,7 +294,7 @@ def test_answers_as_parquet_have_the_key_columns_beside_them(tmp_path, unheld):
 @pytest.mark.parametrize(
     ("kind", "output", "message"),
     [
-        ("csv", {}, r"output\.rows: answers as Parquet go with Parquet data, and .*data\.csv is csv"),
+        ("csv", {}, r"output\.rows: .*Parquet.*data\.csv is CSV"),
         ("parquet", {"key_columns": ["idd"]}, r"output\.key_columns: .*0\.parquet has no column 'idd'; .* id\."),
         ("parquet", {"key_columns": ["label"]}, r"output\.key_columns: label is what an answer is called"),
     ],
