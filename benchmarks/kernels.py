@@ -32,7 +32,7 @@ from sklearn.mixture import GaussianMixture
 from gmm_dask.families import get_family
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.llvm.vectors import INDEX, Lanes, inlined, matrices
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, summarize_rows
 
 EXPONENTIAL = 1e-9  # seconds of one, on one core
 CORES = os.cpu_count() or 1
@@ -176,10 +176,10 @@ def our_iteration(case: Case, X: np.ndarray, peer: GaussianMixture) -> Callable[
         *(np.asarray(part, dtype=np.float64) for part in (peer.weights_, peer.means_, peer.covariances_))
     )
     rows = as_rows(X)
-    profile = profile_rows(rows, 0)
+    data_summary = summarize_rows(rows, 0)
 
     def iterate() -> None:
-        [statistics] = collect_statistics(rows, profile, [(family, parameters)])
+        [statistics] = collect_statistics(rows, data_summary, [(family, parameters)])
         family.maximise(statistics, 1e-3)
 
     return iterate

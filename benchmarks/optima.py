@@ -36,7 +36,7 @@ from gmm_dask.em.spurious import check_parameters
 from gmm_dask.em.status import Status
 from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.map_reduce import as_rows, profile_rows
+from gmm_dask.passes.map_reduce import as_rows, summarize_rows
 from gmm_dask.selection.criteria import best_position
 from gmm_dask.selection.evaluate import evaluate_states
 
@@ -140,7 +140,7 @@ def is_sound(data: Data, name: str, found: Parameters) -> bool:
     rows = as_rows(data.X, None)
     verdict = check_parameters(get_family(name), found, len(data.X), data.reg_covar) or Status.CONVERGED
     state = State(Candidate(name, len(found.weights)), 0, found, status=verdict)
-    (outcome,) = evaluate_states(rows, profile_rows(rows, 0), [state])
+    (outcome,) = evaluate_states(rows, summarize_rows(rows, 0), [state])
     return outcome.state.status.trusted
 
 

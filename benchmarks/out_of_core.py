@@ -28,8 +28,8 @@ from dask.system import CPU_COUNT
 from machine import describe_machine
 
 from gmm_dask.init.responsibilities import start_states
-from gmm_dask.passes.data_summary import Profile
-from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, one_blas_thread, summarize_rows
 from gmm_dask.passes.model_batch import Model
 from gmm_dask.selection.evaluate import check_candidates, generator_copies
 from pipeline.config.job import DataConfig
@@ -65,11 +65,11 @@ def median_seconds(work, repeats: int = 3) -> float:
     return float(np.median(found))
 
 
-def draw_models(profile: Profile) -> list[Model]:
+def draw_models(data_summary: DataSummary) -> list[Model]:
     """The stack's mixtures, as k-means starts them."""
     states = start_states(
         check_candidates(COMPONENTS, TYPES),
-        profile.sample[:20_000],
+        data_summary.sample[:20_000],
         None,
         init_params="kmeans",
         n_init=1,
@@ -86,12 +86,12 @@ def measure_decoding(path: Path) -> None:
     chunk_rows = source.array.chunks[0][0]
     held = dask.array.from_array(stored[...], chunks=(chunk_rows, -1), name=False)
     with one_blas_thread():
-        profile = profile_rows(Rows(source.array), 0)
-        models = draw_models(profile)
-        collect_statistics(Rows(held), profile, models)  # compiles the kernels
-        in_memory = median_seconds(lambda: collect_statistics(Rows(held), profile, models))
+        data_summary = summarize_rows(Rows(source.array), 0)
+        models = draw_models(data_summary)
+        collect_statistics(Rows(held), data_summary, models)  # compiles the kernels
+        in_memory = median_seconds(lambda: collect_statistics(Rows(held), data_summary, models))
         decoding = median_seconds(lambda: source.array.map_blocks(lambda rows: rows[:1, :1]).compute())
-        from_zarr = median_seconds(lambda: collect_statistics(as_rows(source.array), profile, models))
+        from_zarr = median_seconds(lambda: collect_statistics(as_rows(source.array), data_summary, models))
     print(f"{stored.shape[0]:,} rows x {FEATURES}, chunks of {chunk_rows:,} rows, codec {stored.compressors}")
     print(f"  in memory {in_memory:.2f} s, decoding alone {decoding:.2f} s, from Zarr {from_zarr:.2f} s a pass", end="")
     print(f" ({from_zarr / in_memory:.2f} times in memory), {CPU_COUNT} threads", flush=True)

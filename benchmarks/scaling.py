@@ -34,7 +34,7 @@ from machine import describe_machine
 
 from gmm_dask.families import get_family
 from gmm_dask.init.responsibilities import start_states
-from gmm_dask.passes.map_reduce import as_rows, map_reduce, one_blas_thread, profile_rows
+from gmm_dask.passes.map_reduce import as_rows, map_reduce, one_blas_thread, summarize_rows
 from gmm_dask.passes.model_batch import Stack, add_sums, build_stack, chunk_sums
 
 Result = TypeVar("Result")
@@ -91,12 +91,12 @@ def work(rows: Any, weights: Any, shared: tuple[Stack, int], number: int) -> lis
 
 def candidates() -> Stack:
     """What a pass of a search computes: four covariance types with 2 to 6 components."""
-    profile = profile_rows(as_rows(make_chunk(0, 20_000)), 0)
+    data_summary = summarize_rows(as_rows(make_chunk(0, 20_000)), 0)
     types = [(name, k) for name in ("full", "tied", "diag", "spherical") for k in range(2, 7)]
-    made = partial(start_states, types, profile.sample, None, init_params="random_from_data", n_init=1)
+    made = partial(start_states, types, data_summary.sample, None, init_params="random_from_data", n_init=1)
     states = made(random_state=lambda: np.random.RandomState(0), reg_covar=1e-3)
     models = [(get_family(state.covariance_type), state.parameters) for state in states]
-    return build_stack(models, profile.center, profile.scatter)
+    return build_stack(models, data_summary.center, data_summary.scatter)
 
 
 def working_pass(n_chunks: int, stack: Stack, chunk_rows: int) -> Callable[[], float]:

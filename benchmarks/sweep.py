@@ -34,7 +34,7 @@ from gmm_dask.em import loop
 from gmm_dask.em.loop import Settings, State
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.init.responsibilities import start_states
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, summarize_rows
 from gmm_dask.selection.evaluate import check_candidates, evaluate_states, generator_copies
 
 Fit = tuple[str, int, int]  # covariance type, number of components, start
@@ -125,9 +125,9 @@ def run_ours(X: np.ndarray, starts: list[State], iterations: int) -> tuple[float
     begin = time.perf_counter()
     with one_blas_thread():
         rows = as_rows(X)
-        profile = profile_rows(rows, 0)
-        states = loop.run(starts, partial(collect_statistics, rows, profile), profile.total_weight, settings)
-        outcomes = evaluate_states(rows, profile, states)
+        data_summary = summarize_rows(rows, 0)
+        states = loop.run(starts, partial(collect_statistics, rows, data_summary), data_summary.total_weight, settings)
+        outcomes = evaluate_states(rows, data_summary, states)
     seconds = time.perf_counter() - begin
     return seconds, {fit_of(outcome.state): outcome.bic for outcome in outcomes}
 

@@ -30,8 +30,8 @@ from gmm_dask.init.given import Inits, check_inits
 from gmm_dask.init.responsibilities import require_rows
 from gmm_dask.inputs import is_lazy, read_input, read_weights, sample_seed
 from gmm_dask.passes import predict
-from gmm_dask.passes.data_summary import Profile
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, profile_rows
+from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, summarize_rows
 from gmm_dask.passes.model_batch import Totals
 from gmm_dask.plotting import notebook
 from gmm_dask.selection import criteria
@@ -207,21 +207,23 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             family, self.n_components, rows.n_features, self.weights_init, self.means_init, self.precisions_init
         )
         with one_blas_thread():
-            profile = profile_rows(rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None))
-            require_rows(profile.n_rows, self.n_components)
-            if note := weights_warning(profile.total_weight, profile.n_rows):
+            data_summary = summarize_rows(
+                rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None)
+            )
+            require_rows(data_summary.n_rows, self.n_components)
+            if note := weights_warning(data_summary.total_weight, data_summary.n_rows):
                 warnings.warn(note, UserWarning, stacklevel=3)
-            settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
+            settings = settings_for(data_summary, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             states = loop.run(
-                self._first_states(family, profile, inits, settings),
-                partial(collect_statistics, rows, profile),
-                profile.total_weight,
+                self._first_states(family, data_summary, inits, settings),
+                partial(collect_statistics, rows, data_summary),
+                data_summary.total_weight,
                 settings,
                 self._report_pass,
             )
         self._keep_best(states)
 
-    def _first_states(self, family: Family, profile: Profile, inits: Inits, settings: Settings) -> list[State]:
+    def _first_states(self, family: Family, data_summary: DataSummary, inits: Inits, settings: Settings) -> list[State]:
         if self.warm_start and hasattr(self, "converged_"):
             state = State(Candidate(family.name, self.n_components), 0, self._parameters, prior_bound=self.lower_bound_)
             return [state]
@@ -229,7 +231,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             return [State(Candidate(family.name, self.n_components), 0, inits.parameters())]
         states = first_states(
             [Candidate(family.name, self.n_components)],
-            profile,
+            data_summary,
             init_params=self.init_params,
             n_init=self.n_init,
             random_state=lambda: check_random_state(self.random_state),

@@ -87,7 +87,7 @@ def thread_bytes(shape: Shape) -> int:
 
 def affordable_threads(shape: Shape, memory_limit: int, most: int) -> int:
     """How many threads, up to ``most``, leave a quarter of the memory that data may use to sums and states."""
-    available = memory_limit - IMPORTS_BYTES - profile_bytes(shape)
+    available = memory_limit - IMPORTS_BYTES - summary_bytes(shape)
     return max(1, min(most, int(0.75 * available) // thread_bytes(shape)))
 
 
@@ -151,7 +151,7 @@ def competing_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: int) 
     return max(STATES_BYTES, *sizes) + (going_on + n_init - 1) * sum(sizes)
 
 
-def profile_bytes(shape: Shape) -> int:
+def summary_bytes(shape: Shape) -> int:
     """What pass 0 holds beside the chunks in work: its sample, as the parts of it are merged."""
     return SAMPLE_COPIES * 8 * _sampled(shape) * (shape.n_features + 3)
 
@@ -192,7 +192,7 @@ def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidat
     seeding = seeding_bytes(shape, max(k for _, k in candidates))
     if shape.competing:
         seeding += competing_bytes(shape, candidates, n_init)
-    return IMPORTS_BYTES + max(machine.threads * thread_bytes(shape) + profile_bytes(shape), seeding)
+    return IMPORTS_BYTES + max(machine.threads * thread_bytes(shape) + summary_bytes(shape), seeding)
 
 
 def plan_waves(

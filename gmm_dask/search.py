@@ -25,8 +25,8 @@ from gmm_dask.families import FAMILIES
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.auto import INIT_PARAMS, first_states
 from gmm_dask.inputs import read_input, read_weights, sample_seed
-from gmm_dask.passes.data_summary import Profile
-from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, profile_rows
+from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, summarize_rows
 from gmm_dask.plotting import notebook
 from gmm_dask.selection import criteria
 from gmm_dask.selection.criteria import CRITERIA, HELD_OUT, Outcome
@@ -161,13 +161,13 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         array, seed = read_input(self, X, reset=True), sample_seed(self.random_state)
         rows = hold_out(as_rows(array, read_weights(sample_weight, array)), self.held_out, seed)
         with one_blas_thread():
-            profile = profile_rows(rows, seed, getattr(self, "feature_names_in_", None))
-            if note := weights_warning(profile.total_weight, profile.n_rows):
+            data_summary = summarize_rows(rows, seed, getattr(self, "feature_names_in_", None))
+            if note := weights_warning(data_summary.total_weight, data_summary.n_rows):
                 warnings.warn(note, UserWarning, stacklevel=2)
-            settings = settings_for(profile, self.tol, self.max_iter, self.reg_covar, self.accelerate)
-            fit_some = partial(self._outcomes, rows, profile, settings, generator_copies(self.random_state))
+            settings = settings_for(data_summary, self.tol, self.max_iter, self.reg_covar, self.accelerate)
+            fit_some = partial(self._outcomes, rows, data_summary, settings, generator_copies(self.random_state))
             outcomes = fit_some(candidates)
-            while (wider := self._widening(outcomes, profile.n_rows)).candidates:
+            while (wider := self._widening(outcomes, data_summary.n_rows)).candidates:
                 outcomes = in_grid_order([*outcomes, *fit_some(wider.candidates)])
         self.results_ = results_table(outcomes, self.criterion)
         self._set_best(criteria.choose(outcomes, self.criterion))
@@ -179,7 +179,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _outcomes(
         self,
         rows: Rows,
-        profile: Profile,
+        data_summary: DataSummary,
         settings: loop.Settings,
         copies: Callable[[], RandomState],
         candidates: Sequence[Candidate],
@@ -187,14 +187,14 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """All starts of some candidates, fitted."""
         states = first_states(
             candidates,
-            profile,
+            data_summary,
             init_params=self.init_params,
             n_init=self.n_init,
             random_state=copies,
             reg_covar=settings.reg_covar,
         )
-        collect = partial(collect_statistics, rows, profile)
-        return evaluate_states(rows, profile, loop.run(states, collect, profile.total_weight, settings))
+        collect = partial(collect_statistics, rows, data_summary)
+        return evaluate_states(rows, data_summary, loop.run(states, collect, data_summary.total_weight, settings))
 
     def _widening(self, outcomes: Sequence[Outcome], n_rows: int) -> Widening:
         """What the grid goes on with."""

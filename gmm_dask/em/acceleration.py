@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import SingularError
 from gmm_dask.families import Family, Parameters
-from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.data_summary import DataSummary
 
 Array = NDArray[np.float64]
 
@@ -50,10 +50,10 @@ class FeatureScale:
     deviations: Array
 
     @classmethod
-    def of(cls, profile: Profile) -> Self:
+    def of(cls, data_summary: DataSummary) -> Self:
         """Return the scale of these data."""
-        variances = np.diag(profile.scatter) / profile.total_weight
-        return cls(profile.center, np.sqrt(np.where(variances > 0.0, variances, 1.0)))
+        variances = np.diag(data_summary.scatter) / data_summary.total_weight
+        return cls(data_summary.center, np.sqrt(np.where(variances > 0.0, variances, 1.0)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.em.acceleration import FeatureScale
 from gmm_dask.em.loop import Settings
-from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.data_summary import DataSummary
 
 Array = NDArray[np.float64]
 
@@ -16,16 +16,22 @@ AUTO = "auto"
 SHARE = 1e-6
 
 
-def settings_for(profile: Profile, tol: float, max_iter: int, reg_covar: float | str, accelerate: bool) -> Settings:
+def settings_for(
+    data_summary: DataSummary, tol: float, max_iter: int, reg_covar: float | str, accelerate: bool
+) -> Settings:
     """Return the settings of a fit of these data."""
-    return Settings(tol, max_iter, reg_covar_of(reg_covar, profile), FeatureScale.of(profile) if accelerate else None)
+    return Settings(
+        tol, max_iter, reg_covar_of(reg_covar, data_summary), FeatureScale.of(data_summary) if accelerate else None
+    )
 
 
-def reg_covar_of(reg_covar: float | str, profile: Profile) -> float | Array:
+def reg_covar_of(reg_covar: float | str, data_summary: DataSummary) -> float | Array:
     """Return the number itself, or for ``"auto"`` one for each feature, in its squared unit."""
     if not isinstance(reg_covar, str):
         return reg_covar
-    return automatic_reg_covar(profile.minimum, profile.maximum, np.diag(profile.scatter) / profile.total_weight)
+    return automatic_reg_covar(
+        data_summary.minimum, data_summary.maximum, np.diag(data_summary.scatter) / data_summary.total_weight
+    )
 
 
 def automatic_reg_covar(minimum: Array, maximum: Array, variances: Array) -> Array:

@@ -25,7 +25,7 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import STARTS, require_rows, start_states
 from gmm_dask.init.subsample import Scout, continued
 from gmm_dask.memory import KEPT, affordable_competitions, affordable_promising
-from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.data_summary import DataSummary
 
 Array = NDArray[np.float64]
 Place = tuple[str, int, int]  # covariance type, number of components, number of the competition
@@ -64,7 +64,7 @@ CHANGE = 1e-4
 
 def first_states(
     candidates: Sequence[Candidate],
-    profile: Profile,
+    data_summary: DataSummary,
     *,
     init_params: str,
     n_init: int,
@@ -76,7 +76,7 @@ def first_states(
     Parameters
     ----------
     candidates : sequence of (covariance_type, n_components)
-    profile : Profile
+    data_summary : DataSummary
         Of the rows, with the sample of them that starts are made from.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'auto'}
         With 'auto' the candidates' fits over the sample compete, and help each other; a sample of one row leaves
@@ -90,18 +90,18 @@ def first_states(
         Candidate by candidate, start by start. Those of a candidate with more components than there are rows have
         failed.
     """
-    possible = [candidate for candidate in candidates if candidate[1] <= len(profile.sample)]
+    possible = [candidate for candidate in candidates if candidate[1] <= len(data_summary.sample)]
     if len(possible) < len(candidates):
         settings: dict[str, Any] = {"init_params": init_params, "n_init": n_init, "random_state": random_state}
-        found = iter(first_states(possible, profile, reg_covar=reg_covar, **settings) if possible else ())
+        found = iter(first_states(possible, data_summary, reg_covar=reg_covar, **settings) if possible else ())
         starts = itertools.product(candidates, range(n_init))
         return [next(found) if c in possible else State(c, start, None, status=Status.FAILED) for c, start in starts]
-    if init_params == AUTO and len(profile.sample) > 1:
-        return auto_states(candidates, profile, n_init, random_state(), reg_covar)
+    if init_params == AUTO and len(data_summary.sample) > 1:
+        return auto_states(candidates, data_summary, n_init, random_state(), reg_covar)
     return start_states(
         candidates,
-        profile.sample,
-        profile.sample_weights,
+        data_summary.sample,
+        data_summary.sample_weights,
         init_params="kmeans" if init_params == AUTO else init_params,
         n_init=n_init,
         random_state=random_state,
@@ -111,7 +111,7 @@ def first_states(
 
 def auto_states(
     candidates: Sequence[Candidate],
-    profile: Profile,
+    data_summary: DataSummary,
     n_init: int,
     random: np.random.RandomState,
     reg_covar: float | Array,
@@ -120,7 +120,7 @@ def auto_states(
 
     They come as :func:`first_states` returns them.
     """
-    won = [_best_fits(candidates, profile, random, reg_covar) for _ in range(n_init)]
+    won = [_best_fits(candidates, data_summary, random, reg_covar) for _ in range(n_init)]
     return [_as_start(candidate, start, won[start]) for candidate in candidates for start in range(n_init)]
 
 
@@ -134,23 +134,23 @@ def _as_start(candidate: Candidate, start: int, won: Pool) -> State:
 
 
 def _best_fits(
-    candidates: Sequence[Candidate], profile: Profile, random: np.random.RandomState, reg_covar: float | Array
+    candidates: Sequence[Candidate], data_summary: DataSummary, random: np.random.RandomState, reg_covar: float | Array
 ) -> Pool:
     """The best fit of each candidate over the sample; none where all were singular."""
     largest = max(k for _, k in candidates)
-    require_rows(len(profile.sample), largest)
-    n_features = len(profile.center)
+    require_rows(len(data_summary.sample), largest)
+    n_features = len(data_summary.center)
     n_rows = max(SCOUT_ROWS, ROWS_A_MEAN * largest * n_features)
-    scout = Scout.of(profile, n_rows, random, reg_covar)
+    scout = Scout.of(data_summary, n_rows, random, reg_covar)
     promising = affordable_promising(candidates, n_features)
     found = _compete(scout, candidates, promising, affordable_competitions(candidates, len(scout.x), n_features))
     every = (replace(state, start=0) for states in found.values() for state in states)
     pool = _best({(*candidate, 0): [] for candidate in candidates}, every)
-    if len(scout.x) < len(profile.sample):
-        scout = Scout.of(profile, SECOND_SCOUT * n_rows, random, reg_covar)
+    if len(scout.x) < len(data_summary.sample):
+        scout = Scout.of(data_summary, SECOND_SCOUT * n_rows, random, reg_covar)
         pool = _refined(scout, pool)
-    if profile.n_rows > WORTH_REFINING * len(profile.sample) > WORTH_REFINING * len(scout.x):
-        scout = Scout.of(profile, len(profile.sample), random, reg_covar)
+    if data_summary.n_rows > WORTH_REFINING * len(data_summary.sample) > WORTH_REFINING * len(scout.x):
+        scout = Scout.of(data_summary, len(data_summary.sample), random, reg_covar)
         pool = _refined(scout, {place: states[:1] for place, states in pool.items()})
     return {place: states[:1] for place, states in pool.items()}
 

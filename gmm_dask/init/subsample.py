@@ -18,7 +18,7 @@ from gmm_dask.families import Statistics, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import statistics_of
 from gmm_dask.memory import STATES_BYTES, is_accelerated, state_bytes, work
-from gmm_dask.passes.data_summary import Draw, Profile, finish_profile, profile_chunk
+from gmm_dask.passes.data_summary import DataSummary, Draw, finish_summary, summarize_chunk
 from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, collect_totals
 from gmm_dask.passes.model_batch import Model
 from gmm_dask.passes.predict import predict_rows
@@ -43,7 +43,7 @@ class Scout:
     weights : ndarray of shape (n_rows,), or None
     whitened : ndarray of shape (n_rows, n_directions)
         The rows in directions of variance one that are not correlated; those without variance are left out.
-    profile : Profile
+    data_summary : DataSummary
         Of these rows.
     random : RandomState
     reg_covar : float or ndarray of shape (n_features,)
@@ -52,19 +52,21 @@ class Scout:
     x: Array
     weights: Array | None
     whitened: Array
-    profile: Profile
+    data_summary: DataSummary
     random: np.random.RandomState
     reg_covar: float | Array
 
     @classmethod
-    def of(cls, profile: Profile, n_rows: int, random: np.random.RandomState, reg_covar: float | Array) -> Scout:
-        """Up to ``n_rows`` rows of the profile's sample."""
-        x, weights = profile.sample, profile.sample_weights
+    def of(
+        cls, data_summary: DataSummary, n_rows: int, random: np.random.RandomState, reg_covar: float | Array
+    ) -> Scout:
+        """Up to ``n_rows`` rows of the data summary's sample."""
+        x, weights = data_summary.sample, data_summary.sample_weights
         if n_rows < len(x):
             chosen = np.sort(random.choice(len(x), n_rows, replace=False))
             x, weights = x[chosen], None if weights is None else weights[chosen]
         draw = Draw.of(len(x), x.shape[1], seed=0)
-        own = finish_profile(profile_chunk(x, weights, draw, 0))
+        own = finish_summary(summarize_chunk(x, weights, draw, 0))
         return cls(x, weights, _whitened(x, own), own, random, reg_covar)
 
     @property
@@ -83,24 +85,24 @@ class Scout:
         Only the usable ones come back, with a verdict on spikes of chance.
         """
         n_features = self.x.shape[1]
-        evaluate = partial(collect_totals, self.rows, self.profile)
+        evaluate = partial(collect_totals, self.rows, self.data_summary)
         for part in self._parts(states):
             small = all(is_accelerated(s.candidate, n_features) for s in part)
-            acceleration = FeatureScale.of(self.profile) if small else None
+            acceleration = FeatureScale.of(self.data_summary) if small else None
             ran = self._ran(part, replace(settings, reg_covar=self.reg_covar, acceleration=acceleration))
             if usable := [state for state in ran if state.usable]:
-                yield from check_components(usable, evaluate, self.profile.total_weight)[0]
+                yield from check_components(usable, evaluate, self.data_summary.total_weight)[0]
 
     def _ran(self, states: Sequence[State], settings: Settings, dtype: np.dtype[Any] | None = None) -> list[State]:
         again = [continued(state, state.start) for state in states]
         collect = partial(self._collect, dtype=dtype)
-        return loop.run(again, collect, self.profile.total_weight, settings)
+        return loop.run(again, collect, self.data_summary.total_weight, settings)
 
     def _collect(self, models: Sequence[Model], dtype: np.dtype[Any] | None) -> list[Statistics]:
         """A pass, by several threads where there is enough to do."""
         candidates = (Candidate(family.name, len(parameters.weights)) for family, parameters in models)
         n_chunks = min(SCOUT_CHUNKS, 1 + work(candidates, *self.x.shape) // CHUNK_WORK)
-        return collect_statistics(replace(self.rows, n_chunks=n_chunks), self.profile, models, dtype)
+        return collect_statistics(replace(self.rows, n_chunks=n_chunks), self.data_summary, models, dtype)
 
     def _parts(self, states: Iterable[State]) -> Iterator[list[State]]:
         """As many states at a time as there is room for."""
@@ -155,14 +157,14 @@ def continued(state: State, start: int) -> State:
     return State(state.candidate, start, state.parameters, sample_iter=done)
 
 
-def _whitened(x: Array, profile: Profile) -> Array:
-    width = np.sqrt(np.diag(profile.scatter) / profile.total_weight)
+def _whitened(x: Array, data_summary: DataSummary) -> Array:
+    width = np.sqrt(np.diag(data_summary.scatter) / data_summary.total_weight)
     varying = width > 0.0
     if not varying.any():
         return x
-    z = (x[:, varying] - profile.center[varying]) / width[varying]
-    scatter = profile.scatter[np.ix_(varying, varying)] / np.outer(width[varying], width[varying])
-    values, vectors = np.linalg.eigh(scatter / profile.total_weight)
+    z = (x[:, varying] - data_summary.center[varying]) / width[varying]
+    scatter = data_summary.scatter[np.ix_(varying, varying)] / np.outer(width[varying], width[varying])
+    values, vectors = np.linalg.eigh(scatter / data_summary.total_weight)
     kept = values > 1e-9 * values[-1]
     whitened: Array = z @ (vectors[:, kept] / np.sqrt(values[kept]))
     return whitened

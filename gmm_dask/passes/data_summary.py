@@ -92,7 +92,7 @@ class Unusable:
 
 
 @dataclass(frozen=True, eq=False)
-class Profile:
+class DataSummary:
     """What a first read of the data gives: of the rows that are fitted, where nothing else is said.
 
     Attributes
@@ -140,7 +140,7 @@ class Profile:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The profile of some chunks, as it is merged.
+    """The summary of some chunks, as it is merged.
 
     ``chunk_rows`` counts usable rows, ``bad_rows`` those with a value or a weight that is NaN or infinite, and all
     else is of the usable ones, without ``held_out``. ``bad`` (n_features,) counts such values, ``first_bad`` is
@@ -167,8 +167,8 @@ class Part:
     held_out: HeldOut | None = None
 
 
-def profile_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
-    """Profile one chunk: rows (n_rows, n_features), weights (n_rows,) or None, the sample's draw, chunk's number."""
+def summarize_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
+    """Summarize a chunk: rows (n_rows, n_features), weights (n_rows,) or None, the sample's draw, chunk's number."""
     x, w = np.asarray(rows), None if weights is None else np.asarray(weights, dtype=np.float64)
     if w is not None and len(w) != len(x):
         raise UserError(
@@ -259,7 +259,7 @@ def _smallest(priority: Array, limit: int) -> NDArray[np.int64]:
 
 
 def merge_parts(parts: Sequence[Part]) -> Part:
-    """Merge profiles of consecutive chunks."""
+    """Merge summaries of consecutive chunks."""
     total = parts[0]
     with np.errstate(over="ignore", invalid="ignore"):
         for part in parts[1:]:
@@ -307,8 +307,8 @@ def _thin(part: Part, limit: int) -> Part:
     )
 
 
-def finish_profile(part: Part, columns: Sequence[str] | None = None, drop: bool = False) -> Profile:
-    """The profile of all chunks; ``columns`` are names for messages, ``drop`` leaves unusable rows out.
+def finish_summary(part: Part, columns: Sequence[str] | None = None, drop: bool = False) -> DataSummary:
+    """The summary of all chunks; ``columns`` are names for messages, ``drop`` leaves unusable rows out.
 
     Raises
     ------
@@ -322,7 +322,7 @@ def finish_profile(part: Part, columns: Sequence[str] | None = None, drop: bool 
     _refuse_bad_weights(part, n_rows, drop)
     _refuse_few_rows(part, n_rows)
     _refuse_overflow(part, columns)
-    return Profile(
+    return DataSummary(
         n_rows=n_rows,
         total_weight=part.weight,
         center=part.mean,

@@ -31,7 +31,7 @@ from threadpoolctl import ThreadpoolController
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import Statistics
-from gmm_dask.passes.data_summary import Draw, Profile, finish_profile, merge_parts, profile_chunk
+from gmm_dask.passes.data_summary import DataSummary, Draw, finish_summary, merge_parts, summarize_chunk
 from gmm_dask.passes.holdout import Holdout, Weighted
 from gmm_dask.passes.model_batch import (
     Model,
@@ -342,10 +342,10 @@ def _chunk(rows: Any, weights: Any) -> Weighted:
 
 
 def collect_statistics(
-    rows: Rows, profile: Profile, models: Sequence[Model], dtype: np.dtype[Any] | None = None
+    rows: Rows, data_summary: DataSummary, models: Sequence[Model], dtype: np.dtype[Any] | None = None
 ) -> list[Statistics]:
     """One pass: the sufficient statistics of every model, from one read, in ``dtype`` or the rows' precision."""
-    stack = build_stack(models, profile.center, profile.scatter, dtype=dtype or rows.array.dtype)
+    stack = build_stack(models, data_summary.center, data_summary.scatter, dtype=dtype or rows.array.dtype)
     sums = map_reduce(rows, _statistics_of_chunk, add_sums, (stack, rows.holdout), "statistics")
     return unpack_sums(stack, sums)
 
@@ -356,14 +356,14 @@ def _totals_of_chunk(rows: Any, weights: Any, shared: tuple[Stack, Holdout | Non
     return [array for x, w in parts for array in chunk_sums(x, w, stack, statistics=False)]
 
 
-def collect_totals(rows: Rows, profile: Profile, models: Sequence[Model]) -> list[Totals]:
+def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model]) -> list[Totals]:
     """The closing pass: the log-likelihood of every model, from one read of the data, in double precision.
 
     Rows that are held out have a scatter of their own, so that each row's density is computed as a whole then.
     """
     is_split = rows.holdout is not None
-    scatter = np.zeros_like(profile.scatter) if is_split else profile.scatter
-    stack = build_stack(models, profile.center, scatter, answers=is_split)
+    scatter = np.zeros_like(data_summary.scatter) if is_split else data_summary.scatter
+    stack = build_stack(models, data_summary.center, scatter, answers=is_split)
     sums = map_reduce(rows, _totals_of_chunk, add_sums, (stack, rows.holdout), "log-likelihood")
     totals = unpack_totals(stack, sums)
     if not is_split:
@@ -372,14 +372,14 @@ def collect_totals(rows: Rows, profile: Profile, models: Sequence[Model]) -> lis
     return [fitted._replace(held_out=held_out.log_likelihood) for fitted, held_out in pairs]
 
 
-def profile_rows(
+def summarize_rows(
     rows: Rows,
     seed: int,
     columns: Sequence[str] | None = None,
     *,
     drop: bool = False,
     starts: Sequence[int] | None = None,
-) -> Profile:
+) -> DataSummary:
     """Pass 0.
 
     Parameters
@@ -404,4 +404,4 @@ def profile_rows(
     # with weights, the rows that count may be few: none of them is left out beforehand; nor where rows are dropped
     n_rows = rows.array.shape[0] if rows.weights is None and not drop else math.nan
     draw = Draw.of(n_rows, rows.n_features, seed, _first_rows(rows, starts), rows.holdout)
-    return finish_profile(map_reduce(rows, profile_chunk, merge_parts, draw, "profile"), columns, drop)
+    return finish_summary(map_reduce(rows, summarize_chunk, merge_parts, draw, "data-summary"), columns, drop)

@@ -18,7 +18,7 @@ from gmm_dask.em.spurious import check_components
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import Rows, collect_totals
 from gmm_dask.selection import criteria
 from gmm_dask.selection.criteria import Outcome
@@ -45,15 +45,20 @@ def generator_copies(random_state: Any) -> Callable[[], np.random.RandomState]:
     return lambda: copy.deepcopy(original)
 
 
-def evaluate_states(rows: Rows, profile: Profile, states: Sequence[State]) -> list[Outcome]:
+def evaluate_states(rows: Rows, data_summary: DataSummary, states: Sequence[State]) -> list[Outcome]:
     """The closing pass: criteria of the final parameters of all states, from one read of the data.
 
     The log-likelihoods are of the rows before they were scaled.
     """
     usable = [state for state in states if state.usable]
-    weight, held_out = profile.total_weight, profile.held_out.total_weight if profile.held_out else math.nan
-    judged, every = check_components(usable, partial(collect_totals, rows, profile), weight) if usable else ([], [])
-    scaling = weight * profile.log_scale, held_out * profile.log_scale
+    weight, held_out = (
+        data_summary.total_weight,
+        data_summary.held_out.total_weight if data_summary.held_out else math.nan,
+    )
+    judged, every = (
+        check_components(usable, partial(collect_totals, rows, data_summary), weight) if usable else ([], [])
+    )
+    scaling = weight * data_summary.log_scale, held_out * data_summary.log_scale
     found = iter(
         (state, each._replace(log_likelihood=each.log_likelihood - scaling[0], held_out=each.held_out - scaling[1]))
         for state, each in zip(judged, every, strict=True)

@@ -77,12 +77,12 @@ class Keeper:
         return replace(self._checkpoint, states=every, passes=passes)
 
     def _event(self, seconds: float, computed: int) -> PassDone:
-        states, profile = self._checkpoint.states, self._checkpoint.profile
+        states, data_summary = self._checkpoint.states, self._checkpoint.data_summary
         count = Counter(state.status for state in states)
-        best, value = leading_candidate(states, profile, self._criterion)
+        best, value = leading_candidate(states, data_summary, self._criterion)
         return PassDone(
             number=self._checkpoint.passes,
-            rows=sum(profile.chunk_rows),
+            rows=sum(data_summary.chunk_rows),
             seconds=seconds,
             seconds_left=seconds_left(states, self._settings, seconds, computed),
             running=count[Status.RUNNING],

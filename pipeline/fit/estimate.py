@@ -9,7 +9,7 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.auto import AUTO
 from gmm_dask.init.responsibilities import require_rows
 from gmm_dask.memory import Machine, Shape, plan_waves, projected_bytes
-from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.selection.evaluate import check_candidates
 from pipeline.clusters import machine_of
 from pipeline.config.job import JobConfig
@@ -93,7 +93,9 @@ def shape_of(source: Source, config: JobConfig, candidates: Sequence[Candidate] 
     )
 
 
-def shape_found(source: Source, config: JobConfig, profile: Profile, candidates: Sequence[Candidate] = ()) -> Shape:
+def shape_found(
+    source: Source, config: JobConfig, data_summary: DataSummary, candidates: Sequence[Candidate] = ()
+) -> Shape:
     """As :func:`shape_of`, with the chunks that pass 0 found."""
-    n_chunks, chunk_rows = len(profile.chunk_rows), max(profile.chunk_rows)
+    n_chunks, chunk_rows = len(data_summary.chunk_rows), max(data_summary.chunk_rows)
     return replace(shape_of(source, config, candidates), n_chunks=n_chunks, chunk_rows=chunk_rows)

@@ -62,7 +62,7 @@ def wider_grid(config: JobConfig, source: Source, checkpoint: Checkpoint, best: 
     table = store.read_criteria(path)
     row = row_of(table, best)
     winner = Candidate.of(row)
-    found = widen(known, winner, Status(row["status"]).trusted, checkpoint.profile.n_rows)
+    found = widen(known, winner, Status(row["status"]).trusted, checkpoint.data_summary.n_rows)
     if not found.candidates:
         return WiderGrid([], (), found.stopped)
     return _that_fits(config, source, checkpoint, found.candidates, best)
@@ -73,7 +73,7 @@ def _that_fits(
 ) -> WiderGrid:
     """So many of the candidates as the memory has room for, those of the fewest components first."""
     known = candidates_of(checkpoint.states)
-    shape = shape_found(source, config, checkpoint.profile, [*known, *candidates])
+    shape = shape_found(source, config, checkpoint.data_summary, [*known, *candidates])
     most = max(k for _, k in candidates)
     try:
         waves = plan_waves(shape, machine_of(config, shape), candidates, config.search.n_init, known)

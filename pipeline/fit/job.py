@@ -20,7 +20,7 @@ from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.auto import first_states
 from gmm_dask.memory import Shape, plan_waves, projected_bytes
-from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import Rows, collect_statistics
 from gmm_dask.selection.criteria import best_outcome, by_candidate, choose
 from gmm_dask.selection.evaluate import check_candidates, evaluate_states, generator_copies
@@ -53,9 +53,9 @@ from pipeline.sources.preparation import (
     missing_of,
     preparation_of,
     require_varying,
-    scaled_profile,
+    scaled_summary,
 )
-from pipeline.sources.rows import hold_prepared, is_held, read_profile, require_same_chunks
+from pipeline.sources.rows import hold_prepared, is_held, read_data_summary, require_same_chunks
 from pipeline.stages import Stage, unchanged
 from pipeline.store import Checkpoint, StoreStatus
 from pipeline.store.errors import writing
@@ -158,7 +158,7 @@ def _go_on(config: JobConfig, source: Source, progress: Progress) -> None:
     """Tell where an unfinished run stands; its chunks and waves must do for the rest of it."""
     path = config.output.store
     checkpoint = store.load_checkpoint(path)
-    require_same_chunks(path, source, checkpoint.profile)
+    require_same_chunks(path, source, checkpoint.data_summary)
     _require_memory(config, source, checkpoint)
     finished = sum(state.status is not Status.RUNNING for state in checkpoint.states)
     detail = f"after pass {checkpoint.passes}, {finished} of {len(checkpoint.states)} fits done"
@@ -168,7 +168,7 @@ def _go_on(config: JobConfig, source: Source, progress: Progress) -> None:
 def _require_memory(config: JobConfig, source: Source, checkpoint: Checkpoint) -> None:
     """Raise :class:`UserError` if the waves of an unfinished run do not fit the memory limit."""
     candidates = candidates_of(checkpoint.states)
-    shape = shape_found(source, config, checkpoint.profile, candidates)
+    shape = shape_found(source, config, checkpoint.data_summary, candidates)
     machine = machine_of(config, shape)
     needed = projected_bytes(shape, machine, candidates, config.search.n_init, checkpoint.waves)
     if needed > machine.memory_limit:
@@ -187,48 +187,51 @@ def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any]
         return
     progress(StageStarted("compare", "the data's files have another time than when the run began"))
     with _computing(config, source):
-        profile = read_profile(config, source)
-    require_same_contents(path, source.columns, known["contents"], contents_of(profile))
+        data_summary = read_data_summary(config, source)
+    require_same_contents(path, source.columns, known["contents"], contents_of(data_summary))
     store.record_data(path, {**known, "modified": header["modified"]})
 
 
 def seed(config: JobConfig, progress: Progress) -> None:
     """Pass 0, and the starts of all candidates; they are the first checkpoint."""
-    seed_with(config, lambda source, found, profile: every_start(config, profile), progress)
+    seed_with(config, lambda source, found, data_summary: every_start(config, data_summary), progress)
 
 
-def every_start(config: JobConfig, profile: Profile, candidates: Sequence[Candidate] = ()) -> list[State]:
+def every_start(config: JobConfig, data_summary: DataSummary, candidates: Sequence[Candidate] = ()) -> list[State]:
     """The starts of some candidates, or of all that the configuration asks for."""
     search = config.search
     return first_states(
         candidates or _candidates(config),
-        profile,
+        data_summary,
         init_params=search.init_params,
         n_init=search.n_init,
         random_state=generator_copies(search.random_state),
-        reg_covar=settings_of(config, profile).reg_covar,
+        reg_covar=settings_of(config, data_summary).reg_covar,
     )
 
 
-def seed_with(config: JobConfig, starts: Callable[[Source, Profile, Profile], list[State]], progress: Progress) -> None:
+def seed_with(
+    config: JobConfig, starts: Callable[[Source, DataSummary, DataSummary], list[State]], progress: Progress
+) -> None:
     """Pass 0, and the starts that follow from the source, what pass 0 found, and that in the units of the fit."""
     progress(StageStarted("seed", "reading the data once, then the starts"))
     source = open_job(config)
     header = header_of(source)  # as it is before the first row is read
     path = config.output.store
     with _computing(config, source):
-        found = read_profile(config, source)
+        found = read_data_summary(config, source)
         notes = column_notes(found, source.columns)
         _tell(notes, progress)
         if config.data.scale == "standard":
             require_varying(found, source.columns)
         contents = contents_of(found)
-        profile = scaled_profile(found, preparation_of(config.data, contents))
-        waves = _plan(config, shape_found(source, config, profile))
-        states = starts(source, found, profile)
+        data_summary = scaled_summary(found, preparation_of(config.data, contents))
+        waves = _plan(config, shape_found(source, config, data_summary))
+        states = starts(source, found, data_summary)
         if not any(state.usable for state in states):  # before anything is saved that another config would meet
             raise UserError(
-                f"none of the {len(states)} fits can begin with n_samples = {profile.n_rows}: {states[0].status.remedy}"
+                f"none of the {len(states)} fits can begin with n_samples = {data_summary.n_rows}: "
+                f"{states[0].status.remedy}"
             )
         waves = waves if sum(waves) == len(states) else (1,) * len(states)
     store.record_data(
@@ -241,9 +244,9 @@ def seed_with(config: JobConfig, starts: Callable[[Source, Profile, Profile], li
             "notes": [*source.notes, *notes],
         },
     )
-    step = -(-len(profile.sample) // DRAWN_ROWS)
-    profile = replace(profile, sample=profile.sample[::step])
-    store.save_checkpoint(path, Checkpoint(states, profile, 1, waves))
+    step = -(-len(data_summary.sample) // DRAWN_ROWS)
+    data_summary = replace(data_summary, sample=data_summary.sample[::step])
+    store.save_checkpoint(path, Checkpoint(states, data_summary, 1, waves))
 
 
 def fit_wave(config: JobConfig, wave: int, progress: Progress) -> None:
@@ -258,12 +261,12 @@ def fit_wave(config: JobConfig, wave: int, progress: Progress) -> None:
     count = "" if len(checkpoint.waves) == 1 else f", wave {wave + 1} of {len(checkpoint.waves)}"
     progress(StageStarted("fit", f"{fits} fit{'s' * (fits != 1)}{count}, from pass {checkpoint.passes}"))
     source = open_job(config)
-    settings = settings_of(config, checkpoint.profile)
+    settings = settings_of(config, checkpoint.data_summary)
     keeper = Keeper(path, checkpoint, part, settings, config.search.criterion, progress)
     with _computing(config, source):
-        collect = partial(collect_statistics, _fitted_rows(config, source, checkpoint), checkpoint.profile)
+        collect = partial(collect_statistics, _fitted_rows(config, source, checkpoint), checkpoint.data_summary)
         states = checkpoint.states[part]
-        states = loop.run(states, collect, checkpoint.profile.total_weight, settings, keeper.after_pass)
+        states = loop.run(states, collect, checkpoint.data_summary.total_weight, settings, keeper.after_pass)
     keeper.save(states)
 
 
@@ -274,7 +277,7 @@ def select(config: JobConfig, progress: Progress) -> str:
     source, preparation = open_job(config), _preparation(config)
     with _computing(config, source):
         rows = _fitted_rows(config, source, checkpoint)
-        outcomes = in_grid_order(evaluate_states(rows, checkpoint.profile, checkpoint.states))
+        outcomes = in_grid_order(evaluate_states(rows, checkpoint.data_summary, checkpoint.states))
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
     store.write_criteria(config.output.store, outcomes)
     fitted = [state for state in best_starts if state.usable]
@@ -297,10 +300,10 @@ def extend(config: JobConfig, best: str, progress: Progress) -> bool:
         return False
     progress(StageStarted("extend", grid.reason))
     with _computing(config, source):
-        found = read_profile(config, source)
+        found = read_data_summary(config, source)
         known = store.open_store(path, unfinished=True).data["contents"]
         require_same_contents(path, source.columns, known, contents_of(found))
-        states = every_start(config, scaled_profile(found, _preparation(config)), grid.candidates)
+        states = every_start(config, scaled_summary(found, _preparation(config)), grid.candidates)
     after = replace(
         checkpoint,
         states=[*checkpoint.states, *states],
@@ -319,7 +322,7 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
         return
     source = open_job(config)
     rows = readable(source)
-    lengths = rows.lengths if source.n_rows is not None else store.load_checkpoint(path).profile.read_rows
+    lengths = rows.lengths if source.n_rows is not None else store.load_checkpoint(path).data_summary.read_rows
     question = Question(
         model=store.read_model(path, best),
         drop=config.data.missing == "drop",
@@ -336,7 +339,7 @@ def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> 
     source = open_job(config)
     _require_unchanged(config, source, header_of(source), progress)
     checkpoint = store.load_checkpoint(config.output.store)
-    profile = checkpoint.profile
+    data_summary = checkpoint.data_summary
     keep_sample(config.output.store, best)
     after_fit = 2 if config.output.row_outputs else 1  # the closing pass, and the answers
     store.complete(
@@ -344,8 +347,8 @@ def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> 
         best=best,
         passes=checkpoint.passes + after_fit,
         bytes_read=_reads(source, checkpoint, after_fit) * source.bytes_per_pass,
-        n_rows=profile.n_rows,
-        total_weight=profile.total_weight,
+        n_rows=data_summary.n_rows,
+        total_weight=data_summary.total_weight,
         seconds=seconds,
     )
 
@@ -382,10 +385,10 @@ def _preparation(config: JobConfig) -> Preparation:
     return preparation_of(config.data, data["contents"])
 
 
-def settings_of(config: JobConfig, profile: Profile) -> Settings:
+def settings_of(config: JobConfig, data_summary: DataSummary) -> Settings:
     """When EM stops, and what it adds to covariances."""
     search = config.search
-    return settings_for(profile, search.tol, search.max_iter, search.reg_covar, search.accelerate)
+    return settings_for(data_summary, search.tol, search.max_iter, search.reg_covar, search.accelerate)
 
 
 @contextmanager
@@ -397,9 +400,9 @@ def _computing(config: JobConfig, source: Source) -> Iterator[None]:
 
 def _fitted_rows(config: JobConfig, source: Source, checkpoint: Checkpoint) -> Rows:
     """The rows as they are fitted, kept by the workers of a cluster if there is room."""
-    rows = hold_prepared(config, source, _preparation(config), checkpoint.profile)
+    rows = hold_prepared(config, source, _preparation(config), checkpoint.data_summary)
     candidates = candidates_of(checkpoint.states)
-    shape = shape_found(source, config, checkpoint.profile, candidates)
+    shape = shape_found(source, config, checkpoint.data_summary, candidates)
     needed = projected_bytes(shape, machine_of(config, shape), candidates, config.search.n_init, checkpoint.waves)
     return keep(config, rows, shape, needed)
 

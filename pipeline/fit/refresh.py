@@ -23,8 +23,8 @@ from gmm_dask.em.loop import Settings, State
 from gmm_dask.errors import SingularError, UserError
 from gmm_dask.families import get_family
 from gmm_dask.init.responsibilities import start_parameters
-from gmm_dask.passes.data_summary import Profile
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, profile_rows
+from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.map_reduce import as_rows, collect_statistics, summarize_rows
 from gmm_dask.passes.predict import predict_chunk, prediction_batch
 from pipeline import store
 from pipeline.config.job import JobConfig
@@ -138,18 +138,18 @@ def _starts(
     bound: float,
     progress: Progress,
     source: Source,
-    found: Profile,
-    profile: Profile,
+    found: DataSummary,
+    data_summary: DataSummary,
 ) -> list[State]:
     """The refitted winner, or the starts of all candidates; the decision is kept in the store."""
     decision, refit = _decide(config, previous, bound, source, found)
     progress(StageStarted("note", decision.reason))
     store.update_attributes(config.output.store, refresh=asdict(decision))
-    return every_start(config, profile) if refit is None else [refit]
+    return every_start(config, data_summary) if refit is None else [refit]
 
 
 def _decide(
-    config: JobConfig, previous: ResultStore | None, bound: float, source: Source, found: Profile
+    config: JobConfig, previous: ResultStore | None, bound: float, source: Source, found: DataSummary
 ) -> tuple[Decision, State | None]:
     """Whether to search again; if not, the winner's state to go on from."""
     if previous is None:
@@ -202,7 +202,7 @@ def _changed(config: JobConfig, model: StoredModel, source: Source) -> str | Non
     return None
 
 
-def _part(found: Profile, first: int) -> tuple[Array, Array | None]:
+def _part(found: DataSummary, first: int) -> tuple[Array, Array | None]:
     """Every second row of the sample, and their weights."""
     weights = found.sample_weights
     return found.sample[first::2], None if weights is None else weights[first::2]
@@ -218,15 +218,15 @@ def _refit(
     resp = _answers(model.model, _units(Preparation(model.center, model.scale), raw), "responsibility")
     x = _units(preparation, raw)
     rows = as_rows(x, weights)
-    profile = profile_rows(rows, config.search.random_state, model.columns)
-    settings: Settings = settings_of(config, profile)
+    data_summary = summarize_rows(rows, config.search.random_state, model.columns)
+    settings: Settings = settings_of(config, data_summary)
     family = get_family(model.covariance_type)
     try:
         parameters = start_parameters(family, x, weights, resp, settings.reg_covar)
     except SingularError:
         return None
     start = State(model.candidate, 0, parameters)
-    (state,) = loop.run([start], partial(collect_statistics, rows, profile), profile.total_weight, settings)
+    (state,) = loop.run([start], partial(collect_statistics, rows, data_summary), data_summary.total_weight, settings)
     if not (state.usable and state.status.trusted):
         return None
     return replace(start, parameters=state.parameters)

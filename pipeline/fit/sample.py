@@ -17,16 +17,16 @@ def keep_sample(path: str, best: str) -> None:
     best : str
         Name of the chosen model.
     """
-    profile, model = store.load_checkpoint(path).profile, store.read_model(path, best)
-    found = predict_rows(Rows(profile.sample), *model.model, ["label", "responsibility"])
-    in_units = profile.sample
+    data_summary, model = store.load_checkpoint(path).data_summary, store.read_model(path, best)
+    found = predict_rows(Rows(data_summary.sample), *model.model, ["label", "responsibility"])
+    in_units = data_summary.sample
     if model.center is not None and model.scale is not None:
         in_units = in_units * model.scale + model.center
     sample = store.Sample(
         rows=in_units,
         label=found["label"],
         uncertainty=1.0 - found["responsibility"].max(axis=1),
-        n_chunks=len(profile.chunk_rows),
-        chunk_rows=max(profile.chunk_rows),
+        n_chunks=len(data_summary.chunk_rows),
+        chunk_rows=max(data_summary.chunk_rows),
     )
     store.write_sample(path, sample)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
-from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.data_summary import DataSummary
 from pipeline.sources import Source, last_modified
 
 # moments of the same rows, summed by other versions or processors, agree to better than this
@@ -32,32 +32,32 @@ def header_of(source: Source) -> dict[str, Any]:
     }
 
 
-def contents_of(profile: Profile) -> dict[str, Any]:
+def contents_of(data_summary: DataSummary) -> dict[str, Any]:
     """What pass 0 found: rows, weight, each column's moments and range, how columns vary together, some rows.
 
     All this is of the rows that are fitted; those held out are counted, and have means.
 
-    The profile is as pass 0 leaves it, with its whole sample.
+    The data summary is as pass 0 leaves it, with its whole sample.
     """
-    deviations = np.sqrt(np.diagonal(profile.scatter) / profile.total_weight)
+    deviations = np.sqrt(np.diagonal(data_summary.scatter) / data_summary.total_weight)
     directions = _directions(deviations)
-    variances = np.einsum("ij,jk,ik->i", directions, profile.scatter, directions, optimize=True)
+    variances = np.einsum("ij,jk,ik->i", directions, data_summary.scatter, directions, optimize=True)
     return {
-        "n_rows": profile.n_rows,
-        "total_weight": profile.total_weight,
-        "means": profile.center.tolist(),
+        "n_rows": data_summary.n_rows,
+        "total_weight": data_summary.total_weight,
+        "means": data_summary.center.tolist(),
         "deviations": deviations.tolist(),
-        "minima": profile.minimum.tolist(),
-        "maxima": profile.maximum.tolist(),
-        "variances": (variances / profile.total_weight).tolist(),
-        "sample": _digest(profile),
-        **_held_out(profile),
+        "minima": data_summary.minimum.tolist(),
+        "maxima": data_summary.maximum.tolist(),
+        "variances": (variances / data_summary.total_weight).tolist(),
+        "sample": _digest(data_summary),
+        **_held_out(data_summary),
     }
 
 
-def _held_out(profile: Profile) -> dict[str, Any]:
+def _held_out(data_summary: DataSummary) -> dict[str, Any]:
     """Rows, weight and means of the rows that are held out; nothing where none are."""
-    found = profile.held_out
+    found = data_summary.held_out
     if found is None:
         return {}
     return {
@@ -72,11 +72,11 @@ def _directions(deviations: Array) -> Array:
     return np.where(varies, directions / np.where(varies, deviations, 1.0), 0.0)
 
 
-def _digest(profile: Profile) -> str:
+def _digest(data_summary: DataSummary) -> str:
     """A hash of the sample's rows and weights, in their order."""
-    found = hashlib.sha256(np.ascontiguousarray(profile.sample))
-    if profile.sample_weights is not None:
-        found.update(np.ascontiguousarray(profile.sample_weights))
+    found = hashlib.sha256(np.ascontiguousarray(data_summary.sample))
+    if data_summary.sample_weights is not None:
+        found.update(np.ascontiguousarray(data_summary.sample_weights))
     return found.hexdigest()
 
 

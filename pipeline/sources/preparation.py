@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.em.spurious import weights_warning
 from gmm_dask.errors import UserError
-from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.holdout import usable_rows
 from pipeline.config.job import DataConfig
 
@@ -75,19 +75,19 @@ def preparation_of(data: DataConfig, contents: Mapping[str, Any]) -> Preparation
     return Preparation(np.array(contents["means"]), np.array(contents["deviations"]), drop)
 
 
-def scaled_profile(profile: Profile, preparation: Preparation) -> Profile:
-    """The profile in fitted units, without a second read: pass 0 of the scaled rows would find the same."""
+def scaled_summary(data_summary: DataSummary, preparation: Preparation) -> DataSummary:
+    """The data summary in fitted units, without a second read: pass 0 of the scaled rows would find the same."""
     center, scale = preparation.center, preparation.scale
     if center is None or scale is None:
-        return profile
-    held_out = profile.held_out
+        return data_summary
+    held_out = data_summary.held_out
     return replace(
-        profile,
-        center=(profile.center - center) / scale,
-        scatter=profile.scatter / np.outer(scale, scale),
-        minimum=(profile.minimum - center) / scale,
-        maximum=(profile.maximum - center) / scale,
-        sample=(profile.sample - center) / scale,
+        data_summary,
+        center=(data_summary.center - center) / scale,
+        scatter=data_summary.scatter / np.outer(scale, scale),
+        minimum=(data_summary.minimum - center) / scale,
+        maximum=(data_summary.maximum - center) / scale,
+        sample=(data_summary.sample - center) / scale,
         log_scale=preparation.log_scale,
         held_out=held_out and replace(held_out, center=(held_out.center - center) / scale),
     )
@@ -96,9 +96,9 @@ def scaled_profile(profile: Profile, preparation: Preparation) -> Profile:
 # -- columns that tell nothing, or nothing new ---------------------------------------------------------------
 
 
-def require_varying(profile: Profile, columns: Sequence[str]) -> None:
+def require_varying(data_summary: DataSummary, columns: Sequence[str]) -> None:
     """Raise :class:`UserError` if a column that is to be scaled has one value only."""
-    constant = [columns[i] for i in _constant(profile)]
+    constant = [columns[i] for i in _constant(data_summary)]
     if constant:
         raise UserError(
             f"data.scale: {_listed(constant)} the same value in every row, so that no scale makes the standard "
@@ -106,41 +106,43 @@ def require_varying(profile: Profile, columns: Sequence[str]) -> None:
         )
 
 
-def missing_of(profile: Profile, columns: Sequence[str]) -> dict[str, Any]:
+def missing_of(data_summary: DataSummary, columns: Sequence[str]) -> dict[str, Any]:
     """Rows that were left out, and how many values each column lacks, as the store holds them."""
-    unusable = profile.unusable
+    unusable = data_summary.unusable
     if unusable is None:
         return {"rows": 0, "columns": {}}
     counts = dict(zip(columns, unusable.columns.tolist(), strict=True))
     return {"rows": unusable.n_rows, "columns": {name: count for name, count in counts.items() if count}}
 
 
-def column_notes(profile: Profile, columns: Sequence[str]) -> list[str]:
+def column_notes(data_summary: DataSummary, columns: Sequence[str]) -> list[str]:
     """What pass 0 noticed about columns: those of one value, and those that follow from another."""
-    constant = _constant(profile)
-    notes = [f"the column {columns[i]!r} has the same value in every row ({profile.minimum[i]:g})" for i in constant]
-    unusable = profile.unusable
+    constant = _constant(data_summary)
+    notes = [
+        f"the column {columns[i]!r} has the same value in every row ({data_summary.minimum[i]:g})" for i in constant
+    ]
+    unusable = data_summary.unusable
     if unusable:
-        n_rows = sum(profile.read_rows)
+        n_rows = sum(data_summary.read_rows)
         notes.append(f"{unusable.n_rows:,} of {n_rows:,} rows have missing or infinite values and are left out")
-    for i, j in _dependent(profile, constant):
-        same = _is_same(profile, i, j)
+    for i, j in _dependent(data_summary, constant):
+        same = _is_same(data_summary, i, j)
         how = "is a duplicate of" if same else "is a linear function of"
         notes.append(f"the column {columns[j]!r} {how} {columns[i]!r}; leave one of them out")
-    if said := weights_warning(profile.total_weight, profile.n_rows):
+    if said := weights_warning(data_summary.total_weight, data_summary.n_rows):
         notes.append(said[0].lower() + said[1:].rstrip("."))
     return notes
 
 
-def _constant(profile: Profile) -> list[int]:
-    return np.flatnonzero(profile.minimum == profile.maximum).tolist()
+def _constant(data_summary: DataSummary) -> list[int]:
+    return np.flatnonzero(data_summary.minimum == data_summary.maximum).tolist()
 
 
-def _dependent(profile: Profile, constant: Sequence[int]) -> list[tuple[int, int]]:
+def _dependent(data_summary: DataSummary, constant: Sequence[int]) -> list[tuple[int, int]]:
     """Each column that is perfectly correlated with an earlier one, and the first such."""
-    variances = np.diagonal(profile.scatter).copy()
+    variances = np.diagonal(data_summary.scatter).copy()
     variances[list(constant)] = np.nan
-    squared = profile.scatter**2 / np.outer(variances, variances)
+    squared = data_summary.scatter**2 / np.outer(variances, variances)
     pairs = np.argwhere(np.triu(squared >= 1.0 - DEPENDENT, k=1))
     first: dict[int, int] = {}
     for i, j in pairs.tolist():
@@ -148,9 +150,9 @@ def _dependent(profile: Profile, constant: Sequence[int]) -> list[tuple[int, int
     return [(i, j) for j, i in first.items()]
 
 
-def _is_same(profile: Profile, i: int, j: int) -> bool:
-    ends = np.array([profile.minimum, profile.maximum, profile.center])
-    return bool(np.allclose(ends[:, i], ends[:, j], rtol=1e-12) and profile.scatter[i, j] > 0.0)
+def _is_same(data_summary: DataSummary, i: int, j: int) -> bool:
+    ends = np.array([data_summary.minimum, data_summary.maximum, data_summary.center])
+    return bool(np.allclose(ends[:, i], ends[:, j], rtol=1e-12) and data_summary.scatter[i, j] > 0.0)
 
 
 def _listed(names: Sequence[str]) -> str:

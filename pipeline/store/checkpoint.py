@@ -21,7 +21,7 @@ from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.data_summary import Profile, Unusable
+from gmm_dask.passes.data_summary import DataSummary, Unusable
 from gmm_dask.passes.holdout import HeldOut
 from pipeline.store.arrays import StorePath, get, open_root, put
 from pipeline.store.lifecycle import open_store, update_attributes
@@ -63,7 +63,7 @@ class Checkpoint:
     ----------
     states : sequence of State
         In the stack's order.
-    profile : Profile
+    data_summary : DataSummary
         With the rows that pictures show as its sample; their weights are not kept.
     passes : int
         Reads of the data so far.
@@ -74,7 +74,7 @@ class Checkpoint:
     """
 
     states: Sequence[State]
-    profile: Profile
+    data_summary: DataSummary
     passes: int
     waves: tuple[int, ...]
     widened: int = 0
@@ -87,10 +87,10 @@ def save_checkpoint(path: StorePath, checkpoint: Checkpoint) -> None:
     checkpoints = open_root(path, "r+").require_group("checkpoint")
     group = checkpoints.create_group(str(number), overwrite=True)
     waves = np.array(checkpoint.waves, dtype=np.int64)
-    arrays = {**_profile_arrays(checkpoint.profile), **_state_arrays(checkpoint.states), "waves": waves}
+    arrays = {**_summary_arrays(checkpoint.data_summary), **_state_arrays(checkpoint.states), "waves": waves}
     for name, values in arrays.items():
         put(group, name, values, _DIMENSIONS.get(name, ("state",)))
-    counts = {"passes": checkpoint.passes, "n_rows": checkpoint.profile.n_rows, "widened": checkpoint.widened}
+    counts = {"passes": checkpoint.passes, "n_rows": checkpoint.data_summary.n_rows, "widened": checkpoint.widened}
     group.update_attributes({**counts, "sha256": _digest(arrays)})
     update_attributes(path, checkpoint=number, passes=checkpoint.passes)
     if before is not None:
@@ -114,10 +114,10 @@ def load_checkpoint(path: StorePath) -> Checkpoint:
         raise _damaged(path, number) from error
     if _digest(arrays) != attributes.get("sha256"):
         raise _damaged(path, number)
-    profile = _profile_of(arrays, attributes["n_rows"])
-    states = list(_states_of(arrays, len(profile.center)))
+    data_summary = _summary_of(arrays, attributes["n_rows"])
+    states = list(_states_of(arrays, len(data_summary.center)))
     waves = tuple(arrays["waves"].tolist())
-    return Checkpoint(states, profile, attributes["passes"], waves, attributes.get("widened", 0))
+    return Checkpoint(states, data_summary, attributes["passes"], waves, attributes.get("widened", 0))
 
 
 def load_waves(path: StorePath) -> tuple[int, ...]:
@@ -155,21 +155,21 @@ def _digest(arrays: Arrays) -> str:
     return found.hexdigest()
 
 
-# -- the profile ---------------------------------------------------------------------------------------------
+# -- the data summary ---------------------------------------------------------------------------------------
 
 
-def _profile_arrays(profile: Profile) -> dict[str, NDArray[Any]]:
+def _summary_arrays(data_summary: DataSummary) -> dict[str, NDArray[Any]]:
     return {
-        **(_unusable_arrays(profile.unusable) if profile.unusable else {}),
-        **(_held_out_arrays(profile.held_out) if profile.held_out else {}),
-        "log_scale": np.array([profile.log_scale]),
-        "total_weight": np.array([profile.total_weight]),
-        "center": profile.center,
-        "scatter": profile.scatter,
-        "minimum": profile.minimum,
-        "maximum": profile.maximum,
-        "sample": profile.sample,
-        "chunk_rows": np.array(profile.chunk_rows, dtype=np.int64),
+        **(_unusable_arrays(data_summary.unusable) if data_summary.unusable else {}),
+        **(_held_out_arrays(data_summary.held_out) if data_summary.held_out else {}),
+        "log_scale": np.array([data_summary.log_scale]),
+        "total_weight": np.array([data_summary.total_weight]),
+        "center": data_summary.center,
+        "scatter": data_summary.scatter,
+        "minimum": data_summary.minimum,
+        "maximum": data_summary.maximum,
+        "sample": data_summary.sample,
+        "chunk_rows": np.array(data_summary.chunk_rows, dtype=np.int64),
     }
 
 
@@ -189,8 +189,8 @@ def _held_out_arrays(held_out: HeldOut) -> dict[str, NDArray[Any]]:
     }
 
 
-def _profile_of(arrays: Arrays, n_rows: int) -> Profile:
-    return Profile(
+def _summary_of(arrays: Arrays, n_rows: int) -> DataSummary:
+    return DataSummary(
         n_rows=n_rows,
         total_weight=float(arrays["total_weight"][0]),
         center=arrays["center"],

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gmm_dask.em.loop import State, Status, best_start
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.model_batch import Totals
 from gmm_dask.selection.criteria import CRITERIA, Outcome, best_position, differences, evaluate
 from gmm_dask.selection.diagnostics import remarks, starts_compared
@@ -143,9 +143,11 @@ def row_of(table: pd.DataFrame, name: str) -> dict[str, Any]:
     return {str(column): value for column, value in table.iloc[position_of(table, name)].items()}
 
 
-def leading_candidate(states: Sequence[State], profile: Profile, criterion: str) -> tuple[str | None, float | None]:
+def leading_candidate(
+    states: Sequence[State], data_summary: DataSummary, criterion: str
+) -> tuple[str | None, float | None]:
     """Name and criterion of the candidate that leads an unfinished run; None where it is not known."""
-    outcomes = [_outcome_so_far(starts, profile) for starts in _by_candidate(states)]
+    outcomes = [_outcome_so_far(starts, data_summary) for starts in _by_candidate(states)]
     values = [float(getattr(outcome, criterion)) for outcome in outcomes]
     trusted = [outcome.state.status.trusted for outcome in outcomes]
     best = best_position(values, [outcome.n_parameters for outcome in outcomes], trusted)
@@ -165,12 +167,12 @@ def _table_so_far(store: ResultStore) -> pd.DataFrame:
     if store.checkpoint is None:
         return pd.DataFrame({name: pd.Series(dtype=float) for name in COLUMNS})
     checkpoint = load_checkpoint(store.path)
-    return table_so_far(checkpoint.states, checkpoint.profile)
+    return table_so_far(checkpoint.states, checkpoint.data_summary)
 
 
-def table_so_far(states: Sequence[State], profile: Profile) -> pd.DataFrame:
+def table_so_far(states: Sequence[State], data_summary: DataSummary) -> pd.DataFrame:
     """The candidates of an unfinished run, with criteria from each one's newest lower bound."""
-    rows = [_row_so_far(starts, profile) for starts in _by_candidate(states)]
+    rows = [_row_so_far(starts, data_summary) for starts in _by_candidate(states)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -181,17 +183,19 @@ def _by_candidate(states: Sequence[State]) -> list[list[State]]:
     return list(candidates.values())
 
 
-def _outcome_so_far(starts: Sequence[State], profile: Profile) -> Outcome:
+def _outcome_so_far(starts: Sequence[State], data_summary: DataSummary) -> Outcome:
     """Criteria of a candidate's best start so far, from its newest lower bound."""
     state = best_start(starts, trusted=True) or starts[0]
     known = state.usable and math.isfinite(state.lower_bound)
-    totals = Totals((state.lower_bound - profile.log_scale) * profile.total_weight, math.nan) if known else None
-    return evaluate(state, len(profile.center), totals, profile.total_weight)
+    totals = (
+        Totals((state.lower_bound - data_summary.log_scale) * data_summary.total_weight, math.nan) if known else None
+    )
+    return evaluate(state, len(data_summary.center), totals, data_summary.total_weight)
 
 
-def _row_so_far(starts: Sequence[State], profile: Profile) -> dict[str, Any]:
+def _row_so_far(starts: Sequence[State], data_summary: DataSummary) -> dict[str, Any]:
     """A candidate by its best start so far; it is running as long as any start is."""
-    outcome = _outcome_so_far(starts, profile)
+    outcome = _outcome_so_far(starts, data_summary)
     state = outcome.state
     running = any(start.status is Status.RUNNING for start in starts)
     return {

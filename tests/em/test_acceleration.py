@@ -24,7 +24,7 @@ from gmm_dask.errors import SingularError
 from gmm_dask.families import FAMILIES, Statistics
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import start_states
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, profile_rows
+from gmm_dask.passes.map_reduce import as_rows, collect_statistics, summarize_rows
 from mixtures import assert_same_parameters, random_parameters
 from pipeline.store import Checkpoint, load_checkpoint, prepare_store, save_checkpoint
 
@@ -48,8 +48,8 @@ def fits(
     weights=None,
 ):
     rows = as_rows(X, weights)
-    profile = profile_rows(rows, 0)
-    settings = settings_for(profile, tol, 5000, 1e-6, accelerate)
+    data_summary = summarize_rows(rows, 0)
+    settings = settings_for(data_summary, tol, 5000, 1e-6, accelerate)
     [start] = start_states(
         [(covariance_type, k)],
         X,
@@ -59,12 +59,12 @@ def fits(
         random_state=lambda: np.random.RandomState(0),
         reg_covar=1e-6,
     )
-    return start, partial(collect_statistics, rows, profile), profile, settings
+    return start, partial(collect_statistics, rows, data_summary), data_summary, settings
 
 
 def fit(*args, **kwargs):
-    start, collect, profile, settings = fits(*args, **kwargs)
-    [end] = loop.run([start], collect, profile.total_weight, settings)
+    start, collect, data_summary, settings = fits(*args, **kwargs)
+    [end] = loop.run([start], collect, data_summary.total_weight, settings)
     return end
 
 
@@ -139,14 +139,14 @@ def test_lower_bounds_never_fall(covariance_type, seed):
 
 def test_where_the_likelihood_falls_the_plain_step_goes_on(covariance_type):
     """After each fall the next parameters are those that a plain step from the point before gives."""
-    start, collect, profile, settings = fits(overlapping(600, seed=2), covariance_type)
+    start, collect, data_summary, settings = fits(overlapping(600, seed=2), covariance_type)
     state = start
     while not state.is_extrapolated:
-        [state] = loop.run_pass([state], collect, profile.total_weight, settings)
+        [state] = loop.run_pass([state], collect, data_summary.total_weight, settings)
     point = state.history.points[-1]
     assert state.history.plain is not None
     [fallen] = [replace(s, log_likelihood=-np.inf) for s in collect([state.model])]
-    (after,) = loop.steps([state], [fallen], profile.total_weight, settings)
+    (after,) = loop.steps([state], [fallen], data_summary.total_weight, settings)
     assert after.parameters is state.history.plain
     assert (after.falls, after.lower_bounds, after.status) == (
         1,
@@ -178,11 +178,11 @@ def test_a_singular_extrapolation_falls_back_too():
 
 def test_convergence_is_confirmed_by_a_plain_step(covariance_type):
     seen = []
-    start, collect, profile, settings = fits(overlapping(600, seed=3), covariance_type, tol=1e-7)
+    start, collect, data_summary, settings = fits(overlapping(600, seed=3), covariance_type, tol=1e-7)
     loop.run(
         [start],
         collect,
-        profile.total_weight,
+        data_summary.total_weight,
         settings,
         lambda states: seen.append(states[0]),
     )
@@ -215,21 +215,21 @@ def test_a_fit_that_is_resumed_ends_with_the_same_bits(tmp_path, stop):
     """After any pass, with whatever is remembered then."""
     X = overlapping(400, seed=4)
     parts = [fits(X, name, tol=1e-9) for name in FAMILIES]
-    collect, profile, settings = parts[0][1:]
+    collect, data_summary, settings = parts[0][1:]
     passes = []
     ends = loop.run(
         [part[0] for part in parts],
         collect,
-        profile.total_weight,
+        data_summary.total_weight,
         settings,
         passes.append,
     )
     path = tmp_path / "r.zarr"
     prepare_store(path, {"name": "x", "search": {"criterion": "bic"}}, {"n_rows": len(X)})
-    save_checkpoint(path, Checkpoint(passes[stop], profile, stop, (len(parts),)))
+    save_checkpoint(path, Checkpoint(passes[stop], data_summary, stop, (len(parts),)))
     resumed = load_checkpoint(path).states
     assert any(state.history is not None for state in resumed) or stop == 3
-    again = loop.run(resumed, collect, profile.total_weight, settings)
+    again = loop.run(resumed, collect, data_summary.total_weight, settings)
     for ours, theirs in zip(again, ends, strict=True):
         assert ours.lower_bounds == theirs.lower_bounds
         assert (ours.status, ours.falls, ours.converged) == (

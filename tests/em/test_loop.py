@@ -13,7 +13,7 @@ from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families import Statistics, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import start_states
-from gmm_dask.passes.map_reduce import Rows, collect_statistics, profile_rows
+from gmm_dask.passes.map_reduce import Rows, collect_statistics, summarize_rows
 from mixtures import random_parameters, random_rows
 
 # so many rows that no component is of one alone; a power of two, by which bounds are divided exactly
@@ -142,7 +142,7 @@ def test_the_likelihood_never_falls(covariance_type, seed, n_components, n_featu
     X = random_rows(80, n_features, seed)
     weights = np.random.RandomState(seed).uniform(0, 2, len(X)) if weighted else None
     rows = Rows(X, weights)
-    profile = profile_rows(rows, seed)
+    data_summary = summarize_rows(rows, seed)
     [start] = start_states(
         [(covariance_type, n_components)],
         X,
@@ -152,7 +152,7 @@ def test_the_likelihood_never_falls(covariance_type, seed, n_components, n_featu
         random_state=lambda: np.random.RandomState(seed),
         reg_covar=0.0,
     )
-    collect = partial(collect_statistics, rows, profile)
-    [end] = loop.run([start], collect, profile.total_weight, Settings(tol=1e-9, max_iter=30, reg_covar=0.0))
+    collect = partial(collect_statistics, rows, data_summary)
+    [end] = loop.run([start], collect, data_summary.total_weight, Settings(tol=1e-9, max_iter=30, reg_covar=0.0))
     assert end.n_iter > 0
     assert (np.diff(end.lower_bounds) >= -1e-12 * np.abs(end.lower_bound)).all()

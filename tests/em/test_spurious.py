@@ -11,7 +11,7 @@ from gmm_dask.em.spurious import check_components, check_parameters, slim_compon
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import statistics_of
-from gmm_dask.passes.map_reduce import as_rows, collect_totals, profile_rows
+from gmm_dask.passes.map_reduce import as_rows, collect_totals, summarize_rows
 from gmm_dask.selection.criteria import best_outcome
 from gmm_dask.selection.evaluate import evaluate_states
 from mixtures import assert_same_parameters, assert_same_statistics, random_parameters, random_rows
@@ -24,7 +24,7 @@ def outcome_of(X, covariance_type, parameters, weights=None):
     state = State(
         Candidate(covariance_type, len(parameters.weights)), 0, parameters, (0.0,), Status.CONVERGED, converged=True
     )
-    (outcome,) = evaluate_states(rows, profile_rows(rows, 0), [state])
+    (outcome,) = evaluate_states(rows, summarize_rows(rows, 0), [state])
     return outcome
 
 
@@ -75,11 +75,11 @@ def test_a_weight_counts_as_so_many_rows():
 
 def test_a_verdict_costs_no_pass_of_its_own(iris):
     rows = as_rows(iris)
-    profile, calls = profile_rows(rows, 0), []
+    data_summary, calls = summarize_rows(rows, 0), []
 
     def evaluate(models):
         calls.append(len(models))
-        return collect_totals(rows, profile, models)
+        return collect_totals(rows, data_summary, models)
 
     mixture = GaussianMixture(4, random_state=0).fit(iris)
     spike = State(Candidate("full", 4), 0, mixture._parameters, (0.0,), Status.CONVERGED)
@@ -102,14 +102,14 @@ def test_a_start_without_a_spike_is_taken_instead():
     rng = np.random.RandomState(3)
     X = np.concatenate([rng.standard_normal((600, 2)), rng.normal([3, 3], 1, (600, 2))])
     rows = as_rows(X)
-    profile = profile_rows(rows, 0)
+    data_summary = summarize_rows(rows, 0)
     slim = beside_a_slim_one("full", 0.01, [0.5, 0.5])
     plain = GaussianMixture(2, random_state=0).fit(X)
     states = [
         State(Candidate("full", 2), 0, slim, (0.0,), Status.CONVERGED, converged=True),
         State(Candidate("full", 2), 1, plain._parameters, (plain.lower_bound_,), Status.CONVERGED, converged=True),
     ]
-    outcomes = evaluate_states(rows, profile, states)
+    outcomes = evaluate_states(rows, data_summary, states)
     assert [outcome.state.status for outcome in outcomes] == [Status.SPURIOUS, Status.CONVERGED]
     assert best_outcome(outcomes).state.start == 1
 

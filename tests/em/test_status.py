@@ -14,7 +14,7 @@ from gmm_dask.em.spurious import check_parameters
 from gmm_dask.em.status import Status
 from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.map_reduce import as_rows, profile_rows
+from gmm_dask.passes.map_reduce import as_rows, summarize_rows
 from mixtures import random_parameters
 
 OWN_COVARIANCES = ("full", "diag", "spherical")
@@ -174,15 +174,15 @@ def test_a_sweep_of_spikes_alone_warns():
 
 
 def test_auto_is_a_millionth_of_each_variance(iris):
-    profile = profile_rows(as_rows(iris), 0)
-    np.testing.assert_allclose(reg_covar_of("auto", profile), 1e-6 * iris.var(axis=0), rtol=1e-12)
-    assert reg_covar_of(1e-3, profile) == 1e-3
+    data_summary = summarize_rows(as_rows(iris), 0)
+    np.testing.assert_allclose(reg_covar_of("auto", data_summary), 1e-6 * iris.var(axis=0), rtol=1e-12)
+    assert reg_covar_of(1e-3, data_summary) == 1e-3
 
 
 def test_auto_of_a_constant_column_follows_its_value():
     X = np.random.RandomState(0).standard_normal((50, 3))
     X[:, 1], X[:, 2] = 7.0, 0.0
-    found = reg_covar_of("auto", profile_rows(as_rows(X), 0))
+    found = reg_covar_of("auto", summarize_rows(as_rows(X), 0))
     np.testing.assert_allclose(found[1:], [49e-6, 1e-6])
 
 

@@ -42,8 +42,8 @@ def states(monkeypatch):
     """The states that searches end with."""
     seen = []
 
-    def recording(rows, profile, states):
-        outcomes = evaluate(rows, profile, states)
+    def recording(rows, data_summary, states):
+        outcomes = evaluate(rows, data_summary, states)
         seen.extend(outcome.state for outcome in outcomes)
         return outcomes
 

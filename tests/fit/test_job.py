@@ -18,7 +18,7 @@ import pipeline.sources.rows
 import pipeline.store
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.memory import copies_of_sums, model_bytes, resting_bytes
-from gmm_dask.passes.map_reduce import as_rows, profile_rows
+from gmm_dask.passes.map_reduce import as_rows, summarize_rows
 from paths import ROOT
 from pipeline.config.job import ClusterConfig, JobConfig, load_config
 from pipeline.fit.estimate import machine_of, shape_of
@@ -26,7 +26,7 @@ from pipeline.fit.job import run
 from pipeline.progress import StageStarted
 from pipeline.sources import open_source
 from pipeline.sources.fingerprint import contents_of, require_same_contents
-from pipeline.sources.rows import read_profile
+from pipeline.sources.rows import read_data_summary
 from pipeline.store import load_checkpoint, lock, open_store, read_criteria
 from pipeline.store.show import leading_candidate, read_result, table_so_far
 from pipeline.synth import Plan, write_synthetic
@@ -181,20 +181,20 @@ def test_changed_data_is_refused(tmp_path, change, difference):
         run(config)
 
 
-def profile_of(rows, weights=None):
-    return profile_rows(as_rows(rows, weights), 0)
+def summary_of(rows, weights=None):
+    return summarize_rows(as_rows(rows, weights), 0)
 
 
 def test_the_fingerprint_sees_ranges_and_weights():
     rows = some_rows()
-    before = contents_of(profile_of(rows))
+    before = contents_of(summary_of(rows))
     for key, word in (("minima", "minimum"), ("maxima", "maximum")):
         after = {**before, key: [before[key][0], before[key][1] * 1.5]}
         with pytest.raises(UserError, match=f"the {word} of column 'b' was"):
             require_same_contents("r.zarr", ("a", "b"), before, after)
     weights = np.tile([1.0, 2.0], 50)
     doubled = np.repeat(rows[:50], 2, axis=0)  # swapping the weights changes no moment
-    first, second = (contents_of(profile_of(doubled, w)) for w in (weights, weights[::-1].copy()))
+    first, second = (contents_of(summary_of(doubled, w)) for w in (weights, weights[::-1].copy()))
     with pytest.raises(UserError, match="its rows were changed"):
         require_same_contents("r.zarr", ("a", "b"), first, second)
 
@@ -202,7 +202,7 @@ def test_the_fingerprint_sees_ranges_and_weights():
 def test_the_fingerprint_is_small_and_knows_constant_columns():
     rows = np.random.default_rng(0).normal(size=(50, 300))
     rows[:, 7] = 3.0
-    contents = contents_of(profile_of(rows))
+    contents = contents_of(summary_of(rows))
     assert len(contents["variances"]) == 8
     assert np.isfinite(contents["variances"]).all()
     require_same_contents("r.zarr", tuple(map(str, range(300))), contents, json.loads(json.dumps(contents)))
@@ -213,14 +213,14 @@ def test_data_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
     config = csv_config(tmp_path, rows)
 
     def read_then_change(*args):
-        profile = read_profile(*args)
-        monkeypatch.setattr(pipeline.fit.job, "read_profile", read_profile)
+        data_summary = read_data_summary(*args)
+        monkeypatch.setattr(pipeline.fit.job, "read_data_summary", read_data_summary)
         shuffle_a_column(rows)
         csv_config(tmp_path, rows)
         os.utime(config.data.source, ns=(1, 1))
-        return profile
+        return data_summary
 
-    monkeypatch.setattr(pipeline.fit.job, "read_profile", read_then_change)
+    monkeypatch.setattr(pipeline.fit.job, "read_data_summary", read_then_change)
     with pytest.raises(UserError, match=r"its data has changed: its columns vary together.*--fresh"):
         run(config)
     assert not open_store(config.output.store, unfinished=True).is_complete
@@ -390,11 +390,11 @@ def test_the_leader_of_a_run_is_that_of_its_table(tmp_path, in_project, monkeypa
     with pytest.raises(Stop):
         run(config, progress=lambda event: events.append(event) or stop_at(9)(event))
     checkpoint = load_checkpoint(config.output.store)
-    table = table_so_far(checkpoint.states, checkpoint.profile)
-    name, value = leading_candidate(checkpoint.states, checkpoint.profile, "bic")
+    table = table_so_far(checkpoint.states, checkpoint.data_summary)
+    name, value = leading_candidate(checkpoint.states, checkpoint.data_summary, "bic")
     assert (name, value) == (read_result(config.output.store).best, table["bic"].min())
     assert name == events[-2].best
-    assert leading_candidate(checkpoint.states, checkpoint.profile, "icl") == (None, None)
+    assert leading_candidate(checkpoint.states, checkpoint.data_summary, "icl") == (None, None)
 
 
 @pytest.mark.slow

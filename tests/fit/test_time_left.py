@@ -6,7 +6,7 @@ import pytest
 import pipeline.fit.checkpointer
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.data_summary import Profile
+from gmm_dask.passes.data_summary import DataSummary
 from pipeline.fit.checkpointer import Keeper
 from pipeline.fit.time_left import iterations_left, seconds_left
 from pipeline.store import Checkpoint
@@ -53,8 +53,8 @@ def test_a_keeper_counts_the_fits_of_its_wave(monkeypatch):
     monkeypatch.setattr(pipeline.fit.checkpointer.time, "monotonic", lambda: next(clock))
     states = [approaching(0.06, 0.03)] * 3
     columns = np.zeros(1)
-    profile = Profile(9, 9.0, columns, np.eye(1), columns, columns, (9,), np.zeros((0, 1)), None)
-    checkpoint = Checkpoint(states, profile, 4, (1, 2))
+    data_summary = DataSummary(9, 9.0, columns, np.eye(1), columns, columns, (9,), np.zeros((0, 1)), None)
+    checkpoint = Checkpoint(states, data_summary, 4, (1, 2))
     keeper = Keeper("r.zarr", checkpoint, slice(0, 1), SETTINGS, "bic", events.append)
     keeper.after_pass([approaching(0.06, 0.03, 0.015)])
     assert (events[0].running, events[0].seconds) == (3, 2.0)

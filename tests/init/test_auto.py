@@ -18,8 +18,8 @@ from gmm_dask.init import subsample as scout_module
 from gmm_dask.init.auto import _compete, first_states
 from gmm_dask.init.responsibilities import start_parameters
 from gmm_dask.init.subsample import FAINT, Scout
-from gmm_dask.passes import data_summary as profile_module
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, profile_rows
+from gmm_dask.passes import data_summary as data_summary_module
+from gmm_dask.passes.map_reduce import as_rows, collect_statistics, summarize_rows
 from mclust import MCLUST_NAMES, REG_COVAR
 from mixtures import assert_identical, assert_same_parameters
 from paths import ROOT
@@ -47,10 +47,10 @@ def crossing_cigars():
 
 
 def auto_states(X, candidates, *, n_init=1, seed=0, weights=None):
-    profile = profile_rows(as_rows(X, weights), 0)
+    data_summary = summarize_rows(as_rows(X, weights), 0)
     random = lambda: np.random.RandomState(seed)  # noqa: E731
     return first_states(
-        candidates, profile, init_params="auto", n_init=n_init, random_state=random, reg_covar=REG_COVAR
+        candidates, data_summary, init_params="auto", n_init=n_init, random_state=random, reg_covar=REG_COVAR
     )
 
 
@@ -143,7 +143,7 @@ def test_weights_are_repetitions(iris):
 
 def test_more_rows_than_the_scout_and_the_sample_take(blobs, monkeypatch):
     """The blobs are found from some of their rows, and the bits do not depend on how often it is done."""
-    monkeypatch.setattr(profile_module, "SAMPLE_ROWS", 300)
+    monkeypatch.setattr(data_summary_module, "SAMPLE_ROWS", 300)
     monkeypatch.setattr(starts_module, "SCOUT_ROWS", 60)
     monkeypatch.setattr(starts_module, "ROWS_A_MEAN", 1)
     monkeypatch.setattr(starts_module, "SECOND_SCOUT", 2)
@@ -158,8 +158,8 @@ def test_more_rows_than_the_scout_and_the_sample_take(blobs, monkeypatch):
 
 def test_where_there_is_little_to_do_a_start_is_the_best_of_two_competitions(iris):
     candidates = [("full", 2), ("full", 3), ("diag", 3)]
-    profile = profile_rows(as_rows(iris), 0)
-    scout = Scout.of(profile, len(iris), np.random.RandomState(3), REG_COVAR)
+    data_summary = summarize_rows(as_rows(iris), 0)
+    scout = Scout.of(data_summary, len(iris), np.random.RandomState(3), REG_COVAR)
     pool = _compete(scout, candidates, promising=5, n_competitions=2)
     assert list(pool) == [(*candidate, number) for number in range(2) for candidate in candidates]
     assert all(states[0].start == number for (*_, number), states in pool.items())
@@ -172,7 +172,7 @@ def test_where_there_is_little_to_do_a_start_is_the_best_of_two_competitions(iri
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_a_pass_of_the_scout_is_cut_where_there_is_much_to_do(blobs, n_threads, monkeypatch):
     """So its threads share it; the chunks do not depend on how many there are."""
-    scout = Scout.of(profile_rows(as_rows(blobs), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
+    scout = Scout.of(summarize_rows(as_rows(blobs), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
     state = next(scout.start("full", np.ones((len(blobs), 1))))
     lengths = []
 
@@ -194,7 +194,7 @@ def test_a_fit_that_is_put_together_from_its_components_begins_as_one_from_all_r
     fitted = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(blobs, sample_weight=weights)
     resp = fitted.predict_proba(blobs)
     assert resp.min() < FAINT  # rows that a component does without
-    scout = Scout.of(profile_rows(as_rows(blobs, weights), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
+    scout = Scout.of(summarize_rows(as_rows(blobs, weights), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
     (together,) = scout.start(covariance_type, resp)
     expected = start_parameters(get_family(covariance_type), blobs, weights, resp, REG_COVAR)
     for name, value in vars(expected).items():
@@ -228,8 +228,10 @@ def test_rows_that_hardly_differ_are_a_status(X):
 
 def test_no_start_at_all_is_a_status():
     X = np.repeat([[0.0, 0.0], [5.0, 5.0]], 10, axis=0)
-    profile = profile_rows(as_rows(X), 0)
+    data_summary = summarize_rows(as_rows(X), 0)
     random = lambda: np.random.RandomState(0)  # noqa: E731
-    [state] = first_states([("full", 2)], profile, init_params="auto", n_init=1, random_state=random, reg_covar=0.0)
+    [state] = first_states(
+        [("full", 2)], data_summary, init_params="auto", n_init=1, random_state=random, reg_covar=0.0
+    )
     assert state.parameters is None
     assert state.status is Status.SINGULAR

@@ -10,7 +10,7 @@ from gmm_dask import GaussianMixture
 from gmm_dask.em.loop import Status
 from gmm_dask.errors import UserError
 from gmm_dask.init.responsibilities import STARTS, start_states
-from gmm_dask.passes import data_summary as profile_module
+from gmm_dask.passes import data_summary as data_summary_module
 from mixtures import assert_identical, assert_same_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -73,7 +73,7 @@ def test_the_scale_of_the_weights_does_not_matter(blobs, init_params):
 @pytest.mark.parametrize("init_params", STARTS)
 def test_more_rows_than_the_sample_takes(blobs, monkeypatch, init_params):
     """Starts come from a random sample then, the same for the same chunks, and the fit still finds the blobs."""
-    monkeypatch.setattr(profile_module, "SAMPLE_ROWS", 150)
+    monkeypatch.setattr(data_summary_module, "SAMPLE_ROWS", 150)
     X = da.from_array(blobs, chunks=(100, 2))
     settings = {"init_params": init_params, "n_init": 10, "tol": 1e-8, "max_iter": 1000, "random_state": 0}
     first, again = (GaussianMixture(3, **settings).fit(X) for _ in range(2))

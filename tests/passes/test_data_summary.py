@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmm_dask.errors import UnusableError, UserError
-from gmm_dask.passes import data_summary as profile_module
-from gmm_dask.passes.data_summary import Draw, finish_profile, merge_parts, profile_chunk, sample_limit
+from gmm_dask.passes import data_summary as data_summary_module
+from gmm_dask.passes.data_summary import Draw, finish_summary, merge_parts, sample_limit, summarize_chunk
 from mixtures import random_rows
 
 
-def profile_of(X, weights=None, cuts=(), seed=0, drop=False):
+def summary_of(X, weights=None, cuts=(), seed=0, drop=False):
     edges = [0, *sorted(cuts), len(X)]
     chunks = [slice(*edge) for edge in itertools.pairwise(edges)]
     draw = Draw(seed, 1.0, tuple(edges[:-1]))
-    parts = [profile_chunk(X[c], None if weights is None else weights[c], draw, n) for n, c in enumerate(chunks)]
-    return finish_profile(merge_parts(parts), drop=drop)
+    parts = [summarize_chunk(X[c], None if weights is None else weights[c], draw, n) for n, c in enumerate(chunks)]
+    return finish_summary(merge_parts(parts), drop=drop)
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
@@ -26,7 +26,7 @@ def profile_of(X, weights=None, cuts=(), seed=0, drop=False):
 def test_moments_of_any_chunks(cuts, weighted, offset):
     X = random_rows(90, 3)
     weights = np.random.RandomState(0).uniform(0, 2, 90) if weighted else None
-    found = profile_of(X + offset, weights, cuts)
+    found = summary_of(X + offset, weights, cuts)
     center = np.average(X, axis=0, weights=weights)
     scatter = ((X - center).T * (1 if weights is None else weights)) @ (X - center)
     rounding = 1e-15 * offset
@@ -42,17 +42,17 @@ def test_moments_of_any_chunks(cuts, weighted, offset):
 
 def test_few_rows_are_all_in_the_sample_in_order():
     X, weights = random_rows(50, 2), np.arange(1.0, 51.0)
-    found = profile_of(X, weights, cuts=(20, 20, 35))
+    found = summary_of(X, weights, cuts=(20, 20, 35))
     assert found.chunk_rows == (20, 0, 15, 15)
     np.testing.assert_array_equal(found.sample, X)
     np.testing.assert_array_equal(found.sample_weights, weights)
 
 
 def test_the_sample_is_drawn_from_all_chunks_alike(monkeypatch):
-    monkeypatch.setattr(profile_module, "SAMPLE_ROWS", 40)
+    monkeypatch.setattr(data_summary_module, "SAMPLE_ROWS", 40)
     X, drawn = np.arange(400.0)[:, None], np.zeros(400)
     for seed in range(200):
-        found = profile_of(X, X[:, 0] + 1, cuts=(30, 300), seed=seed)
+        found = summary_of(X, X[:, 0] + 1, cuts=(30, 300), seed=seed)
         rows = found.sample[:, 0].astype(int)
         assert len(rows) == 40
         assert (np.diff(rows) > 0).all()
@@ -63,9 +63,9 @@ def test_the_sample_is_drawn_from_all_chunks_alike(monkeypatch):
 
 
 def test_the_sample_depends_on_the_seed_alone(monkeypatch):
-    monkeypatch.setattr(profile_module, "SAMPLE_ROWS", 40)
+    monkeypatch.setattr(data_summary_module, "SAMPLE_ROWS", 40)
     X = random_rows(400, 2)
-    first, again, other = (profile_of(X, cuts=(100, 200), seed=seed).sample for seed in (1, 1, 2))
+    first, again, other = (summary_of(X, cuts=(100, 200), seed=seed).sample for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -76,8 +76,8 @@ def test_the_sample_does_not_depend_on_the_chunks(cuts):
     X = np.arange(400.0)[:, None]
     X[::7] = np.nan
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profile_module, "SAMPLE_ROWS", 40)
-        whole, cut = profile_of(X, drop=True), profile_of(X, cuts=cuts, drop=True)
+        patch.setattr(data_summary_module, "SAMPLE_ROWS", 40)
+        whole, cut = summary_of(X, drop=True), summary_of(X, cuts=cuts, drop=True)
     np.testing.assert_array_equal(cut.sample, whole.sample)
 
 
@@ -105,7 +105,7 @@ def _with_holes():
 def test_unusable_rows_are_left_out_and_counted(cuts):
     X, weights = _with_holes()
     usable = np.setdiff1d(np.arange(60), [3, 7, 40, 59])
-    found, expected = profile_of(X, weights, cuts, drop=True), profile_of(X[usable], weights[usable])
+    found, expected = summary_of(X, weights, cuts, drop=True), summary_of(X[usable], weights[usable])
     assert (found.n_rows, found.total_weight) == (56, expected.total_weight)
     np.testing.assert_allclose(found.center, expected.center, rtol=1e-14)
     np.testing.assert_allclose(found.scatter, expected.scatter, rtol=1e-13)
@@ -119,7 +119,7 @@ def test_unusable_rows_are_left_out_and_counted(cuts):
 def test_chunks_without_a_usable_row():
     X = random_rows(30, 2)
     X[10:20] = np.nan
-    found = profile_of(X, cuts=(10, 20), drop=True)
+    found = summary_of(X, cuts=(10, 20), drop=True)
     assert found.chunk_rows == (10, 0, 10)
     assert found.read_rows == (10, 10, 10)
     np.testing.assert_array_equal(found.minimum, np.nanmin(X, axis=0))
@@ -128,7 +128,7 @@ def test_chunks_without_a_usable_row():
 def test_unusable_rows_are_refused_with_their_number():
     X, weights = _with_holes()
     with pytest.raises(UnusableError, match=r"in 4 of 60 rows: 2 in column 0, 1 in column 1, 1 in column 2; the first"):
-        profile_of(X, weights, cuts=(20,))
+        summary_of(X, weights, cuts=(20,))
 
 
 @pytest.mark.parametrize(("value", "drop"), [(-1.0, True), (np.nan, False), (np.inf, False)])
@@ -136,18 +136,18 @@ def test_weights_that_are_no_weights(value, drop):
     weights = np.ones(20)
     weights[3] = value
     with pytest.raises(UserError, match=r"^1 sample weights are negative"):
-        profile_of(random_rows(20, 2), weights, drop=drop)
+        summary_of(random_rows(20, 2), weights, drop=drop)
 
 
 def test_no_usable_row():
     with pytest.raises(UserError, match=r"has no rows that are usable, of 5 "):
-        profile_of(np.full((5, 2), np.nan), drop=True)
+        summary_of(np.full((5, 2), np.nan), drop=True)
 
 
 def test_merging_associates_in_the_sample_too(monkeypatch):
-    monkeypatch.setattr(profile_module, "SAMPLE_ROWS", 40)
+    monkeypatch.setattr(data_summary_module, "SAMPLE_ROWS", 40)
     X = random_rows(300, 2)
-    a, b, c = (profile_chunk(part, None, Draw(5, 1.0, None), n) for n, part in enumerate(np.split(X, [100, 200])))
+    a, b, c = (summarize_chunk(part, None, Draw(5, 1.0, None), n) for n, part in enumerate(np.split(X, [100, 200])))
     left, right = merge_parts([merge_parts([a, b]), c]), merge_parts([a, merge_parts([b, c])])
     np.testing.assert_array_equal(left.sample, right.sample)
     np.testing.assert_allclose(left.scatter, right.scatter, rtol=1e-12)
@@ -161,7 +161,7 @@ def test_the_sample_has_a_limit_in_bytes():
 
 def test_float32_is_summed_in_float64():
     X = (random_rows(10_000, 2) + 1000).astype(np.float32)
-    found = profile_of(X, cuts=(3000,))
+    found = summary_of(X, cuts=(3000,))
     np.testing.assert_allclose(found.center, X.astype(np.float64).mean(axis=0), rtol=1e-12)
     assert found.sample.dtype == found.center.dtype == np.float64
 
@@ -173,10 +173,10 @@ def test_a_ceiling_on_the_priorities_leaves_the_sample_as_it_is():
     chunks = np.array_split(X, 5)
     starts = [0, *np.cumsum([len(chunk) for chunk in chunks])[:-1].tolist()]
     parts = [
-        [profile_chunk(c, None, draw, n) for n, c in enumerate(chunks)]
+        [summarize_chunk(c, None, draw, n) for n, c in enumerate(chunks)]
         for draw in (Draw(1, 1.0, starts), Draw.of(n_rows, 8, 1, starts))
     ]
     assert sum(len(part.sample) for part in parts[1]) < 1.1 * sample_limit(8)
-    unknown, known = (finish_profile(merge_parts(found)) for found in parts)
+    unknown, known = (finish_summary(merge_parts(found)) for found in parts)
     assert len(known.sample) == sample_limit(8)
     np.testing.assert_array_equal(known.sample, unknown.sample)

@@ -112,7 +112,7 @@ def test_one_task_a_chunk(blobs, weighted):
     with TaskNames() as tasks:
         GaussianMixture(2, tol=0, max_iter=3, random_state=0).fit(X, sample_weight=weights)
     counts = Counter(tasks.names)
-    assert counts.pop("profile") == 12
+    assert counts.pop("data-summary") == 12
     assert counts.pop("statistics") == 3 * 12
     assert counts.pop("merge") == 4 * 3  # 12 -> 2 -> 1, a pass
     counts.pop("parameters", None)
@@ -123,7 +123,7 @@ def test_work_on_a_chunk_before_the_fit_is_fused_too(blobs):
     X = (CountingRows(blobs).as_dask((50, 2)) * 2 + 1).astype("float64")
     with TaskNames() as tasks:
         GaussianMixture(2, tol=0, max_iter=1, random_state=0).fit(X)
-    assert set(tasks.names) <= {"profile", "statistics", "merge", "parameters"}
+    assert set(tasks.names) <= {"data-summary", "statistics", "merge", "parameters"}
 
 
 def test_small_arrays_need_no_graph(blobs):

@@ -8,7 +8,7 @@ import pytest
 
 from gmm_dask import GaussianMixture
 from gmm_dask.families import get_family
-from gmm_dask.passes.map_reduce import as_rows, collect_totals, profile_rows
+from gmm_dask.passes.map_reduce import as_rows, collect_totals, summarize_rows
 from gmm_dask.passes.model_batch import build_stack, chunk_sums, unpack_sums
 
 SINGLE = np.dtype(np.float32)
@@ -25,8 +25,8 @@ def mixture_rows(n_features, n_components=5, n_rows=20_000, offset=0.0):
 
 def stack_of(mixture, X):
     model = get_family(mixture.covariance_type), mixture._parameters
-    profile = profile_rows(as_rows(X), 0)
-    return build_stack([model], profile.center, profile.scatter, dtype=X.dtype)
+    data_summary = summarize_rows(as_rows(X), 0)
+    return build_stack([model], data_summary.center, data_summary.scatter, dtype=X.dtype)
 
 
 def precision(stack):
@@ -53,10 +53,12 @@ def test_what_is_too_tight_for_single_precision_is_computed_in_double():
     X = mixture_rows(3)
     family, parameters = get_family("full"), GaussianMixture(3, random_state=0).fit(X)._parameters
     tight = family.parameters(parameters.weights, parameters.means, parameters.covariances * 1e-5)
-    profile = profile_rows(as_rows(X), 0)
-    stack = build_stack([(family, parameters), (family, tight)], profile.center, profile.scatter, dtype=SINGLE)
+    data_summary = summarize_rows(as_rows(X), 0)
+    stack = build_stack(
+        [(family, parameters), (family, tight)], data_summary.center, data_summary.scatter, dtype=SINGLE
+    )
     assert [(group.members, group.eta.dtype.name) for group in stack.groups] == [((0,), "float32"), ((1,), "float64")]
-    exact = build_stack(stack.models, profile.center, profile.scatter)
+    exact = build_stack(stack.models, data_summary.center, data_summary.scatter)
     found, expected = (unpack_sums(s, chunk_sums(X, None, s)) for s in (stack, exact))
     np.testing.assert_allclose(found[0].s0, expected[0].s0, rtol=1e-4)
     np.testing.assert_allclose(found[1].s0, expected[1].s0, rtol=1e-12)
@@ -73,9 +75,9 @@ def test_the_bound_is_where_parameters_begin_to_suffer():
         means = np.concatenate([start.means, start.means + far])
         covariances = np.concatenate([start.covariances] * 2)
         model = family, family.parameters(np.concatenate([start.weights] * 2) / 2, means, covariances)
-        profile = profile_rows(as_rows(rows), 0)
+        data_summary = summarize_rows(as_rows(rows), 0)
         single, double = (
-            build_stack([model], profile.center, profile.scatter, dtype=d) for d in (SINGLE, np.dtype(float))
+            build_stack([model], data_summary.center, data_summary.scatter, dtype=d) for d in (SINGLE, np.dtype(float))
         )
         a, b = (family.maximise(unpack_sums(s, chunk_sums(rows, None, s))[0], 1e-6) for s in (single, double))
         error = np.abs(a.covariances - b.covariances).max() / np.abs(b.covariances).max()
@@ -97,10 +99,10 @@ def test_values_whose_squares_overflow_single_precision():
 def test_criteria_and_answers_are_in_double_precision():
     X = mixture_rows(3)
     mixture = GaussianMixture(3, random_state=0).fit(X)
-    profile = profile_rows(as_rows(X), 0)
+    data_summary = summarize_rows(as_rows(X), 0)
     model = get_family("full"), mixture._parameters
-    [single] = collect_totals(as_rows(X), profile, [model])
-    [double] = collect_totals(as_rows(X.astype(float)), profile, [model])
+    [single] = collect_totals(as_rows(X), data_summary, [model])
+    [double] = collect_totals(as_rows(X.astype(float)), data_summary, [model])
     assert single.log_likelihood == pytest.approx(double.log_likelihood, rel=1e-13)
     np.testing.assert_array_equal(mixture.score_samples(X), mixture.score_samples(X.astype(float)))
 

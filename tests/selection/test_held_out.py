@@ -19,7 +19,7 @@ from gmm_dask.families import get_family
 from gmm_dask.inputs import sample_seed
 from gmm_dask.passes.data_summary import Draw
 from gmm_dask.passes.holdout import Holdout
-from gmm_dask.passes.map_reduce import as_rows, collect_totals, hold_out, profile_rows
+from gmm_dask.passes.map_reduce import as_rows, collect_totals, hold_out, summarize_rows
 from gmm_dask.plotting.notebook import search_html
 from gmm_dask.plotting.plots import plot_criteria
 from gmm_dask.selection.criteria import LABELS
@@ -45,9 +45,9 @@ def states(monkeypatch):
     """The states that searches end with, in order."""
     seen = []
 
-    def recording(rows, profile, states):
+    def recording(rows, data_summary, states):
         seen.extend(states)
-        return evaluate(rows, profile, states)
+        return evaluate(rows, data_summary, states)
 
     evaluate = search_module.evaluate_states
     monkeypatch.setattr(search_module, "evaluate_states", recording)
@@ -89,24 +89,24 @@ def test_the_closing_pass_is_the_oracles(covariance_type, offset, dtype, lazy):
     family = get_family(covariance_type)
     parameters = family.parameters(parameters.weights, means, parameters.covariances)
     rows = hold_out(as_rows(da.from_array(X, chunks=(70, 2)) if lazy else X), SHARE, 5)
-    profile = profile_rows(rows, 5)
-    assert (family.kappa(parameters, profile.center) > 1e7) == bool(offset)
-    [totals] = collect_totals(rows, profile, [(family, parameters)])
+    data_summary = summarize_rows(rows, 5)
+    assert (family.kappa(parameters, data_summary.center) > 1e7) == bool(offset)
+    [totals] = collect_totals(rows, data_summary, [(family, parameters)])
     out = Holdout(SHARE, 5, (0,)).is_held_out(0, len(X))
     model = model_of(covariance_type, parameters)
     for chosen, total in ((~out, totals.log_likelihood), (out, totals.held_out)):
         _, densities = e_step(numbers(X[chosen]), model)
         assert total == pytest.approx(sum(densities), rel=1e-10)
-    assert profile.held_out.n_rows == out.sum()
-    np.testing.assert_allclose(profile.held_out.center, X[out].mean(axis=0, dtype=float), rtol=1e-9)
+    assert data_summary.held_out.n_rows == out.sum()
+    np.testing.assert_allclose(data_summary.held_out.center, X[out].mean(axis=0, dtype=float), rtol=1e-9)
 
 
 def test_all_models_of_a_stack_are_told_apart(blobs):
     rows = hold_out(as_rows(blobs), SHARE, 5)
-    profile, models = profile_rows(rows, 5), every_model(2)
-    together = collect_totals(rows, profile, models)
+    data_summary, models = summarize_rows(rows, 5), every_model(2)
+    together = collect_totals(rows, data_summary, models)
     for model, totals in zip(models, together, strict=True):
-        assert totals == pytest.approx(collect_totals(rows, profile, [model])[0], rel=1e-12)
+        assert totals == pytest.approx(collect_totals(rows, data_summary, [model])[0], rel=1e-12)
 
 
 @pytest.mark.parametrize("chunks", [1, 7, 97, 600])
@@ -116,10 +116,10 @@ def test_which_rows_does_not_depend_on_chunks(blobs, chunks):
     edges = [*rows.holdout.starts, 600]
     parts = [rows.holdout.is_held_out(i, b - a) for i, (a, b) in enumerate(itertools.pairwise(edges))]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    profile = profile_rows(rows, 9)
-    np.testing.assert_array_equal(profile.sample, blobs[~whole])
-    assert profile.n_rows == profile.total_weight == np.count_nonzero(~whole)
-    assert sum(profile.chunk_rows) == 600
+    data_summary = summarize_rows(rows, 9)
+    np.testing.assert_array_equal(data_summary.sample, blobs[~whole])
+    assert data_summary.n_rows == data_summary.total_weight == np.count_nonzero(~whole)
+    assert sum(data_summary.chunk_rows) == 600
 
 
 @pytest.mark.parametrize("given", ["dask", "frame", "unknown lengths", "float32"])
@@ -180,7 +180,7 @@ def test_of_many_rows_the_sample_is_full_and_has_none_that_is_held_out(monkeypat
     monkeypatch.setattr("gmm_dask.passes.data_summary.SAMPLE_ROWS", 2000)
     X = np.arange(50_000.0)[:, None]
     rows = hold_out(as_rows(X), 0.9, 2)
-    sample = profile_rows(rows, 2).sample[:, 0].astype(int)
+    sample = summarize_rows(rows, 2).sample[:, 0].astype(int)
     assert len(sample) == 2000
     assert not Holdout(0.9, 2, (0,)).is_held_out(0, 50_000)[sample].any()
 

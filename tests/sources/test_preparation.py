@@ -12,12 +12,12 @@ from sklearn.mixture import GaussianMixture as SklearnMixture
 import pipeline.fit.checkpointer
 import pipeline.sources.rows
 from gmm_dask.errors import UserError
-from gmm_dask.passes.map_reduce import Rows, profile_rows
+from gmm_dask.passes.map_reduce import Rows, summarize_rows
 from mixtures import random_rows
 from pipeline.config.job import DataConfig, JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import PassDone, StageStarted
-from pipeline.sources.preparation import Preparation, column_notes, preparation_of, scaled_profile
+from pipeline.sources.preparation import Preparation, column_notes, preparation_of, scaled_summary
 from pipeline.store import open_store
 
 N = 400
@@ -103,12 +103,12 @@ def test_scaled_rows_keep_their_precision(dtype):
     np.testing.assert_array_equal(found, ((rows.astype(float) - center) / scale).astype(dtype))
 
 
-def test_the_profile_is_scaled_without_a_read(rows):
-    found = profile_rows(Rows(rows), 0)
+def test_the_summary_is_scaled_without_a_read(rows):
+    found = summarize_rows(Rows(rows), 0)
     preparation = preparation_of(
         DataConfig(source="a.csv", scale="standard"), {"means": rows.mean(axis=0), "deviations": rows.std(axis=0)}
     )
-    scaled, expected = scaled_profile(found, preparation), profile_rows(Rows(preparation.rows(rows)), 0)
+    scaled, expected = scaled_summary(found, preparation), summarize_rows(Rows(preparation.rows(rows)), 0)
     for name in ("center", "scatter", "minimum", "maximum", "sample"):
         np.testing.assert_allclose(getattr(scaled, name), getattr(expected, name), rtol=1e-12, atol=1e-11)
     assert scaled.log_scale == pytest.approx(np.log(rows.std(axis=0)).sum())
@@ -121,7 +121,7 @@ def test_the_profile_is_scaled_without_a_read(rows):
 def test_constant_and_dependent_columns_are_named():
     a, b = random_rows(500, 2).T
     columns = {"a": a, "one": np.full(500, 0.1), "b": b, "a2": a, "minus": 3.0 - 2.0 * b, "noisy": a + 1e-4 * b}
-    notes = column_notes(profile_rows(Rows(np.column_stack(list(columns.values()))), 0), list(columns))
+    notes = column_notes(summarize_rows(Rows(np.column_stack(list(columns.values()))), 0), list(columns))
     assert notes == [
         "the column 'one' has the same value in every row (0.1)",
         "the column 'a2' is a duplicate of 'a'; leave one of them out",
@@ -130,7 +130,7 @@ def test_constant_and_dependent_columns_are_named():
 
 
 def test_columns_of_any_unit_and_offset_have_no_notes(rows):
-    assert column_notes(profile_rows(Rows(rows * [1e-9, 1e6, 1.0] + 1e3), 0), NAMES) == []
+    assert column_notes(summarize_rows(Rows(rows * [1e-9, 1e6, 1.0] + 1e3), 0), NAMES) == []
 
 
 # -- a job with values that are missing ----------------------------------------------------------------------
@@ -292,4 +292,4 @@ def test_columns_that_are_left_out_are_told_and_stored(tmp_path, rows):
 def test_the_sample_of_a_dask_array_with_unknown_chunks():
     known = da.from_array(random_rows(100, 2), chunks=(30, 2))
     unknown = da.Array(known.dask, known.name, chunks=((np.nan,) * 4, (2,)), dtype=known.dtype)
-    np.testing.assert_array_equal(profile_rows(Rows(unknown), 0).sample, known.compute())
+    np.testing.assert_array_equal(summarize_rows(Rows(unknown), 0).sample, known.compute())

@@ -17,7 +17,7 @@ from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.data_summary import Profile, Unusable
+from gmm_dask.passes.data_summary import DataSummary, Unusable
 from gmm_dask.selection.criteria import Outcome
 from mixtures import random_parameters
 from paths import ROOT
@@ -79,9 +79,9 @@ def states_of_all_kinds():
     return [state(kind, k, start, seed=k + 10 * start) for kind in FAMILIES for k in (1, 2, 5) for start in range(2)]
 
 
-def profile(seed=0):
+def data_summary(seed=0):
     rng = np.random.default_rng(seed)
-    return Profile(
+    return DataSummary(
         n_rows=10,
         total_weight=0.1 + 0.2,
         center=rng.normal(size=D),
@@ -96,14 +96,14 @@ def profile(seed=0):
     )
 
 
-def save(path, states, profile, passes):
-    save_checkpoint(path, Checkpoint(states, profile, passes, waves=(1, len(states) - 1)))
+def save(path, states, data_summary, passes):
+    save_checkpoint(path, Checkpoint(states, data_summary, passes, waves=(1, len(states) - 1)))
 
 
 def load(path):
     found = load_checkpoint(path)
     assert found.waves == (1, len(found.states) - 1)
-    return found.states, found.profile, found.passes
+    return found.states, found.data_summary, found.passes
 
 
 def outcome(of, bic):
@@ -142,7 +142,7 @@ def attributes(path):
 def write_everything(path):
     """A whole result: all kinds of models, one of them singular."""
     states = [replace(s, status=Status.CONVERGED) for s in states_of_all_kinds()]
-    save(path, states, profile(), passes=5)
+    save(path, states, data_summary(), passes=5)
     missing = states[0].candidate._replace(n_components=9)
     singular = replace(states[0], candidate=missing, parameters=None, status=Status.SINGULAR, lower_bounds=())
     outcomes = [outcome(s, 100.0 + i) for i, s in enumerate(states)]
@@ -179,7 +179,7 @@ def test_the_life_of_a_store(tmp_path):
     path = tmp_path / "deep" / "r.zarr"
     assert prepare_store(path, CONFIG, DATA) is StoreStatus.NEW
     assert prepare_store(path, CONFIG, DATA) is StoreStatus.NEW  # there is nothing to go on from
-    save(path, [state()], profile(), passes=3)
+    save(path, [state()], data_summary(), passes=3)
     assert prepare_store(str(path), CONFIG, DATA) is StoreStatus.UNFINISHED
     assert open_store(path, unfinished=True).attempts == 3
     assert open_store(path, unfinished=True).passes == 3
@@ -229,7 +229,7 @@ def test_finding_a_store_leaves_it_as_it_is(tmp_path):
     assert find_store(path) is StoreStatus.NEW
     assert not path.exists()
     prepare_store(path, CONFIG, DATA)
-    save(path, [state()], profile(), passes=3)
+    save(path, [state()], data_summary(), passes=3)
     assert find_store(path) is StoreStatus.UNFINISHED
     finish(path)
     assert find_store(path) is StoreStatus.COMPLETE
@@ -237,7 +237,7 @@ def test_finding_a_store_leaves_it_as_it_is(tmp_path):
 
 
 def test_another_configuration_is_refused_with_the_difference(store):
-    save(store, [state()], profile(), passes=1)
+    save(store, [state()], data_summary(), passes=1)
     other = {**CONFIG, "search": {"tol": 1e-5, "n_init": 3, "n_components": [1, 2]}}
     with pytest.raises(UserError) as caught:
         prepare_store(store, other, DATA)
@@ -249,7 +249,7 @@ def test_another_configuration_is_refused_with_the_difference(store):
 
 
 def test_other_data_are_refused_with_the_difference(store):
-    save(store, [state()], profile(), passes=1)
+    save(store, [state()], data_summary(), passes=1)
     with pytest.raises(UserError) as caught:
         prepare_store(store, CONFIG, {**DATA, "n_rows": 12})
     assert str(caught.value) == (
@@ -265,7 +265,7 @@ def test_what_computes_and_where_does_not_matter(store):
         "cluster": {"kind": "local"},
         "output": {"store": "moved.zarr", "labels": True},
     }
-    save(store, [state()], profile(), passes=1)
+    save(store, [state()], data_summary(), passes=1)
     assert prepare_store(store, other, DATA) is StoreStatus.UNFINISHED
 
 
@@ -356,21 +356,21 @@ def test_opening_what_is_not_there_or_not_complete(store, tmp_path):
 
 
 def test_states_round_trip_bit_for_bit(store):
-    states, saved = states_of_all_kinds(), profile()
+    states, saved = states_of_all_kinds(), data_summary()
     save(store, states, saved, passes=4)
-    found, found_profile, passes = load(store)
+    found, found_summary, passes = load(store)
     assert passes == 4
     assert_same_states(found, states)
     for name in ("center", "scatter", "minimum", "maximum"):
-        assert_same_bits(getattr(found_profile, name), getattr(saved, name))
-    assert (found_profile.n_rows, found_profile.chunk_rows) == (10, (6, 4))
-    assert found_profile.total_weight == saved.total_weight
-    assert_same_bits(found_profile.sample, saved.sample)
-    assert found_profile.sample_weights is None
-    assert found_profile.log_scale == saved.log_scale
-    assert found_profile.read_rows == (7, 4)
-    assert_same_bits(found_profile.unusable.columns, saved.unusable.columns)
-    assert found_profile.unusable.weights == 1
+        assert_same_bits(getattr(found_summary, name), getattr(saved, name))
+    assert (found_summary.n_rows, found_summary.chunk_rows) == (10, (6, 4))
+    assert found_summary.total_weight == saved.total_weight
+    assert_same_bits(found_summary.sample, saved.sample)
+    assert found_summary.sample_weights is None
+    assert found_summary.log_scale == saved.log_scale
+    assert found_summary.read_rows == (7, 4)
+    assert_same_bits(found_summary.unusable.columns, saved.unusable.columns)
+    assert found_summary.unusable.weights == 1
 
 
 def test_states_of_every_kind_of_end(store):
@@ -384,18 +384,18 @@ def test_states_of_every_kind_of_end(store):
         State(Candidate("spherical", 1), 0, parameters("spherical", 1), (1.0,) * 50, Status.CONVERGED),
         State(Candidate("spherical", 1), 1, parameters("spherical", 1), (1.0,), Status.MAX_ITER),
     ]
-    save(store, states, profile(), passes=1)
+    save(store, states, data_summary(), passes=1)
     assert_same_states(load(store)[0], states)
 
 
-def test_a_profile_before_any_state(store):
-    save(store, [], profile(), passes=1)
+def test_a_data_summary_before_any_state(store):
+    save(store, [], data_summary(), passes=1)
     assert load(store)[0] == []
 
 
 def test_the_checkpoint_before_goes(store):
     for passes in (1, 2, 3):
-        save(store, [state(seed=passes)], profile(), passes)
+        save(store, [state(seed=passes)], data_summary(), passes)
     assert [group.name for group in store.glob("checkpoint/*/")] == ["3"]
     assert_same_states(load(store)[0], [state(seed=3)])
     assert attributes(store)["checkpoint"] == 3
@@ -426,7 +426,7 @@ def _cut_a_chunk(group):
 
 @pytest.mark.parametrize("damage", [_lose, _lose_a_chunk, _lose_an_array, _cut_a_chunk])
 def test_a_damaged_checkpoint_is_refused(store, damage):
-    save(store, states_of_all_kinds(), profile(), passes=1)
+    save(store, states_of_all_kinds(), data_summary(), passes=1)
     damage(store / "checkpoint/1")
     with pytest.raises(DamagedError) as caught:
         load(store)
@@ -438,7 +438,7 @@ def test_a_damaged_checkpoint_is_refused(store, damage):
 
 
 def test_waves_without_the_states(store):
-    save(store, states_of_all_kinds(), profile(), passes=1)
+    save(store, states_of_all_kinds(), data_summary(), passes=1)
     _lose_a_chunk(store / "checkpoint/1")
     assert load_waves(store) == (1, len(states_of_all_kinds()) - 1)
     _lose(store / "checkpoint/1")
@@ -449,7 +449,7 @@ def test_waves_without_the_states(store):
 def test_showing_a_store_reads_again_when_the_run_replaces_its_checkpoint(tmp_path, monkeypatch):
     store = tmp_path / "r.zarr"
     prepare_store(store, {**CONFIG, "search": {"criterion": "bic"}}, DATA)
-    save(store, [state(), state("tied")], profile(), passes=1)
+    save(store, [state(), state("tied")], data_summary(), passes=1)
     calls = []
 
     def torn(path):
@@ -487,21 +487,21 @@ def test_a_crash_in_any_write_leaves_this_checkpoint_or_the_one_before(tmp_path,
     for number in range(1, 1000):
         path = tmp_path / f"{number}.zarr"
         prepare_store(path, CONFIG, DATA)
-        save(path, before, profile(1), passes=1)
+        save(path, before, data_summary(1), passes=1)
         with monkeypatch.context() as patched:
             dies_in_write(patched, number)
             try:
-                save(path, after, profile(2), passes=2)
+                save(path, after, data_summary(2), passes=2)
                 died = False
             except Killed:
                 died = True
-        found, found_profile, passes = load(path)
+        found, found_summary, passes = load(path)
         assert_same_states(found, before if passes == 1 else after)
-        assert_same_bits(found_profile.center, profile(passes).center)
+        assert_same_bits(found_summary.center, data_summary(passes).center)
         outcomes.append(passes)
         assert prepare_store(path, CONFIG, DATA) is StoreStatus.UNFINISHED
         assert_tidy(path)
-        save(path, after, profile(2), passes=2)
+        save(path, after, data_summary(2), passes=2)
         assert_same_states(load(path)[0], after)
         if not died:
             break
@@ -511,7 +511,7 @@ def test_a_crash_in_any_write_leaves_this_checkpoint_or_the_one_before(tmp_path,
 
 @pytest.mark.parametrize("number", [1, 12, 30])
 def test_kill_9_while_a_checkpoint_is_saved(store, number):
-    save(store, [state(seed=1)], profile(), passes=1)
+    save(store, [state(seed=1)], data_summary(), passes=1)
     script = f"""
 import os, signal
 from pathlib import Path
@@ -542,7 +542,7 @@ def _environment():
 
 
 def test_a_crash_in_complete_leaves_it_unfinished(store, monkeypatch):
-    save(store, [state()], profile(), passes=1)
+    save(store, [state()], data_summary(), passes=1)
     with monkeypatch.context() as patched:
         dies_in_write(patched, 1)
         with pytest.raises(Killed):
@@ -553,7 +553,7 @@ def test_a_crash_in_complete_leaves_it_unfinished(store, monkeypatch):
 
 
 def test_a_crash_after_complete_leaves_it_complete(store, monkeypatch):
-    save(store, [state()], profile(), passes=1)
+    save(store, [state()], data_summary(), passes=1)
     with monkeypatch.context() as patched:
         patched.setattr("shutil.rmtree", lambda *args, **kwargs: None)
         finish(store)
@@ -854,7 +854,7 @@ def test_criteria_open_with_xarray(whole):
 
 
 def test_a_configuration_that_lacks_newer_keys_is_compared_by_their_defaults(store):
-    save(store, [state()], profile(), passes=1)
+    save(store, [state()], data_summary(), passes=1)
     newer = JobConfig.model_validate(CONFIG).model_dump(mode="json")
     assert set(newer["data"]) > set(CONFIG["data"])
     assert prepare_store(store, newer, DATA) is StoreStatus.UNFINISHED
@@ -865,7 +865,7 @@ def test_a_configuration_that_lacks_newer_keys_is_compared_by_their_defaults(sto
 
 @pytest.mark.parametrize(("section", "key"), [("data", "storage_options"), ("output", "report")])
 def test_what_does_not_change_the_result_may_differ(store, section, key):
-    save(store, [state()], profile(), passes=1)
+    save(store, [state()], data_summary(), passes=1)
     other = JobConfig.model_validate(CONFIG).model_dump(mode="json")
     other[section][key] = {"anon": True} if key == "storage_options" else False
     assert prepare_store(store, other, DATA) is StoreStatus.UNFINISHED

@@ -8,7 +8,7 @@ from gmm_dask.em.loop import State, Status
 from gmm_dask.families import FAMILIES, Parameters, Statistics, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.kernels.feature_map import factors
-from gmm_dask.passes.data_summary import Draw, profile_chunk
+from gmm_dask.passes.data_summary import Draw, summarize_chunk
 from gmm_dask.passes.model_batch import Totals
 from gmm_dask.selection.criteria import evaluate
 
@@ -42,7 +42,7 @@ def inits_of(covariance_type, parameters: Parameters) -> dict:
 
 def moments(X, weights=None):
     """Centre and scatter of rows, as pass 0 takes them."""
-    part = profile_chunk(X, weights, Draw.of(len(X), X.shape[1], seed=0), 0)
+    part = summarize_chunk(X, weights, Draw.of(len(X), X.shape[1], seed=0), 0)
     return part.mean, part.scatter
 
 
