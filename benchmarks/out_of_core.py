@@ -1,6 +1,6 @@
 """What it costs that the data is not in memory: seconds a pass from Zarr, and the peak of a job's memory.
 
-Measured on synthetic mixtures, in whole passes of one stack (K = 2..6, four covariance types):
+Measured on synthetic mixtures, in whole passes of one batch (K = 2..6, four covariance types):
 
 - a pass over rows in memory, decoding the Zarr array alone, and a pass over the Zarr array: on the larger data if they
   have at most 10 M rows, else on the smaller;
@@ -66,7 +66,7 @@ def median_seconds(work, repeats: int = 3) -> float:
 
 
 def draw_models(data_summary: DataSummary) -> list[Model]:
-    """The stack's mixtures, as k-means starts them."""
+    """The batch's mixtures, as k-means starts them."""
     states = start_states(
         check_candidates(COMPONENTS, TYPES),
         data_summary.sample[:20_000],

@@ -35,7 +35,7 @@ from machine import describe_machine
 from gmm_dask.families import get_family
 from gmm_dask.init.responsibilities import start_states
 from gmm_dask.passes.map_reduce import as_rows, map_reduce, one_blas_thread, summarize_rows
-from gmm_dask.passes.model_batch import Stack, add_sums, build_stack, chunk_sums
+from gmm_dask.passes.model_batch import ModelBatch, add_sums, build_batch, chunk_sums
 
 Result = TypeVar("Result")
 
@@ -81,34 +81,34 @@ def make_chunk(number: int, n_rows: int) -> np.ndarray:
     return centers[:, None] + np.random.default_rng(number).standard_normal((n_rows, FEATURES))
 
 
-def work(rows: Any, weights: Any, shared: tuple[Stack, int], number: int) -> list[np.ndarray]:
+def work(rows: Any, weights: Any, shared: tuple[ModelBatch, int], number: int) -> list[np.ndarray]:
     """A chunk's rows and their statistics; the seconds that both took come first."""
     begin = time.perf_counter()
-    stack, n_rows = shared
-    sums = chunk_sums(make_chunk(number, n_rows), None, stack)
+    batch, n_rows = shared
+    sums = chunk_sums(make_chunk(number, n_rows), None, batch)
     return [np.array(time.perf_counter() - begin), *sums]
 
 
-def candidates() -> Stack:
+def candidates() -> ModelBatch:
     """What a pass of a search computes: four covariance types with 2 to 6 components."""
     data_summary = summarize_rows(as_rows(make_chunk(0, 20_000)), 0)
     types = [(name, k) for name in ("full", "tied", "diag", "spherical") for k in range(2, 7)]
     made = partial(start_states, types, data_summary.sample, None, init_params="random_from_data", n_init=1)
     states = made(random_state=lambda: np.random.RandomState(0), reg_covar=1e-3)
     models = [(get_family(state.covariance_type), state.parameters) for state in states]
-    return build_stack(models, data_summary.center, data_summary.scatter)
+    return build_batch(models, data_summary.center, data_summary.scatter)
 
 
-def working_pass(n_chunks: int, stack: Stack, chunk_rows: int) -> Callable[[], float]:
+def working_pass(n_chunks: int, batch: ModelBatch, chunk_rows: int) -> Callable[[], float]:
     """A pass that gives the sum of its chunks' seconds."""
     rows = as_rows(da.zeros((n_chunks, FEATURES), chunks=(1, FEATURES)))
-    return lambda: float(map_reduce(rows, work, add_sums, (stack, chunk_rows), "statistics")[0])
+    return lambda: float(map_reduce(rows, work, add_sums, (batch, chunk_rows), "statistics")[0])
 
 
-def sized(stack: Stack) -> int:
+def sized(batch: ModelBatch) -> int:
     """Rows of a chunk that takes about 100 ms in the workers that there are."""
     n_chunks, chunk_rows = 20, 20_000
-    action = working_pass(n_chunks, stack, chunk_rows)
+    action = working_pass(n_chunks, batch, chunk_rows)
     action()
     return round(chunk_rows * WORK_SECONDS * n_chunks / action())
 
@@ -179,13 +179,13 @@ def main() -> None:
 
 def measure() -> None:
     empty = {0: {n: timed(idle_pass(n)) for n in CHUNKS}}
-    stack, chunk_rows, asleep, working = candidates(), 0, {}, {}
+    batch, chunk_rows, asleep, working = candidates(), 0, {}, {}
     for number in (1, 2):
         with workers(number):
             empty[number] = {n: timed(idle_pass(n)) for n in CHUNKS}
             asleep[number] = timed(idle_pass(WORK_CHUNKS, WORK_SECONDS))
-            chunk_rows = chunk_rows or sized(stack)
-            working[number] = min(runs(working_pass(WORK_CHUNKS, stack, chunk_rows)))
+            chunk_rows = chunk_rows or sized(batch)
+            working[number] = min(runs(working_pass(WORK_CHUNKS, batch, chunk_rows)))
     names = {0: "threads", 1: "1 worker process", 2: "2 worker processes"}
     head = ["chunks without work", *(f"{n:,}" for n in CHUNKS), "a pass", "a chunk"]
     fits = {number: fit(found) for number, found in empty.items()}

@@ -1,4 +1,4 @@
-"""Memory in bytes, projected before anything runs, and the waves that a stack is cut into so that it fits."""
+"""Memory in bytes, projected before anything runs, and the waves that a batch is cut into so that it fits."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def affordable_threads(shape: Shape, memory_limit: int, most: int) -> int:
 
 
 def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
-    """What a pass needs whatever is in its stack: imports, the threads' work, the states of all fits.
+    """What a pass needs whatever is in its batch: imports, the threads' work, the states of all fits.
 
     A state is held before and after its step, as covariances and as their factors.
     """
@@ -104,7 +104,7 @@ def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate
 
 
 def copies_of_sums(shape: Shape, machine: Machine) -> int:
-    """How many times a stack's sums can be alive: in work twice, waiting in the tree of merges, and as coefficients."""
+    """How many times a batch's sums can be alive: in work twice, waiting in the tree of merges, and as coefficients."""
     depth = max(1, math.ceil(math.log(max(2, shape.n_chunks), MERGE_WIDTH)))
     return 2 * machine.threads + (MERGE_WIDTH - 1) * depth + 3
 
@@ -202,7 +202,7 @@ def plan_waves(
     n_init: int,
     done: Sequence[Candidate] = (),
 ) -> tuple[int, ...]:
-    """Cut the stack, candidate by candidate and start by start, into waves whose sums fit the memory.
+    """Cut the batch, candidate by candidate and start by start, into waves whose sums fit the memory.
 
     ``done`` are other candidates, whose fits have ended: their states are held meanwhile.
 

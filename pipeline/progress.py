@@ -40,7 +40,7 @@ class PassDone:
     seconds_left : float
         Until no fit is running, if they all go on as they do.
     running, converged, max_iter, singular, degenerate, spurious, failed : int
-        How many members of the stack (candidates times starts) are in each state after the pass.
+        How many members of the batch (candidates times starts) are in each state after the pass.
     best : str or None
         The leading candidate so far (``"tied-k3"``), where one is known.
     value : float or None
@@ -63,7 +63,7 @@ class PassDone:
 
     @property
     def total(self) -> int:
-        """All members of the stack."""
+        """All members of the batch."""
         return self.running + self.finished
 
     @property

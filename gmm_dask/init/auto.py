@@ -3,7 +3,7 @@
 First responsibilities come from clusterings in raw and in whitened space. What they lead to is then improved by moves
 between neighbours: a component is split, two are merged, both at once (Ueda, Nakano, Ghahramani and Hinton 2000, "SMEM
 algorithm for mixture models"), or another covariance type takes the responsibilities over. All fits of a round share
-one stack, and the rows are in memory: such passes cost next to nothing beside one over all rows.
+one batch, and the rows are in memory: such passes cost next to nothing beside one over all rows.
 """
 
 from __future__ import annotations

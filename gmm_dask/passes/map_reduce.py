@@ -35,10 +35,10 @@ from gmm_dask.passes.data_summary import DataSummary, Draw, finish_summary, merg
 from gmm_dask.passes.holdout import Holdout, Weighted
 from gmm_dask.passes.model_batch import (
     Model,
-    Stack,
+    ModelBatch,
     Totals,
     add_sums,
-    build_stack,
+    build_batch,
     chunk_sums,
     unpack_sums,
     unpack_totals,
@@ -331,10 +331,12 @@ def _reads_of_one_chunk(reading: _Reading, keys: list[Hashable]) -> list[Hashabl
 # -- the passes of a fit -----------------------------------------------------------------------------------------
 
 
-def _statistics_of_chunk(rows: Any, weights: Any, shared: tuple[Stack, Holdout | None], number: int) -> list[Array]:
-    stack, holdout = shared
+def _statistics_of_chunk(
+    rows: Any, weights: Any, shared: tuple[ModelBatch, Holdout | None], number: int
+) -> list[Array]:
+    batch, holdout = shared
     x, w = _chunk(rows, weights) if holdout is None else holdout.fitted(_chunk(rows, weights), number)
-    return chunk_sums(x, w, stack)
+    return chunk_sums(x, w, batch)
 
 
 def _chunk(rows: Any, weights: Any) -> Weighted:
@@ -345,15 +347,15 @@ def collect_statistics(
     rows: Rows, data_summary: DataSummary, models: Sequence[Model], dtype: np.dtype[Any] | None = None
 ) -> list[Statistics]:
     """One pass: the sufficient statistics of every model, from one read, in ``dtype`` or the rows' precision."""
-    stack = build_stack(models, data_summary.center, data_summary.scatter, dtype=dtype or rows.array.dtype)
-    sums = map_reduce(rows, _statistics_of_chunk, add_sums, (stack, rows.holdout), "statistics")
-    return unpack_sums(stack, sums)
+    batch = build_batch(models, data_summary.center, data_summary.scatter, dtype=dtype or rows.array.dtype)
+    sums = map_reduce(rows, _statistics_of_chunk, add_sums, (batch, rows.holdout), "statistics")
+    return unpack_sums(batch, sums)
 
 
-def _totals_of_chunk(rows: Any, weights: Any, shared: tuple[Stack, Holdout | None], number: int) -> list[Array]:
-    stack, holdout = shared
+def _totals_of_chunk(rows: Any, weights: Any, shared: tuple[ModelBatch, Holdout | None], number: int) -> list[Array]:
+    batch, holdout = shared
     parts = [_chunk(rows, weights)] if holdout is None else holdout.split(_chunk(rows, weights), number)
-    return [array for x, w in parts for array in chunk_sums(x, w, stack, statistics=False)]
+    return [array for x, w in parts for array in chunk_sums(x, w, batch, statistics=False)]
 
 
 def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model]) -> list[Totals]:
@@ -363,12 +365,12 @@ def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model
     """
     is_split = rows.holdout is not None
     scatter = np.zeros_like(data_summary.scatter) if is_split else data_summary.scatter
-    stack = build_stack(models, data_summary.center, scatter, answers=is_split)
-    sums = map_reduce(rows, _totals_of_chunk, add_sums, (stack, rows.holdout), "log-likelihood")
-    totals = unpack_totals(stack, sums)
+    batch = build_batch(models, data_summary.center, scatter, answers=is_split)
+    sums = map_reduce(rows, _totals_of_chunk, add_sums, (batch, rows.holdout), "log-likelihood")
+    totals = unpack_totals(batch, sums)
     if not is_split:
         return totals
-    pairs = zip(totals, unpack_totals(stack, sums[2:]), strict=True)
+    pairs = zip(totals, unpack_totals(batch, sums[2:]), strict=True)
     return [fitted._replace(held_out=held_out.log_likelihood) for fitted, held_out in pairs]
 
 

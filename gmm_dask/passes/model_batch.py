@@ -1,6 +1,6 @@
-"""The stack: every model that takes its sums from one read of the data.
+"""The batch: every model that takes its sums from one read of the data.
 
-A stack is built on the driver from the models still running, and travels to the chunks. Models of one family and
+A batch is built on the driver from the models still running, and travels to the chunks. Models of one family and
 precision stand side by side in one matrix of coefficients, so that a block of rows costs one matrix product a group
 and direction. A model whose components are too tight for the feature map (:data:`MAX_KAPPA`) is computed about its own
 means.
@@ -65,7 +65,7 @@ class Group:
     factors : tuple of ndarray, each of shape (n_columns, filled up to a multiple of 3)
         The lines of a block whose product is each monomial.
     members : tuple of int
-        Positions in the stack.
+        Positions in the batch.
     edges : ndarray of shape (n_members + 1,)
         Where each member's columns of ``eta`` begin, and where the last one's end.
     """
@@ -95,7 +95,7 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
+class ModelBatch:
     """The models of one pass, ready to be evaluated on chunks of rows.
 
     ``center`` (n_features,) is the feature map's origin; ``scatter`` (n_features, n_features) is the data's about it.
@@ -114,15 +114,15 @@ def rows_of_block(n_lines: int) -> int:
     return max(ROW_MULTIPLE, rows // ROW_MULTIPLE * ROW_MULTIPLE)
 
 
-def build_stack(
+def build_batch(
     models: Sequence[Model],
     center: Array,
     scatter: Array,
     *,
     answers: bool = False,
     dtype: np.dtype[Any] = DOUBLE,
-) -> Stack:
-    """Stack models over the data's centre and scatter.
+) -> ModelBatch:
+    """Batch models over the data's centre and scatter.
 
     ``answers`` takes the columns that each row's density needs. ``dtype`` is that of the rows: what is stored in single
     precision is computed in it, by the models that it is good enough for.
@@ -137,7 +137,7 @@ def build_stack(
         centred += [i for i in mine if i not in mapped]
         if mapped:
             groups += _build_groups(family, mapped, models, center, scatter, answers, dtype)
-    return Stack(tuple(models), center, scatter, tuple(groups), tuple(sorted(centred)))
+    return ModelBatch(tuple(models), center, scatter, tuple(groups), tuple(sorted(centred)))
 
 
 def _are_safe_in_single(
@@ -225,14 +225,14 @@ def centred_blocks(rows: NDArray[np.floating], n_components: int) -> Iterator[tu
         yield place, x
 
 
-def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, statistics: bool = True) -> Sums:
+def chunk_sums(rows: NDArray[np.floating], weights: Array | None, batch: ModelBatch, statistics: bool = True) -> Sums:
     """Sums of every model over one chunk; adding the sums of two chunks merges them.
 
     Parameters
     ----------
     rows : ndarray of shape (n_rows, n_features)
     weights : ndarray of shape (n_rows,), or None
-    stack : Stack
+    batch : ModelBatch
     statistics : bool
         Whether the M-step's sums are wanted beside the log-likelihoods.
 
@@ -240,17 +240,17 @@ def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, 
     -------
     sums : list of ndarray
         Log-likelihoods (n_models,), logarithms of the largest responsibilities (n_models,), then an array a group
-        and three a centred model, in the stack's order.
+        and three a centred model, in the batch's order.
     """
-    sums = _zero_sums(stack, statistics)
-    for g, group in enumerate(stack.groups):
+    sums = _zero_sums(batch, statistics)
+    for g, group in enumerate(batch.groups):
         taken = sums[2 + g] if statistics else np.zeros((0, 3))
         totals = np.zeros((2, len(group.members)))
         given = NO_WEIGHTS if weights is None else weights
         kernels.add_chunk(
             rows,
             given,
-            stack.center,
+            batch.center,
             group.eta,
             *group.factors,
             group.edges,
@@ -260,9 +260,9 @@ def chunk_sums(rows: NDArray[np.floating], weights: Array | None, stack: Stack, 
             taken,
         )
         sums[0][list(group.members)], sums[1][list(group.members)] = totals
-    for c, member in enumerate(stack.centred):
-        arrays = _centred_arrays(stack, sums, c) if statistics else []
-        _add_centred_model(rows, weights, stack.models[member], member, sums, arrays)
+    for c, member in enumerate(batch.centred):
+        arrays = _centred_arrays(batch, sums, c) if statistics else []
+        _add_centred_model(rows, weights, batch.models[member], member, sums, arrays)
     return sums
 
 
@@ -275,12 +275,12 @@ def add_sums(parts: Sequence[Sums]) -> Sums:
     return total
 
 
-def _zero_sums(stack: Stack, statistics: bool) -> Sums:
-    sums = [np.zeros(len(stack.models)), np.zeros(len(stack.models))]
+def _zero_sums(batch: ModelBatch, statistics: bool) -> Sums:
+    sums = [np.zeros(len(batch.models)), np.zeros(len(batch.models))]
     if statistics:
-        sums += [np.zeros((group.n_components, len(group.factors[0]))) for group in stack.groups]
-        for i in stack.centred:
-            family, parameters = stack.models[i]
+        sums += [np.zeros((group.n_components, len(group.factors[0]))) for group in batch.groups]
+        for i in batch.centred:
+            family, parameters = batch.models[i]
             k, d = parameters.means.shape
             sums += [np.zeros(k), np.zeros((k, d)), family.zero_s2(k, d)]
     return sums
@@ -315,33 +315,33 @@ def add_centred(family: Family, x: Array, resp: Array, origins: Array, sums: Sum
         family.add_s2(s2, k, y, resp[k])
 
 
-def unpack_totals(stack: Stack, sums: Sums) -> list[Totals]:
-    """Log-likelihood of each model of the stack over all rows, and its ICL term."""
+def unpack_totals(batch: ModelBatch, sums: Sums) -> list[Totals]:
+    """Log-likelihood of each model of the batch over all rows, and its ICL term."""
     totals = []
-    for i, (family, parameters) in enumerate(stack.models):
+    for i, (family, parameters) in enumerate(batch.models):
         correction = 0.0
-        if i not in stack.centred:
-            correction = family.log_likelihood_correction(parameters, stack.scatter)
+        if i not in batch.centred:
+            correction = family.log_likelihood_correction(parameters, batch.scatter)
         totals.append(Totals(float(sums[0][i]) + correction, float(sums[1][i])))
     return totals
 
 
-def unpack_sums(stack: Stack, sums: Sums) -> list[Statistics]:
-    """Statistics of each model of the stack, from the sums over all rows."""
+def unpack_sums(batch: ModelBatch, sums: Sums) -> list[Statistics]:
+    """Statistics of each model of the batch, from the sums over all rows."""
     found: dict[int, Statistics] = {}
-    totals = unpack_totals(stack, sums)
-    for group, array in zip(stack.groups, sums[2:], strict=False):
-        parts = group.family.unpack_all(array[:, : len(group.eta)], group.edges, stack.center, stack.scatter)
+    totals = unpack_totals(batch, sums)
+    for group, array in zip(batch.groups, sums[2:], strict=False):
+        parts = group.family.unpack_all(array[:, : len(group.eta)], group.edges, batch.center, batch.scatter)
         found.update(zip(group.members, parts, strict=True))
-    for c, member in enumerate(stack.centred):
-        s0, s1, s2 = _centred_arrays(stack, sums, c)
-        found[member] = Statistics(s0, s1, s2, stack.models[member][1].means)
+    for c, member in enumerate(batch.centred):
+        s0, s1, s2 = _centred_arrays(batch, sums, c)
+        found[member] = Statistics(s0, s1, s2, batch.models[member][1].means)
     return [
         Statistics(one.s0, one.s1, one.s2, one.origins, total.log_likelihood)
         for one, total in zip(map(found.__getitem__, range(len(totals))), totals, strict=True)
     ]
 
 
-def _centred_arrays(stack: Stack, sums: Sums, c: int) -> Sums:
-    first = 2 + len(stack.groups) + 3 * c
+def _centred_arrays(batch: ModelBatch, sums: Sums, c: int) -> Sums:
+    first = 2 + len(batch.groups) + 3 * c
     return sums[first : first + 3]

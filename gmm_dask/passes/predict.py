@@ -16,10 +16,10 @@ from gmm_dask.families import Family, Parameters
 from gmm_dask.passes.map_reduce import Rows, map_in_memory, map_reduce
 from gmm_dask.passes.model_batch import (
     ROW_MULTIPLE,
-    Stack,
+    ModelBatch,
     Totals,
     add_sums,
-    build_stack,
+    build_batch,
     centred_blocks,
     chunk_sums,
     unpack_totals,
@@ -29,10 +29,10 @@ from gmm_dask.passes.row_outputs import KERNEL_OUTPUTS, ROW_OUTPUTS, Outputs, ke
 Array = NDArray[np.float64]
 
 
-def prediction_batch(family: Family, parameters: Parameters) -> Stack:
+def prediction_batch(family: Family, parameters: Parameters) -> ModelBatch:
     """A batch of one model, for row outputs; the mixture's own mean is its centre."""
     center = parameters.weights @ parameters.means
-    return build_stack([(family, parameters)], center, np.zeros((len(center), len(center))), answers=True)
+    return build_batch([(family, parameters)], center, np.zeros((len(center), len(center))), answers=True)
 
 
 def predict_rows(rows: Rows, family: Family, parameters: Parameters, requested: Sequence[str]) -> dict[str, Any]:
@@ -61,26 +61,26 @@ def predict_rows(rows: Rows, family: Family, parameters: Parameters, requested: 
     return {name: _join(found, name, rows.array.chunks[0], len(parameters.weights)) for name in requested}
 
 
-def _predict_in_memory(rows: Any, weights: Any, shared: tuple[Stack, Sequence[str]], number: int) -> Outputs:
+def _predict_in_memory(rows: Any, weights: Any, shared: tuple[ModelBatch, Sequence[str]], number: int) -> Outputs:
     return predict_chunk(rows, *shared)
 
 
-def _predict_finite(rows: Any, batch: Stack, requested: tuple[str, ...]) -> Outputs:
+def _predict_finite(rows: Any, batch: ModelBatch, requested: tuple[str, ...]) -> Outputs:
     return predict_chunk(_finite(rows), batch, requested)
 
 
-def predict_chunk(rows: NDArray[np.floating], batch: Stack, requested: Sequence[str]) -> Outputs:
+def predict_chunk(rows: NDArray[np.floating], batch: ModelBatch, requested: Sequence[str]) -> Outputs:
     """Row outputs of one model for the rows (n_rows, n_features) of a chunk."""
     return with_derived(kernel_outputs(rows, batch, kernel_inputs(requested)), requested)
 
 
-def kernel_outputs(rows: NDArray[np.floating], batch: Stack, requested: Sequence[str]) -> Outputs:
+def kernel_outputs(rows: NDArray[np.floating], batch: ModelBatch, requested: Sequence[str]) -> Outputs:
     """The most probable component, the mixture's log density, the responsibilities: what is requested of these.
 
     Parameters
     ----------
     rows : ndarray of shape (n_rows, n_features)
-    batch : Stack
+    batch : ModelBatch
         Of one model, from :func:`prediction_batch`.
     requested : sequence of str
         Names of :data:`gmm_dask.passes.row_outputs.KERNEL_OUTPUTS`.
@@ -146,21 +146,21 @@ def total_rows(rows: Rows, family: Family, parameters: Parameters) -> tuple[Tota
     UserError
         If a weight is negative or not finite, or if they add up to zero.
     """
-    stack = prediction_batch(family, parameters)
-    sums = map_reduce(rows, _totals_of_chunk, add_sums, stack, "log-likelihood")
+    batch = prediction_batch(family, parameters)
+    sums = map_reduce(rows, _totals_of_chunk, add_sums, batch, "log-likelihood")
     total_weight, n_bad = sums[-1].tolist()
     if n_bad or total_weight == 0.0:
         what = f"{n_bad:.0f} are not" if n_bad else "they add up to zero"
         raise UserError(f"sample_weight must hold finite numbers of at least 0, one of them above 0; {what}.")
-    return unpack_totals(stack, sums)[0], total_weight
+    return unpack_totals(batch, sums)[0], total_weight
 
 
-def _totals_of_chunk(rows: Any, weights: Any, stack: Stack, number: int) -> list[Array]:
+def _totals_of_chunk(rows: Any, weights: Any, batch: ModelBatch, number: int) -> list[Array]:
     array = _finite(rows)
     if weights is None:
-        return [*chunk_sums(array, None, stack, statistics=False), np.array([len(array), 0.0])]
+        return [*chunk_sums(array, None, batch, statistics=False), np.array([len(array), 0.0])]
     given = np.asarray(weights, dtype=np.float64)
     bad = ~(given >= 0.0) | np.isinf(given)
     if bad.any():  # the sums are not wanted
         given = np.where(bad, 0.0, given)
-    return [*chunk_sums(array, given, stack, statistics=False), np.array([given.sum(), np.count_nonzero(bad)])]
+    return [*chunk_sums(array, given, batch, statistics=False), np.array([given.sum(), np.count_nonzero(bad)])]

@@ -21,7 +21,7 @@ from pipeline.config.environment import fill_in, hide
 
 # what Dask is told while a client is held
 SETTINGS = {
-    # the parameters of a large stack are sent once a pass: there is nothing to warn of
+    # the parameters of a large batch are sent once a pass: there is nothing to warn of
     "distributed.admin.large-graph-warning-threshold": "1GiB",
 }
 # a worker that is busy to its limit must go on, or its chunk is never done; past it, its nanny ends it

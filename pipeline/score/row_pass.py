@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gmm_dask.errors import UserError
 from gmm_dask.memory import Shape
 from gmm_dask.passes.map_reduce import Rows, as_rows, map_reduce
-from gmm_dask.passes.model_batch import Stack
+from gmm_dask.passes.model_batch import ModelBatch
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch
 from gmm_dask.passes.quantiles import Sketch, find_threshold, merge_sketches, sketch_values
 from gmm_dask.passes.row_outputs import (
@@ -173,8 +173,8 @@ def answer_source(
     sketch = None
     with _computing(config, source, question, writer.plan), _telling(progress, writer.plan, missing):
         if missing:
-            stack = prediction_batch(*question.model.model)
-            task = _Task(question, stack, writer, tuple(missing), source.path, source.columns)
+            batch = prediction_batch(*question.model.model)
+            task = _Task(question, batch, writer, tuple(missing), source.path, source.columns)
             sketch = map_reduce(_part(rows, missing), _answer_chunk, _merge, task, _TASK)
         writer.join()
         known = set(range(len(totals))) - set(missing)
@@ -226,7 +226,7 @@ class _Task:
     """What the driver sends to the chunks; ``numbers`` are theirs among all chunks of the data."""
 
     question: Question
-    stack: Stack
+    batch: ModelBatch
     writer: RowWriter
     numbers: tuple[int, ...]
     path: str
@@ -245,13 +245,15 @@ def _answer_chunk(rows: Any, weights: Any, task: _Task, number: int) -> Sketch |
     usable = question.preparation.usable(array, None if weights is None else np.asarray(weights))
     if not (question.drop or usable.all()):
         raise _unusable(array, int(task.writer.plan.starts[number]), task)
-    found = _outputs(array, usable, question, task.stack)
+    found = _outputs(array, usable, question, task.batch)
     density = found[LOG_DENSITY.name]
     task.writer.write(number, {name: found[name] for name in question.names}, _totals(found, usable, question))
     return sketch_values(density) if question.wants_sketch else None
 
 
-def _outputs(array: NDArray[np.floating[Any]], usable: NDArray[np.bool_], question: Question, batch: Stack) -> Outputs:
+def _outputs(
+    array: NDArray[np.floating[Any]], usable: NDArray[np.bool_], question: Question, batch: ModelBatch
+) -> Outputs:
     """What is stored and summarised about each row, in the user's units; fill values for rows that are not usable."""
     names = tuple(dict.fromkeys((*_SUMMARISED, *question.names)))
     n_components = len(batch.models[0][1].weights)

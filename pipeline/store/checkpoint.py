@@ -62,7 +62,7 @@ class Checkpoint:
     Attributes
     ----------
     states : sequence of State
-        In the stack's order.
+        In the batch's order.
     data_summary : DataSummary
         With the rows that pictures show as its sample; their weights are not kept.
     passes : int

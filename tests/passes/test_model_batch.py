@@ -1,4 +1,4 @@
-"""The sums of a pass: right, additive, and the same in any stack, block, chunking and order."""
+"""The sums of a pass: right, additive, and the same in any batch, block, chunking and order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import naive
 from gmm_dask.families import get_family
-from gmm_dask.passes import model_batch as stack_module
-from gmm_dask.passes.model_batch import add_sums, build_stack, chunk_sums, unpack_sums, unpack_totals
+from gmm_dask.passes import model_batch as batch_module
+from gmm_dask.passes.model_batch import add_sums, build_batch, chunk_sums, unpack_sums, unpack_totals
 from gmm_dask.passes.predict import predict_chunk
 from mixtures import (
     assert_same_parameters,
@@ -28,17 +28,17 @@ N_ROWS = 150
 
 def statistics(models, X, weights=None, cuts=(), order=None):
     """Statistics of rows cut into chunks, their sums merged in ``order``."""
-    stack = build_stack(models, *moments(X, weights))
+    batch = build_batch(models, *moments(X, weights))
     edges = [0, *sorted(cuts), len(X)]
     chunks = [slice(*edge) for edge in itertools.pairwise(edges)]
-    sums = [chunk_sums(X[c], None if weights is None else weights[c], stack) for c in chunks]
-    return unpack_sums(stack, add_sums([sums[i] for i in (order or range(len(sums)))]))
+    sums = [chunk_sums(X[c], None if weights is None else weights[c], batch) for c in chunks]
+    return unpack_sums(batch, add_sums([sums[i] for i in (order or range(len(sums)))]))
 
 
 @pytest.fixture(params=[False, True], ids=["feature map", "centred"])
 def kernel(request, monkeypatch):
     """Both ways of computing, by moving the guard."""
-    monkeypatch.setattr(stack_module, "MAX_KAPPA", -1.0 if request.param else np.inf)
+    monkeypatch.setattr(batch_module, "MAX_KAPPA", -1.0 if request.param else np.inf)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -61,8 +61,8 @@ def test_one_em_step_matches_loops(covariance_type, n_features, weighted):
 @pytest.mark.usefixtures("kernel")
 def test_answers_match_loops(covariance_type):
     X, parameters = random_rows(N_ROWS, 3), random_parameters(covariance_type, 4, 3)
-    stack = build_stack([(get_family(covariance_type), parameters)], *moments(X), answers=True)
-    found = predict_chunk(X, stack, ["label", "log_density", "responsibility"])
+    batch = build_batch([(get_family(covariance_type), parameters)], *moments(X), answers=True)
+    found = predict_chunk(X, batch, ["label", "log_density", "responsibility"])
     resp, densities = naive.e_step(naive.numbers(X), naive.model_of(covariance_type, parameters))
     np.testing.assert_allclose(found["responsibility"], resp, atol=1e-12)
     np.testing.assert_allclose(found["log_density"], densities, rtol=1e-12)
@@ -72,15 +72,15 @@ def test_answers_match_loops(covariance_type):
 @pytest.mark.usefixtures("kernel")
 def test_totals_without_statistics_are_the_same():
     models, X = every_model(3), random_rows(N_ROWS, 3)
-    stack = build_stack(models, *moments(X))
-    totals = unpack_totals(stack, chunk_sums(X, None, stack, statistics=False))
+    batch = build_batch(models, *moments(X))
+    totals = unpack_totals(batch, chunk_sums(X, None, batch, statistics=False))
     for found, expected, (family, parameters) in zip(totals, statistics(models, X), models, strict=True):
         resp, _ = naive.e_step(naive.numbers(X), naive.model_of(family.name, parameters))
         assert found.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-12)
         assert found.log_top == pytest.approx(np.log(np.max(resp, axis=1)).sum(), abs=1e-9)
 
 
-def test_a_stack_gives_each_model_what_it_gets_alone():
+def test_a_batch_gives_each_model_what_it_gets_alone():
     models, X = every_model(3), random_rows(N_ROWS, 3)
     alone = [statistics([model], X)[0] for model in models]
     assert_same_statistics(statistics(models, X), alone, rtol=1e-12)
@@ -90,35 +90,35 @@ def test_models_stand_side_by_side_as_long_as_blocks_have_their_rows(covariance_
     family, X = get_family(covariance_type), random_rows(N_ROWS, 3)
     models = [(family, random_parameters(covariance_type, k, 3, seed=k)) for k in (3, 1, 2, 6)]
     whole = statistics(models, X)
-    monkeypatch.setattr(stack_module, "MOST_COMPONENTS", 4)
-    stack = build_stack(models, *moments(X))
-    assert [group.members for group in stack.groups] == [(0, 1), (2,), (3,)]
+    monkeypatch.setattr(batch_module, "MOST_COMPONENTS", 4)
+    batch = build_batch(models, *moments(X))
+    assert [group.members for group in batch.groups] == [(0, 1), (2,), (3,)]
     assert_same_statistics(statistics(models, X), whole)
 
 
-def test_centred_and_mapped_models_share_a_stack():
+def test_centred_and_mapped_models_share_a_batch():
     X = random_rows(N_ROWS, 2)
     tight = [(f, f.parameters(p.weights, p.means, p.covariances * 1e-9)) for f, p in every_model(2)]
     models = [model for pair in zip(every_model(2), tight, strict=True) for model in pair]
-    stack = build_stack(models, *moments(X))
-    assert stack.centred == tuple(range(1, len(models), 2))
+    batch = build_batch(models, *moments(X))
+    assert batch.centred == tuple(range(1, len(models), 2))
     assert_same_statistics(statistics(models, X), [statistics([model], X)[0] for model in models], rtol=1e-12)
 
 
 def test_blocks_do_not_matter(monkeypatch):
     models, X = every_model(3), random_rows(N_ROWS, 3)
     whole = statistics(models, X)
-    monkeypatch.setattr(stack_module, "BLOCK_BYTES", 1)
-    [group, *_] = build_stack(models, *moments(X)).groups
+    monkeypatch.setattr(batch_module, "BLOCK_BYTES", 1)
+    [group, *_] = build_batch(models, *moments(X)).groups
     assert group.workspace(N_ROWS)[0].shape[1] < N_ROWS
     assert_same_statistics(statistics(models, X), whole, rtol=1e-12)
 
 
 def test_block_memory_is_bounded():
     models = every_model(30, n_components=(20,))
-    stack = build_stack(models, np.zeros(30), np.eye(30))
-    for group in stack.groups:
-        assert sum(memory.nbytes for memory in group.workspace(10**6)) <= stack_module.BLOCK_BYTES
+    batch = build_batch(models, np.zeros(30), np.eye(30))
+    for group in batch.groups:
+        assert sum(memory.nbytes for memory in group.workspace(10**6)) <= batch_module.BLOCK_BYTES
 
 
 chunkings = st.lists(st.integers(0, N_ROWS), max_size=8)
@@ -147,16 +147,16 @@ def test_merging_commutes(cuts, data):
 @given(cut=st.tuples(st.integers(0, N_ROWS), st.integers(0, N_ROWS)).map(sorted))
 def test_merging_associates(cut):
     models, X = every_model(2), random_rows(N_ROWS, 2)
-    stack = build_stack(models, *moments(X))
-    a, b, c = (chunk_sums(part, None, stack) for part in np.split(X, cut))
+    batch = build_batch(models, *moments(X))
+    a, b, c = (chunk_sums(part, None, batch) for part in np.split(X, cut))
     left, right = add_sums([add_sums([a, b]), c]), add_sums([a, add_sums([b, c])])
-    assert_same_statistics(unpack_sums(stack, left), unpack_sums(stack, right), rtol=1e-12)
+    assert_same_statistics(unpack_sums(batch, left), unpack_sums(batch, right), rtol=1e-12)
 
 
 def test_merging_leaves_its_arguments_alone():
     X = random_rows(20, 2)
-    stack = build_stack(every_model(2), *moments(X))
-    part = chunk_sums(X, None, stack)
+    batch = build_batch(every_model(2), *moments(X))
+    part = chunk_sums(X, None, batch)
     before = [array.copy() for array in part]
     add_sums([part, part])
     for array, copy in zip(part, before, strict=True):

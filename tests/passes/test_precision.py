@@ -9,7 +9,7 @@ import pytest
 from gmm_dask import GaussianMixture
 from gmm_dask.families import get_family
 from gmm_dask.passes.map_reduce import as_rows, collect_totals, summarize_rows
-from gmm_dask.passes.model_batch import build_stack, chunk_sums, unpack_sums
+from gmm_dask.passes.model_batch import build_batch, chunk_sums, unpack_sums
 
 SINGLE = np.dtype(np.float32)
 
@@ -23,14 +23,14 @@ def mixture_rows(n_features, n_components=5, n_rows=20_000, offset=0.0):
     return rows.astype(np.float32)
 
 
-def stack_of(mixture, X):
+def batch_of(mixture, X):
     model = get_family(mixture.covariance_type), mixture._parameters
     data_summary = summarize_rows(as_rows(X), 0)
-    return build_stack([model], data_summary.center, data_summary.scatter, dtype=X.dtype)
+    return build_batch([model], data_summary.center, data_summary.scatter, dtype=X.dtype)
 
 
-def precision(stack):
-    [group] = stack.groups
+def precision(batch):
+    [group] = batch.groups
     return group.eta.dtype
 
 
@@ -40,7 +40,7 @@ def test_parameters_are_those_of_double_precision(covariance_type, n_features, o
     X = mixture_rows(n_features, offset=offset)
     settings = {"covariance_type": covariance_type, "max_iter": 20, "tol": 0.0, "random_state": 0}
     single, double = (GaussianMixture(5, **settings).fit(rows) for rows in (X, X.astype(np.float64)))
-    assert precision(stack_of(single, X)) == SINGLE
+    assert precision(batch_of(single, X)) == SINGLE
     spread = X.std(axis=0, dtype=np.float64)
     np.testing.assert_allclose(single.weights_, double.weights_, rtol=1e-4)
     np.testing.assert_allclose(single.means_ / spread, double.means_ / spread, atol=1e-4)
@@ -54,12 +54,12 @@ def test_what_is_too_tight_for_single_precision_is_computed_in_double():
     family, parameters = get_family("full"), GaussianMixture(3, random_state=0).fit(X)._parameters
     tight = family.parameters(parameters.weights, parameters.means, parameters.covariances * 1e-5)
     data_summary = summarize_rows(as_rows(X), 0)
-    stack = build_stack(
+    batch = build_batch(
         [(family, parameters), (family, tight)], data_summary.center, data_summary.scatter, dtype=SINGLE
     )
-    assert [(group.members, group.eta.dtype.name) for group in stack.groups] == [((0,), "float32"), ((1,), "float64")]
-    exact = build_stack(stack.models, data_summary.center, data_summary.scatter)
-    found, expected = (unpack_sums(s, chunk_sums(X, None, s)) for s in (stack, exact))
+    assert [(group.members, group.eta.dtype.name) for group in batch.groups] == [((0,), "float32"), ((1,), "float64")]
+    exact = build_batch(batch.models, data_summary.center, data_summary.scatter)
+    found, expected = (unpack_sums(s, chunk_sums(X, None, s)) for s in (batch, exact))
     np.testing.assert_allclose(found[0].s0, expected[0].s0, rtol=1e-4)
     np.testing.assert_allclose(found[1].s0, expected[1].s0, rtol=1e-12)
 
@@ -77,7 +77,7 @@ def test_the_bound_is_where_parameters_begin_to_suffer():
         model = family, family.parameters(np.concatenate([start.weights] * 2) / 2, means, covariances)
         data_summary = summarize_rows(as_rows(rows), 0)
         single, double = (
-            build_stack([model], data_summary.center, data_summary.scatter, dtype=d) for d in (SINGLE, np.dtype(float))
+            build_batch([model], data_summary.center, data_summary.scatter, dtype=d) for d in (SINGLE, np.dtype(float))
         )
         a, b = (family.maximise(unpack_sums(s, chunk_sums(rows, None, s))[0], 1e-6) for s in (single, double))
         error = np.abs(a.covariances - b.covariances).max() / np.abs(b.covariances).max()
@@ -91,9 +91,9 @@ def test_values_whose_squares_overflow_single_precision():
     X = mixture_rows(2)
     mixture = GaussianMixture(2, random_state=0).fit(X)
     X[0], X[1] = 1e20, -1e20
-    stack = stack_of(mixture, X)
-    assert precision(stack) == np.float64
-    assert np.isfinite(unpack_sums(stack, chunk_sums(X, None, stack))[0].s0).all()
+    batch = batch_of(mixture, X)
+    assert precision(batch) == np.float64
+    assert np.isfinite(unpack_sums(batch, chunk_sums(X, None, batch))[0].s0).all()
 
 
 def test_criteria_and_answers_are_in_double_precision():

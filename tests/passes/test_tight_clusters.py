@@ -14,8 +14,8 @@ import naive
 from gmm_dask import GaussianMixture
 from gmm_dask.families import get_family
 from gmm_dask.passes import map_reduce
-from gmm_dask.passes import model_batch as stack_module
-from gmm_dask.passes.model_batch import MAX_KAPPA, build_stack, chunk_sums, unpack_sums
+from gmm_dask.passes import model_batch as batch_module
+from gmm_dask.passes.model_batch import MAX_KAPPA, build_batch, chunk_sums, unpack_sums
 from mixtures import inits_of, moments
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -41,15 +41,15 @@ def first_parameters(covariance_type, means):
 
 
 @pytest.fixture
-def stacks(monkeypatch):
-    """The stacks of the passes that a fit makes."""
+def batches(monkeypatch):
+    """The batches of the passes that a fit makes."""
     seen = []
 
     def recording(*args, **kwargs):
-        seen.append(build_stack(*args, **kwargs))
+        seen.append(build_batch(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr(map_reduce, "build_stack", recording)
+    monkeypatch.setattr(map_reduce, "build_batch", recording)
     return seen
 
 
@@ -62,12 +62,12 @@ def assert_close(ours, exact, bound=1e-6):
 
 
 @pytest.mark.parametrize("max_iter", [1, 200], ids=["one step", "to the end"])
-def test_agrees_with_extended_precision(covariance_type, max_iter, stacks):
+def test_agrees_with_extended_precision(covariance_type, max_iter, batches):
     X, means = tight_rows(SPREAD)
     start = first_parameters(covariance_type, means)
     settings = {"covariance_type": covariance_type, "reg_covar": 0, "tol": 1e-4, "max_iter": max_iter}
     ours = GaussianMixture(4, **settings, **inits_of(covariance_type, start)).fit(X)
-    assert [stack.centred for stack in stacks] == [(0,)] * ours.n_iter_
+    assert [batch.centred for batch in batches] == [(0,)] * ours.n_iter_
     assert ours.n_iter_ == 1 if max_iter == 1 else 3 < ours.n_iter_ < max_iter
     model = naive.model_of(covariance_type, start, naive.EXTENDED)
     exact, bounds = naive.run_em(covariance_type, X, model, ours.n_iter_, 0.0, naive.EXTENDED)
@@ -112,8 +112,8 @@ def step_error(covariance_type, spread):
     X, means = tight_rows(spread)
     start, family = first_parameters(covariance_type, means), get_family(covariance_type)
     center, scatter = moments(X)
-    stack = build_stack([(family, start)], center, scatter)
-    [statistics] = unpack_sums(stack, chunk_sums(X, None, stack))
+    batch = build_batch([(family, start)], center, scatter)
+    [statistics] = unpack_sums(batch, chunk_sums(X, None, batch))
     found = family.full_covariances(family.maximise(statistics, 0.0))
     model = naive.model_of(covariance_type, start, naive.EXTENDED)
     exact, _ = naive.run_em(covariance_type, X, model, 1, 0.0, naive.EXTENDED)
@@ -122,7 +122,7 @@ def step_error(covariance_type, spread):
 
 
 def test_the_feature_maps_error_grows_with_kappa(covariance_type, monkeypatch):
-    monkeypatch.setattr(stack_module, "MAX_KAPPA", np.inf)
+    monkeypatch.setattr(batch_module, "MAX_KAPPA", np.inf)
     kappas, errors = np.transpose([step_error(covariance_type, spread) for spread in (1e1, 1e2, 1e3, 1e4, 1e5)])
     assert (np.diff(kappas) > 0).all()
     assert (errors < 20 * kappas * 1e-16 + 1e-14).all(), dict(zip(kappas, errors, strict=True))
@@ -145,4 +145,4 @@ def test_the_guard_is_at_its_value(covariance_type):
     for kappa, centred in ((0.99 * MAX_KAPPA, ()), (1.01 * MAX_KAPPA, (0,))):
         scale = family.kappa(start, center) / kappa
         scaled = family.parameters(start.weights, start.means, start.covariances * scale)
-        assert build_stack([(family, scaled)], center, scatter).centred == centred
+        assert build_batch([(family, scaled)], center, scatter).centred == centred
