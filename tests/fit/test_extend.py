@@ -24,7 +24,13 @@ from pipeline.store import load_checkpoint, open_store, read_criteria
 from pipeline.store.show import read_result
 from runs import JOB, Stop, everything_in, kill_after
 
-SEARCH = {"n_components": [2, 3], "covariance_types": ["spherical", "diag"], "n_init": 2, "max_iter": 20}
+SEARCH = {
+    "n_components": [2, 3],
+    "covariance_types": ["spherical", "diag"],
+    "n_init": 2,
+    "init_params": "kmeans",
+    "max_iter": 20,
+}
 
 
 @pytest.fixture
@@ -70,9 +76,9 @@ def test_two_or_three_are_asked_and_five_are_found(tmp_path):
 
 @pytest.mark.parametrize("data", [{}, {"scale": "standard"}])
 def test_it_is_as_if_the_wide_grid_had_been_asked_for(tmp_path, read_in_each_pass, data):
-    found = run(job(tmp_path, data=data, init_params="kmeans"))
+    found = run(job(tmp_path, data=data))
     counts = sorted(set(found.table["n_components"]))
-    whole = run(job(tmp_path, "whole", data=data, init_params="kmeans", n_components=counts, extend=False))
+    whole = run(job(tmp_path, "whole", data=data, n_components=counts, extend=False))
     pd.testing.assert_frame_equal(found.table, whole.table, rtol=1e-9)
     np.testing.assert_allclose(found.weights, whole.weights, rtol=1e-9)
 

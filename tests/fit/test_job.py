@@ -134,7 +134,7 @@ def csv_config(tmp_path, rows, **search):
     return JobConfig.model_validate(
         {
             "data": {"source": str(path)},
-            "search": {"n_components": [1, 2], **search},
+            "search": {"n_components": [1, 2], "init_params": "kmeans", **search},
             "output": {"store": str(tmp_path / "result.zarr")},
         }
     )
@@ -348,7 +348,7 @@ def zarr_config(tmp_path, rows, chunk_rows):
     return JobConfig.model_validate(
         {
             "data": {"source": str(tmp_path / "data.zarr"), "chunk_rows": chunk_rows},
-            "search": {"n_components": [2], "tol": 0.0, "max_iter": 9},
+            "search": {"n_components": [2], "init_params": "kmeans", "tol": 0.0, "max_iter": 9},
             "output": {"store": str(tmp_path / "result.zarr")},
         }
     )

@@ -48,7 +48,7 @@ def job(folder, **sections):
     values = {
         "name": "night",
         "data": {"source": str(folder / "rows.npy")},
-        "search": {"n_components": [2, 3], "covariance_types": ["diag", "spherical"]},
+        "search": {"n_components": [2, 3], "covariance_types": ["diag", "spherical"], "init_params": "kmeans"},
         "output": {"store": f"{folder}/{{name}}-{{started:%Y-%m-%d}}.zarr", "report": False},
     }
     for name, section in sections.items():

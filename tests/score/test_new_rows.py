@@ -47,7 +47,7 @@ def fit(folder, scale="none", columns=COLUMNS, **output):
     config = JobConfig.model_validate(
         {
             "data": {"source": str(folder / "fit.csv"), "scale": scale},
-            "search": {"n_components": [3], "covariance_types": ["full"]},
+            "search": {"n_components": [3], "covariance_types": ["full"], "init_params": "kmeans"},
             "output": {"store": str(folder / "model.zarr"), **output},
         }
     )
@@ -88,11 +88,10 @@ def write_new(tmp_path, kind, rows, columns=("c", "a", "b")):
 # -- the same answers --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
-@pytest.mark.parametrize("kind", ["csv", "parquet", "zarr"])
+@pytest.mark.parametrize(
+    ("kind", "out"), [("csv", "out.zarr"), ("parquet", "out.zarr"), ("zarr", "out.zarr"), ("parquet", "out.parquet")]
+)
 def test_the_rows_of_the_fit_have_the_answers_of_the_fit(tmp_path, store, unheld, kind, out):
-    if out.endswith("parquet") and kind != "parquet":
-        pytest.skip("Parquet goes with Parquet")
     data, out = write_new(tmp_path, kind, some_rows(2000, 0)), str(tmp_path / out)
     events = []
     summary = score(store, data, out, overrides=["data.chunk_rows=128"], progress=events.append)
@@ -298,7 +297,7 @@ def test_an_unfinished_store_is_no_model(tmp_path):
     config = JobConfig.model_validate(
         {
             "data": {"source": str(tmp_path / "fit.csv")},
-            "search": {"n_components": [2], "covariance_types": ["diag"]},
+            "search": {"n_components": [2], "covariance_types": ["diag"], "init_params": "kmeans"},
             "output": {"store": str(tmp_path / "r.zarr")},
         }
     )
@@ -433,7 +432,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, kind):
     config = JobConfig.model_validate(
         {
             "data": {"source": str(tmp_path / f"few.{kind}")},
-            "search": {"n_components": [3], "covariance_types": ["full"], "max_iter": 3},
+            "search": {"n_components": [3], "covariance_types": ["full"], "init_params": "kmeans", "max_iter": 3},
             "output": {**output, "report": False},
         }
     )

@@ -334,7 +334,7 @@ def write_config(changes):
     found = [name for name in SOURCES if Path(name).exists()]
     values = {
         "data": {"source": found[0] if found else "no.csv", "chunk_rows": 100},
-        "search": {"n_components": [1], "max_iter": 2},
+        "search": {"n_components": [1], "init_params": "kmeans", "max_iter": 2},
         "output": {"store": "r.zarr"},
     }
     merged = {key: {**values.get(key, {}), **changes.get(key, {})} for key in {*values, *changes}}

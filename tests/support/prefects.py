@@ -115,7 +115,7 @@ def write_job(folder, name, schedule="{interval: 5s}", **sections):
     write_rows(folder / "rows.npy")
     sections = {
         "data": "{source: rows.npy}",
-        "search": "{n_components: [2, 3], covariance_types: [diag]}",
+        "search": "{n_components: [2, 3], covariance_types: [diag], init_params: kmeans}",
         "output": f'{{store: "{STORE}"}}',
         "schedule": schedule,
         **sections,

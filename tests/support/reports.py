@@ -22,7 +22,7 @@ def job(folder, rows, columns=None, data=None, search=None, output=None):
     values = {
         "name": "thirds",
         "data": {"source": str(folder / "rows.parquet"), **(data or {})},
-        "search": {"n_components": [1, 2, 3, 4], **(search or {})},
+        "search": {"n_components": [1, 2, 3, 4], "init_params": "kmeans", **(search or {})},
         "output": {"store": str(folder / "thirds.zarr"), **(output or {})},
     }
     return JobConfig.model_validate(values)
