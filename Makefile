@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The tests of a module run in one process, so that what they share is made once.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 .DEFAULT_GOAL := help
 
@@ -14,7 +16,7 @@ quickstart: $(VENV)/.run  ## install gmm-dask, and search for the best mixture o
 	@$(BIN)/gmm-dask run configs/quickstart.yaml --no-prefect
 
 test: $(VENV)/.dev  ## run the tests in parallel; ARGS=--runslow adds the slow ones, ARGS=tests/em selects a folder
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check .

@@ -238,7 +238,7 @@ def draw_density(axes: Axes, components: Components, values: Array) -> None:
     axes.set_ylabel("density")
     axes.set_ylim(bottom=0.0)
     _soften(axes)
-    add_legend(axes, columns=4)
+    add_legend(axes, columns=3, fontsize="small")
 
 
 def draw_means(axes: Axes, components: Components) -> None:
