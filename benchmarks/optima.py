@@ -38,7 +38,7 @@ from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.map_reduce import as_rows, summarize_rows
 from gmm_dask.selection.criteria import best_position
-from gmm_dask.selection.evaluate import evaluate_states
+from gmm_dask.selection.outcomes import evaluate_states
 
 REACHED = 1e-4  # log-likelihood a row
 SETTINGS = {"tol": 1e-6, "max_iter": 1000}

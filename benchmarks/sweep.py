@@ -35,7 +35,8 @@ from gmm_dask.em.loop import Settings, State
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.init.responsibilities import start_states
 from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, summarize_rows
-from gmm_dask.selection.evaluate import check_candidates, evaluate_states, generator_copies
+from gmm_dask.selection.grid import check_candidates, generator_copies
+from gmm_dask.selection.outcomes import evaluate_states
 
 Fit = tuple[str, int, int]  # covariance type, number of components, start
 
@@ -129,7 +130,7 @@ def run_ours(X: np.ndarray, starts: list[State], iterations: int) -> tuple[float
         states = loop.run(starts, partial(collect_statistics, rows, data_summary), data_summary.total_weight, settings)
         outcomes = evaluate_states(rows, data_summary, states)
     seconds = time.perf_counter() - begin
-    return seconds, {fit_of(outcome.state): outcome.bic for outcome in outcomes}
+    return seconds, {fit_of(outcome.state): outcome.criteria["bic"] for outcome in outcomes}
 
 
 def run_sklearn(X: np.ndarray, starts: list[State], task: Task) -> tuple[float, dict[Fit, float]]:

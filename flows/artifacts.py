@@ -28,7 +28,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import ObjectNotFound
 
 from flows.progress import describe
-from gmm_dask.selection.criteria import LABELS
+from gmm_dask.selection.criteria import CRITERIA
 from pipeline.progress import ChunksDone, Event, PassDone
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class ProgressArtifact:
 
 def publish_job(name: str, summary: Summary) -> None:
     """Create the artifacts of a finished job: candidates, the criterion's picture, and a short report."""
-    criterion = LABELS[summary.criterion]
+    criterion = CRITERIA[summary.criterion].label
     columns = ["n_components", "covariance_type", "status", summary.criterion, "delta", "n_iter"]
     rows = summary.table.sort_values("delta")[columns].round(2).to_numpy(dtype=object)
     create_table_artifact(
@@ -140,7 +140,7 @@ def _short_report(name: str, summary: Summary) -> str:
     weights = "\n".join(f"| {k} | {weight:.3f} |" for k, weight in enumerate(summary.weights))
     paragraphs = [
         f"# {name}",
-        f"**{summary.best}** has the smallest {LABELS[summary.criterion]} of {len(summary.table)} candidates, "
+        f"**{summary.best}** has the smallest {CRITERIA[summary.criterion].label} of {len(summary.table)} candidates, "
         f"with a mean log-likelihood of {summary.mean_log_likelihood:.4f} per row.",
         f"| component | weight |\n|---|---|\n{weights}",
     ]

@@ -200,14 +200,14 @@ def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> T
 
 
 def _columns(table: pd.DataFrame, criterion: str) -> list[Column]:
-    from gmm_dask.selection.criteria import LABELS
+    from gmm_dask.selection.criteria import CRITERIA
     from gmm_dask.selection.diagnostics import compares_starts
 
     columns = [
         Column("K", lambda row: str(row["n_components"])),
         Column("covariance", lambda row: row["covariance_type"], numeric=False),
         Column("status", lambda row: row["status"], numeric=False),
-        Column(LABELS[criterion].replace(" ", "\n"), lambda row: _number(row[criterion])),
+        Column(CRITERIA[criterion].label.replace(" ", "\n"), lambda row: _number(row[criterion])),
         Column("delta", lambda row: _number(row["delta"])),
     ]
     if "held_out_log_likelihood" in table and bool(table["held_out_log_likelihood"].notna().any()):
@@ -232,12 +232,12 @@ def _status_style(status: str) -> str:
 def winner_line(table: pd.DataFrame, criterion: str, best: str, label: str = "best") -> str:
     """Return the line that names the winner and its criterion."""
     from gmm_dask.families.candidate import Candidate
-    from gmm_dask.selection.criteria import LABELS
+    from gmm_dask.selection.criteria import CRITERIA
 
     (row,) = [row for row in table.to_dict("records") if Candidate.of(row).name == best]
     return (
         f"{label}: {row['covariance_type']} covariance, {_counted(row['n_components'], 'component')} ({best}), "
-        f"{LABELS[criterion]} {_number(row[criterion])}"
+        f"{CRITERIA[criterion].label} {_number(row[criterion])}"
     )
 
 

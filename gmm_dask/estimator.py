@@ -34,7 +34,7 @@ from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, summarize_rows
 from gmm_dask.passes.model_batch import Totals
 from gmm_dask.plotting import notebook
-from gmm_dask.selection import criteria
+from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import shortcomings
 
 Array = NDArray[np.float64]
@@ -350,19 +350,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with one_blas_thread():
             return predict.total_rows(rows, get_family(self.covariance_type), self._parameters)
 
-    def _outcome(self, X: Any, sample_weight: Any) -> criteria.Outcome:
+    def _criterion(self, name: str, X: Any, sample_weight: Any) -> float:
         totals, total_weight = self._totals(X, sample_weight)
-        k, d = self.means_.shape
-        state = State(Candidate(self.covariance_type, k), 0, self._parameters)
-        return criteria.evaluate(state, d, totals, total_weight)
+        n_parameters = get_family(self.covariance_type).n_parameters(*self.means_.shape)
+        return CRITERIA[name].formula(totals, n_parameters, total_weight)
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion on X (n_rows, n_features); the smaller the better (Schwarz 1978)."""
-        return self._outcome(X, sample_weight).bic
+        return self._criterion("bic", X, sample_weight)
 
     def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike information criterion on X (n_rows, n_features); the smaller the better (Akaike 1974)."""
-        return self._outcome(X, sample_weight).aic
+        return self._criterion("aic", X, sample_weight)
 
     def icl(self, X: Any, sample_weight: Any = None) -> float:
         """Integrated completed likelihood on X (n_rows, n_features); the smaller the better.
@@ -370,7 +369,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ``bic - 2 sum_i log max_k r_ik``: BIC with a penalty for rows between components (Biernacki, Celeux and
         Govaert 2000, in the form of mclust, negated).
         """
-        return self._outcome(X, sample_weight).icl
+        return self._criterion("icl", X, sample_weight)
 
     def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.int64]]:
         """Draw rows from the mixture, component by component.

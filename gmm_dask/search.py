@@ -8,7 +8,6 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
-import pandas as pd
 from numpy.random import RandomState
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -28,11 +27,11 @@ from gmm_dask.inputs import read_input, read_weights, sample_seed
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, summarize_rows
 from gmm_dask.plotting import notebook
-from gmm_dask.selection import criteria
-from gmm_dask.selection.criteria import CRITERIA, HELD_OUT, Outcome
-from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement, remarks
-from gmm_dask.selection.evaluate import check_candidates, evaluate_states, generator_copies
-from gmm_dask.selection.grid import Widening, in_grid_order, widen
+from gmm_dask.selection.criteria import CRITERIA
+from gmm_dask.selection.diagnostics import remarks
+from gmm_dask.selection.grid import GridExtension, check_candidates, extend_grid, generator_copies, in_grid_order
+from gmm_dask.selection.outcomes import Outcome, by_candidate, choose, evaluate_states
+from gmm_dask.selection.results import results_table
 
 
 class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -153,9 +152,10 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
             If a parameter, X or the weights are not usable, or if no candidate could be fitted.
         """
         self._validate_params()
-        if self.criterion == HELD_OUT and not self.held_out:
+        if CRITERIA[self.criterion].needs_held_out and not self.held_out:
             raise UserError(
-                "criterion='held_out' needs rows that are held out: pass their share, such as held_out=0.2."
+                f"criterion={self.criterion!r} needs rows that are held out of the fits: pass their share, such as "
+                "held_out=0.2."
             )
         candidates = check_candidates(self.n_components, self.covariance_types)
         array, seed = read_input(self, X, reset=True), sample_seed(self.random_state)
@@ -167,10 +167,10 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
             settings = settings_for(data_summary, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             fit_some = partial(self._outcomes, rows, data_summary, settings, generator_copies(self.random_state))
             outcomes = fit_some(candidates)
-            while (wider := self._widening(outcomes, data_summary.n_rows)).candidates:
+            while (wider := self._extension(outcomes, data_summary.n_rows)).candidates:
                 outcomes = in_grid_order([*outcomes, *fit_some(wider.candidates)])
         self.results_ = results_table(outcomes, self.criterion)
-        self._set_best(criteria.choose(outcomes, self.criterion))
+        self._set_best(choose(outcomes, self.criterion))
         self.remarks_ = remarks(
             self.results_, self.criterion, self._winner_row(), wider.stopped if self.extend else None
         )
@@ -196,13 +196,11 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         collect = partial(collect_statistics, rows, data_summary)
         return evaluate_states(rows, data_summary, loop.run(states, collect, data_summary.total_weight, settings))
 
-    def _widening(self, outcomes: Sequence[Outcome], n_rows: int) -> Widening:
-        """What the grid goes on with."""
+    def _extension(self, outcomes: Sequence[Outcome], n_rows: int) -> GridExtension:
         if not self.extend:
-            return Widening([])
-        best = criteria.choose(outcomes, self.criterion).state
-        winner = best.candidate
-        return widen(list(criteria.by_candidate(outcomes)), winner, best.status.trusted, n_rows)
+            return GridExtension()
+        best = choose(outcomes, self.criterion).state
+        return extend_grid(list(by_candidate(outcomes)), best.candidate, best.status.trusted, n_rows)
 
     def _winner_row(self) -> dict[str, Any]:
         chosen = [self.results_[name] == value for name, value in self.best_params_.items()]
@@ -265,29 +263,3 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _winner(self) -> GaussianMixture:
         check_is_fitted(self)
         return self.best_estimator_
-
-
-def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
-    """A row a candidate, by its best start, as :attr:`GaussianMixtureSearch.results_` describes it."""
-    best = [criteria.best_outcome(starts) for starts in criteria.by_candidate(outcomes).values()]
-    values = [float(getattr(outcome, criterion)) for outcome in best]
-    agreed = [agreement(starts) for starts in criteria.by_candidate(outcomes).values()]
-    return pd.DataFrame(
-        {
-            "n_components": [outcome.state.n_components for outcome in best],
-            "covariance_type": [outcome.state.covariance_type for outcome in best],
-            "status": [outcome.state.status.value for outcome in best],
-            "bic": [outcome.bic for outcome in best],
-            "delta": criteria.differences(values, [outcome.state.status.value for outcome in best]),
-            "aic": [outcome.aic for outcome in best],
-            "icl": [outcome.icl for outcome in best],
-            "held_out": [outcome.held_out for outcome in best],
-            "log_likelihood": [outcome.log_likelihood for outcome in best],
-            "held_out_log_likelihood": [outcome.held_out_log_likelihood for outcome in best],
-            "n_parameters": [outcome.n_parameters for outcome in best],
-            "n_iter": [outcome.state.n_iter for outcome in best],
-            "start": [outcome.state.start for outcome in best],
-            **{name: [getattr(each, name) for each in agreed] for name in AGREEMENT_NUMBERS},
-            "agreeing": [each.agreeing for each in agreed],
-        }
-    )

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from gmm_dask.em.loop import Status
 from gmm_dask.errors import FaultError, UserError
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import Family, Parameters, get_family
+from gmm_dask.selection.criteria import CRITERIA
 from pipeline import store
 from pipeline.store import ResultStore, StoredModel
 from pipeline.store.show import position_of
@@ -239,19 +240,25 @@ class FittedInScaledUnits(BaseModel):
     covariances: Nested = Field(description="By covariance_type, in scaled units.")
 
 
-class Criteria(BaseModel):
-    """How well the mixture describes the rows, in the user's units; smaller criteria are better."""
+# of the criteria those that every fit has; of rows held out the mean log-likelihood tells more than the deviance
+_EXPORTED = [criterion for criterion in CRITERIA.values() if not criterion.needs_held_out]
+_CRITERIA_FIELDS: dict[str, Any] = {
+    "log_likelihood": (float, Field(description="Total over the rows, natural logarithms.")),
+    **{criterion.name: (float, Field(description=criterion.description)) for criterion in _EXPORTED},
+    "held_out_log_likelihood": (
+        float | None,
+        Field(
+            default=None, description="Mean per row over the rows that were held out of the fit; null where none were."
+        ),
+    ),
+    "n_parameters": (int, Field(description="Free parameters.")),
+    "n_rows": (int, Field(description="Rows that the mixture was fitted to.")),
+    "total_weight": (float, Field(description="Sum of their weights; n_rows without weights.")),
+}
 
-    log_likelihood: float = Field(description="Total over the rows, natural logarithms.")
-    bic: float = Field(description="Schwarz 1978: -2 log-likelihood + n_parameters log(total_weight).")
-    aic: float = Field(description="Akaike 1974: -2 log-likelihood + 2 n_parameters.")
-    icl: float = Field(description="BIC - 2 sum log max_k r_ik (Biernacki, Celeux and Govaert 2000, as in mclust).")
-    held_out_log_likelihood: float | None = Field(
-        default=None, description="Mean a row over the rows that were held out of the fit; null where none were."
-    )
-    n_parameters: int = Field(description="Free parameters.")
-    n_rows: int = Field(description="Rows that the mixture was fitted to.")
-    total_weight: float = Field(description="Sum of their weights; n_rows without weights.")
+
+class Criteria(create_model("Criteria", **_CRITERIA_FIELDS)):  # type: ignore[misc]
+    """How well the mixture describes the rows, in the user's units; smaller criteria are better."""
 
 
 class Fit(BaseModel):
@@ -330,7 +337,7 @@ def _scaled(model: StoredModel) -> FittedInScaledUnits | None:
 def _criteria(result: ResultStore) -> Criteria:
     table = store.read_criteria(result.path)
     row = table.iloc[position_of(table, str(result.best))]
-    names = ("log_likelihood", "bic", "aic", "icl", "n_parameters")
+    names = ("log_likelihood", *(criterion.name for criterion in _EXPORTED), "n_parameters")
     values = {name: row[name].item() for name in names}
     if result.held_out_rows:
         values["held_out_log_likelihood"] = row["held_out_log_likelihood"].item()

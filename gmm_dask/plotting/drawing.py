@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.em.status import Status
 from gmm_dask.plotting.feature_pairs import Components
-from gmm_dask.selection.criteria import EVIDENCE, LABELS, best_position, differences
+from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY, EvidenceScale, best_position, differences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,9 @@ UNSURE_WORDS = ("up to 1%", "1 to 10%", "10 to 30%", "over 30%")
 UNSURE_COLORS = ("#dce6ee", "#8fb8d6", "#3a7fb5", "#0b2f52")
 MOST_TICKS = 30
 # differences of a criterion up to this are shown to scale; larger ones, from 10 on, by their logarithm
-FAR = 100.0
+FAR, LINEAR = 100.0, KASS_RAFTERY.levels[-2].upper
+# opacity of the bands that show how strong the evidence is, from the weakest on
+SHADES = (0.10, 0.06, 0.03, 0.0)
 MOST_DOTS = 60
 
 
@@ -56,14 +58,15 @@ def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool =
     axes : Axes
     table : DataFrame
         A row a candidate, with n_components, covariance_type, status, n_parameters and the criterion's column.
-    criterion : {'bic', 'aic', 'icl', 'held_out'}
+    criterion : str
     close : bool
         Whether only what comes close to the winner is shown.
 
     Returns
     -------
     bool
-        Whether bands show how strong the evidence is: only for BIC, and where the candidates are close enough.
+        Whether bands show how strong the evidence is: only for a criterion with a graded scale, and where the
+        candidates are close enough.
     """
     trusted = [Status(status).trusted for status in table["status"]]
     winner = best_position(table[criterion].tolist(), table["n_parameters"].tolist(), trusted)
@@ -75,14 +78,15 @@ def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool =
     if winner is not None:
         ring: dict[str, Any] = {"marker": "o", "ms": 12, "mfc": "none", "mec": INK, "mew": 1.4, "ls": "none"}
         axes.plot(table["n_components"].iloc[winner], delta.iloc[winner], label="smallest", clip_on=False, **ring)
-    banded = False
+    scale, banded = CRITERIA[criterion].graded_scale, False
     if close:
-        banded = _come_close(axes, table["n_components"], delta) <= FAR and criterion == "bic"
+        top = _come_close(axes, table["n_components"], delta)
+        banded = scale is not None and top <= FAR
     elif delta.max() > FAR:
-        axes.set_yscale("symlog", linthresh=EVIDENCE[-2][0], linscale=0.6)
-        axes.set_ylim(bottom=-0.2 * EVIDENCE[-2][0])
-    if banded:
-        _draw_bands(axes)
+        axes.set_yscale("symlog", linthresh=LINEAR, linscale=0.6)
+        axes.set_ylim(bottom=-0.2 * LINEAR)
+    if scale and banded:
+        _draw_bands(axes, scale)
     _label_criteria(axes, criterion)
     return banded
 
@@ -97,16 +101,16 @@ def _come_close(axes: Axes, counts: pd.Series[Any], delta: pd.Series[Any]) -> fl
     return top
 
 
-def _draw_bands(axes: Axes) -> None:
-    """How strong the evidence is against a candidate whose BIC is so much larger."""
+def _draw_bands(axes: Axes, scale: EvidenceScale) -> None:
+    """Shade the levels of evidence against a candidate whose criterion is so much larger, darkest where weakest."""
     lower, top = 0.0, axes.get_ylim()[1]
-    for i, (upper, words) in enumerate(EVIDENCE):
-        end = min(upper, top)
-        axes.axhspan(lower, end, color="black", alpha=(0.10, 0.06, 0.03, 0.0)[i], lw=0)
+    for i, level in enumerate(scale.levels):
+        end = min(level.upper, top)
+        axes.axhspan(lower, end, color="black", alpha=SHADES[min(i, len(SHADES) - 1)], lw=0)
         if end - lower > 0.04 * top:
             place = axes.get_yaxis_transform()
             text: dict[str, Any] = {"ha": "right", "va": "center", "color": "#555555", "path_effects": _halo()}
-            axes.text(0.985, (lower + end) / 2, words, transform=place, **text)
+            axes.text(0.985, (lower + end) / 2, level.label, transform=place, **text)
         lower = end
 
 
@@ -121,7 +125,7 @@ def _label_criteria(axes: Axes, criterion: str) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_xlabel("number of components K")
-    axes.set_ylabel(f"{LABELS[criterion]} above the smallest")
+    axes.set_ylabel(f"{CRITERIA[criterion].label} above the smallest")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     _soften(axes)

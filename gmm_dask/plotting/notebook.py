@@ -11,7 +11,7 @@ import numpy as np
 
 from gmm_dask.families import Parameters, get_family
 from gmm_dask.plotting.feature_pairs import Components, telling_features
-from gmm_dask.selection.criteria import LABELS, evidence
+from gmm_dask.selection.criteria import CRITERIA
 
 MOST_COMPONENTS = 12
 MOST_FEATURES = 8
@@ -87,18 +87,19 @@ def feature_names(mixture: Any) -> tuple[str, ...]:
 
 def _candidates_html(search: Any) -> list[str]:
     table = search.results_.sort_values("delta", kind="stable")
-    name, label = search.criterion, LABELS[search.criterion]
+    criterion = CRITERIA[search.criterion]
+    label, scale = criterion.label, criterion.graded_scale
     head = ["covariance", "K", label, f"Δ{label}", "evidence", "iterations", "status"]
     body = []
     for row in table.head(MOST_CANDIDATES).to_dict("records"):
-        words = evidence(row["delta"]) if name == "bic" and row["delta"] > 0.0 else ""
-        values = ["-", "-"] if math.isnan(row["delta"]) else [f"{row[name]:,.2f}", f"{row['delta']:,.2f}"]
+        words = scale.level(row["delta"]).label if scale and row["delta"] > 0.0 else ""
+        values = ["-", "-"] if math.isnan(row["delta"]) else [f"{row[criterion.name]:,.2f}", f"{row['delta']:,.2f}"]
         kind, k, status = row["covariance_type"], str(row["n_components"]), row["status"]
         body.append([kind, k, *values, words, str(row["n_iter"]), status])
     caption = f"{_counted(len(table), 'candidate')}, the best first"
     parts = [_table(caption, head, body)]
-    if name == "bic" and len(table) > 1:
-        parts.append("<p>Evidence: against the candidate, beside the best (Kass and Raftery 1995).</p>")
+    if scale and len(table) > 1:
+        parts.append(f"<p>Evidence: against the candidate, beside the best ({scale.source}).</p>")
     return parts
 
 

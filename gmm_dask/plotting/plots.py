@@ -44,8 +44,8 @@ def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = Fa
     ----------
     search : GaussianMixtureSearch or DataFrame
         Fitted, or its ``results_``.
-    criterion : {'bic', 'aic', 'icl', 'held_out'}, default=None
-        None takes the search's own.
+    criterion : str, default=None
+        One of :data:`gmm_dask.selection.criteria.CRITERIA`; None takes the search's own.
     close : bool, default=False
         Whether only the best candidates are shown; for BIC with Kass and Raftery's (1995) scale of evidence.
     ax : Axes, default=None
@@ -57,7 +57,7 @@ def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = Fa
     if hasattr(search, "get_params"):
         check_is_fitted(search)
         criterion, search = criterion or search.criterion, search.results_
-    criterion = criterion or CRITERIA[0]
+    criterion = criterion or next(iter(CRITERIA))
     if criterion not in CRITERIA:
         raise UserError(f"criterion must be one of {', '.join(CRITERIA)}; got {criterion!r}.")
     if search[criterion].isna().all():

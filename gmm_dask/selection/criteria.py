@@ -1,107 +1,174 @@
-"""Information criteria, and the choice among candidates."""
+"""The criteria that candidates are compared by: each is one value, and everything else derives from :data:`CRITERIA`.
+
+Tables, the arrays of a result store, the choices of a configuration, reports, plots and exports read the names, labels,
+formulas and scales of evidence from there. A new criterion is a new entry, with its test.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gmm_dask.em.loop import State, Status, best_start
-from gmm_dask.errors import UserError
-from gmm_dask.families import get_family
-from gmm_dask.families.candidate import Candidate
+from gmm_dask.em.loop import Status
 from gmm_dask.passes.model_batch import Totals
 
-HELD_OUT = "held_out"
-CRITERIA = ("bic", "aic", "icl", HELD_OUT)
-# how they are called in tables and pictures
-LABELS = {"bic": "BIC", "aic": "AIC", "icl": "ICL", HELD_OUT: "held-out deviance"}
 # criteria closer than this, relatively, are equal: more than rounding, less than any evidence
 TIE = 1e-9
-# upper ends of the differences of BIC, and how strong they are as evidence against the larger one (Kass and Raftery
-# 1995, "Bayes factors", section 3.2, for twice the logarithm of the Bayes factor)
-EVIDENCE = ((2.0, "bare mention"), (6.0, "positive"), (10.0, "strong"), (math.inf, "very strong"))
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """One start of one candidate after the closing pass; NaN where it has no usable parameters.
+@dataclass(frozen=True)
+class Level:
+    """One level of a scale of evidence.
 
     Attributes
     ----------
-    state : State
-    log_likelihood : float
-        Total over the rows, of the final parameters.
-    bic, aic, icl : float
-        The smaller the better. ``icl = bic - 2 sum_i w_i log max_k r_ik`` (mclust's definition, negated).
-    n_parameters : int
-    held_out : float
-        -2 times the total log-likelihood of the rows that were held out, on the scale of the other criteria; NaN where
-        none were.
-    held_out_log_likelihood : float
-        Their mean log-likelihood a row.
+    upper : float
+        The largest difference of the criterion that still is of this level.
+    label : str
+        A few words, for tables and plots.
+    clause : str
+        The level as part of a sentence about the candidate with the larger criterion.
     """
 
-    state: State
-    log_likelihood: float
-    bic: float
-    aic: float
-    icl: float
-    n_parameters: int
-    held_out: float = math.nan
-    held_out_log_likelihood: float = math.nan
+    upper: float
+    label: str
+    clause: str
 
 
-def evaluate(
-    state: State, n_features: int, totals: Totals | None, total_weight: float, held_out_weight: float = math.nan
-) -> Outcome:
-    """Criteria of a state from the closing pass's totals; ``totals`` is None if the state is not usable."""
-    n_parameters = get_family(state.covariance_type).n_parameters(state.n_components, n_features)
-    if totals is None:
-        return Outcome(state, math.nan, math.nan, math.nan, math.nan, n_parameters)
-    deviance = -2.0 * totals.log_likelihood
-    bic = deviance + n_parameters * math.log(total_weight)
-    aic = deviance + 2.0 * n_parameters
-    icl = bic - 2.0 * totals.log_top
-    held_out = -2.0 * totals.held_out, totals.held_out / held_out_weight
-    return Outcome(state, totals.log_likelihood, bic, aic, icl, n_parameters, *held_out)
+@dataclass(frozen=True)
+class EvidenceScale:
+    """A convention for how strong a difference of a criterion is as evidence for the smaller one.
 
-
-def by_candidate(outcomes: Sequence[Outcome]) -> dict[Candidate, list[Outcome]]:
-    """Outcomes of each candidate's starts, by covariance type and number of components, in order."""
-    grouped: dict[Candidate, list[Outcome]] = {}
-    for outcome in outcomes:
-        grouped.setdefault(outcome.state.candidate, []).append(outcome)
-    return grouped
-
-
-def best_outcome(starts: Sequence[Outcome]) -> Outcome:
-    """The outcome of a candidate's best start, a trusted one if there is; the first start's if none is usable."""
-    best = best_start([outcome.state for outcome in starts], trusted=True)
-    return next((outcome for outcome in starts if outcome.state is best), starts[0])
-
-
-def choose(outcomes: Sequence[Outcome], criterion: str) -> Outcome:
-    """The candidate with the smallest criterion, each by its best start.
-
-    Spurious and degenerate ones are passed over, as long as there are others.
-
-    Raises
-    ------
-    UserError
-        If no candidate has usable parameters.
+    Attributes
+    ----------
+    levels : tuple of Level
+        In ascending order; the last one has no upper end.
+    source : str
+        Who proposed it, as it is cited in reports.
+    graded : bool
+        Whether tables and plots show the labels; otherwise only sentences use the scale.
     """
-    best = [best_outcome(starts) for starts in by_candidate(outcomes).values()]
-    values = [float(getattr(outcome, criterion)) for outcome in best]
-    trusted = [outcome.state.status.trusted for outcome in best]
-    position = best_position(values, [outcome.n_parameters for outcome in best], trusted)
-    if position is None:
-        raise UserError(f"none of the {len(best)} candidates could be fitted: {best[0].state.status.remedy}")
-    return best[position]
+
+    levels: tuple[Level, ...]
+    source: str
+    graded: bool = True
+
+    def level(self, difference: float) -> Level:
+        """Return the level of a difference of two candidates' criteria."""
+        return self.levels[self.position(difference)]
+
+    def position(self, difference: float) -> int:
+        """Return the position of a difference's level, the weakest being 0."""
+        return next(i for i, level in enumerate(self.levels) if difference <= level.upper)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A criterion of model selection; the candidate with the smallest value wins.
+
+    Attributes
+    ----------
+    name : str
+        In configurations, tables and stores.
+    label : str
+        In reports and plots.
+    formula : callable
+        ``formula(totals, n_parameters, total_weight)`` returns the value, with the :class:`Totals` of the closing pass,
+        the number of free parameters and the weight of the fitted rows.
+    description : str
+        The definition and its source, in one sentence.
+    scale : EvidenceScale or None
+        The conventional scale of evidence; None where there is none.
+    needs_held_out : bool
+        Whether it is computed from rows that are held out of the fit.
+    """
+
+    name: str
+    label: str
+    formula: Callable[[Totals, int, float], float]
+    description: str
+    scale: EvidenceScale | None = None
+    needs_held_out: bool = False
+
+    @property
+    def graded_scale(self) -> EvidenceScale | None:
+        """The scale, if tables and plots show its labels."""
+        return self.scale if self.scale and self.scale.graded else None
+
+
+def _bic(totals: Totals, n_parameters: int, total_weight: float) -> float:
+    return -2.0 * totals.log_likelihood + n_parameters * math.log(total_weight)
+
+
+def _aic(totals: Totals, n_parameters: int, total_weight: float) -> float:
+    return -2.0 * totals.log_likelihood + 2.0 * n_parameters
+
+
+def _icl(totals: Totals, n_parameters: int, total_weight: float) -> float:
+    # log_top is sum_i w_i log max_k r_ik: 0 where every label is sure, and the more negative, the more rows lie between
+    # components
+    return _bic(totals, n_parameters, total_weight) - 2.0 * totals.log_top
+
+
+def _held_out_deviance(totals: Totals, n_parameters: int, total_weight: float) -> float:
+    return -2.0 * totals.held_out
+
+
+# for twice the logarithm of the Bayes factor (their section 3.2), which a difference of two BICs approximates
+KASS_RAFTERY = EvidenceScale(
+    (
+        Level(2.0, "bare mention", "no more than a bare mention"),
+        Level(6.0, "positive", "positive evidence against it"),
+        Level(10.0, "strong", "strong evidence against it"),
+        Level(math.inf, "very strong", "very strong evidence against it"),
+    ),
+    "Kass and Raftery 1995",
+)
+# how much support a candidate has beside the one with the smallest AIC (their section 2.6); they leave gaps between the
+# ranges (2 to 4, 7 to 10), which are levels of their own here
+BURNHAM_ANDERSON = EvidenceScale(
+    (
+        Level(2.0, "substantial", "it has substantial support too"),
+        Level(4.0, "some", "it has some support"),
+        Level(7.0, "less", "it has considerably less support"),
+        Level(10.0, "little", "it has little support"),
+        Level(math.inf, "none", "it has essentially no support"),
+    ),
+    "Burnham and Anderson 2002",
+    graded=False,
+)
+
+CRITERIA = {
+    criterion.name: criterion
+    for criterion in (
+        Criterion(
+            "bic",
+            "BIC",
+            _bic,
+            "-2 log-likelihood + n_parameters log(total weight) (Schwarz 1978).",
+            KASS_RAFTERY,
+        ),
+        Criterion("aic", "AIC", _aic, "-2 log-likelihood + 2 n_parameters (Akaike 1974).", BURNHAM_ANDERSON),
+        Criterion(
+            "icl",
+            "ICL",
+            _icl,
+            "BIC - 2 sum_i w_i log max_k r_ik (Biernacki, Celeux and Govaert 2000, in the form of mclust, negated).",
+        ),
+        Criterion(
+            "held_out",
+            "held-out deviance",
+            _held_out_deviance,
+            "-2 times the log-likelihood of the rows that are held out of the fits.",
+            needs_held_out=True,
+        ),
+    )
+}
 
 
 def best_position(values: Sequence[float], n_parameters: Sequence[int], trusted: Sequence[bool]) -> int | None:
-    """Position of the smallest criterion of those that may win (:func:`eligible`); None if there are none.
+    """Return the position of the smallest criterion of those that may win (:func:`eligible`); None if there are none.
 
     Candidates may be one model in two forms (full and tied with one component), whose criteria differ by rounding
     alone. Among equals the one with the fewest parameters is taken, then the first.
@@ -115,18 +182,13 @@ def best_position(values: Sequence[float], n_parameters: Sequence[int], trusted:
 
 
 def eligible(values: Sequence[float], trusted: Sequence[bool]) -> list[int]:
-    """Positions of the candidates that may win: those with a criterion whose status is trusted, or all if none is."""
+    """Return the positions that may win: criteria that are known, with a trusted status unless none has one."""
     known = [i for i, value in enumerate(values) if not math.isnan(value)]
     return [i for i in known if trusted[i]] or known
 
 
 def differences(values: Sequence[float], statuses: Sequence[str]) -> list[float]:
-    """How much larger each candidate's criterion is than the winner's; NaN of those that may not win."""
+    """Return each criterion minus the winner's; NaN for candidates that may not win."""
     may_win = eligible(values, [Status(status).trusted for status in statuses])
     least = min((values[i] for i in may_win), default=math.nan)
     return [value - least if i in may_win else math.nan for i, value in enumerate(values)]
-
-
-def evidence(difference: float) -> str:
-    """How strong a difference of two BICs is as evidence for the smaller one, by convention (Kass and Raftery 1995)."""
-    return next(words for upper, words in EVIDENCE if difference <= upper)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gmm_dask.em.loop import State, Status
-from gmm_dask.selection.criteria import LABELS, Outcome, best_outcome
+from gmm_dask.selection.criteria import CRITERIA
+from gmm_dask.selection.outcomes import Outcome, best_outcome
 
 # mean log-likelihoods a row that are closer than this are the same optimum
 SAME_OPTIMUM = 1e-4
@@ -45,7 +46,7 @@ class Agreement(NamedTuple):
 
 
 # those of its fields that are numbers
-AGREEMENT_NUMBERS = ("starts", "untrusted", "agreed", "spread")
+AGREEMENT_NUMBERS = tuple(name for name in Agreement._fields if name != "agreeing")
 
 
 def agreement(outcomes: Sequence[Outcome]) -> Agreement:
@@ -141,8 +142,8 @@ def _fewer_do(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) ->
     count = fewest["n_components"]
     components = f"{count} component{'' if count == 1 else 's'}"
     return (
-        f"{components}, {fewest['covariance_type']} covariance, has {LABELS[criterion]} only {fewest['delta']:.1f} "
-        f"higher: below {FLAT:.0f} the evidence for more components is not very strong."
+        f"{components}, {fewest['covariance_type']} covariance, has {CRITERIA[criterion].label} only "
+        f"{fewest['delta']:.1f} higher: below {FLAT:.0f} the evidence for more components is not very strong."
     )
 
 

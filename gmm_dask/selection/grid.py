@@ -1,61 +1,101 @@
-"""Where a search goes on when its winner lies at an end of the grid: more numbers of components, or fewer."""
+"""The grid of candidates: covariance types by numbers of components, and how a search extends it."""
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
 
+import numpy as np
+from sklearn.utils import check_random_state
+
+from gmm_dask.errors import UserError
+from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.selection.criteria import Outcome
+from gmm_dask.selection.outcomes import Outcome
 
 
-class Widening(NamedTuple):
-    """What a grid goes on with.
+def check_candidates(n_components: int | Iterable[int], covariance_types: str | Iterable[str]) -> list[Candidate]:
+    """Return every combination of covariance type and number of components once.
+
+    Raises
+    ------
+    UserError
+        If a number is not a positive integer, a covariance type is unknown, or either is empty.
+    """
+    counts = list(dict.fromkeys(n_components if isinstance(n_components, Iterable) else [n_components]))
+    bad = [k for k in counts if not isinstance(k, Integral) or k < 1]
+    if bad or not counts:
+        raise UserError(f"n_components must hold integers of at least 1; got {bad or 'none'}.")
+    names = [covariance_types] if isinstance(covariance_types, str) else covariance_types
+    types = list(dict.fromkeys(get_family(name).name for name in names))
+    if not types:
+        raise UserError(f"covariance_types must name at least one of {', '.join(FAMILIES)}; got none.")
+    return [Candidate(name, int(k)) for name, k in itertools.product(types, counts)]
+
+
+def generator_copies(random_state: Any) -> Callable[[], np.random.RandomState]:
+    """Return a source of equal generators, so that a candidate's starts do not depend on the other candidates."""
+    if random_state is None:  # NumPy's global generator must advance, or every search would draw the same numbers
+        random_state = check_random_state(None).randint(2**31 - 1)
+    original = copy.deepcopy(check_random_state(random_state))
+    return lambda: copy.deepcopy(original)
+
+
+@dataclass(frozen=True)
+class GridExtension:
+    """The next step of a search that extends its grid.
 
     Attributes
     ----------
-    candidates : list of (covariance_type, n_components)
-        To be fitted next; empty if the grid is wide enough, or cannot be widened.
+    candidates : list of Candidate
+        To be fitted next; empty if the winner lies inside the grid, or the grid cannot be extended.
     stopped : str
         Why there are none although the winner lies at an end of the grid; empty otherwise.
     """
 
-    candidates: list[Candidate]
+    candidates: list[Candidate] = field(default_factory=list)
     stopped: str = ""
 
 
-def widen(candidates: Sequence[Candidate], winner: Candidate, trusted: bool, n_rows: int) -> Widening:
-    """What a grid goes on with, so that its winner does not lie at an end of it.
+def extend_grid(candidates: Sequence[Candidate], winner: Candidate, trusted: bool, n_rows: int) -> GridExtension:
+    """Return the candidates to add to a grid so that its winner no longer lies at an end of it.
 
     Parameters
     ----------
-    candidates : sequence of (covariance_type, n_components)
+    candidates : sequence of Candidate
         The grid so far.
-    winner : (covariance_type, n_components)
+    winner : Candidate
     trusted : bool
-        Whether the winner's status is.
+        Whether the winner's status is trusted.
     n_rows : int
         No candidate has more components than there are rows.
     """
-    counts = sorted({k for _, k in candidates})
-    k = winner[1]
+    counts = sorted({candidate.n_components for candidate in candidates})
+    k = winner.n_components
     if k != counts[-1] and not k == counts[0] > 1:
-        return Widening([])
+        return GridExtension()
     if not trusted:
-        return Widening([], "no candidate can be trusted")
+        return GridExtension(stopped="no candidate can be trusted")
     further = further_counts(counts, k, n_rows)
-    kinds = dict.fromkeys(kind for kind, _ in candidates)
-    return Widening(list(itertools.product(kinds, further)), "" if further else f"there are only {n_rows:,} rows")
+    if not further:
+        return GridExtension(stopped=f"there are only {n_rows:,} rows")
+    types = dict.fromkeys(candidate.covariance_type for candidate in candidates)
+    return GridExtension([Candidate(name, count) for name, count in itertools.product(types, further)])
 
 
 def further_counts(counts: Sequence[int], k: int, most: int) -> list[int]:
-    """Numbers of components beyond the end at which ``k`` lies, half as many as there are, in the stride of that end.
+    """Return numbers of components beyond the end of the grid at which ``k`` lies.
+
+    There are half as many as the grid has, in the stride of that end.
 
     Parameters
     ----------
     counts : sequence of int
-        Those that there are, ascending.
+        Those of the grid, ascending.
     k : int
         The winner's.
     most : int
@@ -75,7 +115,7 @@ def _stride(counts: Sequence[int]) -> int:
 
 
 def in_grid_order(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Outcomes in the order of a grid asked for at first: by covariance type, then by number of components."""
+    """Sort outcomes as a grid lists them: by covariance type, then by number of components."""
     given = list(outcomes)
-    kinds = list(dict.fromkeys(outcome.state.covariance_type for outcome in given))
-    return sorted(given, key=lambda outcome: (kinds.index(outcome.state.covariance_type), outcome.state.n_components))
+    types = list(dict.fromkeys(outcome.state.covariance_type for outcome in given))
+    return sorted(given, key=lambda outcome: (types.index(outcome.state.covariance_type), outcome.state.n_components))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
 from gmm_dask.families import FAMILIES
 from gmm_dask.passes.row_outputs import ANOMALY, ROW_OUTPUTS
-from gmm_dask.selection.criteria import HELD_OUT
+from gmm_dask.selection.criteria import CRITERIA
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.environment import fill_in, without_secrets
 from pipeline.config.fields import Count, Real, Section, Switch, Text, Whole
@@ -80,6 +80,10 @@ ComponentCounts = Annotated[
 ColumnNames = Annotated[
     tuple[Text, ...], Field(json_schema_extra={"minItems": 1, "uniqueItems": True}), AfterValidator(_distinct)
 ]
+if TYPE_CHECKING:
+    CriterionName = str
+else:
+    CriterionName = Literal[tuple(CRITERIA)]
 CovarianceTypes = Annotated[
     tuple[str, ...],
     Field(json_schema_extra={"minItems": 1, "items": {"type": "string", "enum": list(FAMILIES)}}),
@@ -154,10 +158,10 @@ class SearchConfig(Section):
     covariance_types: CovarianceTypes = Field(
         default=tuple(FAMILIES), description="Covariance types to try with each number of components."
     )
-    criterion: Literal["bic", "aic", "icl", "held_out"] = Field(
+    criterion: CriterionName = Field(
         default="bic",
-        description="What the best candidate has the smallest of; held_out is -2 times the log-likelihood of the rows "
-        "that search.held_out holds out, so that its differences are on the scale of the others'.",
+        description="The criterion to minimise. "
+        + " ".join(f"{name}: {criterion.description}" for name, criterion in CRITERIA.items()),
     )
     held_out: Share = Field(
         default=0.0,
@@ -203,8 +207,9 @@ class SearchConfig(Section):
     @pydantic.field_validator("held_out")
     @classmethod
     def _enough_for_criterion(cls, held_out: float, info: ValidationInfo) -> float:
-        if not held_out and info.data.get("criterion") == HELD_OUT:
-            raise ValueError("expected a share above 0, such as 0.2, as search.criterion is held_out")
+        criterion = CRITERIA.get(info.data.get("criterion", ""))
+        if not held_out and criterion and criterion.needs_held_out:
+            raise ValueError(f"expected a share above 0, such as 0.2, as search.criterion is {criterion.name}")
         return held_out
 
 

@@ -10,7 +10,7 @@ from gmm_dask.init.auto import AUTO
 from gmm_dask.init.responsibilities import require_rows
 from gmm_dask.memory import Machine, Shape, plan_waves, projected_bytes
 from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.selection.evaluate import check_candidates
+from gmm_dask.selection.grid import check_candidates
 from pipeline.clusters import machine_of
 from pipeline.config.job import JobConfig
 from pipeline.fit.chunking import open_job

@@ -9,7 +9,7 @@ from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.memory import plan_waves
-from gmm_dask.selection.grid import widen
+from gmm_dask.selection.grid import extend_grid
 from pipeline import store
 from pipeline.clusters import machine_of
 from pipeline.config.job import JobConfig
@@ -62,7 +62,7 @@ def wider_grid(config: JobConfig, source: Source, checkpoint: Checkpoint, best: 
     table = store.read_criteria(path)
     row = row_of(table, best)
     winner = Candidate.of(row)
-    found = widen(known, winner, Status(row["status"]).trusted, checkpoint.data_summary.n_rows)
+    found = extend_grid(known, winner, Status(row["status"]).trusted, checkpoint.data_summary.n_rows)
     if not found.candidates:
         return WiderGrid([], (), found.stopped)
     return _that_fits(config, source, checkpoint, found.candidates, best)

@@ -22,9 +22,8 @@ from gmm_dask.init.auto import first_states
 from gmm_dask.memory import Shape, plan_waves, projected_bytes
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import Rows, collect_statistics
-from gmm_dask.selection.criteria import best_outcome, by_candidate, choose
-from gmm_dask.selection.evaluate import check_candidates, evaluate_states, generator_copies
-from gmm_dask.selection.grid import in_grid_order
+from gmm_dask.selection.grid import check_candidates, generator_copies, in_grid_order
+from gmm_dask.selection.outcomes import best_outcome, by_candidate, choose, evaluate_states
 from pipeline import store
 from pipeline.clusters import computing, held, keep, keeps_rows, machine_of
 from pipeline.config.job import JobConfig

@@ -16,6 +16,7 @@ from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.plotting.feature_pairs import Components
 from gmm_dask.selection.criteria import CRITERIA, TIE, best_position
+from gmm_dask.selection.results import with_delta
 from pipeline.store import (
     ResultStore,
     Sample,
@@ -26,7 +27,7 @@ from pipeline.store import (
     read_sample,
     read_summary,
 )
-from pipeline.store.show import add_delta, position_of
+from pipeline.store.show import position_of
 
 Array = NDArray[np.float64]
 
@@ -159,7 +160,7 @@ def read_facts(path: str) -> Facts:
     """Read what a complete store holds; raises :class:`UserError` of one that is not."""
     store = open_store(path)
     assert store.best is not None
-    table = add_delta(read_criteria(path), store.config["search"]["criterion"])
+    table = with_delta(read_criteria(path), store.config["search"]["criterion"])
     table = table.assign(name=[Candidate.of(row).name for row in table.to_dict("records")])
     model = read_model(path, store.best)
     kind, parameters = model.in_units

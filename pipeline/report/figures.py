@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gmm_dask.plotting import drawing
 from gmm_dask.plotting.feature_pairs import telling_pairs
-from gmm_dask.selection.criteria import LABELS
+from gmm_dask.selection.criteria import CRITERIA
 from pipeline.report.facts import Facts
 from pipeline.report.phrases import capital, counted
 
@@ -48,7 +48,7 @@ class Picture:
 
 def draw_choice(facts: Facts) -> list[Picture]:
     """The criterion that decided by number of components, close to the winner and as a whole."""
-    name, label = facts.criterion, LABELS[facts.criterion]
+    name, label = facts.criterion, CRITERIA[facts.criterion].label
     kinds = ", ".join(dict.fromkeys(facts.table["covariance_type"]))
     alt = f"{capital(label)} by number of components, a line for each of {kinds}. Smallest: {facts.best}."
     close = f"The best candidates: how far their {label} lies above the smallest."
@@ -71,7 +71,7 @@ def draw_other_criteria(facts: Facts) -> list[Picture]:
 
 
 def _draw_other(facts: Facts, name: str) -> Picture:
-    chosen, label = facts.choice(name), capital(LABELS[name])
+    chosen, label = facts.choice(name), capital(CRITERIA[name].label)
     alt = f"{label} by number of components. Smallest: {chosen}."
     caption = f"{label} of all candidates; the smallest is that of {chosen}."
     return _picture(name, alt, caption, lambda axes: _draw_criteria(axes, facts, name))

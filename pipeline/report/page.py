@@ -10,7 +10,7 @@ from dask.utils import format_bytes
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gmm_dask.selection.criteria import CRITERIA, LABELS, evidence
+from gmm_dask.selection.criteria import CRITERIA
 from pipeline.config.environment import redacted
 from pipeline.config.yaml_file import to_yaml
 from pipeline.report import figures, phrases, tables
@@ -129,8 +129,10 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     remark = f"{troubled} did not converge" if troubled else "all converged"
     tiles.append(("candidates", f"{len(facts.table):,}", remark))
     if second is not None:
-        remark = f"{evidence(second['delta'])} evidence" if facts.criterion == "bic" else "over the runner-up"
-        lead = f"lead in {LABELS[facts.criterion]}"
+        criterion = CRITERIA[facts.criterion]
+        scale = criterion.graded_scale
+        remark = f"{scale.level(second['delta']).label} evidence" if scale else "over the runner-up"
+        lead = f"lead in {criterion.label}"
         tiles.append((lead, phrases.difference(second["delta"]), remark.replace("mention evidence", "mention")))
     if sure is not None and len(facts.components.weights) > 1:
         tiles.append(("sure labels", f"{sure:.0%}", "at least 90% probable"))

@@ -13,19 +13,11 @@ from gmm_dask.families import get_family
 from gmm_dask.init.auto import AUTO
 from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.plotting.drawing import UNSURE
-from gmm_dask.selection.criteria import HELD_OUT, LABELS, evidence
+from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
 from gmm_dask.selection.diagnostics import starts_compared
 from pipeline.report.facts import Facts
 from pipeline.store.show import stored_remarks
 
-# how much support a candidate has beside the one with the smallest AIC (Burnham and Anderson 2002, section 2.6)
-SUPPORT = (
-    (2.0, "substantial support too"),
-    (4.0, "some support"),
-    (7.0, "considerably less support"),
-    (10.0, "little support"),
-    (math.inf, "essentially no support"),
-)
 # a component is worth a look with fewer rows than this
 FEW_ROWS = 10
 # a label is sure if another component has at most this probability
@@ -102,7 +94,7 @@ def headline(facts: Facts) -> str:
 
 def decision(facts: Facts) -> list[str]:
     """The decision in sentences: by how much, how strong that is, and what the covariance type means."""
-    count, name = len(facts.table), LABELS[facts.criterion]
+    count, name = len(facts.table), CRITERIA[facts.criterion].label
     value, kind = number(facts.winner[facts.criterion], 1), facts.model.covariance_type
     first = f"This was the only candidate tried; its {name} is {value}."
     if count > 1:
@@ -129,49 +121,38 @@ def _lead(facts: Facts) -> str:
     if second is None:
         only = "No other candidate could be fitted." if len(facts.table) > 1 and not same else ""
         return same + only
-    label = LABELS[facts.criterion]
+    label = CRITERIA[facts.criterion].label
     name = f"{'an' if label[0] in 'AI' else 'a'} {label}"
     has = f"{same}The runner-up, {mixture_words(second)}, has {name} {difference(second['delta'])} higher"
-    return f"{has}{_STRENGTHS[facts.criterion](facts, second)}"
+    return f"{has}{_strength(facts, second)}"
 
 
-def _strength_of_bic(facts: Facts, second: dict[str, Any]) -> str:
-    words = evidence(second["delta"])
-    said = "no more than a bare mention" if words == "bare mention" else f"{words} evidence against it"
-    return f": {said}, by convention (Kass and Raftery 1995)."
-
-
-def _strength_of_aic(facts: Facts, second: dict[str, Any]) -> str:
-    support = next(words for upper, words in SUPPORT if second["delta"] <= upper)
-    return f" and {support} (Burnham and Anderson 2002). {_by_bic(facts, second)}"
-
-
-def _strength_of_icl(facts: Facts, second: dict[str, Any]) -> str:
-    return f"; there is no convention for how much that is. {_by_bic(facts, second)}"
-
-
-def _strength_held_out(facts: Facts, second: dict[str, Any]) -> str:
+def _strength(facts: Facts, second: dict[str, Any]) -> str:
+    """How strong the winner's lead is by the criterion's convention, and what BIC says of it."""
+    criterion = CRITERIA[facts.criterion]
     mean = facts.winner["held_out_log_likelihood"] - second["held_out_log_likelihood"]
-    return f", {mean:.2g} a row in log-likelihood{_strength_of_icl(facts, second)}"
+    per_row = f", {mean:.2g} a row in log-likelihood" if criterion.needs_held_out else ""
+    if criterion.scale is None:
+        lead = f"{per_row}; there is no convention for how much that is."
+    else:
+        lead = f"{per_row}: {criterion.scale.level(second['delta']).clause}, by convention ({criterion.scale.source})."
+    return lead if criterion.scale is KASS_RAFTERY else f"{lead} {_by_bic(facts, second)}"
 
 
 def _by_bic(facts: Facts, second: dict[str, Any]) -> str:
     """What BIC says of the two."""
     lead = second["bic"] - facts.winner["bic"]
     preferred = "prefers this mixture too," if lead > 0.0 else "prefers the runner-up,"
-    words = evidence(abs(lead))
-    said = words if words == "bare mention" else f"{words} evidence"
-    return f"BIC {preferred} by {difference(abs(lead))}: {said}, by convention (Kass and Raftery 1995)."
-
-
-_STRENGTHS = {"bic": _strength_of_bic, "aic": _strength_of_aic, "icl": _strength_of_icl, HELD_OUT: _strength_held_out}
+    label = KASS_RAFTERY.level(abs(lead)).label
+    evidence = label if label == "bare mention" else f"{label} evidence"
+    return f"BIC {preferred} by {difference(abs(lead))}: {evidence}, by convention ({KASS_RAFTERY.source})."
 
 
 def other_criteria(facts: Facts) -> str:
     """Whether the criteria that did not decide agree."""
     chosen = {name: facts.choice(name) for name in facts.criteria if name != facts.criterion}
-    agree = [LABELS[name] for name, found in chosen.items() if found == facts.best]
-    differ = [f"{LABELS[name]} would choose {found}" for name, found in chosen.items() if found != facts.best]
+    agree = [CRITERIA[name].label for name, found in chosen.items() if found == facts.best]
+    differ = [f"{CRITERIA[name].label} would choose {found}" for name, found in chosen.items() if found != facts.best]
     said = [f"{joined(agree)} {'agree' if len(agree) > 1 else 'agrees'}"] if agree else []
     habits = " AIC tends to more components than BIC, ICL to fewer where they overlap." if differ else ""
     return capital(f"{', and '.join([*said, *differ])}.{habits}")

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from gmm_dask.selection.results import with_delta
 from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.report import report_folder
-from pipeline.store.show import add_delta, position_of, stored_notes, stored_remarks
+from pipeline.store.show import position_of, stored_notes, stored_remarks
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def summarise(config: JobConfig, seconds: float, reused: bool) -> Summary:
     found = store.open_store(path)
     assert found.best is not None
     assert found.total_weight is not None
-    table = add_delta(store.read_criteria(path), criterion)
+    table = with_delta(store.read_criteria(path), criterion)
     state = store.read_model(path, found.best)
     assert state.parameters is not None
     winner = table.iloc[position_of(table, found.best)]

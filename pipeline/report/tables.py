@@ -10,7 +10,7 @@ import numpy as np
 from gmm_dask.em.loop import Status
 from gmm_dask.plotting.drawing import color_of
 from gmm_dask.plotting.feature_pairs import telling_features
-from gmm_dask.selection.criteria import EVIDENCE, LABELS, evidence
+from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY, EvidenceScale
 from gmm_dask.selection.diagnostics import compares_starts
 from pipeline.report.facts import Facts, rows_of
 from pipeline.report.phrases import counted, decimals, difference, listed, number
@@ -54,20 +54,21 @@ def _cells(*texts: Any) -> list[Cell]:
 def closest_table(facts: Facts) -> Table:
     """The winner and the candidates next to it, with all criteria."""
     name = facts.criterion
-    rest, label = [other for other in facts.criteria if other != name], LABELS[name]
+    rest, label = [other for other in facts.criteria if other != name], CRITERIA[name].label
+    scale = CRITERIA[name].graded_scale
     compares = compares_starts(facts.table)
-    head = ["candidate", f"Δ{label}", *(["evidence"] if name == "bic" else []), label]
+    head = ["candidate", f"Δ{label}", *(["evidence"] if scale else []), label]
     rows = []
     for row in [facts.winner, *facts.others][:MOST_CLOSEST]:
         kind = "best" if row["name"] == facts.best else ""
-        words = [evidence(row["delta"]) if row["delta"] > 0.0 else ""] if name == "bic" else []
+        words = [scale.level(row["delta"]).label if row["delta"] > 0.0 else ""] if scale else []
         values = [number(row[criterion], 1) for criterion in (name, *rest)]
         cells = _cells(difference(row["delta"]), *words, *values, f"{row['n_parameters']:,}", row["n_iter"])
         cells += _cells(_agreed(row), _apart(row["spread"])) if compares else []
         rows.append([Cell(row["name"], kind=kind), *cells])
-    head += [*(LABELS[other] for other in rest), "parameters", "iterations"]
+    head += [*(CRITERIA[other].label for other in rest), "parameters", "iterations"]
     head += ["starts agree", "apart"] if compares else []
-    note = " ".join(filter(None, [_evidence_note(name), _STARTS_NOTE if compares else ""]))
+    note = " ".join(filter(None, [_evidence_note(label, scale), _STARTS_NOTE if compares else ""]))
     return Table(f"The candidates closest by {label}", head, rows, note)
 
 
@@ -87,16 +88,17 @@ _STARTS_NOTE = (
 )
 
 
-def _evidence_note(name: str) -> str:
-    if name != "bic":
+def _evidence_note(label: str, scale: EvidenceScale | None) -> str:
+    if not scale:
         return ""
-    uppers = [f"{words} up to {upper:g}" for upper, words in EVIDENCE[:-1]]
-    return f"Evidence against a candidate beside the best, by ΔBIC: {', '.join(uppers)}, {EVIDENCE[-1][1]} above."
+    *levels, last = scale.levels
+    uppers = ", ".join(f"{level.label} up to {level.upper:g}" for level in levels)
+    return f"Evidence against a candidate beside the best, by Δ{label}: {uppers}, {last.label} above."
 
 
 def matrix_table(facts: Facts) -> Table:
     """All candidates: the distance from the smallest criterion, a row a number of components."""
-    label, table = LABELS[facts.criterion], facts.table
+    label, table = CRITERIA[facts.criterion].label, facts.table
     kinds = list(dict.fromkeys(table["covariance_type"]))
     counts = sorted(set(table["n_components"]))
     best_first = table.groupby("n_components")["delta"].min().sort_values(kind="stable").index[:MOST_COUNTS]
@@ -119,8 +121,7 @@ def _delta_cell(facts: Facts, row: dict[str, Any] | None) -> Cell:
     if np.isnan(row["delta"]):
         return Cell(row["status"], kind="bad")
     star = "" if row["status"] == Status.CONVERGED.value else "*"
-    level = next(i for i, (upper, _) in enumerate(EVIDENCE) if row["delta"] <= upper)
-    kind = "best" if row["name"] == facts.best else f"near{level}"
+    kind = "best" if row["name"] == facts.best else f"near{KASS_RAFTERY.position(row['delta'])}"
     return Cell(difference(row["delta"]) + star, kind=kind)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -15,30 +15,15 @@ from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.selection.criteria import Outcome, best_outcome, by_candidate
 from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement
+from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate
+from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS
 from pipeline.store.arrays import StorePath, get, get_text, open_root, put
 
 Array = NDArray[np.float64]
 
 _CANDIDATE = ("n_components", "covariance_type")
-# what stores of earlier versions lack
-_NEWER = ("held_out", "held_out_log_likelihood")
-# variable -> dtype, value where there is no fit, and how an outcome tells it
-_VARIABLES: dict[str, tuple[Any, Any, Callable[[Outcome], Any]]] = {
-    "status": (np.dtypes.StringDType(), "", lambda outcome: outcome.state.status.value),
-    "bic": (np.float64, np.nan, lambda outcome: outcome.bic),
-    "aic": (np.float64, np.nan, lambda outcome: outcome.aic),
-    "icl": (np.float64, np.nan, lambda outcome: outcome.icl),
-    "held_out": (np.float64, np.nan, lambda outcome: outcome.held_out),
-    "log_likelihood": (np.float64, np.nan, lambda outcome: outcome.log_likelihood),
-    "held_out_log_likelihood": (np.float64, np.nan, lambda outcome: outcome.held_out_log_likelihood),
-    "n_parameters": (np.int64, 0, lambda outcome: outcome.n_parameters),
-    "n_iter": (np.int64, 0, lambda outcome: outcome.state.n_iter),
-    "extrapolations": (np.int64, 0, lambda outcome: outcome.state.extrapolations),
-    "falls": (np.int64, 0, lambda outcome: outcome.state.falls),
-    "sample_iter": (np.int64, 0, lambda outcome: outcome.state.sample_iter),
-}
+_COLUMNS = (*COLUMNS, *EFFORT_COLUMNS)
 
 
 class Effort(NamedTuple):
@@ -113,11 +98,11 @@ def _put_table(
     shape: tuple[int, ...],
     dimensions: tuple[str, ...],
 ) -> None:
-    for name, (dtype, empty, value) in _VARIABLES.items():
-        values = np.full(shape, empty, dtype=dtype)
+    for column in _COLUMNS:
+        values = np.full(shape, column.missing, dtype=column.dtype)
         for place, outcome in zip(places, outcomes, strict=True):
-            values[place] = value(outcome)
-        put(group, f"{prefix}{name}", values, dimensions)
+            values[place] = column.value(outcome)
+        put(group, f"{prefix}{column.name}", values, dimensions)
 
 
 def read_criteria(path: StorePath) -> pd.DataFrame:
@@ -126,11 +111,10 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a candidate, with the columns ``n_components, covariance_type, status, bic, aic, icl, held_out,
-        log_likelihood, held_out_log_likelihood, n_parameters, n_iter, extrapolations, falls, sample_iter, starts,
-        untrusted, agreed, spread, agreeing``; NaN where a candidate could not be fitted, no rows were held out, or the
-        starts do not compare. ``starts`` and what follows is that of
-        :class:`gmm_dask.selection.diagnostics.Agreement`.
+        One row per candidate, with the columns ``n_components``, ``covariance_type``, those of
+        :data:`gmm_dask.selection.results.COLUMNS` and ``EFFORT_COLUMNS``, and the fields of
+        :class:`gmm_dask.selection.diagnostics.Agreement`; NaN where a candidate could not be fitted, no rows were held
+        out, or the starts do not compare.
 
     Raises
     ------
@@ -141,10 +125,8 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     try:
         group = cast(zarr.Group, root["criteria"])
         counts, kinds = get(group, "n_components").tolist(), get_text(group, "covariance_type")
-        # stores of earlier versions do not know how the starts agreed, nor of extrapolations, nor of rows held out
-        names = [name for name in (*_VARIABLES, *AGREEMENT_NUMBERS) if name in group or name in _NEWER]
-        values = {name: get(group, name).T.ravel().tolist() if name in group else np.nan for name in names}
-        values |= _agreeing(group) if "start_agreed" in group else {}
+        names = (*(column.name for column in _COLUMNS), *AGREEMENT_NUMBERS)
+        values = {name: get(group, name).T.ravel().tolist() for name in names} | _agreeing(group)
     except KeyError:
         raise UserError(
             f"the result store {path} has no criteria yet; they are written when every candidate has finished."
@@ -161,11 +143,11 @@ def _agreeing(group: zarr.Group) -> dict[str, list[Any]]:
 
 
 def read_effort(path: StorePath) -> Effort:
-    """What the fits of a complete store took; of one of an earlier version it is not known what was extrapolated."""
+    """What the fits of a complete store took."""
     group = cast(zarr.Group, open_root(path)["criteria"])
     fits = int(np.count_nonzero(get(group, "start_status") != ""))
     names = [f"start_{name}" for name in ("n_iter", "extrapolations", "falls", "sample_iter")]
-    return Effort(fits, *(int(get(group, name).sum()) if name in group else 0 for name in names))
+    return Effort(fits, *(int(get(group, name).sum()) for name in names))
 
 
 # -- models --------------------------------------------------------------------------------------------------

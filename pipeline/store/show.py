@@ -14,8 +14,10 @@ from gmm_dask.em.loop import State, Status, best_start
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.model_batch import Totals
-from gmm_dask.selection.criteria import CRITERIA, Outcome, best_position, differences, evaluate
+from gmm_dask.selection.criteria import best_position
 from gmm_dask.selection.diagnostics import remarks, starts_compared
+from gmm_dask.selection.outcomes import Outcome, evaluate, leading
+from gmm_dask.selection.results import outcome_table, with_delta
 from pipeline.store import (
     DamagedError,
     ResultStore,
@@ -25,7 +27,6 @@ from pipeline.store import (
     read_effort,
 )
 
-COLUMNS = ("n_components", "covariance_type", "status", *CRITERIA, "n_parameters", "n_iter")
 ATTEMPTS = 5  # a run at work may replace the checkpoint while it is read
 
 
@@ -38,11 +39,11 @@ class StoredResult:
     store : str
         Its path.
     table : DataFrame
-        A row a candidate: ``n_components, covariance_type, status, bic, aic, icl, held_out, delta, n_iter`` and more.
-        While the store is unfinished, the criteria come from each candidate's newest lower bound; ICL and what is
-        held out are NaN.
+        One row per candidate, with ``delta`` and the columns of :func:`pipeline.store.read_criteria`. While the store
+        is unfinished these are the first few, the criteria come from each candidate's newest lower bound, and ICL and
+        what is held out are NaN.
     criterion : str
-        ``"bic"``, ``"aic"``, ``"icl"`` or ``"held_out"``.
+        One of :data:`gmm_dask.selection.criteria.CRITERIA`.
     best : str or None
         Name of the leading candidate; None if there is none yet.
     passes : int
@@ -82,7 +83,7 @@ def read_result(path: str | Path) -> StoredResult:
 
 def _read(store: ResultStore) -> StoredResult:
     criterion = store.config["search"]["criterion"]
-    table = add_delta(read_criteria(store.path) if store.is_complete else _table_so_far(store), criterion)
+    table = with_delta(read_criteria(store.path) if store.is_complete else _table_so_far(store), criterion)
     best = store.best or _leading(table, criterion)
     found = StoredResult(store.path, table, criterion, best, store.passes, store.is_complete)
     if not (store.is_complete and best):
@@ -127,11 +128,6 @@ def effort_words(store: ResultStore) -> str:
     return said
 
 
-def add_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:
-    """The table with ``delta``: how much larger the criterion is than the winner's; NaN of what may not win."""
-    return table.assign(delta=differences(table[criterion].tolist(), table["status"].tolist()))
-
-
 def position_of(table: pd.DataFrame, name: str) -> int:
     """Position of a candidate's row by the name of its model, such as ``tied-k3``."""
     names = [Candidate.of(row).name for row in table.to_dict("records")]
@@ -148,10 +144,8 @@ def leading_candidate(
 ) -> tuple[str | None, float | None]:
     """Name and criterion of the candidate that leads an unfinished run; None where it is not known."""
     outcomes = [_outcome_so_far(starts, data_summary) for starts in _by_candidate(states)]
-    values = [float(getattr(outcome, criterion)) for outcome in outcomes]
-    trusted = [outcome.state.status.trusted for outcome in outcomes]
-    best = best_position(values, [outcome.n_parameters for outcome in outcomes], trusted)
-    return (None, None) if best is None else (outcomes[best].state.candidate.name, values[best])
+    best = leading(outcomes, criterion)
+    return (None, None) if best is None else (outcomes[best].state.candidate.name, outcomes[best].criteria[criterion])
 
 
 def _leading(table: pd.DataFrame, criterion: str) -> str | None:
@@ -165,15 +159,14 @@ def _leading(table: pd.DataFrame, criterion: str) -> str | None:
 
 def _table_so_far(store: ResultStore) -> pd.DataFrame:
     if store.checkpoint is None:
-        return pd.DataFrame({name: pd.Series(dtype=float) for name in COLUMNS})
+        return outcome_table([])
     checkpoint = load_checkpoint(store.path)
     return table_so_far(checkpoint.states, checkpoint.data_summary)
 
 
 def table_so_far(states: Sequence[State], data_summary: DataSummary) -> pd.DataFrame:
     """The candidates of an unfinished run, with criteria from each one's newest lower bound."""
-    rows = [_row_so_far(starts, data_summary) for starts in _by_candidate(states)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return outcome_table([_running_outcome(starts, data_summary) for starts in _by_candidate(states)])
 
 
 def _by_candidate(states: Sequence[State]) -> list[list[State]]:
@@ -193,16 +186,9 @@ def _outcome_so_far(starts: Sequence[State], data_summary: DataSummary) -> Outco
     return evaluate(state, len(data_summary.center), totals, data_summary.total_weight)
 
 
-def _row_so_far(starts: Sequence[State], data_summary: DataSummary) -> dict[str, Any]:
+def _running_outcome(starts: Sequence[State], data_summary: DataSummary) -> Outcome:
     """A candidate by its best start so far; it is running as long as any start is."""
     outcome = _outcome_so_far(starts, data_summary)
-    state = outcome.state
-    running = any(start.status is Status.RUNNING for start in starts)
-    return {
-        "n_components": state.n_components,
-        "covariance_type": state.covariance_type,
-        "status": (Status.RUNNING if running else state.status).value,
-        **{name: getattr(outcome, name) for name in CRITERIA},
-        "n_parameters": outcome.n_parameters,
-        "n_iter": state.n_iter,
-    }
+    if any(start.status is Status.RUNNING for start in starts):
+        return replace(outcome, state=replace(outcome.state, status=Status.RUNNING))
+    return outcome

@@ -12,8 +12,7 @@ from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import statistics_of
 from gmm_dask.passes.map_reduce import as_rows, collect_totals, summarize_rows
-from gmm_dask.selection.criteria import best_outcome
-from gmm_dask.selection.evaluate import evaluate_states
+from gmm_dask.selection.outcomes import best_outcome, evaluate_states
 from mixtures import assert_same_parameters, assert_same_statistics, random_parameters, random_rows
 
 OWN_COVARIANCES = ("full", "diag", "spherical")

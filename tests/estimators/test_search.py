@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask import search as search_module
-from gmm_dask.selection.evaluate import generator_copies
+from gmm_dask.selection.grid import generator_copies
 from mixtures import assert_same_parameters
 
 COLUMNS = [

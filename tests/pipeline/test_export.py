@@ -18,7 +18,7 @@ from gmm_dask.errors import FaultError, UserError
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.map_reduce import Rows
 from gmm_dask.passes.predict import predict_rows
-from gmm_dask.selection.criteria import Outcome
+from gmm_dask.selection.outcomes import Outcome
 from mixtures import random_parameters, random_rows
 from pipeline.config.job import JobConfig
 from pipeline.export import ExportedMixture, Target, export
@@ -47,7 +47,7 @@ def make_store(tmp_path, covariance_type, scaled=False, columns=("speed", "tempe
     weights = np.array([0.0, 0.5, 0.2, 0.3])
     parameters = type(parameters)(weights, *list(vars(parameters).values())[1:])
     state = State(Candidate(covariance_type, K), 1, parameters, (-4.5, -4.25), Status.CONVERGED)
-    write_criteria(path, [Outcome(state, -425.0, 900.0, 880.0, 910.0, 17)])
+    write_criteria(path, [Outcome(state, 17, {"bic": 900.0, "aic": 880.0, "icl": 910.0, "held_out": np.nan}, -425.0)])
     write_models(path, [state], columns, *((CENTER, SCALE) if scaled else ()))
     complete(path, best=f"{covariance_type}-k{K}", passes=9, bytes_read=90, n_rows=100, total_weight=100.0)
     return path

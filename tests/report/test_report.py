@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from flows import cli
 from gmm_dask import UserError
 from gmm_dask.families import get_family
-from gmm_dask.selection.criteria import evidence
+from gmm_dask.selection.criteria import KASS_RAFTERY
 from pages import Cells
 from pipeline.fit import job as stages
 from pipeline.report import clear_report, figures, has_report, page, phrases, report_folder, tables, write_report
@@ -67,7 +67,8 @@ def test_the_decision_is_a_sentence_with_its_strength(facts, text):
     second = facts.others[0]
     lead, meaning = phrases.decision(facts)
     assert lead.startswith(f"Of 16 candidates, this mixture has the smallest BIC ({facts.winner['bic']:,.1f}). The ")
-    assert f"has a BIC {second['delta']:,.1f} higher: {evidence(second['delta'])} evidence against it" in lead
+    evidence = KASS_RAFTERY.level(second["delta"]).label
+    assert f"has a BIC {second['delta']:,.1f} higher: {evidence} evidence against it" in lead
     assert "Kass and Raftery 1995" in lead
     assert meaning == "Spherical: each component is equally wide in all directions."
     assert f"<h1>{phrases.headline(facts)}</h1>" in text

@@ -9,21 +9,24 @@ import pytest
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em.loop import Status
 from gmm_dask.errors import UserError
-from gmm_dask.selection.criteria import best_outcome, best_position, by_candidate, choose, differences
+from gmm_dask.selection.criteria import CRITERIA, best_position, differences
+from gmm_dask.selection.outcomes import best_outcome, by_candidate, choose
 from mixtures import outcome
 
 
 def test_criteria_by_hand():
     found = outcome()
     assert found.n_parameters == 2 * 6 + 2 * 3 + 1
-    assert found.bic == pytest.approx(200 + 19 * math.log(50))
-    assert found.aic == pytest.approx(200 + 2 * 19)
-    assert found.icl == pytest.approx(found.bic + 2 * 5)
+    assert list(found.criteria) == list(CRITERIA)
+    assert found.criteria["bic"] == pytest.approx(200 + 19 * math.log(50))
+    assert found.criteria["aic"] == pytest.approx(200 + 2 * 19)
+    assert found.criteria["icl"] == pytest.approx(found.criteria["bic"] + 2 * 5)
+    assert math.isnan(found.criteria["held_out"])
 
 
 def test_a_singular_outcome_has_no_numbers():
     found = outcome(status=Status.SINGULAR)
-    assert all(math.isnan(value) for value in (found.log_likelihood, found.bic, found.aic, found.icl))
+    assert all(math.isnan(value) for value in (found.log_likelihood, *found.criteria.values()))
     assert found.n_parameters == 19
 
 

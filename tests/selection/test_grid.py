@@ -7,8 +7,14 @@ import pandas as pd
 import pytest
 
 from gmm_dask import GaussianMixtureSearch
-from gmm_dask.selection.grid import further_counts, widen
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.selection.grid import GridExtension, extend_grid, further_counts
 from mixtures import rows_of_five_groups
+
+
+def candidates(*counts, name="full"):
+    return [Candidate(name, k) for k in counts]
+
 
 # -- where a grid goes on ----------------------------------------------------------------------------------------
 
@@ -33,18 +39,19 @@ def test_a_grid_goes_on_in_the_stride_of_its_end(counts, k, more):
 
 def test_no_more_components_than_rows():
     assert further_counts(list(range(1, 10)), 9, most=11) == [10, 11]
-    assert widen([("full", 5), ("full", 6)], ("full", 6), True, 6) == ([], "there are only 6 rows")
+    assert extend_grid(candidates(5, 6), Candidate("full", 6), True, 6) == GridExtension([], "there are only 6 rows")
 
 
 def test_a_winner_inside_or_of_one_component_needs_no_wider_grid():
-    grid = [(kind, k) for kind in ("full", "tied") for k in (1, 2, 3)]
-    assert widen(grid, ("full", 2), True, 100) == ([], "")
-    assert widen(grid, ("full", 1), True, 100) == ([], "")
-    assert widen(grid, ("tied", 3), True, 100).candidates == [("full", 4), ("tied", 4)]
+    grid = [*candidates(1, 2, 3), *candidates(1, 2, 3, name="tied")]
+    assert extend_grid(grid, Candidate("full", 2), True, 100) == GridExtension()
+    assert extend_grid(grid, Candidate("full", 1), True, 100) == GridExtension()
+    assert extend_grid(grid, Candidate("tied", 3), True, 100).candidates == [("full", 4), ("tied", 4)]
 
 
 def test_a_winner_that_is_not_trusted_widens_nothing():
-    assert widen([("full", 2), ("full", 3)], ("full", 3), False, 100) == ([], "no candidate can be trusted")
+    found = extend_grid(candidates(2, 3), Candidate("full", 3), False, 100)
+    assert found == GridExtension([], "no candidate can be trusted")
 
 
 # -- the search --------------------------------------------------------------------------------------------------

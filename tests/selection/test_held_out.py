@@ -22,7 +22,7 @@ from gmm_dask.passes.holdout import Holdout
 from gmm_dask.passes.map_reduce import as_rows, collect_totals, hold_out, summarize_rows
 from gmm_dask.plotting.notebook import search_html
 from gmm_dask.plotting.plots import plot_criteria
-from gmm_dask.selection.criteria import LABELS
+from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import smallest_within
 from mixtures import assert_same_parameters, every_model, random_parameters, random_rows
 from naive import e_step, model_of, numbers
@@ -213,7 +213,7 @@ def test_held_out_rows_tell_of_too_many_components():
 def test_pictures_tables_and_remarks_name_the_criterion(blobs):
     search = searched(blobs, n_components=[1, 2], criterion="held_out")
     assert plot_criteria(search).get_ylabel() == "held-out deviance above the smallest"
-    assert f"Δ{LABELS['held_out']}" in search_html("", search)
+    assert f"Δ{CRITERIA['held_out'].label}" in search_html("", search)
     with pytest.raises(UserError, match="held_out needs a search that holds rows out"):
         plot_criteria(searched(blobs, held_out=0.0), "held_out")
 

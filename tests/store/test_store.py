@@ -18,7 +18,7 @@ from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary, Unusable
-from gmm_dask.selection.criteria import Outcome
+from gmm_dask.selection.outcomes import Outcome
 from mixtures import random_parameters
 from paths import ROOT
 from pipeline.config.job import JobConfig
@@ -107,7 +107,7 @@ def load(path):
 
 
 def outcome(of, bic):
-    return Outcome(of, -bic / 2, bic, bic + 1, bic + 2, 7)
+    return Outcome(of, 7, {"bic": bic, "aic": bic + 1, "icl": bic + 2, "held_out": np.nan}, -bic / 2)
 
 
 def assert_same_bits(a, b):

@@ -10,7 +10,7 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.kernels.feature_map import factors
 from gmm_dask.passes.data_summary import Draw, summarize_chunk
 from gmm_dask.passes.model_batch import Totals
-from gmm_dask.selection.criteria import evaluate
+from gmm_dask.selection.outcomes import evaluate
 
 
 def random_rows(n_rows, n_features, seed=0):

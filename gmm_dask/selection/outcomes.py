@@ -1,0 +1,118 @@
+"""The outcome of each start of each candidate, and the choice among candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from gmm_dask.em.loop import State, best_start
+from gmm_dask.em.spurious import check_components
+from gmm_dask.errors import UserError
+from gmm_dask.families import get_family
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.map_reduce import Rows, collect_totals
+from gmm_dask.passes.model_batch import Totals
+from gmm_dask.selection.criteria import CRITERIA, best_position
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One start of one candidate after the closing pass; NaN where it has no usable parameters.
+
+    Attributes
+    ----------
+    state : State
+    n_parameters : int
+    criteria : mapping of str to float
+        The value of each of :data:`~gmm_dask.selection.criteria.CRITERIA`, by name; NaN where it needs held-out rows
+        and there are none.
+    log_likelihood : float
+        Total over the fitted rows, of the final parameters.
+    held_out_log_likelihood : float
+        Mean per row over the rows that were held out; NaN where none were.
+    """
+
+    state: State
+    n_parameters: int
+    criteria: Mapping[str, float]
+    log_likelihood: float = math.nan
+    held_out_log_likelihood: float = math.nan
+
+
+def evaluate(
+    state: State, n_features: int, totals: Totals | None, total_weight: float, held_out_weight: float = math.nan
+) -> Outcome:
+    """Return the outcome of a state from the closing pass's totals, which are None if the state is not usable."""
+    n_parameters = get_family(state.covariance_type).n_parameters(state.n_components, n_features)
+    if totals is None:
+        return Outcome(state, n_parameters, dict.fromkeys(CRITERIA, math.nan))
+    return Outcome(
+        state=state,
+        n_parameters=n_parameters,
+        criteria={name: criterion.formula(totals, n_parameters, total_weight) for name, criterion in CRITERIA.items()},
+        log_likelihood=totals.log_likelihood,
+        held_out_log_likelihood=totals.held_out / held_out_weight,
+    )
+
+
+def evaluate_states(rows: Rows, data_summary: DataSummary, states: Sequence[State]) -> list[Outcome]:
+    """Compute the criteria of the final parameters of all states: the closing pass, one read of the data.
+
+    The log-likelihoods are those of the rows before they were scaled.
+    """
+    usable = [state for state in states if state.usable]
+    weight, held_out = (
+        data_summary.total_weight,
+        data_summary.held_out.total_weight if data_summary.held_out else math.nan,
+    )
+    checked, every = (
+        check_components(usable, partial(collect_totals, rows, data_summary), weight) if usable else ([], [])
+    )
+    scaling = weight * data_summary.log_scale, held_out * data_summary.log_scale
+    found = iter(
+        (state, each._replace(log_likelihood=each.log_likelihood - scaling[0], held_out=each.held_out - scaling[1]))
+        for state, each in zip(checked, every, strict=True)
+    )
+    pairs = [next(found) if state.usable else (state, None) for state in states]
+    return [evaluate(state, rows.n_features, totals, weight, held_out) for state, totals in pairs]
+
+
+def by_candidate(outcomes: Sequence[Outcome]) -> dict[Candidate, list[Outcome]]:
+    """Group the outcomes of each candidate's starts, in order."""
+    grouped: dict[Candidate, list[Outcome]] = {}
+    for outcome in outcomes:
+        grouped.setdefault(outcome.state.candidate, []).append(outcome)
+    return grouped
+
+
+def best_outcome(starts: Sequence[Outcome]) -> Outcome:
+    """Return the outcome of a candidate's best start, a trusted one if there is; the first's if none is usable."""
+    best = best_start([outcome.state for outcome in starts], trusted=True)
+    return next((outcome for outcome in starts if outcome.state is best), starts[0])
+
+
+def choose(outcomes: Sequence[Outcome], criterion: str) -> Outcome:
+    """Return the candidate with the smallest criterion, each by its best start.
+
+    Spurious and degenerate ones are passed over, as long as there are others.
+
+    Raises
+    ------
+    UserError
+        If no candidate has usable parameters.
+    """
+    best = [best_outcome(starts) for starts in by_candidate(outcomes).values()]
+    position = leading(best, criterion)
+    if position is None:
+        raise UserError(f"none of the {len(best)} candidates could be fitted: {best[0].state.status.remedy}")
+    return best[position]
+
+
+def leading(best: Sequence[Outcome], criterion: str) -> int | None:
+    """Return the position of the candidate with the smallest criterion; None where no candidate has one."""
+    values = [outcome.criteria[criterion] for outcome in best]
+    trusted = [outcome.state.status.trusted for outcome in best]
+    return best_position(values, [outcome.n_parameters for outcome in best], trusted)

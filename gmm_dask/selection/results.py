@@ -1,0 +1,83 @@
+"""The table of candidates: the columns that a search's results, a result store and an unfinished run share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gmm_dask.selection.criteria import CRITERIA, differences
+from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement
+from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of candidates.
+
+    Attributes
+    ----------
+    name : str
+    dtype : type or dtype
+        In a result store.
+    missing : Any
+        In a result store, for a combination of covariance type and number of components that is no candidate.
+    value : callable
+        Returns the value from an :class:`Outcome`.
+    """
+
+    name: str
+    dtype: Any
+    missing: Any
+    value: Callable[[Outcome], Any]
+
+
+def _criterion_column(name: str) -> Column:
+    return Column(name, np.float64, np.nan, lambda outcome: outcome.criteria[name])
+
+
+# of each candidate's best start, and in a store of every start
+COLUMNS = (
+    Column("status", np.dtypes.StringDType(), "", attrgetter("state.status.value")),
+    *map(_criterion_column, CRITERIA),
+    Column("log_likelihood", np.float64, np.nan, attrgetter("log_likelihood")),
+    Column("held_out_log_likelihood", np.float64, np.nan, attrgetter("held_out_log_likelihood")),
+    Column("n_parameters", np.int64, 0, attrgetter("n_parameters")),
+    Column("n_iter", np.int64, 0, attrgetter("state.n_iter")),
+)
+# what the fits took besides, which only a store knows
+EFFORT_COLUMNS = tuple(
+    Column(name, np.int64, 0, attrgetter(f"state.{name}")) for name in ("extrapolations", "falls", "sample_iter")
+)
+
+
+def outcome_table(best: Sequence[Outcome]) -> pd.DataFrame:
+    """Make a table with one row per candidate and the columns n_components, covariance_type and :data:`COLUMNS`.
+
+    Parameters
+    ----------
+    best : sequence of Outcome
+        One for each candidate.
+    """
+    values = {name: [getattr(outcome.state, name) for outcome in best] for name in ("n_components", "covariance_type")}
+    values |= {column.name: [column.value(outcome) for outcome in best] for column in COLUMNS}
+    return pd.DataFrame(values, dtype=None if best else float)
+
+
+def with_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:
+    """Add ``delta``: the criterion minus the winner's; NaN for candidates that may not win."""
+    return table.assign(delta=differences(table[criterion].tolist(), table["status"].tolist()))
+
+
+def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
+    """Make the table that :attr:`gmm_dask.GaussianMixtureSearch.results_` describes, from all starts' outcomes."""
+    candidates = list(by_candidate(outcomes).values())
+    best = [best_outcome(starts) for starts in candidates]
+    table = with_delta(outcome_table(best), criterion).assign(start=[outcome.state.start for outcome in best])
+    table.insert(list(table).index(next(iter(CRITERIA))) + 1, "delta", table.pop("delta"))
+    agreed = [agreement(starts) for starts in candidates]
+    return table.assign(**{name: [getattr(each, name) for each in agreed] for name in (*AGREEMENT_NUMBERS, "agreeing")})
