@@ -18,7 +18,7 @@ from pipeline.config.job import JobConfig, load_config
 from pipeline.config.reference import config_markdown
 from pipeline.config.yaml_file import read_document
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = typer.main.get_command(app).commands
 CONFIGS = {load_config(path).name: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
 
@@ -36,6 +36,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 COMMAND = re.compile(r"`gmm-dask ([^`\n]+)`|^(?:\w+=\S+ )*gmm-dask (.+)$", re.MULTILINE)
 KEY = re.compile(rf"`(?:--set ['\"]?)?({'|'.join(SECTIONS)})\.(\w+)")
+SOURCE = re.compile(r"`((?:gmm_dask|pipeline|flows|tests|benchmarks)/(?:[\w./-]+\.py|[\w/]*))`")
 TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
 
 
@@ -78,6 +79,18 @@ def test_links_lead_somewhere(page):
         target = page.parent / path if path else page
         assert target.exists(), f"{relative(page)} links to {link}"
         assert not anchor or anchor in anchors(target), f"{relative(page)} links to {link}"
+
+
+def test_source_files_that_are_named_exist(page):
+    for path in SOURCE.findall(read(page)):
+        assert (ROOT / path).exists(), f"{relative(page)} names {path}"
+
+
+def test_the_architecture_names_every_folder():
+    named = SOURCE.findall(read(ROOT / "docs" / "architecture.md"))
+    packages = [folder for name in ("gmm_dask", "pipeline") for folder in (ROOT / name).iterdir() if folder.is_dir()]
+    folders = {f"{relative(folder)}/" for folder in packages if (folder / "__init__.py").exists()}
+    assert folders <= set(named)
 
 
 def test_pictures_are_small_and_shown():
