@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 
 import pipeline.sources.rows
 from gmm_dask.errors import FaultError, UserError
+from marks import slow
 from pipeline import clusters
 from pipeline.clusters.checks import ClusterError, require_packages
 from pipeline.clusters.start import cluster_class
@@ -128,7 +129,7 @@ def in_thread(function, *values):
     return found[0]
 
 
-@pytest.mark.parametrize("persist", [pytest.param("never", marks=pytest.mark.slow), "always", "auto"])
+@pytest.mark.parametrize("persist", [*slow(["never", "always"]), "auto"])
 def test_a_scheduler_that_runs(data, on_threads, tmp_path, shared, persist):
     told = []
     config = job(data, tmp_path / "a.zarr", kind="address", address=shared.address, min_workers=2, persist=persist)
@@ -141,6 +142,7 @@ def test_a_scheduler_that_runs(data, on_threads, tmp_path, shared, persist):
     assert summary.bytes_read == reads * N_CHUNKS * CHUNK_ROWS * 3 * 8
 
 
+@pytest.mark.slow
 def test_workers_that_keep_the_rows_hold_out_the_same(data, tmp_path, shared):
     stores = {"threads": {}, "address": {"address": shared.address, "min_workers": 2, "persist": "always"}}
     tables = []
@@ -299,6 +301,7 @@ def test_a_stage_out_of_time_leaves_the_cluster_and_its_rows(data, on_threads, t
     assert result(tmp_path / "a.zarr") == on_threads
 
 
+@pytest.mark.slow
 def test_rows_that_could_not_be_read_to_be_kept_are_read_again(data, on_threads, tmp_path, shared):
     link, told, tries = tmp_path / "rows.npy", [], []
     link.symlink_to(data)
@@ -461,6 +464,7 @@ class BrokenCluster(distributed.deploy.Cluster):
         raise ValueError(f"no account has the token {token}")
 
 
+@pytest.mark.slow
 def test_a_class_that_cannot_start(data, tmp_path, monkeypatch):
     monkeypatch.setenv("TOKEN", "very-secret")
     monkeypatch.setattr(distributed, "BrokenCluster", BrokenCluster, raising=False)

@@ -25,6 +25,7 @@ from gmm_dask.families import FAMILIES, Statistics
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import start_states
 from gmm_dask.passes.map_reduce import as_rows, collect_statistics, summarize_rows
+from marks import slow
 from mixtures import assert_same_parameters, random_parameters
 from pipeline.store import Checkpoint, load_checkpoint, prepare_store, save_checkpoint
 
@@ -126,7 +127,7 @@ def test_the_same_likelihood_in_fewer_passes(covariance_type):
     assert fast.history is None
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [1, *slow([0, 2, 3, 4])])
 def test_lower_bounds_never_fall(covariance_type, seed):
     X = overlapping(300, seed=seed)
     weights = np.random.RandomState(seed).uniform(0, 2, len(X)) if seed % 2 else None
@@ -210,7 +211,7 @@ def test_searches_are_accelerated_too(iris):
     assert (fast.results_.log_likelihood > plain.log_likelihood - 1e-3).all()
 
 
-@pytest.mark.parametrize("stop", [3, 8, 9, 10, 11, 12, 15])
+@pytest.mark.parametrize("stop", [3, 10, *slow([8, 9, 11, 12, 15])])
 def test_a_fit_that_is_resumed_ends_with_the_same_bits(tmp_path, stop):
     """After any pass, with whatever is remembered then."""
     X = overlapping(400, seed=4)

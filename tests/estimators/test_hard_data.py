@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em.status import Status
 from gmm_dask.errors import UserError
+from marks import slow
 
 RANDOM = np.random.RandomState(0)
 ROWS = RANDOM.standard_normal((60, 2))
@@ -51,8 +52,14 @@ def search(X, n_components=(1, 2, 3, 4), **settings):
         return GaussianMixtureSearch(n_components, random_state=0, **settings).fit(X)
 
 
-@pytest.mark.parametrize("reg_covar", [1e-6, "auto", 0.0])
-@pytest.mark.parametrize(("init_params", "accelerate"), [*((name, False) for name in INIT_PARAMS), ("kmeans", True)])
+@pytest.mark.parametrize(
+    ("init_params", "accelerate", "reg_covar"),
+    [
+        *(("kmeans", False, reg_covar) for reg_covar in (1e-6, "auto", 0.0)),
+        *slow(("kmeans", True, reg_covar) for reg_covar in ("auto", 0.0)),
+        *slow((name, False, reg_covar) for name in INIT_PARAMS[1:] for reg_covar in ("auto", 0.0)),
+    ],
+)
 @pytest.mark.parametrize("name", DATA)
 def test_every_candidate_gets_a_status(name, init_params, reg_covar, accelerate):
     settings = {"init_params": init_params, "reg_covar": reg_covar, "accelerate": accelerate, "tol": 1e-5}

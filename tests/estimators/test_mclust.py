@@ -34,6 +34,7 @@ def test_one_component(published, covariance_type):
     assert ours == pytest.approx(table.loc[1, MCLUST_NAMES[covariance_type]], rel=1e-9, abs=0)
 
 
+@pytest.mark.slow
 def test_best_start_reaches_every_cell(published, covariance_type):
     X, table = published
     settings = {"n_init": N_INIT, "tol": 1e-6, "max_iter": 5000, "reg_covar": REG_COVAR, "random_state": 0}

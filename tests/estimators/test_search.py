@@ -11,6 +11,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask import search as search_module
 from gmm_dask.selection.grid import generator_copies
+from marks import slow
 from mixtures import assert_same_parameters
 
 COLUMNS = [
@@ -59,7 +60,9 @@ def _all_trusted(states, row):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(("init_params", "lazy"), [*((start, False) for start in STARTS), ("kmeans", True)])
+@pytest.mark.parametrize(
+    ("init_params", "lazy"), [("kmeans", False), ("kmeans", True), *slow((start, False) for start in STARTS[1:])]
+)
 def test_a_cell_is_the_single_fit(dataset, init_params, lazy, states):
     _, X, _ = dataset
     settings = {"n_init": 2, "init_params": init_params, "random_state": 3, "max_iter": 40}
@@ -163,6 +166,7 @@ NOT_APPLICABLE = {
 }
 
 
+@pytest.mark.slow
 def test_scikit_learns_checks():
     results = check_estimator(
         GaussianMixtureSearch([1, 2]), expected_failed_checks=NOT_APPLICABLE, on_skip=None, on_fail=None

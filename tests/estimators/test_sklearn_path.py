@@ -11,6 +11,7 @@ from sklearn.mixture import GaussianMixture as Peer
 
 import naive
 from gmm_dask import GaussianMixture
+from marks import slow
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -64,7 +65,7 @@ def fit_both(X, **settings):
     return GaussianMixture(**settings).fit(X), Peer(**settings).fit(X)
 
 
-@pytest.mark.parametrize("n_init", [1, 5])
+@pytest.mark.parametrize("n_init", [1, *slow([5])])
 @pytest.mark.parametrize("init_params", INIT_PARAMS)
 def test_same_random_state(dataset, covariance_type, init_params, n_init):
     name, X, k = dataset

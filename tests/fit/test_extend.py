@@ -15,6 +15,7 @@ import pipeline.fit.extend
 import pipeline.sources.rows
 from flows.progress import describe
 from gmm_dask.errors import UserError
+from marks import slow
 from mixtures import rows_of_five_groups
 from paths import ROOT
 from pipeline.config.job import JobConfig
@@ -74,7 +75,7 @@ def test_two_or_three_are_asked_and_five_are_found(tmp_path):
     assert run(job(tmp_path)).reused
 
 
-@pytest.mark.parametrize("data", [{}, {"scale": "standard"}])
+@pytest.mark.parametrize("data", [{"scale": "standard"}, *slow([{}])])
 def test_it_is_as_if_the_wide_grid_had_been_asked_for(tmp_path, read_in_each_pass, data):
     found = run(job(tmp_path, data=data))
     counts = sorted(set(found.table["n_components"]))
@@ -83,13 +84,14 @@ def test_it_is_as_if_the_wide_grid_had_been_asked_for(tmp_path, read_in_each_pas
     np.testing.assert_allclose(found.weights, whole.weights, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_wide_grid_downwards(tmp_path):
     found = run(job(tmp_path, n_components=[7, 8]))
     assert found.best.endswith("k5")
     assert min(found.table["n_components"]) < 5
 
 
-@pytest.mark.parametrize("kind", ["npy", "csv"])
+@pytest.mark.parametrize("kind", ["csv", *slow(["npy"])])
 def test_passes_and_bytes_are_what_was_read(tmp_path, read_in_each_pass, kind):
     """Each pass but the closing ones and the two of pass 0 and the answers is told; all are counted."""
     events = []
@@ -104,6 +106,7 @@ def test_passes_and_bytes_are_what_was_read(tmp_path, read_in_each_pass, kind):
     assert summary.bytes_read == (summary.passes + lines_counted) * a_pass
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(tmp_path, read_in_each_pass, monkeypatch):
     whole, parts = job(tmp_path, "whole"), job(tmp_path, "parts")
     run(whole)
@@ -155,6 +158,7 @@ def test_the_memory_limit_ends_it_in_words(tmp_path, monkeypatch):
     assert stopped.startswith("for 5 components the memory limit is 512 MiB, and 513 MiB are needed")
 
 
+@pytest.mark.slow
 def test_starts_that_make_the_best_of_each_other(tmp_path):
     """New candidates' starts compete among themselves."""
     assert run(job(tmp_path, init_params="auto", n_init=1)).best.endswith("k5")

@@ -50,6 +50,7 @@ def job(folder, kind, *overrides):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [True, False], ids=["held in memory", "read in chunks"])
 def test_all_three_have_one_winner_and_the_same_criteria(flights, monkeypatch, held):
     folder, whole = flights

@@ -177,7 +177,8 @@ def stop(event):
 def test_going_on(tmp_path, holes, size, kind, monkeypatch):
     monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
     source = write(kind, tmp_path, holes[0])
-    options = {"missing": "drop", "scale": "standard", "search": {"criterion": "held_out"}}
+    search = {"criterion": "held_out", "tol": 0.0, "max_iter": 6}
+    options = {"missing": "drop", "scale": "standard", "search": search}
     whole = run(job(tmp_path, source, "whole.zarr", **options))
     config = job(tmp_path, source, **options)
     with pytest.raises(Stop):

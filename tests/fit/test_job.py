@@ -94,6 +94,7 @@ def test_the_search_object_finds_the_same(tmp_path, in_project):
     assert table["n_iter"].tolist() == search.results_["n_iter"].tolist()
 
 
+@pytest.mark.slow
 def test_blobs_reproduces_the_demo(tmp_path, in_project):
     summary = run(load_config(ROOT / "configs/blobs.yaml", [f"output.store={tmp_path}/blobs.zarr"]))
     X = pd.read_csv(ROOT / "configs/data/blobs.csv").to_numpy()
@@ -288,6 +289,7 @@ def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
     pd.testing.assert_frame_equal(*tables, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path, in_project, monkeypatch):
     monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
     whole = quickstart(tmp_path / "whole", n_components="[1, 2, 4]", n_init=2, init_params="kmeans")

@@ -36,7 +36,8 @@ def job(tmp_path, monkeypatch):
     rows = np.concatenate([random.normal(center, 0.3, (100, 2)) for center in (-3.0, 0.0, 3.0)])
     np.save("rows.npy", rows)
     Path("job.yaml").write_text(
-        "name: small\ndata: {source: rows.npy}\nsearch: {n_components: {min: 1, max: 4}, n_init: 2}\n"
+        "name: small\ndata: {source: rows.npy}\n"
+        "search: {n_components: {min: 1, max: 4}, n_init: 2, init_params: kmeans}\n"
     )
     return tmp_path
 

@@ -44,7 +44,7 @@ def job(tmp_path):
 
 
 def small_job(folder):
-    search = "{n_components: [2, 3], covariance_types: [tied, diag], tol: 1.0e-4}"
+    search = "{n_components: [2, 3], covariance_types: [tied, diag], init_params: kmeans, tol: 1.0e-4}"
     return write_job(folder, "Small.job", schedule="null", search=search, output="{store: small.zarr}")
 
 
@@ -145,6 +145,7 @@ def test_a_mistake_fails_the_flow_run_and_is_told_once(job, prefect_home, enviro
     assert newest_state(prefect_home) == "Failed"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_set_is_used_and_must_answer(job, environment):
     done = run_job(job, environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"})
     assert done.returncode == 2
@@ -182,6 +183,7 @@ def require_hidden(error):
     assert "hunter2" not in logged
 
 
+@pytest.mark.slow
 def test_a_server_that_is_set_gets_the_run(job, prefect_home, environment):
     with server_of_another_process(environment) as (url, server):
         with started(GMM_DASK, "run", "job.yaml", cwd=job, env=environment | {"PREFECT_API_URL": url}) as run:
@@ -234,6 +236,7 @@ def server_of_another_process(environment, when="ready"):
 
 
 # a server that starts needs 2 s before it could notice anything but the end of the pipe
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "patience"), [("ready", PATIENCE), ("starting", 1.5)])
 def test_the_server_dies_with_its_parent_also_when_that_is_killed(environment, when, patience):
     with server_of_another_process(environment, when) as (_, server):
@@ -242,6 +245,7 @@ def test_the_server_dies_with_its_parent_also_when_that_is_killed(environment, w
         until(lambda: is_gone(server), "the server's end", patience)
 
 
+@pytest.mark.slow
 def test_credentials_of_a_server_on_this_machine_are_those_of_the_embedded_one(job, environment):
     protected = environment | {"PREFECT_SERVER_API_AUTH_STRING": "scheduler:of-this-machine"}
     run = run_job(job, protected)
@@ -249,6 +253,7 @@ def test_credentials_of_a_server_on_this_machine_are_those_of_the_embedded_one(j
     assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] == "complete"
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_run_leaves_no_process(job, environment):
     with started(GMM_DASK, "run", "job.yaml", *ENDLESS, cwd=job, env=environment) as run:
         wait_for_the_fit(run)
@@ -267,6 +272,7 @@ def wait_for_the_fit(run):
     pytest.fail(f"the run ended before its fit began, with exit code {run.wait()}: {lines}")
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_code_130_and_a_crashed_flow_run(job, prefect_home, environment):
     command = [GMM_DASK, "run", "job.yaml", *ENDLESS]
     with started(*command, cwd=job, env=environment, start_new_session=True) as run:

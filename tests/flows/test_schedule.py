@@ -48,7 +48,7 @@ def job(folder, **sections):
     values = {
         "name": "night",
         "data": {"source": str(folder / "rows.npy")},
-        "search": {"n_components": [2, 3], "covariance_types": ["diag"]},
+        "search": {"n_components": [2, 3], "covariance_types": ["diag"], "init_params": "kmeans"},
         "output": {"store": f"{folder}/{STORE}", "report": False},
     }
     for name, section in sections.items():
@@ -347,6 +347,7 @@ def test_a_refresh_and_the_labels_of_other_rows_are_served_under_one_name(tmp_pa
     assert list((folder / "results").glob("both-scores-*.zarr/zarr.json"))
 
 
+@pytest.mark.slow
 def test_a_mistake_is_not_tried_again_and_its_reason_is_the_states_message(tmp_path, server):
     folder = write_job(tmp_path, "mistaken", tasks="{retries: 5, retry_delay_seconds: 100}")
     (folder / "rows.npy").unlink()
@@ -360,6 +361,7 @@ def test_a_mistake_is_not_tried_again_and_its_reason_is_the_states_message(tmp_p
     assert "rows.npy" in message
 
 
+@pytest.mark.slow
 def test_a_stage_out_of_time_is_timed_out_with_its_reason(tmp_path, server):
     folder = write_job(
         tmp_path,

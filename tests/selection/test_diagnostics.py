@@ -117,6 +117,7 @@ def test_starts_that_are_not_trusted_are_remarked():
     assert said.endswith("likelihood (numbers 9, 0); 4 ended degenerate, spurious or without a density")
 
 
+@pytest.mark.slow
 def test_competitions_over_clear_groups_agree(blobs):
     search = GaussianMixtureSearch([2, 3, 4], n_init=3, init_params="auto", random_state=0).fit(blobs)
     winner = search.results_.loc[search.results_["delta"] == 0.0].iloc[0]

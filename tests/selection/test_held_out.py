@@ -24,6 +24,7 @@ from gmm_dask.plotting.notebook import search_html
 from gmm_dask.plotting.plots import plot_criteria
 from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import smallest_within
+from marks import slow
 from mixtures import assert_same_parameters, every_model, random_parameters, random_rows
 from naive import e_step, model_of, numbers
 
@@ -55,7 +56,7 @@ def states(monkeypatch):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("init_params", ["kmeans", "random_from_data", "auto"])
+@pytest.mark.parametrize("init_params", ["kmeans", *slow(["random_from_data", "auto"])])
 def test_a_fit_is_that_of_the_other_rows(blobs, states, weighted, init_params):
     weights = np.random.RandomState(0).randint(0, 4, len(blobs)).astype(float) if weighted else None
     out = held_out_rows(len(blobs))

@@ -162,7 +162,7 @@ def test_missing_rows_are_as_if_they_were_not_there_and_keep_their_places(tmp_pa
         weights = np.random.default_rng(1).uniform(0.5, 2.0, N)
         weights[200] = np.nan
         usable[200] = False
-    options = {"weights": "w"} if weighted else {}
+    options = {"search": {"n_components": [2], "max_iter": 20}} | ({"weights": "w"} if weighted else {})
     clean = tmp_path / "clean"
     clean.mkdir()
     expected = run(
@@ -218,7 +218,8 @@ class Stop(Exception):
 def test_going_on_with_rows_dropped_and_scaled(tmp_path, holes, size, kind, monkeypatch):
     monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
     source = write(kind, tmp_path, holes[0])
-    options = {"missing": "drop", "scale": "standard"}
+    search = {"covariance_types": ["full", "diag"], "tol": 0.0, "max_iter": 6}
+    options = {"missing": "drop", "scale": "standard", "search": search}
     whole = run(job(tmp_path, source, "whole.zarr", **options))
 
     def stop(event):
