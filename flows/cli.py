@@ -99,7 +99,7 @@ def validate(config: ConfigPath, overrides: Overrides = None, debug: Debug = Fal
     """Check a config and the header of its data, and print the size of the job. Computes nothing."""
     with error_messages(debug):
         from pipeline.config.job import load_config
-        from pipeline.fit.estimate import estimate_job
+        from pipeline.fit.plan import estimate_job
 
         terminal.show_estimate(estimate_job(load_config(config, overrides or [])))
 
@@ -132,12 +132,12 @@ def score(
     with error_messages(debug, "The same command resumes from the last chunk."):
         terminal.print_line(f"gmm-dask score {store} {data}")
         from pipeline.score.new_rows import score as score_rows
+        from pipeline.score.settings import ScoreSettings
 
+        settings = ScoreSettings.from_overrides(overrides or [])
         names = columns.split(",") if columns is not None else None
         with terminal.progress_listener() as progress:
-            summary = score_rows(
-                store, data, out, columns=names, overrides=overrides or [], fresh=fresh, progress=progress
-            )
+            summary = score_rows(store, data, out, columns=names, settings=settings, fresh=fresh, progress=progress)
         terminal.show_score(summary)
 
 

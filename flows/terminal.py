@@ -22,7 +22,7 @@ from pipeline.progress import Progress
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.fit.estimate import Estimate
+    from pipeline.fit.plan import Estimate
     from pipeline.report.summary import Summary
     from pipeline.score.new_rows import ScoreSummary
     from pipeline.store.show import StoredResult
@@ -304,20 +304,21 @@ def show_estimate(estimate: Estimate) -> None:
 def _estimate_lines(estimate: Estimate) -> dict[str, str]:
     from dask.utils import format_bytes
 
-    source, machine = estimate.source, estimate.machine
+    source, plan = estimate.source, estimate.plan
     rows = "unknown until read (CSV)" if source.n_rows is None else f"{source.n_rows:,}"
+    n_candidates = len(plan.candidates)
     growth = ", or more: the grid grows while the best candidate is at its end (search.extend)"
-    waves = "" if len(estimate.waves) == 1 else f", in {len(estimate.waves)} waves to fit the memory"
-    memory, limit = format_bytes(estimate.memory_bytes), format_bytes(machine.memory_limit)
+    waves = "" if len(plan.waves) == 1 else f", in {len(plan.waves)} waves to fit the memory"
+    memory, limit = format_bytes(plan.memory_bytes), format_bytes(plan.machine.memory_limit)
     return {
         "data": f"{source.path} ({source.format.name})",
         "rows": rows + ("" if source.weights is None else ", weighted"),
         "columns": _column_names(source.columns),
         "chunks": f"{source.array.numblocks[0]:,}",
         "a pass reads": format_bytes(source.bytes_per_pass),
-        "candidates": f"{estimate.n_candidates:,}{growth if estimate.extends else ''}",
-        "starts": f"{estimate.n_fits:,}{waves}",
-        "memory": f"about {memory} projected, with {_counted(machine.threads, 'thread')} (limit {limit})",
+        "candidates": f"{n_candidates:,}{growth if estimate.extends else ''}",
+        "starts": f"{n_candidates * plan.n_init:,}{waves}",
+        "memory": f"about {memory} projected, with {_counted(plan.machine.threads, 'thread')} (limit {limit})",
         "store": estimate.store,
     }
 

@@ -1,11 +1,11 @@
-"""What a running job tells whoever watches: small events, handed to one callable.
+"""Progress events of a running job, each handed to one callable, the progress listener.
 
-The stages of :func:`pipeline.fit.job.run` call ``progress(event)``; drawing is the watcher's business.
+The stages of :func:`pipeline.fit.job.run` call ``progress(event)``; a listener draws, logs or counts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -18,7 +18,7 @@ class StageStarted:
     name : str
         The stage, as in the job's list of stages: ``"seed"``, ``"fit"``, ...
     detail : str
-        What a reader wants to know about it, if anything: ``"going on after pass 40"``.
+        More about it, such as ``"36 fits, after pass 1"``.
     """
 
     name: str
@@ -27,7 +27,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class PassDone:
-    """One read of the data is over.
+    """A pass over the data has ended.
 
     Parameters
     ----------
@@ -36,13 +36,13 @@ class PassDone:
     rows : int
         Rows that the pass read.
     seconds : float
-        That it took.
+        Duration of the pass.
     seconds_left : float
-        Until no fit is running, if they all go on as they do.
+        Until no fit is running, if all approach their optima at the present rate.
     running, converged, max_iter, singular, degenerate, spurious, failed : int
-        How many members of the batch (candidates times starts) are in each state after the pass.
+        Number of fits (candidates times starts) of each status after the pass.
     best : str or None
-        The leading candidate so far (``"tied-k3"``), where one is known.
+        The leading candidate so far, such as ``"tied-k3"``, if there is one.
     value : float or None
         Its criterion so far.
     """
@@ -63,19 +63,19 @@ class PassDone:
 
     @property
     def total(self) -> int:
-        """All members of the batch."""
+        """All fits."""
         return self.running + self.finished
 
     @property
     def finished(self) -> int:
-        """Members that no later pass computes."""
+        """Fits that no later pass computes."""
         unusable = self.singular + self.failed
         return self.converged + self.max_iter + self.degenerate + self.spurious + unusable
 
 
 @dataclass(frozen=True)
 class ChunksDone:
-    """Another chunk of a pass that writes something about each row is over.
+    """A pass that writes outputs of each row has written another chunk.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class ChunksDone:
     rows : int
         Rows that this run has read.
     seconds : float
-        That it took.
+        Since this run began to read.
     """
 
     done: int
@@ -98,4 +98,10 @@ Progress = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Watch nothing (the default of :func:`pipeline.fit.job.run`)."""
+    """Ignore the event: the default listener."""
+
+
+def report_notes(notes: Sequence[str], progress: Progress) -> None:
+    """Report what a user should know about the data, an event a note."""
+    for note in notes:
+        progress(StageStarted("note", note))

@@ -1,4 +1,4 @@
-"""Stages of a job: plain functions that an orchestrator may wrap, and a limit of their time."""
+"""Stages of a job: plain functions that an orchestrator may wrap, with an optional timeout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from gmm_dask.errors import FaultError
-from pipeline.progress import Event, PassDone, Progress
+from pipeline.progress import Event, PassDone
 
 Stage = Callable[..., Any]
 AnyStage = TypeVar("AnyStage", bound=Stage)
@@ -19,30 +19,31 @@ class StageTimeoutError(FaultError, TimeoutError):
 
 
 def unchanged(stage: Stage) -> Stage:
-    """The stage as it is: what is called where no orchestrator wraps stages."""
+    """Return the stage as it is, where no orchestrator wraps stages."""
     return stage
 
 
 def limited(stage: AnyStage, seconds: float | None) -> AnyStage:
-    """Make a stage fail after so many seconds: it is told so by its watcher, its last argument, after a pass."""
+    """Return the stage with a timeout; its last argument is its progress listener.
+
+    The time is checked by the listener after each pass, so that a stage ends between passes, with a checkpoint.
+    """
     if seconds is None:
         return stage
 
     @functools.wraps(stage)
-    def until_then(*arguments: Any) -> Any:
+    def with_timeout(*arguments: Any) -> Any:
         *others, progress = arguments
-        return stage(*others, _watch(progress, time.monotonic() + seconds, seconds, stage.__name__))
+        end = time.monotonic() + seconds
 
-    return cast(AnyStage, until_then)
+        def check_time(event: Event) -> None:
+            progress(event)
+            if isinstance(event, PassDone) and event.running and time.monotonic() > end:
+                raise StageTimeoutError(
+                    f"the stage {stage.__name__} took longer than tasks.timeout_seconds, {seconds:g} s, and was "
+                    f"stopped after pass {event.number}, which is saved. The next run resumes it."
+                )
 
+        return stage(*others, check_time)
 
-def _watch(progress: Progress, end: float, seconds: float, name: str) -> Progress:
-    def tell(event: Event) -> None:
-        progress(event)
-        if isinstance(event, PassDone) and event.running and time.monotonic() > end:
-            raise StageTimeoutError(
-                f"the stage {name} took longer than tasks.timeout_seconds, {seconds:g} s, and was stopped after pass "
-                f"{event.number}, which is kept. The next run goes on from there."
-            )
-
-    return tell
+    return cast(AnyStage, with_timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from io import StringIO
@@ -41,18 +41,15 @@ class Document:
 
     def with_overrides(self, overrides: Iterable[str]) -> Document:
         """Return the document with each ``section.key=value`` applied; a value is read as YAML."""
+        return self.with_values(parse_overrides(overrides), "--set")
+
+    def with_values(self, replaced: Mapping[str, Any], origin: str) -> Document:
+        """Return the document with other values at the paths of some keys, in their order."""
         values, origins = self.values, self.origins
-        for override in overrides:
-            path, equals, text = override.partition("=")
-            keys = path.strip().split(".")
-            if not equals or not all(keys):
-                raise UserError(f"--set expects section.key=value, such as search.n_init=5; got {override!r}.")
-            shown = f"{path}={HIDDEN if any(literal_secrets({path: text})) else redacted(text)}"
-            value = _parse(text, f"the value of --set {shown}").values
-            values = _with_value(values, keys, value, shown)
-            key = ".".join(keys)
-            origins = {name: origin for name, origin in origins.items() if not f"{name}.".startswith(f"{key}.")}
-            origins[key] = "--set"
+        for key, value in replaced.items():
+            values = _with_value(values, key.split("."), value, f"{origin} {key}".strip())
+            origins = {name: of for name, of in origins.items() if not f"{name}.".startswith(f"{key}.")}
+            origins |= {key: origin} if origin else {}
         return Document(values, origins)
 
     def origin(self, key: str) -> str:
@@ -62,6 +59,20 @@ class Document:
                 return self.origins[key]
             key = key.rpartition(".")[0]
         return ""
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Parse texts ``section.key=value``: the values by the paths of their keys, the last one of each path."""
+    found: dict[str, Any] = {}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        key = path.strip()
+        if not equals or not all(key.split(".")):
+            raise UserError(f"--set expects section.key=value, such as search.n_init=5; got {override!r}.")
+        shown = f"{path}={HIDDEN if any(literal_secrets({path: text})) else redacted(text)}"
+        found.pop(key, None)  # so that it comes after what was set since
+        found[key] = _parse(text, f"the value of --set {shown}").values
+    return found
 
 
 def read_document(path: Path) -> Document:
@@ -97,7 +108,7 @@ def _with_value(values: dict[str, Any], keys: list[str], value: Any, override: s
         return {**values, keys[0]: value}
     inner = values.get(keys[0]) or {}
     if not isinstance(inner, dict):
-        raise UserError(f"--set {override}: {keys[0]} is {_shown(inner)}, which has no key {keys[1]!r} to set.")
+        raise UserError(f"{override}: {keys[0]} is {_shown(inner)}, which has no key {keys[1]!r} to set.")
     return {**values, keys[0]: _with_value(inner, keys[1:], value, override)}
 
 

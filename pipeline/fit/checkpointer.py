@@ -1,7 +1,8 @@
-"""Keeping what a fit has reached: progress after every pass, a checkpoint every few seconds."""
+"""After each pass of a fit: an event with the time that is left, and every few seconds a checkpoint."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -9,30 +10,31 @@ from dataclasses import replace
 
 from gmm_dask.em.loop import Settings, State, Status
 from pipeline import store
-from pipeline.fit.time_left import seconds_left
 from pipeline.progress import PassDone, Progress
 from pipeline.store import Checkpoint
 from pipeline.store.show import leading_candidate
 
-# a checkpoint is written after a pass, but not more often than this
+# by default a checkpoint is written after a pass, but not more often than this: what a killed run loses at most
 CHECKPOINT_SECONDS = 10.0
 
 
-class Keeper:
-    """What follows a pass of a wave: the watcher is told, and now and then a checkpoint is saved.
+class Checkpointer:
+    """Reports each pass of a wave, and saves a checkpoint now and then.
 
     Parameters
     ----------
     path : str
         The result store.
     checkpoint : Checkpoint
-        Where the wave begins.
+        At the begin of the wave.
     part : slice
-        The wave's states among all.
+        Positions of the wave's states among all states.
     settings : Settings
     criterion : str
-        What leads among the candidates.
+        Ranks the candidates for the event.
     progress : callable
+    seconds : float
+        Between two checkpoints, at least; 0 saves one after each pass.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Keeper:
         settings: Settings,
         criterion: str,
         progress: Progress,
+        seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         self._path = path
         self._checkpoint = checkpoint
@@ -50,31 +53,32 @@ class Keeper:
         self._settings = settings
         self._criterion = criterion
         self._progress = progress
-        self._passed = self._saved = time.monotonic()
+        self._seconds = seconds
+        self._last_pass = self._last_save = time.monotonic()
 
     def after_pass(self, states: list[State]) -> None:
-        """Count a pass that brought the wave's states here."""
+        """Count a pass, after which the states of the wave are these."""
         now = time.monotonic()
-        seconds, self._passed = now - self._passed, now
-        before = self._checkpoint.states[self._part]
+        seconds, self._last_pass = now - self._last_pass, now
+        computed = _count_running(self._checkpoint.states[self._part])
         self._checkpoint = self._with(states, self._checkpoint.passes + 1)
         try:
-            self._progress(self._event(seconds, sum(state.status is Status.RUNNING for state in before)))
-        except Exception:  # the watcher ends the stage, which has taken too long
+            self._progress(self._event(seconds, computed))
+        except Exception:  # a listener ends the stage at its timeout: the pass just done is not lost
             self.save(states)
             raise
-        if now - self._saved >= CHECKPOINT_SECONDS:
+        if now - self._last_save >= self._seconds:
             self.save(states)
 
     def save(self, states: Sequence[State]) -> None:
-        """Save a checkpoint with the wave's states."""
+        """Save a checkpoint with these states of the wave."""
         store.save_checkpoint(self._path, self._with(states, self._checkpoint.passes))
-        self._saved = time.monotonic()
+        self._last_save = time.monotonic()
 
     def _with(self, states: Sequence[State], passes: int) -> Checkpoint:
-        every = list(self._checkpoint.states)
-        every[self._part] = states
-        return replace(self._checkpoint, states=every, passes=passes)
+        all_states = list(self._checkpoint.states)
+        all_states[self._part] = states
+        return replace(self._checkpoint, states=all_states, passes=passes)
 
     def _event(self, seconds: float, computed: int) -> PassDone:
         states, data_summary = self._checkpoint.states, self._checkpoint.data_summary
@@ -95,3 +99,44 @@ class Keeper:
             best=best,
             value=value,
         )
+
+
+def _count_running(states: Sequence[State]) -> int:
+    return sum(state.status is Status.RUNNING for state in states)
+
+
+# -- time that is left -------------------------------------------------------------------------------------------
+
+
+def iterations_left(state: State, settings: Settings) -> int:
+    """Iterations until a running state converges, if its steps go on shrinking by the same factor.
+
+    EM converges linearly near an optimum: step t of the lower bound is about ``newer * r**t``, with r the quotient of
+    the last two steps, so that ``t = log(tol / newer) / log(r)`` more iterations bring it below ``tol``. Without a
+    trend all iterations that ``max_iter`` allows are left.
+    """
+    most = settings.max_iter - state.n_iter
+    if len(state.lower_bounds) < 3:
+        return most
+    before, middle, last = state.lower_bounds[-3:]
+    older, newer = abs(middle - before), abs(last - middle)
+    if not 0.0 < newer < older or settings.tol == 0.0:
+        return most
+    return max(1, min(most, math.ceil(math.log(settings.tol / newer) / math.log(newer / older))))
+
+
+def seconds_left(states: Sequence[State], settings: Settings, pass_seconds: float, computed: int) -> float:
+    """Seconds until no state is running, those of later waves included.
+
+    Parameters
+    ----------
+    states : sequence of State
+        Of all waves.
+    settings : Settings
+    pass_seconds : float
+        Duration of the last pass.
+    computed : int
+        Number of states in that pass: each iteration that is left takes as long as one of them did.
+    """
+    left = [iterations_left(state, settings) for state in states if state.status is Status.RUNNING]
+    return pass_seconds * sum(left) / computed

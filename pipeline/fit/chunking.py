@@ -1,7 +1,7 @@
-"""The chunks of a job: worth a task by the work that its candidates make, and small enough for its memory.
+"""The chunks of a job: enough work for a task, by the candidates of the job, and small enough for its memory.
 
-They are decided once, when a store is made, and kept in it: a job that goes on with another memory limit, or by
-another version, reads the same chunks.
+Their sizes are decided once, when pass 0 reads the data, and stored: a run that resumes the job with another memory
+limit, or with another version, reads the same chunks, and so adds up the same numbers in the same order.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.sources import ChunkPolicy, Source, open_source
 
-# a task costs about a millisecond; with this much work in it, that does not matter
-WORTHWHILE_SECONDS = 0.05
-# seconds of a thread, measured on one of 2.5 GHz: to read a value, and for a component's share of a row, as a whole
-# and for each monomial in it; low estimates, so that chunks are rather too large than too small
+# a task costs about a millisecond; with this much work in it, that is 2 %
+TASK_SECONDS = 0.05
+# seconds of one thread, measured at 2.5 GHz: to read a value, and, for each component, to compute its part of a row
+# and each monomial in it. Low estimates, so that chunks are rather too large than too small.
 VALUE_SECONDS, COMPONENT_SECONDS, MONOMIAL_SECONDS = 4e-9, 2e-9, 1e-10
-# chunks are so small that this many threads fit the memory, but not smaller than is sensible
+# as many threads as this, each with its chunk, fit the memory
 THREADS = 4
-FEWEST_BYTES, MOST_BYTES, MOST_GROUP_BYTES = 2**20, 64 * 2**20, 128 * 2**20
+# limits of a chunk as float64, and of one that a storage format imposes, such as a row group
+MIN_BYTES, MAX_BYTES, MAX_GROUP_BYTES = 2**20, 64 * 2**20, 128 * 2**20
 
 
 def open_job(config: JobConfig, *, fresh: bool = False) -> Source:
-    """Open the data of a job in its chunks: those of its store, unless there is none or it starts ``fresh``."""
+    """Open the data of a job in the chunks of its store; in new ones if there is no store, or ``fresh``."""
     path = config.output.store
     if fresh or store.find_store(path) is store.StoreStatus.NEW:
-        return open_source(config.data, _policy(config))
-    return open_source(config.data, _kept_policy(store.open_store(path, unfinished=True).data))
+        return open_source(config.data, _new_policy(config))
+    return open_source(config.data, _stored_policy(store.open_store(path, unfinished=True).data["chunks"]))
 
 
-def sizes_of(config: JobConfig, source: Source) -> dict[str, Any]:
-    """How large automatic chunks are, for the store."""
-    policy = _policy(config)
+def chunk_sizes(config: JobConfig, source: Source) -> dict[str, Any]:
+    """The sizes of automatic chunks, for the store."""
+    policy = _new_policy(config)
     n_fields = len(source.selection.fields)
     return {
         "chunk_bytes": policy.chunk_bytes,
@@ -46,29 +47,27 @@ def sizes_of(config: JobConfig, source: Source) -> dict[str, Any]:
     }
 
 
-def _kept_policy(data: dict[str, Any]) -> ChunkPolicy:
-    """The policy that a store was made by; one of an earlier version does not tell."""
-    kept = data.get("chunks")
-    if kept is None:
-        return ChunkPolicy()
-    return ChunkPolicy(kept["chunk_bytes"], kept["group_bytes"], lambda n_fields: int(kept["rows"]))
+def _stored_policy(chunks: dict[str, Any]) -> ChunkPolicy:
+    return ChunkPolicy(chunks["chunk_bytes"], chunks["group_bytes"], lambda n_fields: int(chunks["rows"]))
 
 
-def _policy(config: JobConfig) -> ChunkPolicy:
-    # the sample of rows is largest where there are few columns
+def _new_policy(config: JobConfig) -> ChunkPolicy:
+    # the sample of rows takes most where there are few columns
     sample = SAMPLE_COPIES * 8 * sample_limit(8) * (8 + 3)
+    # a quarter stays for sums and states
     available = int(0.75 * (config.cluster.memory_bytes - IMPORTS_BYTES - sample)) // CHUNK_COPIES
-    chunk_bytes = max(FEWEST_BYTES, min(MOST_BYTES, available // THREADS))
-    group_bytes = max(chunk_bytes, min(MOST_GROUP_BYTES, available))
-    return ChunkPolicy(chunk_bytes, group_bytes, partial(worthwhile_rows, config))
+    chunk_bytes = max(MIN_BYTES, min(MAX_BYTES, available // THREADS))
+    group_bytes = max(chunk_bytes, min(MAX_GROUP_BYTES, available))
+    return ChunkPolicy(chunk_bytes, group_bytes, partial(min_task_rows, config))
 
 
-def worthwhile_rows(config: JobConfig, n_fields: int) -> int:
-    """Rows that keep a thread at work for 50 ms, at least, in a pass of all candidates."""
+def min_task_rows(config: JobConfig, n_fields: int) -> int:
+    """Rows that take one thread 50 ms in a pass of all candidates."""
     search = config.search
-    seconds = VALUE_SECONDS * n_fields
+    row_seconds = VALUE_SECONDS * n_fields
     for name in search.covariance_types:
+        # a row's share of the two matrix products: a component by the columns of its family's slice of the features
         columns = get_family(name).fit_columns(n_fields)
-        each = COMPONENT_SECONDS + MONOMIAL_SECONDS * (columns.stop - columns.start)
-        seconds += search.n_init * sum(search.n_components) * each
-    return math.ceil(WORTHWHILE_SECONDS / seconds)
+        component_seconds = COMPONENT_SECONDS + MONOMIAL_SECONDS * (columns.stop - columns.start)
+        row_seconds += search.n_init * sum(search.n_components) * component_seconds
+    return math.ceil(TASK_SECONDS / row_seconds)

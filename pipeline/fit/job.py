@@ -1,67 +1,52 @@
-"""The job: open the data, seed the candidates, fit them, choose one, label the rows, report.
+"""A job: open the data, seed the candidates, fit them, choose one, write the outputs of each row, report.
 
-Each stage is a plain function of the configuration and what the store holds, so that any orchestrator can call it
-as a task, and a job that was stopped goes on from its last checkpoint.
+Each stage is a plain function of the configuration and of what the store holds, so that any orchestrator can call it
+as a task, and a job that was stopped resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from gmm_dask.em import loop
-from gmm_dask.em.loop import Settings, State, Status
-from gmm_dask.em.regularization import settings_for
+from gmm_dask.em.loop import Status
 from gmm_dask.errors import UserError
-from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.auto import first_states
-from gmm_dask.memory import Shape, plan_waves, projected_bytes
-from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import Rows, collect_statistics
-from gmm_dask.selection.grid import check_candidates, generator_copies, in_grid_order
+from gmm_dask.passes.predict import predict_rows
+from gmm_dask.selection.grid import in_grid_order
 from gmm_dask.selection.outcomes import best_outcome, by_candidate, choose, evaluate_states
 from pipeline import store
-from pipeline.clusters import computing, held, keep, keeps_rows, machine_of
+from pipeline.clusters import computing, held, keep, keeps_rows
 from pipeline.config.job import JobConfig
-from pipeline.fit.checkpointer import Keeper
-from pipeline.fit.chunking import open_job, sizes_of
-from pipeline.fit.estimate import shape_found, shape_of
-from pipeline.fit.extend import candidates_of, wider_grid
-from pipeline.fit.sample import keep_sample
-from pipeline.progress import Progress, StageStarted, silent
+from pipeline.fit.checkpointer import CHECKPOINT_SECONDS, Checkpointer
+from pipeline.fit.chunking import open_job
+from pipeline.fit.extend import plan_extension
+from pipeline.fit.plan import FitPlan, candidates_of, data_shape, grid_of, plan_fits
+from pipeline.fit.seeding import em_settings, initial_states, seed
+from pipeline.progress import Progress, StageStarted, report_notes, silent
 from pipeline.report import clear_report, has_report, write_report
 from pipeline.report.summary import Summary, summarise
+from pipeline.score.drift import mean_log_density
 from pipeline.score.key_columns import clear_rows, read_keys
 from pipeline.score.row_pass import (
-    Question,
-    answer_source,
-    find_writer,
-    mean_log_density,
-    plan_of,
-    readable,
+    RowRequest,
+    plan_rows,
+    row_writer,
+    unprepared_rows,
+    write_row_outputs,
 )
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
-from pipeline.sources.preparation import (
-    Preparation,
-    column_notes,
-    missing_of,
-    preparation_of,
-    require_varying,
-    scaled_summary,
-)
+from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary
 from pipeline.sources.rows import hold_prepared, is_held, read_data_summary, require_same_chunks
 from pipeline.stages import Stage, unchanged
 from pipeline.store import Checkpoint, StoreStatus
 from pipeline.store.errors import writing
 from pipeline.store.paths import placed
-
-# rows in the picture of the clusters
-DRAWN_ROWS = 2000
 
 
 def run(
@@ -70,21 +55,24 @@ def run(
     fresh: bool = False,
     progress: Progress = silent,
     as_task: Callable[[Stage], Stage] = unchanged,
-    seeding: Stage | None = None,
+    seeding: Stage = seed,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Summary:
-    """Run a job to its end, or go on where it was stopped.
+    """Run a job to its end, or resume one that was stopped.
 
     Parameters
     ----------
     config : JobConfig
     fresh : bool
-        Start anew where a store of this job exists.
+        Start over where a store of this job exists.
     progress : callable
-        Told of each stage and pass.
+        Called with each event: stages, passes, chunks.
     as_task : callable
-        What an orchestrator makes of a stage before it is called.
-    seeding : callable, optional
-        A stage in the place of :func:`seed`.
+        Wraps each stage before it is called, as an orchestrator needs it.
+    seeding : callable
+        The stage that saves the first checkpoint.
+    checkpoint_seconds : float
+        Between two checkpoints of a fit, at least.
 
     Returns
     -------
@@ -102,8 +90,8 @@ def run(
         found = as_task(prepare)(config, fresh, progress)
         if found is not StoreStatus.COMPLETE:
             if found is StoreStatus.NEW:
-                as_task(seeding or seed)(config, progress)
-            best = _search(config, progress, as_task)
+                as_task(seeding)(config, progress)
+            best = _search(config, checkpoint_seconds, progress, as_task)
             as_task(write_rows)(config, best, progress)
             as_task(finish)(config, best, time.monotonic() - begin, progress)
         if config.output.report and not has_report(path):
@@ -111,20 +99,20 @@ def run(
     return summarise(config, time.monotonic() - begin, reused=found is StoreStatus.COMPLETE)
 
 
-def _search(config: JobConfig, progress: Progress, as_task: Callable[[Stage], Stage]) -> str:
+def _search(config: JobConfig, checkpoint_seconds: float, progress: Progress, as_task: Callable[[Stage], Stage]) -> str:
     """Fit the waves and choose, until the grid is wide enough; returns the winner's name."""
     done = 0
     while True:
         waves = len(store.load_waves(config.output.store))
         for wave in range(done, waves):
-            as_task(fit_wave)(config, wave, progress)
+            as_task(fit_wave)(config, wave, checkpoint_seconds, progress)
         best: str = as_task(select)(config, progress)
         if not (config.search.extend and as_task(extend)(config, best, progress)):
             return best
         done = waves
 
 
-# -- the stages --------------------------------------------------------------------------------------------------
+# -- before the fits ---------------------------------------------------------------------------------------------
 
 
 def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
@@ -136,145 +124,89 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
     read_keys(config, source)
     header = header_of(source)
     path = config.output.store
-    _tell(source.notes, progress)
+    report_notes(source.notes, progress)
     if fresh or store.find_store(path) is StoreStatus.NEW:
-        _plan(config, shape_of(source, config))
+        plan_fits(config, source, grid_of(config))
     found = store.prepare_store(path, config.model_dump(mode="json"), header, fresh)
     if found is StoreStatus.NEW:
         clear_report(path)
         clear_rows(path)
     if found is StoreStatus.UNFINISHED:
-        with _computing(config, source):
-            _go_on(config, source, progress)
+        _check_checkpoint(config, source, progress)
     if found is not StoreStatus.NEW:
         _require_unchanged(config, source, header, progress)
     elif store.open_store(path, unfinished=True).attempts > 1:
-        progress(StageStarted("resume", f"{path} is unfinished, with nothing saved: starting anew"))
+        progress(StageStarted("resume", f"{path} is unfinished and has no checkpoint: starting over"))
     return found
 
 
-def _go_on(config: JobConfig, source: Source, progress: Progress) -> None:
-    """Tell where an unfinished run stands; its chunks and waves must do for the rest of it."""
+def _check_checkpoint(config: JobConfig, source: Source, progress: Progress) -> None:
+    """Report where an unfinished run stands, and require that the rest of it can run.
+
+    Raises
+    ------
+    UserError
+        If the data are in other chunks now, or the waves of the run do not fit the memory limit.
+    """
     path = config.output.store
-    checkpoint = store.load_checkpoint(path)
-    require_same_chunks(path, source, checkpoint.data_summary)
-    _require_memory(config, source, checkpoint)
-    finished = sum(state.status is not Status.RUNNING for state in checkpoint.states)
-    detail = f"after pass {checkpoint.passes}, {finished} of {len(checkpoint.states)} fits done"
-    progress(StageStarted("resume", f"{path} is unfinished: {detail}"))
-
-
-def _require_memory(config: JobConfig, source: Source, checkpoint: Checkpoint) -> None:
-    """Raise :class:`UserError` if the waves of an unfinished run do not fit the memory limit."""
-    candidates = candidates_of(checkpoint.states)
-    shape = shape_found(source, config, checkpoint.data_summary, candidates)
-    machine = machine_of(config, shape)
-    needed = projected_bytes(shape, machine, candidates, config.search.n_init, checkpoint.waves)
-    if needed > machine.memory_limit:
+    with computing(config, source, data_shape(config, source)):  # the workers of a cluster say what memory they have
+        checkpoint = store.load_checkpoint(path)
+        require_same_chunks(path, source, checkpoint.data_summary)
+        plan = _plan_of(config, source, checkpoint)
+    limit, needed = plan.machine.memory_limit, plan.memory_bytes
+    if needed > limit:
         raise UserError(
-            f"cluster.memory_limit is {machine.memory_limit / 2**20:,.0f} MiB, and the unfinished run of "
-            f"{config.output.store} was planned with more: going on needs {needed / 2**20:,.0f} MiB. Raise "
-            "cluster.memory_limit, or start anew with --fresh."
+            f"cluster.memory_limit is {limit / 2**20:,.0f} MiB, and the unfinished run of {path} was planned with "
+            f"more: to resume it takes {needed / 2**20:,.0f} MiB. Raise cluster.memory_limit, or start over with "
+            "--fresh."
         )
+    finished = sum(state.status is not Status.RUNNING for state in checkpoint.states)
+    detail = f"{path} after pass {checkpoint.passes}, {finished} of {len(checkpoint.states)} fits done"
+    progress(StageStarted("resume", detail))
 
 
 def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any], progress: Progress) -> None:
-    """If the data's files have another time than the store knows, compare what is in them."""
+    """If the data's files have another time than the store knows, compare their contents by another pass 0."""
     path = config.output.store
     known = store.open_store(path, unfinished=True).data
     if known["modified"] == header["modified"]:
         return
-    progress(StageStarted("compare", "the data's files have another time than when the run began"))
-    with _computing(config, source):
+    progress(StageStarted("compare", "the data files were modified after the run began: reading them to compare"))
+    with computing(config, source, data_shape(config, source)):
         data_summary = read_data_summary(config, source)
     require_same_contents(path, source.columns, known["contents"], contents_of(data_summary))
     store.record_data(path, {**known, "modified": header["modified"]})
 
 
-def seed(config: JobConfig, progress: Progress) -> None:
-    """Pass 0, and the starts of all candidates; they are the first checkpoint."""
-    seed_with(config, lambda source, found, data_summary: every_start(config, data_summary), progress)
+# -- the fits, and the choice ------------------------------------------------------------------------------------
 
 
-def every_start(config: JobConfig, data_summary: DataSummary, candidates: Sequence[Candidate] = ()) -> list[State]:
-    """The starts of some candidates, or of all that the configuration asks for."""
-    search = config.search
-    return first_states(
-        candidates or _candidates(config),
-        data_summary,
-        init_params=search.init_params,
-        n_init=search.n_init,
-        random_state=generator_copies(search.random_state),
-        reg_covar=settings_of(config, data_summary).reg_covar,
-    )
-
-
-def seed_with(
-    config: JobConfig, starts: Callable[[Source, DataSummary, DataSummary], list[State]], progress: Progress
-) -> None:
-    """Pass 0, and the starts that follow from the source, what pass 0 found, and that in the units of the fit."""
-    progress(StageStarted("seed", "reading the data once, then the starts"))
-    source = open_job(config)
-    header = header_of(source)  # as it is before the first row is read
-    path = config.output.store
-    with _computing(config, source):
-        found = read_data_summary(config, source)
-        notes = column_notes(found, source.columns)
-        _tell(notes, progress)
-        if config.data.scale == "standard":
-            require_varying(found, source.columns)
-        contents = contents_of(found)
-        data_summary = scaled_summary(found, preparation_of(config.data, contents))
-        waves = _plan(config, shape_found(source, config, data_summary))
-        states = starts(source, found, data_summary)
-        if not any(state.usable for state in states):  # before anything is saved that another config would meet
-            raise UserError(
-                f"none of the {len(states)} fits can begin with n_samples = {data_summary.n_rows}: "
-                f"{states[0].status.remedy}"
-            )
-        waves = waves if sum(waves) == len(states) else (1,) * len(states)
-    store.record_data(
-        path,
-        {
-            **header,
-            "chunks": sizes_of(config, source),
-            "contents": contents,
-            "missing": missing_of(found, source.columns),
-            "notes": [*source.notes, *notes],
-        },
-    )
-    step = -(-len(data_summary.sample) // DRAWN_ROWS)
-    data_summary = replace(data_summary, sample=data_summary.sample[::step])
-    store.save_checkpoint(path, Checkpoint(states, data_summary, 1, waves))
-
-
-def fit_wave(config: JobConfig, wave: int, progress: Progress) -> None:
-    """EM of one wave's states, from the last checkpoint until none of them is running."""
+def fit_wave(config: JobConfig, wave: int, checkpoint_seconds: float, progress: Progress) -> None:
+    """Run EM on the states of one wave, from the last checkpoint until none of them is running."""
     path = config.output.store
     checkpoint = store.load_checkpoint(path)
-    first = sum(checkpoint.waves[:wave])
-    part = slice(first, first + checkpoint.waves[wave])
-    if all(state.status is not Status.RUNNING for state in checkpoint.states[part]):
+    first, n_fits = sum(checkpoint.waves[:wave]), checkpoint.waves[wave]
+    part = slice(first, first + n_fits)
+    states = checkpoint.states[part]
+    if all(state.status is not Status.RUNNING for state in states):
         return
-    fits = checkpoint.waves[wave]
     count = "" if len(checkpoint.waves) == 1 else f", wave {wave + 1} of {len(checkpoint.waves)}"
-    progress(StageStarted("fit", f"{fits} fit{'s' * (fits != 1)}{count}, from pass {checkpoint.passes}"))
-    source = open_job(config)
-    settings = settings_of(config, checkpoint.data_summary)
-    keeper = Keeper(path, checkpoint, part, settings, config.search.criterion, progress)
-    with _computing(config, source):
-        collect = partial(collect_statistics, _fitted_rows(config, source, checkpoint), checkpoint.data_summary)
-        states = checkpoint.states[part]
-        states = loop.run(states, collect, checkpoint.data_summary.total_weight, settings, keeper.after_pass)
-    keeper.save(states)
+    progress(StageStarted("fit", f"{n_fits} fit{'s' * (n_fits != 1)}{count}, after pass {checkpoint.passes}"))
+    source, data_summary = open_job(config), checkpoint.data_summary
+    settings = em_settings(config, data_summary)
+    checkpointer = Checkpointer(path, checkpoint, part, settings, config.search.criterion, progress, checkpoint_seconds)
+    with computing(config, source, data_shape(config, source)):
+        collect = partial(collect_statistics, _fitted_rows(config, source, checkpoint), data_summary)
+        states = loop.run(states, collect, data_summary.total_weight, settings, checkpointer.after_pass)
+    checkpointer.save(states)
 
 
 def select(config: JobConfig, progress: Progress) -> str:
-    """The closing pass: criteria of all candidates, and the choice; returns the winner's name."""
-    progress(StageStarted("select", "the closing pass"))
+    """Compute the criteria of all candidates in one pass, and choose; returns the winner's name."""
+    progress(StageStarted("select", "reading the data once for the criteria of all candidates"))
     checkpoint = store.load_checkpoint(config.output.store)
     source, preparation = open_job(config), _preparation(config)
-    with _computing(config, source):
+    with computing(config, source, data_shape(config, source)):
         rows = _fitted_rows(config, source, checkpoint)
         outcomes = in_grid_order(evaluate_states(rows, checkpoint.data_summary, checkpoint.states))
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
@@ -285,132 +217,129 @@ def select(config: JobConfig, progress: Progress) -> str:
 
 
 def extend(config: JobConfig, best: str, progress: Progress) -> bool:
-    """Widen the grid if the winner lies at an end of it; whether it was.
+    """Extend the grid if the winner is at an end of it; returns whether it was extended.
 
-    It takes pass 0 once more, for its sample of rows; the starts of the new candidates are the next checkpoint.
+    Pass 0 is run once more, for its sample of rows; the initial states of the new candidates are the next checkpoint.
     """
     path = config.output.store
     checkpoint, source = store.load_checkpoint(path), open_job(config)
-    if len(candidates_of(checkpoint.states)) > len(store.read_criteria(path)):  # an earlier try came so far
+    if len(candidates_of(checkpoint.states)) > len(store.read_criteria(path)):  # a run was stopped after the checkpoint
         return True
-    grid = wider_grid(config, source, checkpoint, best)
-    if not grid.candidates:
-        store.update_attributes(path, widening={"times": checkpoint.widened, "stopped": grid.reason})
+    extension = plan_extension(config, source, checkpoint, best)
+    if not extension.candidates:
+        store.update_attributes(path, widening={"times": checkpoint.widened, "stopped": extension.reason})
         return False
-    progress(StageStarted("extend", grid.reason))
-    with _computing(config, source):
+    progress(StageStarted("extend", extension.reason))
+    with computing(config, source, data_shape(config, source)):
         found = read_data_summary(config, source)
         known = store.open_store(path, unfinished=True).data["contents"]
         require_same_contents(path, source.columns, known, contents_of(found))
-        states = every_start(config, scaled_summary(found, _preparation(config)), grid.candidates)
+        states = initial_states(config, scaled_summary(found, _preparation(config)), extension.candidates)
     after = replace(
         checkpoint,
         states=[*checkpoint.states, *states],
-        passes=checkpoint.passes + 2,  # the closing pass, and this one
-        waves=(*checkpoint.waves, *grid.waves),
+        passes=checkpoint.passes + 2,  # that for the criteria, and this pass 0
+        waves=(*checkpoint.waves, *extension.waves),
         widened=checkpoint.widened + 1,
     )
     store.save_checkpoint(path, after)
     return True
 
 
+# -- after the fits ----------------------------------------------------------------------------------------------
+
+
 def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
-    """One pass that writes what the configuration asks about each row, or the rest of one that was stopped."""
+    """Write the row outputs that the configuration requests in one pass, or the rest of one that was stopped."""
     path = config.output.store
     if not config.output.row_outputs:
         return
     source = open_job(config)
-    rows = readable(source)
+    rows = unprepared_rows(source)
     lengths = rows.lengths if source.n_rows is not None else store.load_checkpoint(path).data_summary.read_rows
-    question = Question(
+    request = RowRequest(
         model=store.read_model(path, best),
         drop=config.data.missing == "drop",
         names=config.output.row_outputs,
-        mean=mean_log_density(path, best),
+        fit_mean=mean_log_density(path, best),
         quantile=config.output.anomaly_quantile,
     )
-    writer = find_writer(config, source, plan_of(config, question, source, lengths), path)
-    answer_source(config, source, rows, question, writer, progress)
+    writer = row_writer(config, source, plan_rows(config, request, source, lengths), path)
+    write_row_outputs(config, source, rows, request, writer, progress)
 
 
 def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> None:
     """Mark the store complete, as the last thing, if the data are still those that pass 0 read."""
-    source = open_job(config)
+    source, path = open_job(config), config.output.store
     _require_unchanged(config, source, header_of(source), progress)
-    checkpoint = store.load_checkpoint(config.output.store)
+    checkpoint = store.load_checkpoint(path)
     data_summary = checkpoint.data_summary
-    keep_sample(config.output.store, best)
-    after_fit = 2 if config.output.row_outputs else 1  # the closing pass, and the answers
+    _store_sample(path, best, source, checkpoint)
+    after_fit = 2 if config.output.row_outputs else 1  # the passes for the criteria and for the rows
     store.complete(
-        config.output.store,
+        path,
         best=best,
         passes=checkpoint.passes + after_fit,
-        bytes_read=_reads(source, checkpoint, after_fit) * source.bytes_per_pass,
+        bytes_read=_count_reads(source, checkpoint, after_fit) * source.bytes_per_pass,
         n_rows=data_summary.n_rows,
         total_weight=data_summary.total_weight,
         seconds=seconds,
     )
 
 
-def _reads(source: Source, checkpoint: Checkpoint, after_fit: int) -> int:
-    """How often the data were read, for ``after_fit`` passes after the last fit."""
+def _store_sample(path: str, best: str, source: Source, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint's sample of rows, with the chosen model's labels, before the checkpoint is removed."""
+    data_summary, model = checkpoint.data_summary, store.read_model(path, best)
+    found = predict_rows(Rows(data_summary.sample), *model.model, ["label", "responsibility"])
+    rows = data_summary.sample
+    if model.center is not None and model.scale is not None:
+        rows = rows * model.scale + model.center
+    # the chunks of the data as they are stored: rows in memory are cut into others
+    chunk_rows = source.chunk_rows if is_held(source) else max(data_summary.chunk_rows)
+    sample = store.Sample(
+        rows=rows,
+        label=found["label"],
+        uncertainty=1.0 - found["responsibility"].max(axis=1),
+        n_chunks=int(source.array.numblocks[0]),
+        chunk_rows=chunk_rows,
+    )
+    store.write_sample(path, sample)
+
+
+def _count_reads(source: Source, checkpoint: Checkpoint, after_fit: int) -> int:
+    """Return how often the data were read, with ``after_fit`` passes after the last fit."""
     seeding = 1 + checkpoint.widened
     if is_held(source):  # once by each stage: seed, the waves, the choice between two grids, and those after them
         return seeding + checkpoint.widened + len(checkpoint.waves) + after_fit
     counting = seeding * source.is_counted
-    if keeps_rows():  # by pass 0, for the workers that keep them, and for the answers
+    if keeps_rows():  # by pass 0, for the workers that keep them, and for the row outputs
         return seeding + counting + after_fit
     return checkpoint.passes + counting + after_fit
 
 
 def draw(config: JobConfig, progress: Progress) -> None:
-    """The report, beside the complete store."""
-    progress(StageStarted("draw"))
+    """Write the report, beside the complete store."""
+    progress(StageStarted("draw", "the report"))
     write_report(config.output.store)
 
 
-# -- parts of the stages -----------------------------------------------------------------------------------------
-
-
-def _tell(notes: Sequence[str], progress: Progress) -> None:
-    """Tell what a user should know about the data."""
-    for note in notes:
-        progress(StageStarted("note", note))
+# -- shared by the stages ----------------------------------------------------------------------------------------
 
 
 def _preparation(config: JobConfig) -> Preparation:
-    """How rows are prepared, by what pass 0 found."""
+    """Return how rows are prepared for the fits, from what pass 0 found."""
     data = store.open_store(config.output.store, unfinished=True).data
     return preparation_of(config.data, data["contents"])
 
 
-def settings_of(config: JobConfig, data_summary: DataSummary) -> Settings:
-    """When EM stops, and what it adds to covariances."""
-    search = config.search
-    return settings_for(data_summary, search.tol, search.max_iter, search.reg_covar, search.accelerate)
-
-
-@contextmanager
-def _computing(config: JobConfig, source: Source) -> Iterator[None]:
-    """Compute where the configuration says."""
-    with computing(config, source, shape_of(source, config)):
-        yield
+def _plan_of(config: JobConfig, source: Source, checkpoint: Checkpoint) -> FitPlan:
+    """Return the plan of all fits of a run, in the waves of its checkpoint."""
+    candidates = candidates_of(checkpoint.states)
+    return plan_fits(config, source, candidates, checkpoint.data_summary, waves=checkpoint.waves)
 
 
 def _fitted_rows(config: JobConfig, source: Source, checkpoint: Checkpoint) -> Rows:
-    """The rows as they are fitted, kept by the workers of a cluster if there is room."""
+    """Return the rows as they are fitted; the workers of a cluster keep them if there is room."""
     rows = hold_prepared(config, source, _preparation(config), checkpoint.data_summary)
-    candidates = candidates_of(checkpoint.states)
-    shape = shape_found(source, config, checkpoint.data_summary, candidates)
-    needed = projected_bytes(shape, machine_of(config, shape), candidates, config.search.n_init, checkpoint.waves)
-    return keep(config, rows, shape, needed)
-
-
-def _plan(config: JobConfig, shape: Shape) -> tuple[int, ...]:
-    """The waves that the fits are cut into."""
-    return plan_waves(shape, machine_of(config, shape), _candidates(config), config.search.n_init)
-
-
-def _candidates(config: JobConfig) -> list[Candidate]:
-    """The pairs of a covariance type and a number of components."""
-    return check_candidates(config.search.n_components, config.search.covariance_types)
+    plan = _plan_of(config, source, checkpoint)
+    return keep(config, rows, plan.shape, plan.memory_bytes)

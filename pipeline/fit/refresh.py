@@ -1,8 +1,8 @@
-"""The nightly job: the last winner fitted to the data as they are now, or the whole search where it has drifted.
+"""The refresh: fit the last winner to the data as they are now, or search again where they have drifted.
 
-It always makes a new store, whose name holds the date. Pass 0 brings a sample of the new rows; half of it refits the
-last winner, the other half tells how much better that is than the winner as it was. No further read of the data is
-needed to decide, and the decision is kept with the first checkpoint.
+Each refresh makes a new store, whose name holds the date. Pass 0 draws a sample of the rows; one half of it refits the
+last winner, the other half measures how much the refit gains over the winner as it was. So the decision takes no
+further read of the data; it is stored before the first checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.em import loop
-from gmm_dask.em.loop import Settings, State
+from gmm_dask.em.loop import State
 from gmm_dask.errors import SingularError, UserError
 from gmm_dask.families import get_family
 from gmm_dask.init.responsibilities import start_parameters
@@ -30,8 +30,10 @@ from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.config.schedule import RefreshConfig
 from pipeline.config.templates import is_dated, latest
-from pipeline.fit.job import every_start, run, seed_with, settings_of
-from pipeline.progress import Progress, StageStarted, silent
+from pipeline.fit.job import run
+from pipeline.fit.plan import grid_of
+from pipeline.fit.seeding import em_settings, initial_states, seed_states
+from pipeline.progress import Progress, report_notes, silent
 from pipeline.report import report_folder
 from pipeline.report.summary import Summary
 from pipeline.sources import Source
@@ -42,24 +44,26 @@ from pipeline.store import ResultStore, StoredModel
 from pipeline.store.paths import last_complete, placed, stores_of
 
 Array = NDArray[np.float64]
+# rows in the units of the data, and their weights
+Rows = tuple[Array, Array | None]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the search was made again, and why.
+    """The decision of a refresh: search again, or keep the last winner.
 
     Attributes
     ----------
     searched : bool
     reason : str
     previous : str or None
-        Path of the store that the winner came from.
+        Path of the last store.
     gain : float or None
-        Mean log-likelihood a held-out row, of the refitted winner less that of the winner as it was.
+        Mean log-likelihood per held-out row of the refitted winner, less that of the winner as it was.
     bound : float
         ``refresh.drift``.
     gained : float or None
-        Sum of the gains since the last search, this one's included; a loss lowers it, to 0 and no further.
+        Sum of the gains since the last search, this one included; a loss lowers it, to 0 and no further.
     """
 
     searched: bool
@@ -72,7 +76,18 @@ class Decision:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """How a refresh ended: the job's summary, the decision, the link to the newest store, and what was removed."""
+    """The result of a refresh.
+
+    Attributes
+    ----------
+    summary : Summary
+        Of the job.
+    decision : Decision
+    link : str
+        Path of the link to the newest store.
+    removed : tuple of str
+        Paths of old stores that were removed.
+    """
 
     summary: Summary
     decision: Decision
@@ -83,7 +98,7 @@ class Refreshed:
 def refresh(
     config: JobConfig, *, progress: Progress = silent, as_task: Callable[[Stage], Stage] = unchanged
 ) -> Refreshed:
-    """Fit the last winner to the data as they are now, publish it, and keep the last stores.
+    """Fit the last winner to the data as they are now, publish the store, and remove old ones.
 
     Parameters
     ----------
@@ -103,23 +118,30 @@ def refresh(
             "Write one, such as results/{name}-{started:%Y-%m-%d}.zarr."
         )
     bounds = config.refresh or RefreshConfig()
-    previous, tonight = last_complete(config), placed(config)
-    _require_own(tonight)
+    previous, new = last_complete(config), placed(config)
+    _require_own(new)
 
     def seed(config: JobConfig, progress: Progress) -> None:
-        """Pass 0, and the states that the decision makes."""
-        seed_with(config, partial(_starts, config, previous, bounds.drift, progress), progress)
+        """Run pass 0, decide, and save the first checkpoint."""
 
-    summary = run(tonight, progress=progress, as_task=as_task, seeding=seed)
-    newest = last_complete(config)  # which another run may have made meanwhile: the link never goes back
+        def make_states(source: Source, found: DataSummary, data_summary: DataSummary) -> list[State]:
+            decision, refit = _decide(config, previous, bounds.drift, source, found)
+            report_notes([decision.reason], progress)
+            store.update_attributes(config.output.store, refresh=asdict(decision))
+            return [refit] if refit else initial_states(config, data_summary, grid_of(config))
+
+        seed_states(config, make_states, progress)
+
+    summary = run(new, progress=progress, as_task=as_task, seeding=seed)
+    newest = last_complete(config)  # another run may have made it meanwhile: the link never goes back
     assert newest is not None
     link = _publish(latest(config.output.store), newest.path)
-    removed = _retire(config, bounds.keep)
-    return Refreshed(summary, _decision_of(summary.store), link, removed)
+    removed = _remove_old(config, bounds.keep)
+    return Refreshed(summary, _stored_decision(summary.store), link, removed)
 
 
 def _require_own(config: JobConfig) -> None:
-    """Raise :class:`UserError` if the store at the path of this run is another job's: it would be published as ours."""
+    """Raise :class:`UserError` if the store at the path is another job's: it would be published as this one's."""
     path = config.output.store
     name = store.open_store(path, unfinished=True).config["name"] if store.is_store(path) else config.name
     if name != config.name:
@@ -132,67 +154,51 @@ def _require_own(config: JobConfig) -> None:
 # -- the decision ------------------------------------------------------------------------------------------------
 
 
-def _starts(
-    config: JobConfig,
-    previous: ResultStore | None,
-    bound: float,
-    progress: Progress,
-    source: Source,
-    found: DataSummary,
-    data_summary: DataSummary,
-) -> list[State]:
-    """The refitted winner, or the starts of all candidates; the decision is kept in the store."""
-    decision, refit = _decide(config, previous, bound, source, found)
-    progress(StageStarted("note", decision.reason))
-    store.update_attributes(config.output.store, refresh=asdict(decision))
-    return every_start(config, data_summary) if refit is None else [refit]
-
-
 def _decide(
     config: JobConfig, previous: ResultStore | None, bound: float, source: Source, found: DataSummary
 ) -> tuple[Decision, State | None]:
-    """Whether to search again; if not, the winner's state to go on from."""
+    """Decide whether to search again; if not, also return the state that the refit begins with."""
     if previous is None:
         return Decision(True, "the first store of its name: all candidates are fitted", bound=bound), None
-    again = partial(Decision, True, previous=previous.path, bound=bound)
-    model = store.read_model(previous.path, str(previous.best))
-    changed = _changed(config, model, source)
-    if changed:
-        return again(f"{changed}: all candidates are fitted"), None
+    search = partial(Decision, True, previous=previous.path, bound=bound)
+    best = str(previous.best)
+    model = store.read_model(previous.path, best)
+    change = _change_of_job(config, model, source)
+    if change:
+        return search(f"{change}: all candidates are fitted"), None
     preparation = preparation_of(config.data, contents_of(found))
-    refit = _refit(config, model, _part(found, 0), preparation)
+    refit = _refit(config, model, _half_of_sample(found, 0), preparation)
     if refit is None:
-        return again(f"{previous.best} cannot be fitted to these rows: all candidates are"), None
-    gain = _gain(model, refit, _part(found, 1), preparation)
-    before = _gained(previous.path)
-    gained = float(np.maximum(before + gain, 0.0))  # which is NaN where the gain is
-    told = _told(str(previous.best), previous.path, gain, before, gained)
+        return search(f"{best} cannot be fitted to these rows: all candidates are"), None
+    gain = _gain(model, refit, _half_of_sample(found, 1), preparation)
+    # gains are summed up to the next search: slow drift, which stays under the bound each night, is found as well
+    last = _stored_decision(previous.path)
+    before = 0.0 if last.searched else last.gained or 0.0
+    gained = float(np.maximum(before + gain, 0.0))  # NaN where the gain is
+    measured = _describe_gain(best, previous.path, gain, gained if before else None)
     if not gained <= bound:
-        reason = f"{told}, over the bound {bound:g}: all candidates are fitted again"
-        return again(reason, gain=_finite(gain), gained=_finite(gained)), None
-    reason = f"{told}, within the bound {bound:g}: it is kept, and fitted to these rows"
+        reason = f"{measured}, over the bound {bound:g} (refresh.drift): all candidates are fitted again"
+        return search(reason, gain=_finite(gain), gained=_finite(gained)), None
+    reason = f"{measured}, within the bound {bound:g} (refresh.drift): {best} is kept, and fitted to these rows"
     return Decision(False, reason, previous.path, gain, bound, gained), refit
 
 
-def _gained(path: str) -> float:
-    """What refreshes have gained since the last search, up to a store; slow drift stays under the bound each night."""
-    decision = _decision_of(path)
-    return 0.0 if decision.searched else decision.gained or 0.0
-
-
-def _told(best: str, path: str, gain: float, before: float, gained: float) -> str:
-    """How much better the refit is, and all refits since the last search."""
-    than = f"{'worse' if gain < 0.0 else 'better'} by {abs(gain):.4f} a row than that of {path}"
-    since = f", and by {gained:.4f} in all since the last search" if before else ""
-    return f"on held-out rows the refitted {best} is {than}{since}"
+def _describe_gain(best: str, path: str, gain: float, gained: float | None) -> str:
+    """Describe the gain of the refit, and the sum of all gains since the last search if there were others."""
+    if gain < 0.0:
+        found = f"no better than that of {path} (worse by {-gain:.4f} per row)"
+    else:
+        found = f"better by {gain:.4f} per row than that of {path}"
+    since = "" if gained is None else f", and by {gained:.4f} in all since the last search"
+    return f"on held-out rows the refitted {best} is {found}{since}"
 
 
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _changed(config: JobConfig, model: StoredModel, source: Source) -> str | None:
-    """What makes the last winner another question's answer."""
+def _change_of_job(config: JobConfig, model: StoredModel, source: Source) -> str | None:
+    """Describe a change of the job for which the last winner cannot be kept, if there is one."""
     if model.columns != source.columns:
         return f"the columns are {', '.join(source.columns)} now, and were {', '.join(model.columns)}"
     search = config.search
@@ -202,27 +208,25 @@ def _changed(config: JobConfig, model: StoredModel, source: Source) -> str | Non
     return None
 
 
-def _part(found: DataSummary, first: int) -> tuple[Array, Array | None]:
-    """Every second row of the sample, and their weights."""
+def _half_of_sample(found: DataSummary, first: int) -> Rows:
+    """Return every second row of the sample, and their weights."""
     weights = found.sample_weights
     return found.sample[first::2], None if weights is None else weights[first::2]
 
 
-def _refit(
-    config: JobConfig, model: StoredModel, part: tuple[Array, Array | None], preparation: Preparation
-) -> State | None:
-    """The winner fitted to some rows, from the responsibilities that it gives them; None if that is not possible."""
-    raw, weights = part
+def _refit(config: JobConfig, model: StoredModel, half: Rows, preparation: Preparation) -> State | None:
+    """Fit the winner to some rows, from the responsibilities that it gives them; None if that is not possible."""
+    raw, weights = half
     if len(raw) <= model.n_components:
         return None
-    resp = _answers(model.model, _units(Preparation(model.center, model.scale), raw), "responsibility")
+    # responsibilities are free of units: they carry the model over to rows that are scaled in another way
+    resp = _predict(model.model, _units(Preparation(model.center, model.scale), raw), "responsibility")
     x = _units(preparation, raw)
     rows = as_rows(x, weights)
     data_summary = summarize_rows(rows, config.search.random_state, model.columns)
-    settings: Settings = settings_of(config, data_summary)
-    family = get_family(model.covariance_type)
+    settings = em_settings(config, data_summary)
     try:
-        parameters = start_parameters(family, x, weights, resp, settings.reg_covar)
+        parameters = start_parameters(get_family(model.covariance_type), x, weights, resp, settings.reg_covar)
     except SingularError:
         return None
     start = State(model.candidate, 0, parameters)
@@ -232,28 +236,28 @@ def _refit(
     return replace(start, parameters=state.parameters)
 
 
-def _gain(model: StoredModel, refit: State, part: tuple[Array, Array | None], preparation: Preparation) -> float:
-    """Mean log density a row of the refit, less that of the stored model, in the user's units."""
-    raw, weights = part
+def _gain(model: StoredModel, refit: State, half: Rows, preparation: Preparation) -> float:
+    """Return the mean log density per row of the refit, less that of the stored model, in the user's units."""
+    raw, weights = half
     before = Preparation(model.center, model.scale)
-    old = _answers(model.model, _units(before, raw), "log_density") - before.log_scale
-    new = _answers(refit.model, _units(preparation, raw), "log_density") - preparation.log_scale
+    old = _predict(model.model, _units(before, raw), "log_density") - before.log_scale
+    new = _predict(refit.model, _units(preparation, raw), "log_density") - preparation.log_scale
     with np.errstate(invalid="ignore"):
         return float(np.average(new - old, weights=weights))
 
 
 def _units(preparation: Preparation, raw: Array) -> Array:
-    """Rows in the units of a fit."""
+    """Return rows in the units of a fit."""
     return np.asarray(preparation.rows(raw), dtype=np.float64)
 
 
-def _answers(model: Any, rows: Array, name: str) -> Array:
-    answers: Array = predict_chunk(rows, prediction_batch(*model), (name,))[name]
-    return answers
+def _predict(model: Any, rows: Array, name: str) -> Array:
+    output: Array = predict_chunk(rows, prediction_batch(*model), (name,))[name]
+    return output
 
 
-def _decision_of(path: str) -> Decision:
-    """The decision that a store was made by; it may have been made by an earlier run, or by no refresh."""
+def _stored_decision(path: str) -> Decision:
+    """Return the decision that a store was made by: of this run, of an earlier one, or of a search without refresh."""
     found = store.read_attribute(path, "refresh")
     return Decision(**found) if found else Decision(True, "the store was made by a search")
 
@@ -262,22 +266,22 @@ def _decision_of(path: str) -> Decision:
 
 
 def _publish(link: str, path: str) -> str:
-    """Point the link at a complete store, in one step: a reader finds the one before or this one."""
-    place = Path(link)
-    if place.exists() and not place.is_symlink():
+    """Point the link at a complete store, in one step: a reader finds the store before or this one."""
+    file = Path(link)
+    if file.exists() and not file.is_symlink():
         raise UserError(f"{link} is to be the link to the newest store, and something else is there. Move it away.")
-    if place.is_symlink() and place.resolve() == Path(path).resolve():
+    if file.is_symlink() and file.resolve() == Path(path).resolve():
         return link
-    place.parent.mkdir(parents=True, exist_ok=True)  # where the date is the name of a folder
-    new = place.with_name(f".{place.name}.new")
+    file.parent.mkdir(parents=True, exist_ok=True)  # where the date is the name of a folder
+    new = file.with_name(f".{file.name}.new")
     new.unlink(missing_ok=True)
-    new.symlink_to(os.path.relpath(path, place.parent))
-    os.replace(new, place)
+    new.symlink_to(os.path.relpath(path, file.parent))
+    os.replace(new, file)
     return link
 
 
-def _retire(config: JobConfig, keep: int) -> tuple[str, ...]:
-    """Remove all stores that are older than the last ``keep`` complete ones, unless a run is at work on them."""
+def _remove_old(config: JobConfig, keep: int) -> tuple[str, ...]:
+    """Remove all stores older than the last ``keep`` complete ones, unless a run is at work on them."""
     found = list(stores_of(config))
     complete = [one.path for one in found if one.is_complete]
     if len(complete) <= keep:

@@ -1,4 +1,4 @@
-"""What a report tells of: everything is read from the result store."""
+"""The facts of a report, all read from the result store."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.plotting.feature_pairs import Components
 from gmm_dask.selection.criteria import CRITERIA, TIE, best_position
 from gmm_dask.selection.results import with_delta
+from pipeline.score.row_summary import RowSummary
 from pipeline.store import (
     ResultStore,
     Sample,
@@ -45,18 +46,18 @@ class Facts:
         The winner.
     components : Components
         Its components in the units of the data.
-    sample : Sample or None
-        Some rows; stores of early versions have none.
-    rows : dict
-        What the store knows of all rows, as :func:`pipeline.store.read_summary` tells; empty if it has none.
+    sample : Sample
+        Rows drawn at random.
+    rows : RowSummary or None
+        Of the row outputs, if the store has any.
     """
 
     store: ResultStore
     table: pd.DataFrame
     model: StoredModel
     components: Components
-    sample: Sample | None
-    rows: dict[str, Any]
+    sample: Sample
+    rows: RowSummary | None
 
     @property
     def best(self) -> str:
@@ -80,8 +81,13 @@ class Facts:
         return rows_of(self.table)[position_of(self.table, self.best)]
 
     @property
+    def mean_log_likelihood(self) -> float:
+        """The winner's log-likelihood per fitted row."""
+        return float(self.winner["log_likelihood"]) / (self.store.total_weight or 1.0)
+
+    @property
     def reg_covar(self) -> float | Array:
-        """What the search added to the covariances' diagonals, in the units of the fit; by feature, if it did so."""
+        """The value added to the covariances' diagonals, in the units of the fit; one for each feature if automatic."""
         reg_covar = self.store.config["search"]["reg_covar"]
         if reg_covar != AUTO:
             return float(reg_covar)
@@ -102,13 +108,13 @@ class Facts:
 
     @property
     def sizes(self) -> Array:
-        """How many rows each component stands for; with weights, which part of their sum."""
+        """The rows that each component stands for; with weights, its part of their sum."""
         sizes: Array = self.components.weights * (self.store.total_weight or self.n_rows)
         return sizes
 
     @property
     def size_unit(self) -> str:
-        """What the sizes count."""
+        """The unit of the sizes."""
         return "of weight" if self.store.config["data"].get("weights") else "rows"
 
     @property
@@ -118,7 +124,7 @@ class Facts:
 
     @property
     def others(self) -> list[dict[str, Any]]:
-        """The candidates that could be fitted, but for the winner, the best first."""
+        """The candidates that may win, without the winner, the best first."""
         others = self.table[(self.table["name"] != self.best) & self.table["delta"].notna()]
         return rows_of(others.sort_values("delta", kind="stable"))
 
@@ -137,7 +143,7 @@ class Facts:
 
     @property
     def troubled(self) -> dict[Status, list[str]]:
-        """Names of the candidates that did not converge, by what became of them."""
+        """Names of the candidates that did not converge, by their status."""
         found: dict[Status, list[str]] = {}
         for row in rows_of(self.table):
             if row["status"] != Status.CONVERGED.value:
@@ -165,12 +171,14 @@ def read_facts(path: str) -> Facts:
     model = read_model(path, store.best)
     kind, parameters = model.in_units
     covariances = get_family(kind).full_covariances(parameters)
+    sample, rows = read_sample(path), read_summary(path)
+    assert sample is not None
     components = Components(parameters.weights, parameters.means, covariances, model.columns)
     return Facts(
         store=store,
         table=table,
         model=model,
         components=components,
-        sample=read_sample(path),
-        rows=read_summary(path) or {},
+        sample=sample,
+        rows=None if rows is None else RowSummary.from_dict(rows),
     )

@@ -1,4 +1,4 @@
-"""The pictures of a result: what each shows, in words too, and how it is saved."""
+"""The pictures of a report, with their captions and alternative texts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Picture:
     name : str
         Of its file, without suffix.
     alt : str
-        What is to be seen, for those who cannot see it.
+        Describes the picture for those who cannot see it.
     caption : str
     svg, png : bytes
     """
@@ -51,7 +51,7 @@ def draw_choice(facts: Facts) -> list[Picture]:
     name, label = facts.criterion, CRITERIA[facts.criterion].label
     kinds = ", ".join(dict.fromkeys(facts.table["covariance_type"]))
     alt = f"{capital(label)} by number of components, a line for each of {kinds}. Smallest: {facts.best}."
-    close = f"The best candidates: how far their {label} lies above the smallest."
+    close = f"The best candidates: their {label} above the smallest."
     whole = f"All candidates by {label}; lower is better."
     return [
         _picture(f"{name}-close", f"Close to the winner: {alt}", close, lambda axes: _draw_close(axes, facts)),
@@ -62,7 +62,7 @@ def draw_choice(facts: Facts) -> list[Picture]:
 def _draw_close(axes: Axes, facts: Facts) -> str:
     banded = drawing.draw_criteria(axes, facts.table, facts.criterion, close=True)
     drawing.add_legend(axes, columns=5, fontsize="small")
-    return " Shaded: how strong the evidence against a candidate is." if banded else ""
+    return " Shading: the strength of the evidence against a candidate." if banded else ""
 
 
 def draw_other_criteria(facts: Facts) -> list[Picture]:
@@ -73,7 +73,7 @@ def draw_other_criteria(facts: Facts) -> list[Picture]:
 def _draw_other(facts: Facts, name: str) -> Picture:
     chosen, label = facts.choice(name), capital(CRITERIA[name].label)
     alt = f"{label} by number of components. Smallest: {chosen}."
-    caption = f"{label} of all candidates; the smallest is that of {chosen}."
+    caption = f"{label} of all candidates. Smallest: {chosen}."
     return _picture(name, alt, caption, lambda axes: _draw_criteria(axes, facts, name))
 
 
@@ -83,14 +83,12 @@ def _draw_criteria(axes: Axes, facts: Facts, criterion: str) -> None:
 
 
 def draw_components(facts: Facts) -> list[Picture]:
-    """The components in the planes of features where they are told apart best, over a sample of rows."""
+    """The components in the planes of features that separate them best, over a sample of rows."""
     sample, components = facts.sample, facts.components
-    if sample is None:
-        return []
     n_components, n_features = components.means.shape
     if n_features == 1:
         alt = f"Histogram of {components.names[0]} with the density of {counted(n_components, 'component')}."
-        caption = f"{components.names[0]}: histogram of {len(sample.rows):,} sampled rows, and what the model says."
+        caption = f"{components.names[0]}: histogram of {len(sample.rows):,} sampled rows, and the model's density."
         rows = sample.rows[:, 0]
         return [_picture("clusters", alt, caption, lambda axes: drawing.draw_density(axes, components, rows))]
     pairs = telling_pairs(components, MOST_PAIRS)
@@ -98,7 +96,6 @@ def draw_components(facts: Facts) -> list[Picture]:
 
 
 def _draw_pair(facts: Facts, name: str, pair: tuple[int, int]) -> Picture:
-    assert facts.sample is not None
     sample, components = facts.sample, facts.components
 
     def draw(axes: Axes) -> str:
@@ -119,22 +116,20 @@ def draw_means(facts: Facts) -> list[Picture]:
     if n_features < 3 or n_components < 2:
         return []
     alt = f"Means of {n_components} components in {n_features} features as colours, from blue (low) to red (high)."
-    caption = "How far each component's means lie from the overall mean: blue below it, red above."
+    caption = "The means of the components relative to the overall mean: blue below it, red above."
     height = min(7.0, max(HEIGHT, 1.4 + 0.14 * n_components))
     return [_picture("means", alt, caption, lambda axes: drawing.draw_means(axes, facts.components), height)]
 
 
 def draw_uncertainty(facts: Facts) -> list[Picture]:
-    """How sure the labels of the sampled rows are."""
+    """The uncertainty of the labels of the sampled rows."""
     sample, weights = facts.sample, facts.components.weights
-    if sample is None or len(weights) < 2:
+    if len(weights) < 2:
         return []
     alt = "For each component, the parts of its rows by the probability that they belong to another component."
     shown = len(drawing.heaviest(weights))
     which = f" The {shown} heaviest components are shown." if shown < len(weights) else ""
-    caption = (
-        f"Of the sampled rows of each component: how likely they belong to another one; darker is less sure.{which}"
-    )
+    caption = f"Sampled rows of each component by the probability of belonging to another; darker is less sure.{which}"
     height = max(2.2, 1.3 + 0.22 * shown)
     return [
         _picture(
@@ -148,12 +143,12 @@ def draw_uncertainty(facts: Facts) -> list[Picture]:
 
 
 def draw_bounds(facts: Facts) -> list[Picture]:
-    """The log-likelihood by pass."""
+    """The log-likelihood by iteration."""
     bounds = facts.model.lower_bounds
     if not bounds:
         return []
-    alt = f"Mean log-likelihood a row of {facts.best} by iteration, from {bounds[0]:.6g} to {bounds[-1]:.6g}."
-    caption = f"How the best start of {facts.best} came to its end, in {counted(len(bounds), 'iteration')}."
+    alt = f"Mean log-likelihood per row of {facts.best} by iteration, from {bounds[0]:.6g} to {bounds[-1]:.6g}."
+    caption = f"Convergence of the best start of {facts.best}, in {counted(len(bounds), 'iteration')}."
     return [_picture("log-likelihood", alt, caption, lambda axes: drawing.draw_bounds(axes, bounds))]
 
 
@@ -161,7 +156,7 @@ def draw_bounds(facts: Facts) -> list[Picture]:
 
 
 def _picture(name: str, alt: str, caption: str, draw: Callable[[Axes], str | None], height: float = HEIGHT) -> Picture:
-    """A picture by what draws it, which may return more to say in the caption."""
+    """Draw and save a picture; ``draw`` may return more text for the caption."""
     from matplotlib.figure import Figure
 
     with _style():

@@ -1,4 +1,4 @@
-"""The page: facts, words, tables and pictures in one HTML file that needs nothing else."""
+"""The page of a report: sentences, tables and pictures in one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.config.yaml_file import to_yaml
 from pipeline.report import figures, phrases, tables
 from pipeline.report.facts import Facts, read_facts
 from pipeline.report.figures import Picture
+from pipeline.score.row_summary import RowSummary
 from pipeline.store.show import effort_words, widened
 
 PAGE = "index.html"
@@ -122,7 +123,7 @@ def _data_url(picture: Picture) -> str:
 
 
 def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
-    """The few numbers that are looked for first: what, how much, and a remark."""
+    """The numbers that a reader looks for first: name, value and remark."""
     store, second, sure = facts.store, facts.runner_up, phrases.sure_share(facts)
     tiles = [("rows", f"{facts.n_rows:,}", phrases.counted(len(facts.components.names), "feature"))]
     troubled = sum(map(len, facts.troubled.values()))
@@ -147,7 +148,7 @@ def _attempts(attempts: int) -> str:
 
 
 def _data(facts: Facts) -> list[tuple[str, str]]:
-    """What the data was."""
+    """The data of the run, as names and values."""
     store, sample = facts.store, facts.sample
     data: dict[str, Any] = redacted(store.data)
     found = [("source", f"{data['path']} ({data['kind']})"), ("rows", f"{facts.n_rows:,}")]
@@ -156,20 +157,19 @@ def _data(facts: Facts) -> list[tuple[str, str]]:
         found.append(("left out", f"{phrases.counted(missing, 'row')} with missing values"))
     if store.held_out_rows:
         share = store.held_out_rows / (store.held_out_rows + facts.n_rows)
-        found.append(("held out", f"{phrases.counted(store.held_out_rows, 'row')} more ({share:.1%} of all)"))
+        found.append(("held out", f"{phrases.counted(store.held_out_rows, 'more row')} ({share:.1%} of all)"))
     if store.total_weight is not None and store.total_weight != store.n_rows:
         found.append(("total weight", f"{store.total_weight:,.6g}"))
     found.append(("a pass reads", format_bytes(data["bytes_per_pass"])))
-    if sample is not None:
-        found.append(("chunks", f"{sample.n_chunks:,}, of up to {phrases.counted(sample.chunk_rows, 'row')}"))
-        found.append(("shown in pictures", f"{phrases.counted(len(sample.rows), 'row')} drawn at random"))
+    found.append(("chunks", f"{sample.n_chunks:,}, of up to {phrases.counted(sample.chunk_rows, 'row')}"))
+    found.append(("shown in pictures", f"{phrases.counted(len(sample.rows), 'row')} drawn at random"))
     return found
 
 
 def _run(facts: Facts) -> list[tuple[str, str]]:
-    """What the run was."""
+    """The run, as names and values."""
     store = facts.store
-    found = [("store", store.path), ("begun", store.started or ""), ("finished", store.finished or "")]
+    found = [("store", store.path), ("started", store.started or ""), ("finished", store.finished or "")]
     if store.seconds is not None:
         found.append(("took", f"{phrases.duration(store.seconds)}, {_attempts(store.attempts)}"))
     found.append(("passes", f"{store.passes:,} over the data"))
@@ -177,17 +177,18 @@ def _run(facts: Facts) -> list[tuple[str, str]]:
     found.append(("fits", effort_words(store)))
     found.append(("starts", phrases.starts(facts)))
     found.append(("grid", widened(store, facts.table)))
-    likelihood = facts.winner["log_likelihood"] / (store.total_weight or 1.0)
-    found.append(("mean log-likelihood", f"{phrases.number(likelihood, 4)} a row"))
+    found.append(("mean log-likelihood", f"{phrases.number(facts.mean_log_likelihood, 4)} per row"))
     if store.held_out_rows:
-        found.append(("of rows held out", f"{phrases.number(facts.winner['held_out_log_likelihood'], 4)} a row"))
-    return [(name, text) for name, text in found if text] + _anomalies(facts.rows)
+        found.append(("of held-out rows", f"{phrases.number(facts.winner['held_out_log_likelihood'], 4)} per row"))
+    if facts.rows and facts.rows.anomalies is not None:
+        found.append(("anomalies", _anomalies(facts.rows)))
+    return [(name, text) for name, text in found if text]
 
 
-def _anomalies(rows: dict[str, Any]) -> list[tuple[str, str]]:
-    """The rows that were marked, and by which threshold."""
-    if "anomalies" not in rows:
-        return []
-    threshold = f"log density under {phrases.number(rows['anomaly_threshold'], 4)}"
-    quantile = f"the {rows['anomaly_quantile']:.4g} quantile, give or take {rows['anomaly_rank_error']:.2g}"
-    return [("anomalies", f"{phrases.counted(rows['anomalies'], 'row')} of {threshold}: {quantile}")]
+def _anomalies(rows: RowSummary) -> str:
+    """Describe the marked rows, and their threshold."""
+    threshold = phrases.number(rows.anomaly_threshold or 0.0, 4)
+    return (
+        f"{phrases.counted(rows.anomalies or 0, 'row')} with a log density below {threshold}, the "
+        f"{rows.anomaly_quantile:.4g} quantile (within {rows.anomaly_rank_error:.2g} of the rows)"
+    )

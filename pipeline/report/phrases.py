@@ -1,4 +1,4 @@
-"""What a result means, in sentences."""
+"""The sentences of a report: the decision, and what to check before trusting it."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ def decision(facts: Facts) -> list[str]:
 
 
 def _held_out(facts: Facts) -> Iterator[str]:
-    """What the rows held out say of the winner, where there are any."""
+    """Compare the winner's likelihood of the held-out rows with that of the fitted ones."""
     n_rows, row = facts.store.held_out_rows, facts.winner
     if n_rows:
         yield (
             f"{counted(n_rows, 'row')} {'was' if n_rows == 1 else 'were'} held out of the fits: their mean "
             f"log-likelihood is {number(row['held_out_log_likelihood'], 4)}, that of the fitted rows "
-            f"{number(row['log_likelihood'] / (facts.store.total_weight or 1.0), 4)}."
+            f"{number(facts.mean_log_likelihood, 4)}."
         )
 
 
@@ -131,16 +131,16 @@ def _strength(facts: Facts, second: dict[str, Any]) -> str:
     """How strong the winner's lead is by the criterion's convention, and what BIC says of it."""
     criterion = CRITERIA[facts.criterion]
     mean = facts.winner["held_out_log_likelihood"] - second["held_out_log_likelihood"]
-    per_row = f", {mean:.2g} a row in log-likelihood" if criterion.needs_held_out else ""
+    per_row = f", {mean:.2g} per row in log-likelihood" if criterion.needs_held_out else ""
     if criterion.scale is None:
-        lead = f"{per_row}; there is no convention for how much that is."
+        lead = f"{per_row}; there is no convention for the strength of that."
     else:
         lead = f"{per_row}: {criterion.scale.level(second['delta']).clause}, by convention ({criterion.scale.source})."
     return lead if criterion.scale is KASS_RAFTERY else f"{lead} {_by_bic(facts, second)}"
 
 
 def _by_bic(facts: Facts, second: dict[str, Any]) -> str:
-    """What BIC says of the two."""
+    """Describe the evidence of BIC for one of the two."""
     lead = second["bic"] - facts.winner["bic"]
     preferred = "prefers this mixture too," if lead > 0.0 else "prefers the runner-up,"
     label = KASS_RAFTERY.level(abs(lead)).label
@@ -149,37 +149,37 @@ def _by_bic(facts: Facts, second: dict[str, Any]) -> str:
 
 
 def other_criteria(facts: Facts) -> str:
-    """Whether the criteria that did not decide agree."""
+    """Describe which of the other criteria agree with the choice."""
     chosen = {name: facts.choice(name) for name in facts.criteria if name != facts.criterion}
     agree = [CRITERIA[name].label for name, found in chosen.items() if found == facts.best]
     differ = [f"{CRITERIA[name].label} would choose {found}" for name, found in chosen.items() if found != facts.best]
     said = [f"{joined(agree)} {'agree' if len(agree) > 1 else 'agrees'}"] if agree else []
-    habits = " AIC tends to more components than BIC, ICL to fewer where they overlap." if differ else ""
+    habits = " AIC tends to choose more components than BIC, and ICL fewer where they overlap." if differ else ""
     return capital(f"{', and '.join([*said, *differ])}.{habits}")
 
 
 def sure_share(facts: Facts) -> float | None:
-    """Part of the sampled rows whose label is sure."""
-    if facts.sample is None or not len(facts.sample.uncertainty):
+    """Return the part of the sampled rows whose label is sure; None without any sampled row."""
+    if not len(facts.sample.uncertainty):
         return None
     return float(np.mean(facts.sample.uncertainty <= SURE))
 
 
 def starts(facts: Facts) -> str:
-    """What the fits began with, and which of the winner's starts agreed."""
+    """Describe the starts of the fits, and which of the winner's starts agreed."""
     said = starts_compared(facts.winner)
     if facts.store.config["search"]["init_params"] != AUTO:
         return said
     most = min(facts.n_rows, sample_limit(len(facts.components.names)))
-    begun = f"the best of many short fits, compared on a sample of up to {most:,} rows, in memory: not among the passes"
-    return "; ".join(filter(None, [begun, said]))
+    begin = f"each is the best of many short fits to an in-memory sample of {most:,} rows (no passes over the data)"
+    return "; ".join(filter(None, [begin, said]))
 
 
-# -- what is worth a look ------------------------------------------------------------------------------------
+# -- worth a look ------------------------------------------------------------------------------------
 
 
 def notices(facts: Facts) -> list[str]:
-    """What a reader should know before trusting the result."""
+    """Return what a reader should know before trusting the result."""
     return [
         *_about_the_choice(facts),
         *_about_the_candidates(facts),
@@ -203,13 +203,13 @@ def _about_the_candidates(facts: Facts) -> Iterator[str]:
         yield f"The winner did not converge: {status.remedy}"
     failed = [name for status, names in facts.troubled.items() if not status.usable for name in names]
     if failed:
-        yield f"{counted(len(failed), 'candidate')} could not be fitted; why, and what to do, is said below."
+        yield f"{counted(len(failed), 'candidate')} could not be fitted: causes and remedies are listed in The fit."
     doubtful = [
         name for status, names in facts.troubled.items() if status.usable and not status.trusted for name in names
     ]
     if doubtful:
         of = counted(len(doubtful), "candidate")
-        yield f"{of} may not win, being degenerate or spurious; what that means is said below."
+        yield f"{of} cannot win, being degenerate or spurious: see The fit."
 
 
 def _about_the_components(facts: Facts) -> Iterator[str]:
@@ -220,8 +220,8 @@ def _about_the_components(facts: Facts) -> Iterator[str]:
     thin = [str(k) for k in facts.held_open]
     if thin:
         yield (
-            f"In some direction only search.reg_covar ({reg_covar}) keeps these components from collapsing: "
-            f"{listed(thin)}. They may sit on equal rows; then their likelihood, and the choice, hang on reg_covar."
+            f"Only search.reg_covar ({reg_covar}) keeps these components from collapsing in some direction: "
+            f"{listed(thin)}. If they consist of equal rows, their likelihood and the choice depend on reg_covar."
         )
 
 
@@ -230,4 +230,4 @@ def _about_rows(facts: Facts) -> Iterator[str]:
         yield f"{note[:1].upper()}{note[1:].rstrip('.')}."
     sure = sure_share(facts)
     if sure is not None and sure < 0.5:
-        yield f"Only {sure:.0%} of the sampled rows have a sure label: the components overlap much."
+        yield f"Only {sure:.0%} of the sampled rows have a sure label: the components overlap strongly."

@@ -73,18 +73,18 @@ def closest_table(facts: Facts) -> Table:
 
 
 def _agreed(row: dict[str, Any]) -> str:
-    """How many of the starts agree."""
+    """Return the number of starts that agree."""
     return "–" if np.isnan(row["agreed"]) else f"{row['agreed']:.0f} of {row['starts']:.0f}"  # noqa: RUF001
 
 
 def _apart(spread: float) -> str:
-    """How far apart starts ended; rounding alone is nothing."""
+    """Return the distance between starts; what rounding explains is 0."""
     return "–" if np.isnan(spread) else "0" if spread < 1e-12 else f"{spread:.2g}"  # noqa: RUF001
 
 
 _STARTS_NOTE = (
-    "Starts agree that ended at the best one's likelihood; apart is how far below it the worst ended, in "
-    "log-likelihood a row."
+    "Starts agree if they end at the likelihood of the best one; apart: how far below it the worst one ends, in "
+    "log-likelihood per row."
 )
 
 
@@ -93,11 +93,11 @@ def _evidence_note(label: str, scale: EvidenceScale | None) -> str:
         return ""
     *levels, last = scale.levels
     uppers = ", ".join(f"{level.label} up to {level.upper:g}" for level in levels)
-    return f"Evidence against a candidate beside the best, by Δ{label}: {uppers}, {last.label} above."
+    return f"Evidence against a candidate, compared to the best, by Δ{label}: {uppers}, {last.label} above."
 
 
 def matrix_table(facts: Facts) -> Table:
-    """All candidates: the distance from the smallest criterion, a row a number of components."""
+    """All candidates: the distance from the smallest criterion, one row per number of components."""
     label, table = CRITERIA[facts.criterion].label, facts.table
     kinds = list(dict.fromkeys(table["covariance_type"]))
     counts = sorted(set(table["n_components"]))
@@ -126,19 +126,21 @@ def _delta_cell(facts: Facts, row: dict[str, Any] | None) -> Cell:
 
 
 def troubled_table(facts: Facts) -> Table | None:
-    """The candidates that did not converge, and what to do about them."""
+    """The candidates that did not converge, with causes and remedies."""
     rows = [
         [Cell(status.value, below=counted(len(names), "candidate")), *_cells(listed(names), status.remedy)]
         for status, names in facts.troubled.items()
     ]
-    return Table("Candidates that did not converge", ["what", "which", "why, and what to do"], rows) if rows else None
+    return (
+        Table("Candidates that did not converge", ["status", "candidates", "cause and remedy"], rows) if rows else None
+    )
 
 
 # -- the components ------------------------------------------------------------------------------------------
 
 
 def components_table(facts: Facts) -> Table:
-    """A row a component: its weight, and mean and standard deviation by feature, in the units of the data."""
+    """One row per component: its weight, and mean and standard deviation by feature, in the units of the data."""
     components = facts.components
     n_components, n_features = components.means.shape
     features = np.sort(telling_features(components)[:MOST_FEATURES])
@@ -177,7 +179,7 @@ def _mean_cell(facts: Facts, k: int, d: int, places: int | None) -> Cell:
 
 
 def columns_table(facts: Facts) -> Table:
-    """A row a column of the data: mean, standard deviation and range."""
+    """One row per column of the data: mean, standard deviation and range."""
     names = facts.store.data["columns"]
     contents = facts.store.data["contents"]
     keys = ("means", "deviations", "minima", "maxima")
@@ -190,6 +192,6 @@ def columns_table(facts: Facts) -> Table:
 
 
 def software_table(facts: Facts) -> Table:
-    """The versions that the run began with."""
+    """The versions of the first run."""
     rows = [_cells(name, version) for name, version in facts.store.software.items()]
     return Table("Software", ["package", "version"], rows)

@@ -1,36 +1,43 @@
-"""Whether new rows are like those that a model was fitted to."""
+"""Drift: whether new rows differ from the reference, the rows that a model was fitted to."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from pipeline import store
-from pipeline.score.row_pass import mean_log_density
+from pipeline.score.row_summary import RowSummary
 from pipeline.store import ResultStore, StoredModel
+from pipeline.store.show import position_of
 
 Array = NDArray[np.float64]
 
-# the rows are called different from those of the fit if the mean log density differs by more than this share of the
-# standard deviation of the rows' log densities, or if more than this share of the rows moved between components ...
+# rows drift if their mean log density differs from the reference by more than this part of the standard deviation of
+# the reference's log densities, or if more than this part of the rows is in other components ...
 DENSITY_BOUND = 0.1
 SHARE_BOUND = 0.05
-# ... and by more standard errors than chance brings about
+# ... and by more standard errors than sampling explains: few rows vary by themselves
 STANDARD_ERRORS = 4.0
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """What is known of the rows that a model was fitted to, each of them counted once, whatever its weight.
+class Reference:
+    """The rows that a model was fitted to, each counted once, whatever its weight.
 
-    ``mean`` is the mean of their log densities, ``deviation`` the standard deviation, ``shares`` (n_components,) the
-    share of each label, and ``threshold`` the density under which the share ``quantile`` of them was marked.
+    Attributes
+    ----------
+    mean, deviation : float
+        Mean and standard deviation of their log densities.
+    shares : ndarray of shape (n_components,)
+        Share of each label.
+    quantile, threshold : float or None
+        The share of them that was marked as anomalies, and the log density under which these lie.
     """
 
     mean: float
@@ -40,80 +47,117 @@ class Fit:
     threshold: float | None
 
 
-def fit_of(result: ResultStore, model: StoredModel) -> Fit:
-    """What the store knows of its rows; if it has none of them, what the fit found stands for them.
+def read_reference(result: ResultStore, model: StoredModel) -> Reference:
+    """Read the reference from a result store.
 
-    Then the mean is that of the fit, the components' weights are the shares of the labels, and D/2 is the variance.
+    If the store has no row outputs, the fit stands in for them: its mean log-likelihood for the mean of the log
+    densities, its weights for the shares of the labels. The variance is then D/2, that of a Gaussian's log density:
+    minus half a chi-squared variable of D degrees of freedom, whose variance is 2 D.
 
     Raises
     ------
     UserError
-        If the store has no rows and its fit had weights: new rows have none, and a mean with weights says nothing
-        about rows without.
+        If the store has no row outputs and its fit had weights: new rows have none, and a weighted mean says nothing
+        about rows that count once each.
     """
     assert model.parameters is not None
-    found = store.read_summary(result.path) or {}
-    if not found and result.config["data"].get("weights"):
-        raise UserError(
-            f"{result.path} was fitted with data.weights and has no answers about its rows, so that new rows, which "
-            "count once each, cannot be compared with them. Run its job again with output.labels: true."
-        )
-    mean = found.get("mean_log_density")
-    counts = np.array(found.get("label_counts", ()), dtype=np.float64)
-    return Fit(
-        mean=mean_log_density(result.path, str(result.best)) if mean is None else mean,
-        deviation=found.get("deviation_of_log_density") or math.sqrt(len(model.columns) / 2),
-        shares=counts / counts.sum() if counts.any() else model.parameters.weights,
-        quantile=found.get("anomaly_quantile"),
-        threshold=found.get("anomaly_threshold"),
+    stored = store.read_summary(result.path)
+    fit_mean, fit_deviation = mean_log_density(result.path, str(result.best)), math.sqrt(len(model.columns) / 2)
+    if stored is None:
+        if result.config["data"].get("weights"):
+            raise UserError(
+                f"{result.path} was fitted with data.weights and has no outputs of its rows, so that new rows, which "
+                "count once each, cannot be compared with them. Run its job again with output.labels: true."
+            )
+        return Reference(fit_mean, fit_deviation, model.parameters.weights, None, None)
+    found = RowSummary.from_dict(stored)
+    return Reference(
+        # neither is known where the density of some row is zero
+        mean=fit_mean if found.mean_log_density is None else found.mean_log_density,
+        deviation=found.deviation_of_log_density or fit_deviation,
+        shares=np.array(found.label_shares) if found.usable else model.parameters.weights,
+        quantile=found.anomaly_quantile,
+        threshold=found.anomaly_threshold,
     )
 
 
-def compare(summary: dict[str, Any], fit: Fit) -> dict[str, Any]:
-    """The summary of the rows with that of the fit, and where they differ."""
-    shares = label_shares(summary["label_counts"])
-    return {
-        **summary,
-        "fit": {"mean_log_density": fit.mean, "label_shares": fit.shares.tolist()},
-        "drift": [*drift_of_density(summary, fit), *drift_of_shares(shares, summary["usable"], fit)],
-    }
+def mean_log_density(path: str, name: str) -> float:
+    """Return the mean log density of the rows that a stored model was fitted to, in the user's units."""
+    table = store.read_criteria(path)
+    total = store.open_store(path, unfinished=True).data["contents"]["total_weight"]
+    return float(table["log_likelihood"].iloc[position_of(table, name)]) / float(total)
 
 
-def label_shares(counts: Sequence[int]) -> Array:
-    """Share of each label among the rows that have one; zeros if no row has."""
-    total = sum(counts)
-    return np.array(counts, dtype=np.float64) / total if total else np.zeros(len(counts))
+@dataclass(frozen=True)
+class Comparison:
+    """New rows compared with the reference.
+
+    Attributes
+    ----------
+    rows : RowSummary
+        Of the new rows.
+    reference_mean : float
+        Mean log density of the reference.
+    reference_shares : tuple of float
+        Share of each label in the reference.
+    drift : tuple of str
+        A sentence for each difference beyond the bounds.
+    """
+
+    rows: RowSummary
+    reference_mean: float
+    reference_shares: tuple[float, ...]
+    drift: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as it is stored."""
+        fit = {"mean_log_density": self.reference_mean, "label_shares": list(self.reference_shares)}
+        return {**self.rows.to_dict(), "fit": fit, "drift": list(self.drift)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read a stored comparison."""
+        fit = values["fit"]
+        rows = RowSummary.from_dict(values)
+        return cls(rows, fit["mean_log_density"], tuple(fit["label_shares"]), tuple(values["drift"]))
 
 
-def drift_of_density(summary: dict[str, Any], fit: Fit) -> list[str]:
-    """A line if the mean log density is not that of the fit, by more than the bounds."""
-    mean, n_rows = summary["mean_log_density"], summary["usable"]
-    if not n_rows:
+def compare(rows: RowSummary, reference: Reference) -> Comparison:
+    """Compare new rows with the reference."""
+    drift = (*_drift_of_density(rows, reference), *_drift_of_shares(rows, reference))
+    return Comparison(rows, reference.mean, tuple(reference.shares.tolist()), drift)
+
+
+def _drift_of_density(rows: RowSummary, reference: Reference) -> list[str]:
+    if not rows.usable:
         return []
+    mean = rows.mean_log_density
     if mean is None:
-        return ["there are rows so far from all components that their density is zero in float64"]
-    bound = fit.deviation * max(DENSITY_BOUND, STANDARD_ERRORS / math.sqrt(n_rows))
-    if abs(mean - fit.mean) <= bound:
+        return ["some rows are so far from all components that their density is zero in float64"]
+    bound = reference.deviation * max(DENSITY_BOUND, STANDARD_ERRORS / math.sqrt(rows.usable))
+    difference = mean - reference.mean
+    if abs(difference) <= bound:
         return []
-    word = "lower" if mean < fit.mean else "higher"
+    word = "lower" if difference < 0 else "higher"
     return [
-        f"the mean log density is {mean:.4f} here and {fit.mean:.4f} in the fit: {abs(mean - fit.mean):.4f} {word}, "
-        f"where {bound:.4f} is the bound"
+        f"the mean log density is {mean:.4f} here and {reference.mean:.4f} in the fit: {abs(difference):.4f} {word}, "
+        f"over the bound {bound:.4f}"
     ]
 
 
-def drift_of_shares(shares: Array, n_rows: int, fit: Fit) -> list[str]:
-    """A line if the shares of the labels are not those of the fit, by more than the bounds."""
-    if not n_rows:
+def _drift_of_shares(rows: RowSummary, reference: Reference) -> list[str]:
+    if not rows.usable:
         return []
-    difference = shares - fit.shares
+    shares = np.array(rows.label_shares)
+    difference = shares - reference.shares
+    # the total variation distance of the two distributions of labels
     moved = 0.5 * float(np.abs(difference).sum())
-    # the mean of ``moved`` by chance is at most half the square root of the components by the rows
-    bound = max(SHARE_BOUND, STANDARD_ERRORS * 0.5 * math.sqrt(len(shares) / n_rows))
+    # for n rows drawn from the reference its mean is at most sqrt(K / n) / 2, by Jensen's and Cauchy's inequalities
+    bound = max(SHARE_BOUND, STANDARD_ERRORS * 0.5 * math.sqrt(len(shares) / rows.usable))
     if moved <= bound:
         return []
     k = int(np.abs(difference).argmax())
     return [
-        f"{moved:.1%} of the rows have moved between components, where {bound:.1%} is the bound; component {k} has "
-        f"{shares[k]:.1%} of them here and {fit.shares[k]:.1%} in the fit"
+        f"{moved:.1%} of the rows have moved between components, over the bound {bound:.1%}; component {k} has "
+        f"{shares[k]:.1%} of them here and {reference.shares[k]:.1%} in the fit"
     ]

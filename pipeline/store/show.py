@@ -124,7 +124,7 @@ def effort_words(store: ResultStore) -> str:
     if store.config["search"].get("accelerate"):
         said += f"; {effort.extrapolations:,} of them at extrapolated parameters, of which {effort.falls:,} given up"
     if effort.sample_iterations:
-        said += f"; {effort.sample_iterations:,} more before them, over a sample in memory, which took no pass"
+        said += f"; plus {effort.sample_iterations:,} on an in-memory sample (no passes over the data)"
     return said
 
 

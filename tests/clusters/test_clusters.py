@@ -236,18 +236,17 @@ def test_the_worker_with_the_parameters_is_killed_in_a_pass(data, on_threads, tm
 
 
 @pytest.mark.slow
-def test_a_killed_scheduler_is_said_and_the_next_run_resumes(data, on_threads, tmp_path, processes, monkeypatch):
-    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+def test_a_killed_scheduler_is_said_and_the_next_run_resumes(data, on_threads, tmp_path, processes):
     address = processes.start_scheduler()
     processes.start_worker("a")
     config = job(data, tmp_path / "a.zarr", kind="address", address=address)
     with pytest.raises(FaultError, match=r"the scheduler at .* went away .* goes on from the last checkpoint"):
-        run(config, progress=AfterPass(2, lambda: processes.kill(processes.scheduler)))
+        run(config, progress=AfterPass(2, lambda: processes.kill(processes.scheduler)), checkpoint_seconds=0.0)
     processes.kill(processes.workers["a"])
     assert processes.start_scheduler(port=int(address.rpartition(":")[2])) == address
     processes.start_worker("b")
     told = []
-    run(config, progress=told.append)
+    run(config, progress=told.append, checkpoint_seconds=0.0)
     assert next(event.number for event in told if isinstance(event, PassDone)) > 3
     assert result(tmp_path / "a.zarr") == on_threads
 
@@ -541,7 +540,7 @@ STRANGER = {"cert_file": ".pem", "key_file": "-key.pem"}
 def test_the_machine_is_the_workers(data, tmp_path, shared):
     config = job(data, tmp_path / "a.zarr", kind="address", address=shared.address, memory_limit="4GiB")
     source = pipeline.sources.open_source(config.data)
-    shape = pipeline.fit.estimate.shape_of(source, config)
+    shape = pipeline.fit.plan.data_shape(config, source)
     with clusters.computing(config, source, shape):
         machine = clusters.machine_of(config, shape)
         pools = clusters.client._current.client.run(threadpoolctl.threadpool_info)

@@ -204,7 +204,7 @@ def test_overrides_alone_can_make_a_configuration(load):
     [
         ("search.n_init", "--set expects section.key=value, such as search.n_init=5; got 'search.n_init'."),
         (".n_init=3", "--set expects section.key=value, such as search.n_init=5; got '.n_init=3'."),
-        ("data.source.x=1", "--set data.source.x=1: source is 'a.csv', which has no key 'x' to set."),
+        ("data.source.x=1", "--set data.source.x: source is 'a.csv', which has no key 'x' to set."),
         (
             "data.columns=[a",
             "the value of --set data.columns=[a is not valid YAML: "

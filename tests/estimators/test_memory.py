@@ -27,7 +27,7 @@ from gmm_dask.memory import (
     starting_bytes,
 )
 from pipeline.config.job import JobConfig
-from pipeline.fit.estimate import estimate_job
+from pipeline.fit.plan import estimate_job
 from pipeline.synth import Plan, draw_chunks, draw_truth, write_synthetic
 
 SHAPE = Shape(n_features=64, n_chunks=100, chunk_rows=20)
@@ -125,9 +125,9 @@ def test_a_job_stays_under_its_projection(tmp_path, case):
         "output": {"store": str(tmp_path / "result.zarr"), **output},
     }
     (tmp_path / "job.yaml").write_text(json.dumps(job))
-    estimate = estimate_job(JobConfig.model_validate(job))
+    plan = estimate_job(JobConfig.model_validate(job)).plan
     command = [sys.executable, "-c", PEAK, "run", str(tmp_path / "job.yaml"), "--no-prefect"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     peak = 1024 * int(re.search(r"PEAK (\d+)", ended.stderr).group(1))
-    print(f"{case}: projected {estimate.memory_bytes >> 20} MiB, peak {peak >> 20} MiB")
-    assert 0.5 * estimate.memory_bytes < peak < estimate.memory_bytes < estimate.machine.memory_limit
+    print(f"{case}: projected {plan.memory_bytes >> 20} MiB, peak {peak >> 20} MiB")
+    assert 0.5 * plan.memory_bytes < peak < plan.memory_bytes < plan.machine.memory_limit

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import zarr
 
-import pipeline.fit.checkpointer
 import pipeline.sources.rows
 from gmm_dask.memory import CHUNK_COPIES, IMPORTS_BYTES
+from pipeline.clusters import machine_of
 from pipeline.config.job import JobConfig
-from pipeline.fit.chunking import WORTHWHILE_SECONDS, open_job, sizes_of, worthwhile_rows
-from pipeline.fit.estimate import machine_of, shape_of
+from pipeline.fit.chunking import TASK_SECONDS, chunk_sizes, min_task_rows, open_job
 from pipeline.fit.job import run
+from pipeline.fit.plan import data_shape
 from pipeline.progress import PassDone
 from pipeline.store import open_store
 
@@ -41,9 +41,9 @@ def large(tmp_path):
 
 def test_more_candidates_make_a_row_worth_more():
     few, many = job(n_components=[2], covariance_types=["diag"]), job(n_components={"min": 1, "max": 9}, n_init=5)
-    assert worthwhile_rows(few, 8) > 500_000
-    assert 5_000 < worthwhile_rows(many, 8) < 60_000
-    assert worthwhile_rows(many, 30) < worthwhile_rows(many, 8)
+    assert min_task_rows(few, 8) > 500_000
+    assert 5_000 < min_task_rows(many, 8) < 60_000
+    assert min_task_rows(many, 30) < min_task_rows(many, 8)
 
 
 @pytest.mark.parametrize("memory", ["700MiB", "1GiB", "2GiB", "16GiB"])
@@ -54,9 +54,9 @@ def test_chunks_fit_the_memory_limit(large, tmp_path, memory):
     limit = config.cluster.memory_bytes
     assert MIB <= n_bytes <= 64 * MIB
     assert 4 * CHUNK_COPIES * n_bytes <= limit - IMPORTS_BYTES
-    assert machine_of(config, shape_of(source, config)).threads >= 1
+    assert machine_of(config, data_shape(config, source)).threads >= 1
     if memory != "700MiB":
-        assert source.chunk_rows >= worthwhile_rows(config, 8)
+        assert source.chunk_rows >= min_task_rows(config, 8)
 
 
 def test_more_memory_makes_larger_chunks(large, tmp_path):
@@ -89,7 +89,6 @@ def stop(event):
 @pytest.mark.parametrize("kind", ["npy", "csv"])
 def test_a_job_goes_on_in_the_chunks_that_it_began_with(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
-    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
     rows = np.random.default_rng(0).normal(size=(60_000, 8))
     path = tmp_path / f"x.{kind}"
     if kind == "npy":
@@ -101,12 +100,12 @@ def test_a_job_goes_on_in_the_chunks_that_it_began_with(tmp_path, monkeypatch, k
     n_chunks = open_job(small).array.numblocks[0]
     assert n_chunks > open_job(larger).array.numblocks[0]
     with pytest.raises(Stop):
-        run(small, progress=stop)
+        run(small, progress=stop, checkpoint_seconds=0.0)
     assert open_job(larger).array.numblocks[0] == n_chunks
     assert open_job(larger, fresh=True).array.numblocks[0] < n_chunks
-    found = run(larger)
-    assert open_store(found.store).data["chunks"] == sizes_of(small, open_job(small))
-    whole = run(job(path, "610MiB", tmp_path / "whole.zarr", **search))
+    found = run(larger, checkpoint_seconds=0.0)
+    assert open_store(found.store).data["chunks"] == chunk_sizes(small, open_job(small))
+    whole = run(job(path, "610MiB", tmp_path / "whole.zarr", **search), checkpoint_seconds=0.0)
     pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
 
 
@@ -127,6 +126,6 @@ def test_an_automatic_chunk_takes_its_time(tmp_path, monkeypatch):
     seconds = []
     run(config, progress=lambda event: seconds.append(event.seconds) if isinstance(event, PassDone) else None)
     source = open_job(config)
-    threads = machine_of(config, shape_of(source, config)).threads
+    threads = machine_of(config, data_shape(config, source)).threads
     each = min(seconds) * min(threads, source.array.numblocks[0]) / source.array.numblocks[0]
-    assert 0.4 * WORTHWHILE_SECONDS < each < 20 * WORTHWHILE_SECONDS
+    assert 0.4 * TASK_SECONDS < each < 20 * TASK_SECONDS

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-import pipeline.fit.checkpointer
-import pipeline.fit.extend
+import pipeline.fit.plan
 import pipeline.sources.rows
 from flows.progress import describe
 from gmm_dask.errors import UserError
@@ -65,7 +64,7 @@ def test_two_or_three_are_asked_and_five_are_found(tmp_path):
     assert counts[0] == 2
     assert counts[-1] > 5
     told = [describe(event) for event in events if isinstance(event, StageStarted) and event.name == "extend"]
-    assert "k3 lies at the end of 2 to 3 components: 4 is tried, too; reading the data once more" in told[0]
+    assert "k3 is at the end of the grid, 2 to 3 components: adding 4; reading the data once" in told[0]
     assert stages_of(events)[:4] == ["seed", "fit", "select", "extend"]
     criteria = xr.open_zarr(summary.store, group="criteria", consolidated=False)
     assert criteria["n_components"].values.tolist() == counts
@@ -107,10 +106,9 @@ def test_passes_and_bytes_are_what_was_read(tmp_path, read_in_each_pass, kind):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(tmp_path, read_in_each_pass, monkeypatch):
+def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(tmp_path, read_in_each_pass):
     whole, parts = job(tmp_path, "whole"), job(tmp_path, "parts")
-    run(whole)
-    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+    run(whole, checkpoint_seconds=0.0)
 
     def stop_in(stage, number):
         count = 0
@@ -137,21 +135,21 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(tmp_path, read_i
     ]
     for watch in watchers:
         with pytest.raises(Stop):
-            run(parts, progress=watch)
+            run(parts, progress=watch, checkpoint_seconds=0.0)
         assert read_result(parts.output.store).best
-    run(parts)
+    run(parts, checkpoint_seconds=0.0)
     assert everything_in(parts.output.store) == everything_in(whole.output.store)
 
 
 def test_the_memory_limit_ends_it_in_words(tmp_path, monkeypatch):
-    plan = pipeline.fit.extend.plan_waves
+    plan = pipeline.fit.plan.plan_waves
 
     def limited(shape, machine, candidates, n_init, done):
         if max(k for _, k in candidates) > 4:
             raise UserError("the memory limit is 512 MiB, and 513 MiB are needed. Raise cluster.memory_limit.")
         return plan(shape, machine, candidates, n_init, done)
 
-    monkeypatch.setattr(pipeline.fit.extend, "plan_waves", limited)
+    monkeypatch.setattr(pipeline.fit.plan, "plan_waves", limited)
     summary = run(job(tmp_path))
     assert summary.best.endswith("k4")
     stopped = open_store(summary.store).widening["stopped"]
@@ -176,8 +174,8 @@ def test_kill_9_in_the_middle_of_the_extension_changes_no_bit(tmp_path):
     file = tmp_path / "job.yaml"
     search = {**SEARCH, "extend": True, "tol": 0.0, "max_iter": 10}
     file.write_text(f"data: {{source: {config.data.source}, chunk_rows: 300}}\nsearch: {search}\n")
-    script = JOB.replace("main()\n", "import pipeline.sources.rows\npipeline.sources.rows.HELD_BYTES = 0\nmain()\n")
-    command = [sys.executable, "-c", script, "run", str(file), "--no-prefect", "--set"]
+    script = f"import pipeline.sources.rows\npipeline.sources.rows.HELD_BYTES = 0\n{JOB}"
+    command = [sys.executable, "-c", script, str(file)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
     whole, parts = tmp_path / "whole.zarr", tmp_path / "parts.zarr"
     subprocess.run([*command, f"output.store={whole}"], check=True, **quiet)

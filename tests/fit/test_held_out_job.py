@@ -11,15 +11,14 @@ import xarray as xr
 import zarr
 from rich.console import Console
 
-import pipeline.fit.checkpointer
 import pipeline.sources.rows
 from gmm_dask import GaussianMixtureSearch, UserError
 from gmm_dask.memory import thread_bytes
 from gmm_dask.passes.holdout import Holdout
 from pipeline.config.job import JobConfig
 from pipeline.export import to_json
-from pipeline.fit.estimate import shape_of
 from pipeline.fit.job import run
+from pipeline.fit.plan import data_shape
 from pipeline.progress import PassDone
 from pipeline.report.facts import read_facts
 from pipeline.report.page import render
@@ -174,20 +173,19 @@ def stop(event):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_going_on(tmp_path, holes, size, kind, monkeypatch):
-    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+def test_going_on(tmp_path, holes, size, kind):
     source = write(kind, tmp_path, holes[0])
     search = {"criterion": "held_out", "tol": 0.0, "max_iter": 6}
     options = {"missing": "drop", "scale": "standard", "search": search}
-    whole = run(job(tmp_path, source, "whole.zarr", **options))
+    whole = run(job(tmp_path, source, "whole.zarr", **options), checkpoint_seconds=0.0)
     config = job(tmp_path, source, **options)
     with pytest.raises(Stop):
-        run(config, progress=stop)
+        run(config, progress=stop, checkpoint_seconds=0.0)
     unfinished = read_result(config.output.store)
     assert unfinished.best is None
     assert unfinished.table["held_out"].isna().all()
     source.touch()  # so that what is in it is compared
-    found = run(config)
+    found = run(config, checkpoint_seconds=0.0)
     pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
 
 
@@ -199,22 +197,21 @@ def test_another_share_is_another_job(tmp_path, rows):
 
 
 @pytest.mark.parametrize("change", ["fitted", "held out"])
-def test_rows_that_changed_are_found(tmp_path, rows, monkeypatch, out, change):
-    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+def test_rows_that_changed_are_found(tmp_path, rows, out, change):
     source = write("npy", tmp_path, rows)
     config = job(tmp_path, source)
     with pytest.raises(Stop):
-        run(config, progress=stop)
+        run(config, progress=stop, checkpoint_seconds=0.0)
     rows[np.flatnonzero(out if change == "held out" else ~out)[0], 2] += 1e-4
     np.save(source, rows)
     with pytest.raises(UserError, match="the rows that are held out were changed" if change == "held out" else "mean"):
-        run(config)
+        run(config, checkpoint_seconds=0.0)
 
 
 def test_a_copy_of_the_rows_is_projected(tmp_path, rows):
     source = write("npy", tmp_path, rows)
     configs = [job(tmp_path, source, search={"held_out": share}) for share in (0.0, SHARE)]
-    shapes = [shape_of(open_source(config.data), config) for config in configs]
+    shapes = [data_shape(config, open_source(config.data)) for config in configs]
     assert thread_bytes(shapes[1]) - thread_bytes(shapes[0]) >= 8 * shapes[1].chunk_rows * 3
 
 
@@ -248,7 +245,7 @@ def test_the_report_tells_what_was_held_out(chosen, out):
     lead, held_out, _ = phrases.decision(facts)
     assert "this mixture has the smallest held-out deviance" in lead
     assert "a held-out deviance" in lead
-    assert "a row in log-likelihood; there is no convention for how much that is. BIC" in lead
+    assert "per row in log-likelihood; there is no convention for the strength of that. BIC" in lead
     assert held_out.startswith(f"{out.sum()} rows were held out of the fits: their mean log-likelihood is")
     drawn = {name: [] for name in ("clusters", "means", "uncertainty", "bounds")}
     drawn |= {"choice": figures.draw_choice(facts), "others": figures.draw_other_criteria(facts)}
@@ -256,7 +253,7 @@ def test_the_report_tells_what_was_held_out(chosen, out):
     assert [p.name for p in drawn["others"]] == ["bic", "aic", "icl"]
     assert "Held-out deviance by number of components" in drawn["choice"][1].alt
     page = render(facts, drawn)
-    assert f"{out.sum()} rows more (" in page
+    assert f"{out.sum()} more rows (" in page
     assert "Δheld-out deviance" in page
 
 

@@ -12,17 +12,17 @@ import pytest
 import xarray as xr
 import zarr
 
-import pipeline.fit.checkpointer
-import pipeline.fit.job
+import pipeline.fit.seeding
 import pipeline.sources.rows
 import pipeline.store
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.memory import copies_of_sums, model_bytes, resting_bytes
 from gmm_dask.passes.map_reduce import as_rows, summarize_rows
 from paths import ROOT
+from pipeline.clusters import machine_of
 from pipeline.config.job import ClusterConfig, JobConfig, load_config
-from pipeline.fit.estimate import machine_of, shape_of
 from pipeline.fit.job import run
+from pipeline.fit.plan import data_shape
 from pipeline.progress import StageStarted
 from pipeline.sources import open_source
 from pipeline.sources.fingerprint import contents_of, require_same_contents
@@ -215,13 +215,13 @@ def test_data_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
 
     def read_then_change(*args):
         data_summary = read_data_summary(*args)
-        monkeypatch.setattr(pipeline.fit.job, "read_data_summary", read_data_summary)
+        monkeypatch.setattr(pipeline.fit.seeding, "read_data_summary", read_data_summary)
         shuffle_a_column(rows)
         csv_config(tmp_path, rows)
         os.utime(config.data.source, ns=(1, 1))
         return data_summary
 
-    monkeypatch.setattr(pipeline.fit.job, "read_data_summary", read_then_change)
+    monkeypatch.setattr(pipeline.fit.seeding, "read_data_summary", read_then_change)
     with pytest.raises(UserError, match=r"its data has changed: its columns vary together.*--fresh"):
         run(config)
     assert not open_store(config.output.store, unfinished=True).is_complete
@@ -240,7 +240,7 @@ def test_a_run_that_saved_nothing_does_not_block_the_corrected_one(tmp_path, wro
     events = []
     assert not run(good, progress=events.append).reused
     assert events[0].name == "resume"
-    assert "nothing saved: starting anew" in events[0].detail
+    assert "has no checkpoint: starting over" in events[0].detail
 
 
 def test_a_second_run_on_a_store_is_refused(tmp_path, in_project):
@@ -271,7 +271,7 @@ def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
         },
     }
     whole = JobConfig.model_validate({**values, "output": {"store": str(tmp_path / "whole.zarr")}})
-    shape = shape_of(open_source(whole.data), whole)
+    shape = data_shape(whole, open_source(whole.data))
     machine = machine_of(whole, shape)
     resting = resting_bytes(shape, machine, [("full", k) for k in range(1, 5)], 4)
     least = resting + 4 * copies_of_sums(shape, machine) * model_bytes(("full", 4), 40)
@@ -290,17 +290,16 @@ def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path, in_project, monkeypatch):
-    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, in_project):
     whole = quickstart(tmp_path / "whole", n_components="[1, 2, 4]", n_init=2, init_params="kmeans")
     parts = quickstart(tmp_path / "parts", n_components="[1, 2, 4]", n_init=2, init_params="kmeans")
-    run(whole)
+    run(whole, checkpoint_seconds=0.0)
     for number in (3, 4, 20, 21, 60):
         with pytest.raises(Stop):
-            run(parts, progress=stop_at(number))
+            run(parts, progress=stop_at(number), checkpoint_seconds=0.0)
         assert load_checkpoint(parts.output.store).passes == number - 1
     events = []
-    run(parts, progress=events.append)
+    run(parts, progress=events.append, checkpoint_seconds=0.0)
     assert isinstance(events[0], StageStarted)
     assert events[0].name == "resume"
     assert "after pass 59" in events[0].detail
@@ -318,14 +317,13 @@ def test_a_complete_store_is_reported_whatever_the_memory(tmp_path, in_project):
     assert run(limited(config, "100MiB")).reused
 
 
-def test_waves_that_do_not_fit_a_smaller_memory_are_refused(tmp_path, in_project, monkeypatch):
-    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+def test_waves_that_do_not_fit_a_smaller_memory_are_refused(tmp_path, in_project):
     config = quickstart(tmp_path, n_components="[2]", init_params="kmeans")
     with pytest.raises(Stop):
-        run(config, progress=stop_at(4))
+        run(config, progress=stop_at(4), checkpoint_seconds=0.0)
     with pytest.raises(UserError, match=r"memory_limit is 100 MiB, and the unfinished run .* Raise .* --fresh"):
-        run(limited(config, "100MiB"))
-    assert run(config).best == "full-k2"
+        run(limited(config, "100MiB"), checkpoint_seconds=0.0)
+    assert run(config, checkpoint_seconds=0.0).best == "full-k2"
 
 
 def test_waves_that_are_done_are_not_read_again(tmp_path, in_project):
@@ -357,21 +355,20 @@ def zarr_config(tmp_path, rows, chunk_rows):
 
 
 def test_going_on_with_other_chunks_is_refused_unless_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
     config = zarr_config(tmp_path, some_rows(), 30)
     with pytest.raises(Stop):
-        run(config, progress=stop_at(4))
+        run(config, progress=stop_at(4), checkpoint_seconds=0.0)
     zarr_config(tmp_path, some_rows(), 20)
     with pytest.raises(UserError, match=r"4 of up to 30 rows then, 5 of up to 20 now.*--fresh.*data\.chunk_rows"):
-        run(config)
+        run(config, checkpoint_seconds=0.0)
     zarr_config(tmp_path, some_rows(), 30)
-    assert run(config).rows == {"label": (100,)}
+    assert run(config, checkpoint_seconds=0.0).rows == {"label": (100,)}
     monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 16 << 20)
     with pytest.raises(Stop):
-        run(config, fresh=True, progress=stop_at(4))
+        run(config, fresh=True, progress=stop_at(4), checkpoint_seconds=0.0)
     zarr_config(tmp_path, some_rows(), 20)
-    assert run(config).rows == {"label": (100,)}
+    assert run(config, checkpoint_seconds=0.0).rows == {"label": (100,)}
 
 
 # -- the choice --------------------------------------------------------------------------------------------------
@@ -386,11 +383,10 @@ def test_the_winner_is_the_chosen_one_also_in_a_tie(tmp_path, monkeypatch):
     assert run(config).mean_log_likelihood == -2.0
 
 
-def test_the_leader_of_a_run_is_that_of_its_table(tmp_path, in_project, monkeypatch):
-    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+def test_the_leader_of_a_run_is_that_of_its_table(tmp_path, in_project):
     config, events = quickstart(tmp_path, init_params="kmeans"), []
     with pytest.raises(Stop):
-        run(config, progress=lambda event: events.append(event) or stop_at(9)(event))
+        run(config, progress=lambda event: events.append(event) or stop_at(9)(event), checkpoint_seconds=0.0)
     checkpoint = load_checkpoint(config.output.store)
     table = table_so_far(checkpoint.states, checkpoint.data_summary)
     name, value = leading_candidate(checkpoint.states, checkpoint.data_summary, "bic")
@@ -408,7 +404,7 @@ def test_ten_kills_in_a_row_change_no_bit(tmp_path):
         f"data: {{source: {tmp_path}/data.zarr, chunk_rows: 20000}}\n"
         "search: {n_components: [2, 3, 5], n_init: 2, tol: 0.0, max_iter: 100}\n"
     )
-    command = [sys.executable, "-c", JOB, "run", str(job), "--no-prefect", "--set"]
+    command = [sys.executable, "-c", JOB, str(job)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     whole, parts = tmp_path / "whole.zarr", tmp_path / "parts.zarr"
     subprocess.run([*command, f"output.store={whole}"], check=True, cwd=ROOT, **quiet)

@@ -66,7 +66,7 @@ def test_the_winner_goes_on_until_the_data_have_drifted(night, tmp_path, scale):
     assert not second.decision.searched
     assert abs(second.decision.gain) < 0.05
     word = "worse" if second.decision.gain < 0 else "better"
-    assert f"{word} by {abs(second.decision.gain):.4f} a row" in second.decision.reason
+    assert f"{word} by {abs(second.decision.gain):.4f} per row" in second.decision.reason
     assert second.decision.previous == first.summary.store
     assert (second.summary.best, len(second.summary.table)) == (first.summary.best, 1)
     third = night(2, shift=3.0, data=data)
@@ -277,7 +277,7 @@ def test_what_the_configuration_sets_holds_for_other_rows_and_the_rest_is_as_in_
     assert arrays_of(fewer) == {"log_density"}
     with pytest.raises(UserError, match="NaN or infinity in 1 of the rows"):
         label("strict.zarr", data={"missing": "error"})
-    with pytest.raises(UserError, match="nothing is asked"):
+    with pytest.raises(UserError, match="no row output is requested"):
         label("nothing.zarr", labels=False, responsibilities=False)
 
 

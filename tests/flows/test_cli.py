@@ -298,7 +298,7 @@ def fail_with(error):
 
 
 def test_a_fault_is_one_paragraph_and_code_1(job, monkeypatch):
-    monkeypatch.setattr("pipeline.fit.estimate.estimate_job", fail_with(OSError(28, "No space left on device")))
+    monkeypatch.setattr("pipeline.fit.plan.estimate_job", fail_with(OSError(28, "No space left on device")))
     result = invoke("validate", "job.yaml")
     assert result.exit_code == 1
     assert result.stderr == (
@@ -307,7 +307,7 @@ def test_a_fault_is_one_paragraph_and_code_1(job, monkeypatch):
 
 
 def test_debug_adds_the_traceback(job, monkeypatch):
-    monkeypatch.setattr("pipeline.fit.estimate.estimate_job", fail_with(ZeroDivisionError("oh")))
+    monkeypatch.setattr("pipeline.fit.plan.estimate_job", fail_with(ZeroDivisionError("oh")))
     result = invoke("validate", "job.yaml", "--debug")
     assert result.exit_code == 1
     assert result.stderr.startswith("Traceback")
@@ -315,7 +315,7 @@ def test_debug_adds_the_traceback(job, monkeypatch):
 
 
 def test_interrupted_is_code_130(job, monkeypatch):
-    monkeypatch.setattr("pipeline.fit.estimate.estimate_job", fail_with(KeyboardInterrupt()))
+    monkeypatch.setattr("pipeline.fit.plan.estimate_job", fail_with(KeyboardInterrupt()))
     result = invoke("validate", "job.yaml")
     assert result.exit_code == 130
     assert result.stderr == "gmm-dask: interrupted.\n"

@@ -425,7 +425,7 @@ def test_the_pages_of_a_run_and_its_artifacts_show_what_it_found(deployed, serve
     site = server.url.removesuffix("/api")
     artifacts = dict(server.query(f"select key, id from artifact where flow_run_id = '{deployed}'"))
     shown = {
-        f"runs/flow-run/{deployed}": "seed: reading the data once, then the starts",
+        f"runs/flow-run/{deployed}": "seed: reading the data once, then computing the starts",
         f"artifacts/artifact/{artifacts['old-faithful-candidates']}": "2314.33",
         f"artifacts/artifact/{artifacts['old-faithful-report']}": "has the smallest BIC of 36 candidates",
     }

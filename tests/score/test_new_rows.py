@@ -23,8 +23,10 @@ from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import ChunksDone, StageStarted
-from pipeline.score.drift import Fit, drift_of_density, drift_of_shares
+from pipeline.score.drift import Reference, compare
 from pipeline.score.new_rows import score
+from pipeline.score.row_summary import RowSummary
+from pipeline.score.settings import ScoreSettings
 from pipeline.store import open_store, read_scores, read_summary
 from pipeline.synth import Plan, write_synthetic
 
@@ -94,7 +96,9 @@ def write_new(tmp_path, kind, rows, columns=("c", "a", "b")):
 def test_the_rows_of_the_fit_have_the_answers_of_the_fit(tmp_path, store, unheld, kind, out):
     data, out = write_new(tmp_path, kind, some_rows(2000, 0)), str(tmp_path / out)
     events = []
-    summary = score(store, data, out, overrides=["data.chunk_rows=128"], progress=events.append)
+    summary = score(
+        store, data, out, settings=ScoreSettings.from_overrides(["data.chunk_rows=128"]), progress=events.append
+    )
     expected = rows_of(store)
     if out.endswith("parquet"):
         frame = parquet.read_table(out).to_pandas()
@@ -140,7 +144,7 @@ def test_rows_that_are_not_usable(tmp_path, store, unheld, kind):
         score(store, data, tmp_path / "out.zarr")
     with pytest.raises(UserError, match=r"the scores .*out\.zarr are not complete"):
         read_scores(tmp_path / "out.zarr")
-    summary = score(store, data, tmp_path / "out.zarr", overrides=["data.missing=drop"])
+    summary = score(store, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["data.missing=drop"]))
     found = rows_of(tmp_path / "out.zarr")
     assert np.flatnonzero(found["label"] == -1).tolist() == [3, 170]
     assert (summary.n_rows, summary.unusable) == (300, 2)
@@ -165,7 +169,9 @@ def test_rows_that_are_infinitely_far(tmp_path, store):
 def test_another_quantile_takes_its_threshold_from_the_new_rows(tmp_path, store):
     data = write_new(tmp_path, "parquet", some_rows(400, 1, shift=3.0))
     of_fit = score(store, data, tmp_path / "a.zarr")
-    own = score(store, data, tmp_path / "b.zarr", overrides=["output.anomaly_quantile=0.05"])
+    own = score(
+        store, data, tmp_path / "b.zarr", settings=ScoreSettings.from_overrides(["output.anomaly_quantile=0.05"])
+    )
     assert (of_fit.of_fit, own.of_fit) == (True, False)
     assert of_fit.anomalies > 100
     assert own.anomalies == 20
@@ -174,7 +180,12 @@ def test_another_quantile_takes_its_threshold_from_the_new_rows(tmp_path, store)
 
 def test_key_columns_of_new_rows(tmp_path, store):
     data = write_new(tmp_path, "parquet", some_rows(300, 1))
-    score(store, data, tmp_path / "out.parquet", overrides=["output.key_columns=[id]", "output.responsibilities=false"])
+    score(
+        store,
+        data,
+        tmp_path / "out.parquet",
+        settings=ScoreSettings.from_overrides(["output.key_columns=[id]", "output.responsibilities=false"]),
+    )
     frame = parquet.read_table(tmp_path / "out.parquet").to_pandas()
     assert list(frame) == ["id", "label", "log_density", "anomaly"]
     assert frame["id"].tolist() == list(range(0, 3000, 10))
@@ -216,13 +227,13 @@ def test_a_column_that_is_no_number_is_refused_by_name(tmp_path, store):
     "override", ["search.tol=1", "data.columns=[a]", "data.scale=none", "output.store=x", "name=x"]
 )
 def test_what_the_model_fixes_cannot_be_set(tmp_path, store, override):
-    with pytest.raises(UserError, match=rf"--set {re.escape(override.split('=')[0])}: a stored model is as it is"):
-        score(store, "new.csv", tmp_path / "out.zarr", overrides=[override])
+    with pytest.raises(UserError, match=rf"--set {re.escape(override.split('=')[0])}: the stored model stays as it is"):
+        score(store, "new.csv", tmp_path / "out.zarr", settings=ScoreSettings.from_overrides([override]))
 
 
 def test_values_that_are_wrong_are_explained(tmp_path, store):
     with pytest.raises(UserError, match=r"of the scores has an error:\s+data\.missing"):
-        score(store, "new.csv", tmp_path / "out.zarr", overrides=["data.missing=maybe"])
+        score(store, "new.csv", tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["data.missing=maybe"]))
 
 
 # -- stopped, again, other ---------------------------------------------------------------------------------------
@@ -240,7 +251,7 @@ def stop(event):
 @pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
 def test_scores_go_on_where_they_were_stopped(tmp_path, store, unheld, out):
     data, out = write_new(tmp_path, "parquet", some_rows(1000, 1)), tmp_path / out
-    settings = {"overrides": ["data.chunk_rows=70"]}
+    settings = {"settings": ScoreSettings.from_overrides(["data.chunk_rows=70"])}
     with dask.config.set(num_workers=1), pytest.raises(Stop):
         score(store, data, out, progress=stop, **settings)
     if out.suffix == ".zarr":
@@ -326,7 +337,9 @@ def test_a_link_that_is_set_to_another_store_meanwhile_changes_nothing(tmp_path,
 def test_a_little_memory_is_refused_with_the_remedy(tmp_path, store):
     data = write_new(tmp_path, "parquet", some_rows(50, 1))
     with pytest.raises(UserError, match=r"the memory limit is 100 MiB, .*--set cluster\.memory_limit"):
-        score(store, data, tmp_path / "out.zarr", overrides=["cluster.memory_limit=100MiB"])
+        score(
+            store, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["cluster.memory_limit=100MiB"])
+        )
     assert not (tmp_path / "out.zarr").exists()
 
 
@@ -334,7 +347,12 @@ def test_a_little_memory_is_refused_with_the_remedy(tmp_path, store):
 
 
 def known(deviation=1.0, shares=(0.5, 0.3, 0.2)):
-    return Fit(mean=-4.0, deviation=deviation, shares=np.array(shares), quantile=None, threshold=None)
+    return Reference(mean=-4.0, deviation=deviation, shares=np.array(shares), quantile=None, threshold=None)
+
+
+def new_rows(n_rows, mean=-4.0, shares=(0.5, 0.3, 0.2)):
+    counts = tuple(round(n_rows * share) for share in shares)
+    return RowSummary(n_rows, n_rows, 0, counts, mean, None)
 
 
 @pytest.mark.parametrize(
@@ -342,15 +360,15 @@ def known(deviation=1.0, shares=(0.5, 0.3, 0.2)):
     [(-4.05, 10**6, False), (-4.11, 10**6, True), (-3.85, 10**6, True), (-4.5, 30, False), (-5.0, 30, True)],
 )
 def test_the_bound_of_the_density(mean, n_rows, warns):
-    lines = drift_of_density({"mean_log_density": mean, "usable": n_rows}, known())
+    lines = compare(new_rows(n_rows, mean), known()).drift
     assert bool(lines) == warns
     if warns:
         assert ("lower" if mean < -4 else "higher") in lines[0]
 
 
 def test_rows_without_density_are_drift():
-    assert "zero in float64" in drift_of_density({"mean_log_density": None, "usable": 5}, known())[0]
-    assert drift_of_density({"mean_log_density": None, "usable": 0}, known()) == []
+    assert "zero in float64" in compare(new_rows(5, None), known()).drift[0]
+    assert not compare(new_rows(0, None), known()).drift
 
 
 @pytest.mark.parametrize(
@@ -358,7 +376,7 @@ def test_rows_without_density_are_drift():
     [((0.46, 0.33, 0.21), 10**6, False), ((0.44, 0.36, 0.20), 10**6, True), ((0.44, 0.36, 0.20), 200, False)],
 )
 def test_the_bound_of_the_shares(shares, n_rows, warns):
-    lines = drift_of_shares(np.array(shares), n_rows, known())
+    lines = compare(new_rows(n_rows, shares=shares), known()).drift
     assert bool(lines) == warns
     assert not lines or "6.0% of the rows have moved" in lines[0]
 
@@ -372,9 +390,9 @@ def test_new_rows_of_the_same_kind_do_not_drift(tmp_path, store):
 def test_without_rows_in_the_store_the_weights_stand_for_the_shares(tmp_path):
     bare = fit(tmp_path / "bare", labels=False, log_density=False, responsibilities=False, anomaly_quantile=None)
     data = write_new(tmp_path, "parquet", some_rows(2000, 0))
-    with pytest.raises(UserError, match="nothing is asked about the rows"):
+    with pytest.raises(UserError, match="no row output is requested"):
         score(bare, data, tmp_path / "out.zarr")
-    summary = score(bare, data, tmp_path / "out.zarr", overrides=["output.labels=true"])
+    summary = score(bare, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["output.labels=true"]))
     assert summary.shares == pytest.approx(summary.fit_shares, abs=0.01)
     assert summary.anomalies is None
     assert not summary.drift
@@ -485,4 +503,4 @@ def test_the_rows_of_a_weighted_fit_have_not_drifted(tmp_path):
 def test_a_weighted_fit_without_rows_says_that_it_cannot_be_compared(tmp_path):
     store, data = fit_weighted(tmp_path, labels=False)
     with pytest.raises(UserError, match=r"fitted with data\.weights and has no answers .*output\.labels: true"):
-        score(store, data, tmp_path / "out.zarr", overrides=["output.labels=true"])
+        score(store, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["output.labels=true"]))

@@ -9,7 +9,6 @@ import pytest
 import zarr
 from sklearn.mixture import GaussianMixture as SklearnMixture
 
-import pipeline.fit.checkpointer
 import pipeline.sources.rows
 from gmm_dask.errors import UserError
 from gmm_dask.passes.map_reduce import Rows, summarize_rows
@@ -215,12 +214,11 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_going_on_with_rows_dropped_and_scaled(tmp_path, holes, size, kind, monkeypatch):
-    monkeypatch.setattr(pipeline.fit.checkpointer, "CHECKPOINT_SECONDS", 0.0)
+def test_going_on_with_rows_dropped_and_scaled(tmp_path, holes, size, kind):
     source = write(kind, tmp_path, holes[0])
     search = {"covariance_types": ["full", "diag"], "tol": 0.0, "max_iter": 6}
     options = {"missing": "drop", "scale": "standard", "search": search}
-    whole = run(job(tmp_path, source, "whole.zarr", **options))
+    whole = run(job(tmp_path, source, "whole.zarr", **options), checkpoint_seconds=0.0)
 
     def stop(event):
         if isinstance(event, PassDone) and event.number == 3:
@@ -228,8 +226,8 @@ def test_going_on_with_rows_dropped_and_scaled(tmp_path, holes, size, kind, monk
 
     config = job(tmp_path, source, **options)
     with pytest.raises(Stop):
-        run(config, progress=stop)
-    found = run(config)
+        run(config, progress=stop, checkpoint_seconds=0.0)
+    found = run(config, checkpoint_seconds=0.0)
     pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
     np.testing.assert_array_equal(stored(found, "rows/label"), stored(whole, "rows/label"))
 

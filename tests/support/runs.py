@@ -12,10 +12,9 @@ from pipeline.progress import PassDone
 
 JOB = """
 import sys
-import pipeline.fit.checkpointer
-pipeline.fit.checkpointer.CHECKPOINT_SECONDS = 0.0
-from flows.cli import main
-main()
+from pipeline.config.job import load_config
+from pipeline.fit.job import run
+run(load_config(sys.argv[1], sys.argv[2:]), checkpoint_seconds=0.0)
 """
 
 

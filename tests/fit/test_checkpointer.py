@@ -7,8 +7,7 @@ import pipeline.fit.checkpointer
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary
-from pipeline.fit.checkpointer import Keeper
-from pipeline.fit.time_left import iterations_left, seconds_left
+from pipeline.fit.checkpointer import Checkpointer, iterations_left, seconds_left
 from pipeline.store import Checkpoint
 
 SETTINGS = Settings(tol=1e-3, max_iter=100)
@@ -48,14 +47,14 @@ def test_later_waves_count():
     assert seconds_left([running] * 3, SETTINGS, 2.0, 1) == pytest.approx(30.0)
 
 
-def test_a_keeper_counts_the_fits_of_its_wave(monkeypatch):
+def test_a_checkpointer_counts_the_fits_of_its_wave(monkeypatch):
     clock, events = iter([100.0, 102.0]), []
     monkeypatch.setattr(pipeline.fit.checkpointer.time, "monotonic", lambda: next(clock))
     states = [approaching(0.06, 0.03)] * 3
     columns = np.zeros(1)
     data_summary = DataSummary(9, 9.0, columns, np.eye(1), columns, columns, (9,), np.zeros((0, 1)), None)
     checkpoint = Checkpoint(states, data_summary, 4, (1, 2))
-    keeper = Keeper("r.zarr", checkpoint, slice(0, 1), SETTINGS, "bic", events.append)
-    keeper.after_pass([approaching(0.06, 0.03, 0.015)])
+    checkpointer = Checkpointer("r.zarr", checkpoint, slice(0, 1), SETTINGS, "bic", events.append)
+    checkpointer.after_pass([approaching(0.06, 0.03, 0.015)])
     assert (events[0].running, events[0].seconds) == (3, 2.0)
     assert events[0].seconds_left == pytest.approx(2.0 * (4 + 5 + 5))

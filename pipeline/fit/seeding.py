@@ -1,0 +1,107 @@
+"""Pass 0 over the data and the first states of a job's fits: its first checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gmm_dask.em.loop import Settings, State
+from gmm_dask.em.regularization import settings_for
+from gmm_dask.errors import UserError
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.auto import first_states
+from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.selection.grid import generator_copies
+from pipeline import store
+from pipeline.clusters import computing
+from pipeline.config.job import JobConfig
+from pipeline.fit.chunking import chunk_sizes, open_job
+from pipeline.fit.plan import data_shape, grid_of, plan_fits
+from pipeline.progress import Progress, StageStarted, report_notes
+from pipeline.sources import Source
+from pipeline.sources.fingerprint import contents_of, header_of
+from pipeline.sources.preparation import (
+    column_notes,
+    missing_of,
+    preparation_of,
+    require_varying,
+    scaled_summary,
+)
+from pipeline.sources.rows import read_data_summary
+from pipeline.store import Checkpoint
+
+# of the sample of pass 0, so many rows are stored, for pictures
+DRAWN_ROWS = 2000
+
+# from the source, what pass 0 found in the data's units, and the same in the units of the fit
+MakeStates = Callable[[Source, DataSummary, DataSummary], list[State]]
+
+
+def seed(config: JobConfig, progress: Progress) -> None:
+    """Run pass 0, and save the initial states of all candidates as the first checkpoint."""
+    seed_states(
+        config, lambda source, found, data_summary: initial_states(config, data_summary, grid_of(config)), progress
+    )
+
+
+def seed_states(config: JobConfig, make_states: MakeStates, progress: Progress) -> None:
+    """Run pass 0, and save the states that follow from it as the first checkpoint.
+
+    Raises
+    ------
+    UserError
+        If the data cannot be used, or no fit can begin; nothing is saved then.
+    """
+    progress(StageStarted("seed", "reading the data once, then computing the starts"))
+    source = open_job(config)
+    header = header_of(source)  # before the first row is read: a file that changes meanwhile has another time
+    path = config.output.store
+    with computing(config, source, data_shape(config, source)):
+        found = read_data_summary(config, source)
+        notes = column_notes(found, source.columns)
+        report_notes(notes, progress)
+        if config.data.scale == "standard":
+            require_varying(found, source.columns)
+        contents = contents_of(found)
+        data_summary = scaled_summary(found, preparation_of(config.data, contents))
+        waves = plan_fits(config, source, grid_of(config), data_summary).waves
+        states = make_states(source, found, data_summary)
+    if not any(state.usable for state in states):
+        raise UserError(
+            f"none of the {len(states)} fits can begin with n_samples = {data_summary.n_rows}: "
+            f"{states[0].status.remedy}"
+        )
+    if sum(waves) != len(states):  # a refresh fits the last winner alone
+        waves = (1,) * len(states)
+    store.record_data(
+        path,
+        {
+            **header,
+            "chunks": chunk_sizes(config, source),
+            "contents": contents,
+            "missing": missing_of(found, source.columns),
+            "notes": [*source.notes, *notes],
+        },
+    )
+    step = -(-len(data_summary.sample) // DRAWN_ROWS)
+    data_summary = replace(data_summary, sample=data_summary.sample[::step])
+    store.save_checkpoint(path, Checkpoint(states, data_summary, 1, waves))
+
+
+def initial_states(config: JobConfig, data_summary: DataSummary, candidates: Sequence[Candidate]) -> list[State]:
+    """Return the initial states of all starts of some candidates, from what pass 0 found."""
+    search = config.search
+    return first_states(
+        candidates,
+        data_summary,
+        init_params=search.init_params,
+        n_init=search.n_init,
+        random_state=generator_copies(search.random_state),
+        reg_covar=em_settings(config, data_summary).reg_covar,
+    )
+
+
+def em_settings(config: JobConfig, data_summary: DataSummary) -> Settings:
+    """Return the settings of EM: when it stops, and what it adds to covariances."""
+    search = config.search
+    return settings_for(data_summary, search.tol, search.max_iter, search.reg_covar, search.accelerate)
