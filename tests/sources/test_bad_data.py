@@ -453,7 +453,7 @@ def run_without_rights(config):
 def test_no_permission_to_read(open_folder, kind):
     MADE[kind]()
     places = [Path(f"x.{kind}"), *Path(f"x.{kind}").rglob("*")]
-    write_config({})
+    write_config({"output": {"report": False}})
     CliRunner().invoke(app, ["run", "--no-prefect", "job.json", "--set", "output.store=warm.zarr"])
     for place in reversed(places):
         place.chmod(0)
