@@ -12,16 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from flows import terminal
-
-if TYPE_CHECKING:
-    from pipeline.config.job import JobConfig
-    from pipeline.progress import Progress
-    from pipeline.report.summary import Summary
 
 FAULT, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes
 
@@ -76,22 +71,16 @@ def run(
         job = load_config(config, overrides or [])
         with terminal.progress_listener() as progress:
             if no_prefect:
-                summary = _run_without_prefect(job, fresh, progress)
+                from pipeline.fit.job import run as run_job
+                from pipeline.stages import limited
+
+                seconds = job.tasks.timeout_seconds
+                summary = run_job(job, fresh=fresh, progress=progress, as_task=lambda stage: limited(stage, seconds))
             else:
                 from flows.flows import run_flow
 
                 summary = run_flow(job, fresh=fresh, progress=progress, verbose=debug)
         terminal.show_summary(summary)
-
-
-def _run_without_prefect(job: JobConfig, fresh: bool, progress: Progress) -> Summary:
-    from pipeline.fit.job import run as run_job
-    from pipeline.stages import limited
-
-    def within_time(stage: Any) -> Any:
-        return limited(stage, job.tasks.timeout_seconds)
-
-    return run_job(job, fresh=fresh, progress=progress, as_task=within_time)
 
 
 @app.command()

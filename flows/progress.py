@@ -27,9 +27,10 @@ def describe(event: Event) -> str:
 
 def _counts(event: PassDone) -> str:
     """Return the number of fits of each status: ``5 running, 2 converged``."""
-    counts = {"running": event.running, "converged": event.converged}
-    counts |= {"stopped at max_iter": event.max_iter, "singular": event.singular, "degenerate": event.degenerate}
-    counts |= {"spurious": event.spurious, "failed": event.failed}
+    from gmm_dask.em.status import Status
+
+    names = {Status.MAX_ITER: "stopped at max_iter"}
+    counts = {names.get(status, status): getattr(event, status) for status in Status}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 

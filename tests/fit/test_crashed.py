@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 
 from paths import ROOT
-from prefects import BIN, PATIENCE, Server, kill, order, serving, until, write_job
+from prefects import BIN, TIMEOUT, Server, kill, run_deployment, serving, until, write_job
 
 RECIPE = ROOT / "docs/how-to/crashed-runs.yaml"
 WITHIN = 45  # seconds of silence; signs of life come every 30, which is the least that Prefect takes
@@ -23,15 +23,15 @@ def test_runs_that_vanished_or_never_began_are_ended_and_one_that_lives_is_not(t
         automate(server, folder)
         with serving(server, folder) as served:
             until(lambda: server.query("select id from deployment where name = 'gone'"), "the deployment")
-            order(server, "bic-sweep/gone")
+            run_deployment(server, "bic-sweep/gone")
             until(lambda: states(server) == ["Running"], "the run")
             time.sleep(1.5 * WITHIN)
             assert states(server) == ["Running"]
             kill(served)
-        order(server, "bic-sweep/gone")
+        run_deployment(server, "bic-sweep/gone")
         until(lambda: pick_up(server), "the run that is ordered")
         assert states(server) == ["Running", "Pending"]
-        until(lambda: states(server) == ["Crashed", "Crashed"], "the end of both", 2 * PATIENCE)
+        until(lambda: states(server) == ["Crashed", "Crashed"], "the end of both", 2 * TIMEOUT)
     assert all("Nothing was heard of the run" in message for _, message, _ in server.runs("gone"))
 
 
@@ -41,7 +41,7 @@ def automate(server, folder):
     assert "within: 600" in recipe
     (folder / "recipe.yaml").write_text(recipe.replace("within: 600", f"within: {WITHIN}"))
     command = BIN / "prefect", "automation", "create", "--from-file", folder / "recipe.yaml"
-    subprocess.run(command, env=server.environment, check=True, capture_output=True, timeout=PATIENCE)
+    subprocess.run(command, env=server.environment, check=True, capture_output=True, timeout=TIMEOUT)
 
 
 def pick_up(server):

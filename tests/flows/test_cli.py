@@ -1,4 +1,4 @@
-"""The command line: what it prints, where, how soon, and with which exit code."""
+"""The command line: its output, streams, latency and exit codes."""
 
 import io
 import json
@@ -114,7 +114,7 @@ def test_progress_goes_to_standard_error_only(job):
     assert "best" not in result.stderr
 
 
-def test_run_again_computes_nothing_and_fresh_starts_anew(job):
+def test_run_again_computes_nothing_and_fresh_starts_over(job):
     invoke("run", "job.yaml", "--no-prefect")
     again = invoke("run", "job.yaml", "--no-prefect")
     assert "nothing was computed" in again.stdout
@@ -131,7 +131,7 @@ def test_show_prints_what_run_printed(job):
     assert [line for line in shown if line.startswith("best:")] == [line for line in ran if line.startswith("best:")]
 
 
-def test_show_tells_of_a_run_that_was_killed(job):
+def test_show_reports_that_a_run_is_unfinished(job):
     endless = ["--set", "search.tol=0", "--set", "search.max_iter=1000000000"]
     with start("run", "job.yaml", "--no-prefect", *endless) as run:
         assert any(line.startswith("fit") for line in run.stderr)
@@ -143,7 +143,7 @@ def test_show_tells_of_a_run_that_was_killed(job):
     assert "best" not in result.stdout
 
 
-def test_an_unfinished_store_is_read_as_its_newest_bounds_say(job):
+def test_criteria_of_an_unfinished_store_come_from_its_lower_bounds(job):
     config = load_config("job.yaml", ["search.tol=1e-6"])
     stages.prepare(config, False, silent)
     stages.seed(config, silent)
@@ -165,7 +165,7 @@ def test_set_replaces_values_of_the_config(job):
     assert "4 candidates" in result.stdout
 
 
-def test_one_candidate_is_not_many(job):
+def test_one_candidate_is_counted_in_the_singular(job):
     one = ["--set", "search.n_components=[2]", "--set", "search.covariance_types=[tied]"]
     assert "\n1 candidate, " in invoke("run", "job.yaml", "--no-prefect", *one).stdout
 
@@ -201,7 +201,7 @@ def test_a_screen_of_24_lines_holds_the_best_and_points_to_the_rest(capsys):
 # -- validate and schema -------------------------------------------------------------------------------------
 
 
-def test_validate_says_what_a_run_would_cost_and_computes_nothing(job):
+def test_validate_prints_the_size_of_a_job_and_computes_nothing(job):
     result = invoke("validate", "job.yaml", "--set", "search.n_init=5")
     assert result.exit_code == 0, result.output
     found = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in result.stdout.splitlines())
@@ -216,7 +216,7 @@ def test_validate_says_what_a_run_would_cost_and_computes_nothing(job):
     assert sorted(path.name for path in job.iterdir()) == ["job.yaml", "rows.npy"]
 
 
-def test_validate_tells_that_the_grid_may_grow(job):
+def test_validate_says_that_the_grid_may_grow(job):
     result = invoke("validate", "job.yaml", "--set", "search.extend=true")
     assert re.search(r"candidates +16, or more: the grid grows", result.stdout)
 
@@ -235,13 +235,13 @@ def test_validate_does_not_know_the_rows_of_a_csv(job):
     assert re.search(r"rows +unknown until read \(CSV\)", result.stdout)
 
 
-def test_validate_refuses_a_limit_that_one_fit_would_pass(job):
+def test_validate_refuses_a_limit_that_one_fit_exceeds(job):
     result = invoke("validate", "job.yaml", "--set", "cluster.memory_limit=100MB")
     assert result.exit_code == 2
     assert "cluster.memory_limit" in result.stderr
 
 
-def test_validate_tells_waves_where_the_memory_is_little(job):
+def test_validate_prints_the_waves_if_the_memory_is_little(job):
     np.save("wide.npy", np.zeros((4000, 200)))
     most = [
         "--set",
@@ -329,7 +329,7 @@ def test_an_interrupted_run_says_how_to_resume(job, monkeypatch):
     assert result.stderr == "gmm-dask: interrupted. The same command resumes from the last checkpoint.\n"
 
 
-def test_a_long_message_is_cut_nowhere_when_piped(job):
+def test_a_long_message_is_not_wrapped_when_piped(job):
     path = "/".join(["a-rather-long-folder-name"] * 6) + "/rows.npy"
     result = invoke("validate", "job.yaml", "--set", f"data.source={path}")
     assert path in result.stderr
@@ -344,12 +344,12 @@ def a_pass(number, seconds_left=40.0, best=None, **counts):
     return PassDone(number, rows=300, seconds=0.25, seconds_left=seconds_left, best=best, **counts)
 
 
-def test_stages_in_words():
+def test_a_stage_as_a_line_of_text():
     assert describe(StageStarted("seed")) == "seed"
     assert describe(StageStarted("fit", "from pass 40")) == "fit: from pass 40"
 
 
-def test_passes_in_words():
+def test_a_pass_as_a_line_of_text():
     event = a_pass(3, converged=2, singular=1)
     assert describe(event) == "pass 3 took 0.25 s, 1.2 k rows/s: 5 running, 2 converged, 1 singular; about 40 s left"
     assert (event.total, event.finished) == (8, 3)
@@ -361,7 +361,7 @@ def test_passes_in_words():
     assert "about 30 h left" in describe(a_pass(5, seconds_left=108_000))
 
 
-def test_lines_tell_stages_at_once_and_passes_now_and_then():
+def test_log_lines_have_every_stage_and_a_pass_now_and_then():
     now, lines = [0.0], []
     listener = LogLines(lines.append, clock=lambda: now[0])
     listener(StageStarted("fit"))
@@ -371,7 +371,7 @@ def test_lines_tell_stages_at_once_and_passes_now_and_then():
     assert [" ".join(line.split()[:2]) for line in lines] == ["fit", "pass 10", "pass 20", "pass 30"]
 
 
-def test_the_live_line_fits_80_columns_and_leaves_only_what_lasts():
+def test_the_live_line_fits_80_columns_and_leaves_only_lasting_messages():
     screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     with LiveLine(screen) as live:
         live(StageStarted("resume", "after pass 40"))

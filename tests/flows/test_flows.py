@@ -22,7 +22,7 @@ from flows import artifacts
 from flows.server import prefect_api, require_server
 from gmm_dask.errors import FaultError, UserError
 from pipeline.progress import ChunksDone
-from prefects import GMM_DASK, PATIENCE, gmm_dask, kill, query, until, write_job
+from prefects import GMM_DASK, TIMEOUT, gmm_dask, kill, query, until, write_job
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def small_job(folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, prefect_home, environment):
-    """A run with the embedded server that came to its end, and the id of its flow run."""
+    """A finished run with the embedded server, and the id of its flow run."""
     done = run_job(small_job(tmp_path_factory.mktemp("finished")), environment)
     ((run_id,),) = query(prefect_home, "select id from flow_run order by created desc limit 1")
     return done, run_id
@@ -77,7 +77,7 @@ def run_job(folder, environment, *arguments):
 
 
 def is_gone(process):
-    """Whether a process has ended; one that nobody has waited for yet has, too."""
+    """Whether a process has ended, waited for or not."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
@@ -129,15 +129,15 @@ def test_the_flow_run_leaves_candidates_progress_picture_and_report(finished, pr
     assert "tied-k3" in description
 
 
-def test_the_run_log_tells_the_stages_and_the_terminal_is_left_alone(finished, prefect_home):
+def test_the_run_log_has_the_stages_and_the_terminal_only_the_jobs_lines(finished, prefect_home):
     done, run_id = finished
-    told = [line.split(":")[0] for line in done.stderr.splitlines()]
-    assert told == ["prefect", "seed", "fit", "select", "write rows", "draw"]
+    printed = [line.split(":")[0] for line in done.stderr.splitlines()]
+    assert printed == ["prefect", "seed", "fit", "select", "write rows", "draw"]
     logged = query(prefect_home, f"select message from log where flow_run_id = '{run_id}'")
-    assert set(told[1:]) <= {message.split(":")[0] for (message,) in logged}
+    assert set(printed[1:]) <= {message.split(":")[0] for (message,) in logged}
 
 
-def test_a_mistake_fails_the_flow_run_and_is_told_once(job, prefect_home, environment):
+def test_a_mistake_fails_the_flow_run_and_is_reported_once(job, prefect_home, environment):
     (job / "rows.npy").write_bytes((job / "rows.npy").read_bytes()[:100])
     done = run_job(job, environment)
     assert done.returncode == 2
@@ -206,9 +206,9 @@ def test_telemetry_is_off_before_prefect_is_imported(environment):
         "print(is_telemetry_enabled(), settings.server.analytics_enabled,"
         " settings.telemetry.enable_resource_metrics, settings.cloud.enable_orchestration_telemetry)"
     )
-    wanted = {"DO_NOT_TRACK": "0", "PREFECT_SERVER_ANALYTICS_ENABLED": "true", "CI": ""}
+    enabled = {"DO_NOT_TRACK": "0", "PREFECT_SERVER_ANALYTICS_ENABLED": "true", "CI": ""}
     found = subprocess.run(
-        [sys.executable, "-c", code], env=environment | wanted, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=environment | enabled, capture_output=True, text=True, check=True
     )
     assert found.stdout.split() == ["False"] * 4
 
@@ -237,12 +237,12 @@ def server_of_another_process(environment, when="ready"):
 
 # a server that starts needs 2 s before it could notice anything but the end of the pipe
 @pytest.mark.slow
-@pytest.mark.parametrize(("when", "patience"), [("ready", PATIENCE), ("starting", 1.5)])
-def test_the_server_dies_with_its_parent_also_when_that_is_killed(environment, when, patience):
+@pytest.mark.parametrize(("when", "timeout"), [("ready", TIMEOUT), ("starting", 1.5)])
+def test_the_server_dies_with_its_parent_also_when_that_is_killed(environment, when, timeout):
     with server_of_another_process(environment, when) as (_, server):
         assert not is_gone(server)
         server.parent().send_signal(signal.SIGKILL)
-        until(lambda: is_gone(server), "the server's end", patience)
+        until(lambda: is_gone(server), "the server's end", timeout)
 
 
 @pytest.mark.slow
@@ -280,15 +280,15 @@ def test_ctrl_c_is_code_130_and_a_crashed_flow_run(job, prefect_home, environmen
         children = psutil.Process(run.pid).children(recursive=True)
         time.sleep(1.0)
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does, to the job and what it started
-        _, complaint = run.communicate(timeout=PATIENCE)
+        _, errors = run.communicate(timeout=TIMEOUT)
     assert run.returncode == 130
-    assert "gmm-dask: interrupted. The same command resumes from the last checkpoint." in complaint
+    assert "gmm-dask: interrupted. The same command resumes from the last checkpoint." in errors
     assert all(map(is_gone, children))
     assert newest_state(prefect_home) == "Crashed"
     assert zarr.open_group(job / "small.zarr", mode="r").attrs["status"] == "running"
 
 
-def test_a_server_that_is_told_of_the_progress_and_does_not_answer_holds_nothing_up(monkeypatch):
+def test_a_server_that_does_not_answer_progress_updates_delays_nothing(monkeypatch):
     monkeypatch.setattr(artifacts, "create_progress_artifact", lambda *_, **__: uuid.uuid4())
     monkeypatch.setattr(artifacts, "SECONDS_BETWEEN_UPDATES", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -298,7 +298,7 @@ def test_a_server_that_is_told_of_the_progress_and_does_not_answer_holds_nothing
             for done in range(3):
                 bar(ChunksDone(done, total=3, rows=1, seconds=1.0))
             raise InterruptedError
-        mute.settimeout(PATIENCE)
+        mute.settimeout(TIMEOUT)
         with mute.accept()[0] as request:
             assert b" /api/" in request.recv(1024)
 
@@ -318,18 +318,18 @@ def test_a_server_that_dies_is_named_and_the_result_stays(job, environment):
 @pytest.mark.slow
 def test_a_server_of_the_users_that_dies_is_named_and_the_result_stays(job, environment):
     with server_of_another_process(environment) as (url, server):
-        impatient = environment | {"PREFECT_API_URL": url, "PREFECT_CLIENT_MAX_RETRIES": "1"}
-        with started(GMM_DASK, "run", "job.yaml", *LONG, cwd=job, env=impatient) as run:
+        one_retry = environment | {"PREFECT_API_URL": url, "PREFECT_CLIENT_MAX_RETRIES": "1"}
+        with started(GMM_DASK, "run", "job.yaml", *LONG, cwd=job, env=one_retry) as run:
             wait_for_the_fit(run)
             server.kill()
             require_result_and(run, f"the Prefect server at {url} failed during the run", job)
 
 
 def require_result_and(run, words, folder):
-    """That a run ends as one that failed, with these words, and its store is complete."""
-    _, complaint = run.communicate(timeout=300)
+    """Check that a run fails with these words, and that its store is complete."""
+    _, errors = run.communicate(timeout=300)
     assert run.returncode == 1
-    assert words in complaint
+    assert words in errors
     assert zarr.open_group(folder / "small.zarr", mode="r").attrs["status"] == "complete"
 
 

@@ -1,4 +1,4 @@
-"""Schedules on a Prefect server that keeps everything in PostgreSQL and asks who comes."""
+"""Schedules on a Prefect server that stores its data in PostgreSQL and requires a password."""
 
 import pytest
 
@@ -11,7 +11,7 @@ pytestmark = [
         not (INITDB and POSTGRES), reason="needs PostgreSQL: initdb and postgres, on the path or in /usr/lib"
     ),
 ]
-WHO = "night:watch-8271"
+PASSWORD = "night:watch-8271"
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,8 @@ def server(tmp_path_factory):
     with postgres() as database:
         settings = {
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url,
-            "PREFECT_SERVER_API_AUTH_STRING": WHO,
-            "PREFECT_API_AUTH_STRING": WHO,
+            "PREFECT_SERVER_API_AUTH_STRING": PASSWORD,
+            "PREFECT_API_AUTH_STRING": PASSWORD,
         }
         found = Server(tmp_path_factory.mktemp("server"), **settings)
         found.query = database.query
@@ -28,23 +28,23 @@ def server(tmp_path_factory):
             yield found
 
 
-def test_a_scheduled_run_is_picked_up_and_completes(tmp_path, server):
+def test_a_scheduled_run_is_executed_and_completes(tmp_path, server):
     folder = write_job(tmp_path, "guarded", schedule="{cron: '* * * * *'}")
     with serving(server, folder):
         until(lambda: "Completed" in [state for state, *_ in server.runs("guarded")], "a run")
     assert list((folder / "out").glob("guarded-*.zarr/zarr.json"))
     assert not (server.home / "prefect.db").exists()
-    kept = server.query("select message from log union all select data::text from artifact")
-    assert len(kept) > 5
-    told = "".join(text for (text,) in kept) + (folder / "serve.log").read_text()
-    assert "watch-8271" not in told
+    stored = server.query("select message from log union all select data::text from artifact")
+    assert len(stored) > 5
+    text = "".join(value for (value,) in stored) + (folder / "serve.log").read_text()
+    assert "watch-8271" not in text
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])
 @pytest.mark.parametrize(
     ("given", "reason"), [({}, "none is set"), ({"PREFECT_API_AUTH_STRING": "night:7"}, "is wrong")]
 )
-def test_who_does_not_say_who_comes_is_told_what_to_set(tmp_path, server, command, given, reason):
+def test_a_missing_or_wrong_password_is_reported(tmp_path, server, command, given, reason):
     write_job(tmp_path, "refused")
     environment = {name: value for name, value in server.environment.items() if name != "PREFECT_API_AUTH_STRING"}
     done = gmm_dask(command, "job.yaml", folder=tmp_path, environment=environment | given)

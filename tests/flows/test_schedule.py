@@ -1,4 +1,4 @@
-"""Dates in paths, stages with a time limit, and schedules on a real Prefect server, in real processes."""
+"""Dates in paths, time limits of stages, and schedules on a real Prefect server in real processes."""
 
 import json
 import os
@@ -29,12 +29,12 @@ from pipeline.store.paths import last_complete, placed
 from prefects import (
     BIN,
     GMM_DASK,
-    PATIENCE,
     STORE,
+    TIMEOUT,
     Server,
     gmm_dask,
-    order,
     process,
+    run_deployment,
     serving,
     until,
     write_job,
@@ -68,7 +68,7 @@ def job(folder, **sections):
         ("100%-[x]-{started:%Y%m%d}.zarr", "100%-[x]-20261123.zarr"),
     ],
 )
-def test_a_path_with_a_date_is_filled_in_and_known_again(template, path, tmp_path, monkeypatch):
+def test_a_path_with_a_date_is_filled_in_and_found_again(template, path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     named = with_name(template, "night")
     assert with_name(named, "other") == named
@@ -86,7 +86,7 @@ def test_a_path_without_a_date_is_plain():
     assert not is_dated("out/night-a{b}.zarr")
 
 
-def test_a_stopped_run_goes_on_in_its_store_until_its_data_change(tmp_path):
+def test_a_stopped_run_is_resumed_in_its_store_until_its_data_change(tmp_path):
     write_rows(tmp_path / "rows.npy")
     config = job(tmp_path)
 
@@ -105,7 +105,7 @@ def test_a_stopped_run_goes_on_in_its_store_until_its_data_change(tmp_path):
     assert placed(config, now=MOMENT).output.store == at(config.output.store, MOMENT)
 
 
-def test_a_run_that_has_only_begun_keeps_others_of_its_job_from_another_store(tmp_path):
+def test_a_run_that_has_just_begun_keeps_others_of_its_job_from_other_stores(tmp_path):
     write_rows(tmp_path / "rows.npy")
     config = job(tmp_path)
 
@@ -153,7 +153,7 @@ def test_the_date_is_that_of_the_schedules_time_zone(tmp_path):
         ({"interval": "1d", "flow": "score-batch"}, "expected a section score"),
     ],
 )
-def test_a_schedule_that_makes_no_sense_is_refused(section, message, tmp_path):
+def test_an_invalid_schedule_is_refused(section, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         job(tmp_path, schedule=section)
 
@@ -166,7 +166,7 @@ def test_a_refresh_needs_a_date_in_its_store(tmp_path):
 # -- a time limit ------------------------------------------------------------------------------------------------
 
 
-def test_a_stage_out_of_time_ends_after_a_pass_that_is_kept(tmp_path):
+def test_a_stage_that_times_out_ends_after_a_pass_that_is_stored(tmp_path):
     write_rows(tmp_path / "rows.npy")
     config = job(tmp_path, search={"tol": 0.0, "max_iter": 6})
     passes = []
@@ -185,7 +185,7 @@ def test_a_stage_out_of_time_ends_after_a_pass_that_is_kept(tmp_path):
     assert in_steps.table.equals(whole.table)
 
 
-def test_without_a_limit_a_stage_is_as_it_was():
+def test_without_a_limit_a_stage_is_unchanged():
     assert limited(silent, None) is silent
 
 
@@ -214,7 +214,7 @@ def test_serve_without_a_server_names_the_command_that_starts_one(tmp_path, serv
     assert "ends in /api" in done.stderr
 
 
-def test_serve_without_a_schedule_says_what_to_write(tmp_path, server):
+def test_serve_without_a_schedule_shows_an_example(tmp_path, server):
     write_job(tmp_path, "idle", schedule="null")
     done = gmm_dask("serve", "job.yaml", folder=tmp_path, environment=server.environment)
     assert done.returncode == 2
@@ -222,7 +222,7 @@ def test_serve_without_a_schedule_says_what_to_write(tmp_path, server):
 
 
 @pytest.mark.slow
-def test_a_scheduled_run_is_picked_up_and_missed_ones_are_left_to_the_newest(tmp_path, server):
+def test_a_scheduled_run_is_executed_and_of_missed_ones_only_the_newest(tmp_path, server):
     folder = write_job(tmp_path, "often", schedule="{interval: 8s}")
     with serving(server, folder):
         until(lambda: "Completed" in [state for state, *_ in server.runs("often")], "a run")
@@ -239,7 +239,7 @@ def test_a_scheduled_run_is_picked_up_and_missed_ones_are_left_to_the_newest(tmp
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_marked_and_the_next_goes_on_in_its_store(tmp_path, server):
+def test_a_killed_run_is_marked_and_the_next_resumes_it(tmp_path, server):
     folder = write_job(
         tmp_path,
         "mortal",
@@ -262,7 +262,7 @@ def test_a_killed_run_is_marked_and_the_next_goes_on_in_its_store(tmp_path, serv
         until(lambda: "Crashed" in [state for state, *_ in server.runs("mortal")], "the run to be marked")
         until(lambda: attributes(path).attempts >= 2, "the next run")
         assert [found for _, found in dated_paths(template)] == [path]
-        until(lambda: "Skipped" in [state for state, *_ in server.runs("mortal")], "a run that finds the store held")
+        until(lambda: "Skipped" in [state for state, *_ in server.runs("mortal")], "a run that finds the store locked")
     (reason,) = {text for state, text, _ in server.runs("mortal") if state == "Skipped" and "at work" in text}
     assert "another run is at work on the result store" in reason
 
@@ -275,7 +275,7 @@ def attributes(path):
 
 
 class Flaky(BaseHTTPRequestHandler):
-    """Serves one file, unless it is told to fail."""
+    """Serves one file, or fails every request while ``broken``."""
 
     body, broken = b"", False
 
@@ -308,7 +308,7 @@ def flaky():
 
 
 @pytest.mark.slow
-def test_a_task_that_fails_twice_succeeds_at_the_third_try(tmp_path, server, flaky):
+def test_a_task_that_fails_twice_succeeds_at_the_second_retry(tmp_path, server, flaky):
     write_rows(tmp_path / "rows.npy")
     lines = [f"{a},{b}" for a, b in np.load(tmp_path / "rows.npy")]
     Flaky.body, Flaky.broken = "\n".join(["a,b", *lines]).encode(), True
@@ -321,9 +321,9 @@ def test_a_task_that_fails_twice_succeeds_at_the_third_try(tmp_path, server, fla
     )
     with serving(server, folder):
         until(lambda: server.query("select id from deployment where name = 'flaky'"), "the deployment")
-        order(server, "bic-sweep/flaky")
+        run_deployment(server, "bic-sweep/flaky")
         tries = "select run_count, state_name from task_run where name = 'flaky: prepare'"
-        until(lambda: (2, "AwaitingRetry") in server.query(tries), "the second try to fail")
+        until(lambda: (2, "AwaitingRetry") in server.query(tries), "the second attempt to fail")
         Flaky.broken = False
         until(lambda: "Completed" in [state for state, *_ in server.runs("flaky")], "the end")
     ((_, _, run_id),) = server.runs("flaky")
@@ -331,7 +331,7 @@ def test_a_task_that_fails_twice_succeeds_at_the_third_try(tmp_path, server, fla
 
 
 @pytest.mark.slow
-def test_a_refresh_and_the_labels_of_other_rows_are_served_under_one_name(tmp_path, server):
+def test_refresh_and_score_batch_are_served_under_one_name(tmp_path, server):
     folder = write_job(tmp_path, "both", schedule="{interval: 10d, flow: refresh}")
     text = (folder / "job.yaml").read_text().replace("flow: refresh", "flow: score-batch")
     (folder / "scores.yaml").write_text(text + "score: {source: rows.npy}\n")
@@ -339,7 +339,7 @@ def test_a_refresh_and_the_labels_of_other_rows_are_served_under_one_name(tmp_pa
     with process(*command, log=folder / "serve.log", env=server.environment, cwd=folder):
         until(lambda: len(server.query("select id from deployment where name = 'both'")) == 2, "the deployments")
         for number, flow in enumerate(("refresh", "score-batch"), start=1):
-            order(server, f"{flow}/both")
+            run_deployment(server, f"{flow}/both")
             until(lambda n=number: [state for state, *_ in server.runs("both")].count("Completed") == n, flow)
     kinds = {key.removeprefix("both-") for (key,) in server.query("select key from artifact where key like 'both-%'")}
     assert kinds == {"progress", "candidates", "bic", "report", "refresh", "scores-progress", "scores"}
@@ -348,7 +348,7 @@ def test_a_refresh_and_the_labels_of_other_rows_are_served_under_one_name(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_mistake_is_not_tried_again_and_its_reason_is_the_states_message(tmp_path, server):
+def test_a_mistake_is_not_retried_and_the_states_message_names_it(tmp_path, server):
     folder = write_job(tmp_path, "mistaken", tasks="{retries: 5, retry_delay_seconds: 100}")
     (folder / "rows.npy").unlink()
     done = gmm_dask("run", "job.yaml", folder=folder, environment=server.environment)
@@ -362,7 +362,7 @@ def test_a_mistake_is_not_tried_again_and_its_reason_is_the_states_message(tmp_p
 
 
 @pytest.mark.slow
-def test_a_stage_out_of_time_is_timed_out_with_its_reason(tmp_path, server):
+def test_a_stage_that_exceeds_its_limit_is_timed_out_with_the_reason(tmp_path, server):
     folder = write_job(
         tmp_path,
         "slow",
@@ -387,7 +387,7 @@ def test_a_stage_out_of_time_is_timed_out_with_its_reason(tmp_path, server):
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory, server):
-    """A run of prefect.yaml's deployment that a process worker has taken from its pool; its id."""
+    """The id of a run of prefect.yaml's deployment, executed by a process worker."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "configs", folder / "configs")
     recipe = (ROOT / "prefect.yaml").read_text()
@@ -400,7 +400,7 @@ def deployed(tmp_path_factory, server):
             env=server.environment | {"PWD": str(folder)},  # which the recipe names
             check=True,
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
     worker = BIN / "prefect", "worker", "start", "--pool", "gmm-dask"
     with process(*worker, log=folder / "worker.log", env=server.environment, cwd=folder):
@@ -410,7 +410,7 @@ def deployed(tmp_path_factory, server):
 
 
 @pytest.mark.slow
-def test_a_worker_takes_a_scheduled_run_from_the_pool(deployed, server):
+def test_a_worker_executes_a_scheduled_run_of_the_pool(deployed, server):
     ((name, tag),) = server.query(f"select name, auto_scheduled from flow_run where id = '{deployed}'")
     assert (name, tag) == ("old-faithful", 1)
     assert ("old-faithful: fit_wave 1", "Completed", 1) in server.tasks(deployed)
@@ -421,7 +421,7 @@ TEXT = "document.body?.innerText ?? ''"
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_the_pages_of_a_run_and_its_artifacts_show_what_it_found(deployed, server, tmp_path):
+def test_the_pages_of_a_run_and_its_artifacts_show_its_results(deployed, server, tmp_path):
     site = server.url.removesuffix("/api")
     artifacts = dict(server.query(f"select key, id from artifact where flow_run_id = '{deployed}'"))
     shown = {
@@ -446,7 +446,7 @@ def test_the_pages_of_a_run_and_its_artifacts_show_what_it_found(deployed, serve
 
 @contextmanager
 def pictured(page, file):
-    """A screenshot of the page when what is looked for has come, or has not."""
+    """Take a screenshot of the page at the end, whether the test passes or fails."""
     try:
         yield file
     finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import asyncpg
 
-from prefects import PATIENCE, free_port, process, until
+from prefects import TIMEOUT, free_port, process, until
 
 STRANGER = "nobody"  # PostgreSQL refuses to run as root
 
@@ -68,13 +68,13 @@ def postgres():
             "-E",
             "UTF8",
         ]
-        subprocess.run(made, cwd=folder, check=True, capture_output=True, timeout=PATIENCE, **user)
+        subprocess.run(made, cwd=folder, check=True, capture_output=True, timeout=TIMEOUT, **user)
         options = ["-D", "data", "-p", found.port, "-h", "127.0.0.1", "-k", "", "-F"]
         with process(POSTGRES, *options, log=f"{folder}/log", cwd=folder, **user) as server:
             until(lambda: listens(found.port), "PostgreSQL")
             yield found
             server.send_signal(signal.SIGINT)  # the fast shutdown
-            server.wait(PATIENCE)
+            server.wait(TIMEOUT)
 
 
 def listens(port):

@@ -1,4 +1,4 @@
-"""Prefect servers, and what is served on them, as real processes of their own, ended by their id."""
+"""Prefect servers, and jobs served on them, as real processes that are ended by their id."""
 
 import os
 import socket
@@ -16,12 +16,12 @@ import pytest
 
 BIN = Path(sys.executable).parent
 GMM_DASK = BIN / "gmm-dask"
-PATIENCE = 120.0
+TIMEOUT = 120.0
 STORE = "out/{name}-{started:%Y-%m-%dT%H%M%S}.zarr"
 
 
 class Server:
-    """A Prefect server on this machine, and what is in its database."""
+    """A Prefect server on this machine, with queries of its database."""
 
     def __init__(self, home, **settings):
         self.home, self.port = home, free_port()
@@ -42,7 +42,7 @@ class Server:
         return query(self.home, statement)
 
     def runs(self, job):
-        """Name of the state, its message, and the id, of each run that is not to come, by when they were due."""
+        """State, message and id of each run that is no longer scheduled, in the order in which they were due."""
         return self.query(
             "select run.state_name, state.message, run.id from flow_run run join deployment on "
             "deployment.id = run.deployment_id join flow_run_state state on state.id = run.state_id "
@@ -56,7 +56,7 @@ class Server:
 
 
 def query(home, statement):
-    """What is in the database of a Prefect home."""
+    """The rows that a statement selects from the database of a Prefect home."""
     with closing(sqlite3.connect(f"file:{home}/prefect.db?mode=ro", uri=True)) as database:
         return database.execute(statement).fetchall()
 
@@ -68,7 +68,7 @@ def free_port():
 
 @contextmanager
 def process(*command, log, **options):
-    """A process whose output goes to a file; stopped at the end with all that it has started."""
+    """A process whose output goes to a file; killed at the end, with its children."""
     with open(log, "w") as output:
         started = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output, **options)
     try:
@@ -78,7 +78,7 @@ def process(*command, log, **options):
 
 
 def kill(started):
-    """kill -9, with all children."""
+    """Kill a process and all its children with SIGKILL."""
     try:
         family = [*psutil.Process(started.pid).children(recursive=True), psutil.Process(started.pid)]
     except psutil.NoSuchProcess:
@@ -89,13 +89,13 @@ def kill(started):
     started.wait()
 
 
-def until(condition, what, patience=PATIENCE):
-    end = time.monotonic() + patience
+def until(condition, what, timeout=TIMEOUT):
+    end = time.monotonic() + timeout
     while time.monotonic() < end:
         if value := condition():
             return value
         time.sleep(0.2)
-    pytest.fail(f"waited {patience} s in vain for {what}")
+    pytest.fail(f"waited {timeout} s for {what}")
 
 
 def answers(url):
@@ -130,12 +130,12 @@ def serving(server, folder):
 
 
 def gmm_dask(*arguments, folder, environment):
-    """A command of ours that ends by itself."""
+    """Run a command that ends by itself."""
     command = [GMM_DASK, *arguments]
-    options = {"capture_output": True, "text": True, "timeout": PATIENCE, "check": False}
+    options = {"capture_output": True, "text": True, "timeout": TIMEOUT, "check": False}
     return subprocess.run(command, cwd=folder, env=environment, **options)
 
 
-def order(server, deployment):
+def run_deployment(server, deployment):
     command = BIN / "prefect", "deployment", "run", deployment
-    subprocess.run(command, env=server.environment, check=True, capture_output=True, timeout=PATIENCE)
+    subprocess.run(command, env=server.environment, check=True, capture_output=True, timeout=TIMEOUT)
