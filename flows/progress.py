@@ -27,11 +27,8 @@ def describe(event: Event) -> str:
 
 def _counts(event: PassDone) -> str:
     """Return the number of fits of each status: ``5 running, 2 converged``."""
-    from gmm_dask.em.status import Status
-
-    names = {Status.MAX_ITER: "stopped at max_iter"}
-    counts = {names.get(status, status): getattr(event, status) for status in Status}
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    labels = {"max_iter": "stopped at max_iter"}
+    return ", ".join(f"{count} {labels.get(status, status)}" for status, count in event.statuses.items())
 
 
 def _rate(event: PassDone | ChunksDone) -> str:

@@ -5,7 +5,7 @@ The stages of :func:`pipeline.fit.job.run` call ``progress(event)``; a listener 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -39,8 +39,9 @@ class PassDone:
         Duration of the pass.
     seconds_left : float
         Until no fit is running, if all approach their optima at the present rate.
-    running, converged, max_iter, singular, degenerate, spurious, failed : int
-        Number of fits (candidates times starts) of each status after the pass.
+    statuses : dict
+        Number of fits (candidates times starts) of each status after the pass, such as ``{"running": 5}``, in the
+        order of :class:`gmm_dask.em.status.Status`; without those that no fit has.
     best : str or None
         The leading candidate so far, such as ``"tied-k3"``, if there is one.
     value : float or None
@@ -51,26 +52,24 @@ class PassDone:
     rows: int
     seconds: float
     seconds_left: float
-    running: int
-    converged: int
-    max_iter: int
-    singular: int
-    degenerate: int
-    spurious: int
-    failed: int
+    statuses: Mapping[str, int]
     best: str | None = None
     value: float | None = None
 
     @property
+    def running(self) -> int:
+        """Fits that the next pass may compute."""
+        return self.statuses.get("running", 0)
+
+    @property
     def total(self) -> int:
         """All fits."""
-        return self.running + self.finished
+        return sum(self.statuses.values())
 
     @property
     def finished(self) -> int:
         """Fits that no later pass computes."""
-        unusable = self.singular + self.failed
-        return self.converged + self.max_iter + self.degenerate + self.spurious + unusable
+        return self.total - self.running
 
 
 @dataclass(frozen=True)

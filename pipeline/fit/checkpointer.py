@@ -60,7 +60,7 @@ class Checkpointer:
         """Count a pass, after which the states of the wave are these."""
         now = time.monotonic()
         seconds, self._last_pass = now - self._last_pass, now
-        computed = _count_running(self._checkpoint.states[self._part])
+        computed = sum(state.status is Status.RUNNING for state in self._checkpoint.states[self._part])
         self._checkpoint = self._with(states, self._checkpoint.passes + 1)
         try:
             self._progress(self._event(seconds, computed))
@@ -89,20 +89,10 @@ class Checkpointer:
             rows=sum(data_summary.chunk_rows),
             seconds=seconds,
             seconds_left=seconds_left(states, self._settings, seconds, computed),
-            running=count[Status.RUNNING],
-            converged=count[Status.CONVERGED],
-            max_iter=count[Status.MAX_ITER],
-            singular=count[Status.SINGULAR],
-            degenerate=count[Status.DEGENERATE],
-            spurious=count[Status.SPURIOUS],
-            failed=count[Status.FAILED],
+            statuses={status.value: count[status] for status in Status if count[status]},
             best=best,
             value=value,
         )
-
-
-def _count_running(states: Sequence[State]) -> int:
-    return sum(state.status is Status.RUNNING for state in states)
 
 
 # -- time that is left -------------------------------------------------------------------------------------------

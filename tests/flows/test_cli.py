@@ -339,9 +339,7 @@ def test_a_long_message_is_not_wrapped_when_piped(job):
 
 
 def a_pass(number, seconds_left=40.0, best=None, **counts):
-    lost = dict.fromkeys(("max_iter", "singular", "degenerate", "spurious", "failed"), 0)
-    counts = {"running": 5, "converged": 0} | lost | counts
-    return PassDone(number, rows=300, seconds=0.25, seconds_left=seconds_left, best=best, **counts)
+    return PassDone(number, 300, 0.25, seconds_left, {"running": 5, **counts}, best)
 
 
 def test_a_stage_as_a_line_of_text():
