@@ -81,7 +81,7 @@ class Family(ABC):
     """
 
     name: str
-    words: str  # what it means, for people
+    description: str  # what the covariances have in common, for a report
 
     # -- shapes ----------------------------------------------------------------------------------------------
     @abstractmethod
@@ -124,7 +124,7 @@ class Family(ABC):
     def unpack_all(self, sums: Array, edges: NDArray[np.int64], center: Array, scatter: Array) -> list[Statistics]:
         """:meth:`unpack` for several mixtures, whose components are between the edges."""
         every = self.unpack(sums, center, scatter)
-        parts = [[getattr(every, name)[place] for name in ("s0", "s1", "s2", "origins")] for place in places_of(edges)]
+        parts = [[getattr(every, name)[place] for name in ("s0", "s1", "s2", "origins")] for place in slices_of(edges)]
         return [Statistics(*part) for part in parts]
 
     def log_likelihood_correction(self, parameters: Parameters, scatter: Array) -> float:
@@ -228,6 +228,8 @@ class Family(ABC):
         edges = edges_of([len(one.s0) for one in statistics])
         s0, s1 = (np.concatenate([getattr(one, name) for one in statistics]) for name in ("s0", "s1"))
         origins = np.concatenate([one.origins for one in statistics])
+        # scikit-learn's nk = s0 + 10 eps. Its mean is sum r x / nk; with x = origin + y that is
+        # origin s0 / nk + s1 / nk, and the scatter about it follows from that about the origin
         nk = s0 + NK_FLOOR
         shift = s1 / nk[:, None]
         means = origins * (s0 / nk)[:, None] + shift
@@ -235,7 +237,8 @@ class Family(ABC):
         covariances = self._covariances_of([one.s2 for one in statistics], nk, shift, edges, reg_covar)
         factors = self.precisions_cholesky(covariances)
         found = []
-        for place, piece in zip(places_of(edges), self._pieces(edges), strict=True):
+        for place, piece in zip(slices_of(edges), self._pieces(edges), strict=True):
+            # a factor is NaN where a covariance is not positive definite, and NaN is not below any number
             sound = np.abs(factors[piece]).max() < LARGEST
             made = Parameters(weights[place], means[place], covariances[piece], factors[piece])
             found.append(made if sound else None)
@@ -249,7 +252,7 @@ class Family(ABC):
 
     def _pieces(self, edges: NDArray[np.int64]) -> Sequence[slice | int]:
         """Where the covariances of each of several mixtures are."""
-        return places_of(edges)
+        return slices_of(edges)
 
     def parameters(self, weights: Array, means: Array, covariances: Array) -> Parameters:
         """Parameters with the Cholesky factors of their precisions; raises :class:`SingularError`."""
@@ -305,7 +308,7 @@ def joined(models: Sequence[Parameters]) -> Parameters:
     return Parameters(**{name: np.concatenate([getattr(p, name) for p in models]) for name in vars(models[0])})
 
 
-def places_of(edges: NDArray[np.int64]) -> list[slice]:
+def slices_of(edges: NDArray[np.int64]) -> list[slice]:
     """The parts between the edges."""
     return [slice(start, stop) for start, stop in itertools.pairwise(edges.tolist())]
 
@@ -317,7 +320,7 @@ def edges_of(sizes: Sequence[int]) -> NDArray[np.int64]:
 
 def upper_factor(precision: Array) -> Array:
     """U (n_features, n_features), upper triangular, with ``U U^T = precision``."""
-    # reversing rows and columns turns the lower factor that LAPACK gives into the upper one
+    # with J the reversal of the order, J P J = L L' gives P = (J L J)(J L J)', and J L J is upper triangular
     lower: Array = linalg.cholesky(precision[::-1, ::-1], lower=True)
     return lower[::-1, ::-1]
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from gmm_dask.families.base import Array, Family, require_positive
+from gmm_dask.families.base import Array, Family, Parameters, require_positive
 
 
 class DiagonalFamily(Family):
     """Families whose ``covariances`` hold variances instead of matrices."""
 
     def precisions_cholesky(self, covariances: Array) -> Array:
-        """Reciprocal standard deviations."""
+        # U is diagonal: reciprocal standard deviations
         sound = np.isfinite(covariances) & (covariances > 0.0)
         factors: Array = 1.0 / np.sqrt(np.where(sound, covariances, np.nan))
         return factors
 
     def precisions(self, precisions_cholesky: Array) -> Array:
-        """Reciprocal variances."""
         return precisions_cholesky**2
 
     def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
-        """Variances and reciprocal standard deviations."""
         require_positive(precisions)
         return 1.0 / precisions, np.sqrt(precisions)
+
+    def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
+        normals = rng.standard_normal(size=(n_rows, parameters.means.shape[1]))
+        rows: Array = parameters.means[k] + normals * np.sqrt(parameters.covariances[k])
+        return rows

@@ -1,4 +1,4 @@
-"""What the full and the tied family share: symmetric matrices, packed as the feature map has them."""
+"""What the full and the tied family share: covariance matrices, packed as the feature map has them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,44 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.families.base import Array
+from gmm_dask import kernels
+from gmm_dask.families.base import Array, Family, Parameters, invert, upper_factor
+from gmm_dask.kernels.feature_map import n_monomials
+
+
+class MatrixFamily(Family):
+    """Families whose ``covariances`` are matrices, (n_components, D, D) or one of shape (D, D).
+
+    The factor U of a precision is upper triangular, ``precision = U U^T``. With it a squared Mahalanobis distance is
+    ``|U^T (x - mean)|^2``, and ``log |precision| = 2 sum_a log u_aa``.
+    """
+
+    def density_columns(self, n_features: int) -> slice:
+        return slice(1, n_monomials(n_features))
+
+    def log_det(self, precisions_cholesky: Array, n_features: int) -> Array:
+        logs: Array = np.log(np.diagonal(precisions_cholesky, axis1=-2, axis2=-1)).sum(axis=-1)
+        return logs
+
+    def precision_traces(self, parameters: Parameters) -> Array:
+        # tr(U U^T) is the squared Frobenius norm of U
+        traces: Array = np.sum(parameters.precisions_cholesky**2, axis=(-2, -1))
+        return traces
+
+    def precisions_cholesky(self, covariances: Array) -> Array:
+        # the kernel overwrites the matrices that it factorises
+        factors: Array = kernels.precision_factors(covariances.reshape(-1, *covariances.shape[-2:]).copy())
+        return factors.reshape(covariances.shape)
+
+    def precisions(self, precisions_cholesky: Array) -> Array:
+        return precisions_cholesky @ np.swapaxes(precisions_cholesky, -2, -1)
+
+    def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
+        matrices = precisions.reshape(-1, *precisions.shape[-2:])
+        return invert(precisions), np.stack([upper_factor(one) for one in matrices]).reshape(precisions.shape)
+
+    def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
+        return rng.multivariate_normal(parameters.means[k], self.full_covariances(parameters)[k], n_rows)
 
 
 @lru_cache(maxsize=16)

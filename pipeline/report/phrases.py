@@ -99,7 +99,7 @@ def decision(facts: Facts) -> list[str]:
     first = f"This was the only candidate tried; its {name} is {value}."
     if count > 1:
         first = f"Of {counted(count, 'candidate')}, this mixture has the smallest {name} ({value}). {_lead(facts)}"
-    return [first.strip(), *_held_out(facts), f"{kind.capitalize()}: {get_family(kind).words}."]
+    return [first.strip(), *_held_out(facts), f"{kind.capitalize()}: {get_family(kind).description}."]
 
 
 def _held_out(facts: Facts) -> Iterator[str]:
