@@ -137,6 +137,7 @@ def test_the_run_log_has_the_stages_and_the_terminal_only_the_jobs_lines(finishe
     assert set(printed[1:]) <= {message.split(":")[0] for (message,) in logged}
 
 
+@pytest.mark.slow
 def test_a_mistake_fails_the_flow_run_and_is_reported_once(job, prefect_home, environment):
     (job / "rows.npy").write_bytes((job / "rows.npy").read_bytes()[:100])
     done = run_job(job, environment)

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from browser import CHROMIUM, browsing
+from flows.deployments import serve_configs
 from gmm_dask import UserError
 from paths import ROOT
 from pipeline import store
@@ -198,27 +200,34 @@ def server(tmp_path_factory):
         yield found
 
 
-def test_serve_without_a_server_names_the_command_that_starts_one(tmp_path, server):
+def refused(folder, **settings):
+    """Why a job is not served."""
+    with temporary_settings(**settings), pytest.raises(UserError) as caught:
+        serve_configs([folder / "job.yaml"], lambda line: None)
+    return str(caught.value)
+
+
+def test_serve_without_a_server_names_the_command_that_starts_one(tmp_path):
     write_job(tmp_path, "alone")
-    environment = {name: value for name, value in server.environment.items() if name != "PREFECT_API_URL"}
-    done = gmm_dask("serve", "job.yaml", folder=tmp_path, environment=environment)
-    assert done.returncode == 2
-    assert "prefect server start" in " ".join(done.stderr.split())
-    deaf = environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    done = gmm_dask("serve", "job.yaml", folder=tmp_path, environment=deaf)
-    assert done.returncode == 2
-    assert "expected a Prefect server at http://127.0.0.1:9/api" in done.stderr
-    website = environment | {"PREFECT_API_URL": server.url.removesuffix("/api")}
+    assert "prefect server start" in refused(tmp_path, restore_defaults={PREFECT_API_URL})
+    url = "http://127.0.0.1:9/api"
+    assert url in refused(tmp_path, updates={PREFECT_API_URL: url})
+
+
+def test_serve_without_a_schedule_shows_an_example(tmp_path):
+    write_job(tmp_path, "idle", schedule="null")
+    message = refused(tmp_path)
+    assert "has no schedule" in message
+    assert "schedule: {cron" in message
+
+
+@pytest.mark.slow
+def test_the_address_of_a_servers_pages_is_not_that_of_its_api(tmp_path, server):
+    write_job(tmp_path, "alone")
+    website = server.environment | {"PREFECT_API_URL": server.url.removesuffix("/api")}
     done = gmm_dask("serve", "job.yaml", folder=tmp_path, environment=website)
     assert done.returncode == 2
     assert "ends in /api" in done.stderr
-
-
-def test_serve_without_a_schedule_shows_an_example(tmp_path, server):
-    write_job(tmp_path, "idle", schedule="null")
-    done = gmm_dask("serve", "job.yaml", folder=tmp_path, environment=server.environment)
-    assert done.returncode == 2
-    assert "has no schedule" in done.stderr
 
 
 @pytest.mark.slow
