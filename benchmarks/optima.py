@@ -1,10 +1,10 @@
-"""How good the optima are: starts that compete, beside scikit-learn with one start and with ten times as many.
+"""How good the optima are: the search for starts, beside scikit-learn with one start and with ten times as many.
 
 Every cell of a table (numbers of components by covariance types) is fitted with the same tolerance. Best known is the
-highest likelihood of all runs and of a thorough search with many starts of several kinds; optima with a spike or with
-a component of one row count for nobody. A model is right if it has the number of components that the data were made
-with, and a type that holds them. The seconds are those of everything. Passes are those after the starts: ours are
-fitted beforehand, in memory, to 8,192 rows or more, which for such small sets is all of them or most.
+highest likelihood of all runs and of a thorough search with many starts of several kinds; optima with a spurious
+component, or with one of a single row, are not counted. A model is right if it has the number of components that the
+data were made with, and a type that holds them. The seconds are those of everything. Passes are those after the starts:
+ours are fitted beforehand, in memory, to 8,192 rows or more, which for such small sets is all of them or most.
 
 Then, cell by cell: how many passes over all rows our starts leave to do, and how many plain EM takes from k-means, to
 the lower of the likelihoods that the two end at (within 1e-6 a row). Here some sets are larger than any sample.
@@ -138,8 +138,8 @@ def ours(data: Data, seed: int, n_init: int = 1, init_params: str = "auto") -> R
 def is_sound(data: Data, name: str, found: Parameters) -> bool:
     """Whether our statuses would trust these parameters."""
     rows = as_rows(data.X, None)
-    verdict = check_parameters(get_family(name), found, len(data.X), data.reg_covar) or Status.CONVERGED
-    state = State(Candidate(name, len(found.weights)), 0, found, status=verdict)
+    objection = check_parameters(get_family(name), found, len(data.X), data.reg_covar)
+    state = State(Candidate(name, len(found.weights)), 0, found, status=objection or Status.CONVERGED)
     (outcome,) = evaluate_states(rows, summarize_rows(rows, 0), [state])
     return outcome.state.status.trusted
 

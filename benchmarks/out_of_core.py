@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dask
@@ -27,7 +28,7 @@ import zarr
 from dask.system import CPU_COUNT
 from machine import describe_machine
 
-from gmm_dask.init.responsibilities import start_states
+from gmm_dask.init.starts import first_states
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, one_blas_thread, summarize_rows
 from gmm_dask.passes.model_batch import Model
@@ -67,10 +68,9 @@ def median_seconds(work, repeats: int = 3) -> float:
 
 def draw_models(data_summary: DataSummary) -> list[Model]:
     """The batch's mixtures, as k-means starts them."""
-    states = start_states(
+    states = first_states(
         check_candidates(COMPONENTS, TYPES),
-        data_summary.sample[:20_000],
-        None,
+        replace(data_summary, sample=data_summary.sample[:20_000]),
         init_params="kmeans",
         n_init=1,
         random_state=generator_copies(0),

@@ -33,7 +33,8 @@ from distributed import Client, LocalCluster, span
 from machine import describe_machine
 
 from gmm_dask.families import get_family
-from gmm_dask.init.responsibilities import start_states
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.starts import first_states
 from gmm_dask.passes.map_reduce import as_rows, map_reduce, one_blas_thread, summarize_rows
 from gmm_dask.passes.model_batch import ModelBatch, add_sums, build_batch, chunk_sums
 
@@ -92,8 +93,8 @@ def work(rows: Any, weights: Any, shared: tuple[ModelBatch, int], number: int) -
 def candidates() -> ModelBatch:
     """What a pass of a search computes: four covariance types with 2 to 6 components."""
     data_summary = summarize_rows(as_rows(make_chunk(0, 20_000)), 0)
-    types = [(name, k) for name in ("full", "tied", "diag", "spherical") for k in range(2, 7)]
-    made = partial(start_states, types, data_summary.sample, None, init_params="random_from_data", n_init=1)
+    types = [Candidate(name, k) for name in ("full", "tied", "diag", "spherical") for k in range(2, 7)]
+    made = partial(first_states, types, data_summary, init_params="random_from_data", n_init=1)
     states = made(random_state=lambda: np.random.RandomState(0), reg_covar=1e-3)
     models = [(get_family(state.covariance_type), state.parameters) for state in states]
     return build_batch(models, data_summary.center, data_summary.scatter)

@@ -33,7 +33,7 @@ from sklearn.mixture import GaussianMixture
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Settings, State
 from gmm_dask.families import FAMILIES, get_family
-from gmm_dask.init.responsibilities import start_states
+from gmm_dask.init.starts import first_states
 from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, summarize_rows
 from gmm_dask.selection.grid import check_candidates, generator_copies
 from gmm_dask.selection.outcomes import evaluate_states
@@ -95,10 +95,9 @@ def make_data(task: Task, seed: int = 0) -> np.ndarray:
 def make_starts(X: np.ndarray, task: Task) -> list[State]:
     """k-means starts from a sample of rows, the same for both."""
     sample = X[np.random.default_rng(1).choice(len(X), size=min(len(X), 20_000), replace=False)]
-    return start_states(
+    return first_states(
         check_candidates(task.components, FAMILIES),
-        sample,
-        None,
+        summarize_rows(as_rows(sample), 0),
         init_params="kmeans",
         n_init=task.n_init,
         random_state=generator_copies(0),

@@ -25,9 +25,8 @@ from gmm_dask.em.spurious import weights_warning
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Family, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.auto import INIT_PARAMS, first_states
-from gmm_dask.init.given import Inits, check_inits
-from gmm_dask.init.responsibilities import require_rows
+from gmm_dask.init.given import GivenParameters, check_given
+from gmm_dask.init.starts import INIT_PARAMS, STARTS, first_states, require_rows
 from gmm_dask.inputs import is_lazy, read_input, read_weights, sample_seed
 from gmm_dask.passes import predict
 from gmm_dask.passes.data_summary import DataSummary
@@ -64,9 +63,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_init : int, default=1
         Number of starts; the best is kept. A start that becomes singular is dropped with a warning.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'auto'}, default='kmeans'
-        How the starts are made: from all rows, or from a random sample of them if they are too many. 'auto' lets
-        many short fits over such rows compete, and the best goes on; each of the ``n_init`` starts is a competition
-        of its own.
+        How the starts are made, from all rows, or from a random sample of them if there are too many. The first four
+        are scikit-learn's. 'auto' takes the best of many short runs of EM on a subsample in memory, improved by
+        split and merge moves; each of the ``n_init`` starts is an independent search.
     weights_init : array-like of shape (n_components,), default=None
     means_init : array-like of shape (n_components, n_features), default=None
     precisions_init : array-like, default=None
@@ -91,7 +90,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     converged_ : bool
     status_ : str
         How the best start stands: ``'converged'``, ``'max_iter'``, or, where a component is no group of rows,
-        ``'degenerate'`` (it holds one row or less) or ``'spurious'`` (a spike of few): see
+        ``'degenerate'`` (it holds one row or less) or ``'spurious'`` (it is far too narrow for its few rows): see
         :class:`gmm_dask.em.status.Status`.
     n_iter_ : int
         Iterations of the best start.
@@ -203,7 +202,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         array = read_input(self, X, reset=True)
         rows = as_rows(array, read_weights(sample_weight, array))
         family = get_family(self.covariance_type)
-        inits = check_inits(
+        given = check_given(
             family, self.n_components, rows.n_features, self.weights_init, self.means_init, self.precisions_init
         )
         with one_blas_thread():
@@ -215,7 +214,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 warnings.warn(note, UserWarning, stacklevel=3)
             settings = settings_for(data_summary, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             states = loop.run(
-                self._first_states(family, data_summary, inits, settings),
+                self._first_states(family, data_summary, given, settings),
                 partial(collect_statistics, rows, data_summary),
                 data_summary.total_weight,
                 settings,
@@ -223,12 +222,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             )
         self._keep_best(states)
 
-    def _first_states(self, family: Family, data_summary: DataSummary, inits: Inits, settings: Settings) -> list[State]:
+    def _first_states(
+        self, family: Family, data_summary: DataSummary, given: GivenParameters, settings: Settings
+    ) -> list[State]:
         if self.warm_start and hasattr(self, "converged_"):
             state = State(Candidate(family.name, self.n_components), 0, self._parameters, prior_bound=self.lower_bound_)
             return [state]
-        if inits.complete:
-            return [State(Candidate(family.name, self.n_components), 0, inits.parameters())]
+        if given.are_complete:
+            return [State(Candidate(family.name, self.n_components), 0, given.parameters())]
         states = first_states(
             [Candidate(family.name, self.n_components)],
             data_summary,
@@ -237,7 +238,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             random_state=lambda: check_random_state(self.random_state),
             reg_covar=settings.reg_covar,
         )
-        return [s if s.parameters is None else replace(s, parameters=inits.replace_in(s.parameters)) for s in states]
+        return [s if s.parameters is None else replace(s, parameters=given.replace_in(s.parameters)) for s in states]
 
     def _report_pass(self, states: list[State]) -> None:
         """What ``verbose`` asks for, after a pass."""
@@ -253,7 +254,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _keep_best(self, states: list[State]) -> None:
         """Keep the best start's parameters; warn of what did not go well."""
         # scikit-learn's own starts are chosen as it chooses them: the largest likelihood wins, whatever it comes from
-        best = loop.best_start(states, trusted=self.init_params == AUTO)
+        best = loop.best_start(states, trusted=STARTS[self.init_params].is_search)
         if best is None:
             raise UserError(f"Fitting the mixture failed: {states[0].status.remedy}")
         for text in shortcomings(states, best):

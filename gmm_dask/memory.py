@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gmm_dask.em.acceleration import ORDER
 from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.budget import BUDGET
 from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.passes.map_reduce import MERGE_WIDTH
 from gmm_dask.passes.model_batch import BLOCK_BYTES, ROW_MULTIPLE
@@ -21,15 +21,6 @@ IMPORTS_BYTES = 480 << 20
 CHUNK_COPIES = 6
 # the sample of rows while parts of it are put together
 SAMPLE_COPIES = 4
-# fits over the scout that run together take so much memory, or are one; of each candidate at most so many are kept
-STATES_BYTES = 32 << 20
-MOST_PROMISING = 5
-KEPT = 2  # fits of a candidate that are kept from round to round
-# a competition may get caught where another does not: where one pass of all candidates adds up no more than so many
-# numbers, a few milliseconds' work, two compete that know nothing of each other
-COMPETITIONS, LITTLE_WORK = 2, 3_000_000
-# fits over the scout of more numbers are not accelerated: what they remembered would be many times themselves
-MOST_ACCELERATED = 4096
 # of a worker's memory, what may be filled before Dask begins to move results to disk, and of the part of that which
 # nothing needs, what is taken: chunks are never spread quite evenly
 UNSPILLED, SPREAD = 0.6, 0.8
@@ -48,7 +39,8 @@ class Shape:
     """What is read: ``n_features`` columns in ``n_chunks`` chunks of at most ``chunk_rows`` rows.
 
     ``output_bytes`` are those of what is computed and written for each row, ``held_out`` tells whether some rows are
-    held out, so that the others are copied, ``competing`` whether starts compete for the fits.
+    held out, so that the others are copied, ``searches_starts`` whether starts are searched for on a
+    subsample (``init_params="auto"``).
     """
 
     n_features: int
@@ -56,7 +48,7 @@ class Shape:
     chunk_rows: int
     output_bytes: int = 0
     held_out: bool = False
-    competing: bool = False
+    searches_starts: bool = False
 
     @property
     def chunk_bytes(self) -> int:
@@ -109,48 +101,6 @@ def copies_of_sums(shape: Shape, machine: Machine) -> int:
     return 2 * machine.threads + (MERGE_WIDTH - 1) * depth + 3
 
 
-def is_accelerated(candidate: Candidate, n_features: int) -> bool:
-    """Whether a candidate's fits over the scout are accelerated."""
-    return _n_values(candidate, n_features) <= MOST_ACCELERATED
-
-
-def state_bytes(candidate: Candidate, n_features: int) -> int:
-    """What a fit over the scout takes: parameters and factors before and after a step, sums, and what it remembers."""
-    values = _n_values(candidate, n_features)
-    remembered = 2 * (ORDER + 1) * values if is_accelerated(candidate, n_features) else 0
-    return 8 * (6 * values + remembered)
-
-
-def _n_values(candidate: Candidate, n_features: int) -> int:
-    """Numbers of a candidate's parameters."""
-    name, k = candidate
-    return k * (n_features + 1) + math.prod(get_family(name).covariance_shape(k, n_features))
-
-
-def affordable_promising(candidates: Sequence[Candidate], n_features: int) -> int:
-    """How many fits of each candidate go on over the scout at a time."""
-    each = sum(state_bytes(candidate, n_features) for candidate in candidates)
-    return max(1, min(MOST_PROMISING, STATES_BYTES // each))
-
-
-def work(candidates: Iterable[Candidate], n_rows: int, n_features: int) -> int:
-    """How many numbers a pass over rows in memory adds up, with one fit of each candidate."""
-    return n_rows * sum(model_bytes(candidate, n_features) // 8 for candidate in candidates)
-
-
-def affordable_competitions(candidates: Sequence[Candidate], n_rows: int, n_features: int) -> int:
-    """How many competitions over a scout of so many rows each start is the best of."""
-    return COMPETITIONS if work(candidates, n_rows, n_features) <= LITTLE_WORK else 1
-
-
-def competing_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> int:
-    """The fits over the scout: those that run together, those that go on, and those that have won already."""
-    sizes = [state_bytes(candidate, shape.n_features) for candidate in candidates]
-    going_on = affordable_promising(candidates, shape.n_features) + KEPT
-    going_on *= affordable_competitions(candidates, _sampled(shape), shape.n_features)
-    return max(STATES_BYTES, *sizes) + (going_on + n_init - 1) * sum(sizes)
-
-
 def summary_bytes(shape: Shape) -> int:
     """What pass 0 holds beside the chunks in work: its sample, as the parts of it are merged."""
     return SAMPLE_COPIES * 8 * _sampled(shape) * (shape.n_features + 3)
@@ -190,8 +140,8 @@ def projected_bytes(
 def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
     """What the work before the first pass needs: the imports, and pass 0 or the seeding, whichever is more."""
     seeding = seeding_bytes(shape, max(k for _, k in candidates))
-    if shape.competing:
-        seeding += competing_bytes(shape, candidates, n_init)
+    if shape.searches_starts:
+        seeding += BUDGET.search_bytes(candidates, _sampled(shape), shape.n_features, n_init)
     return IMPORTS_BYTES + max(machine.threads * thread_bytes(shape) + summary_bytes(shape), seeding)
 
 

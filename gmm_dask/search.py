@@ -22,7 +22,7 @@ from gmm_dask.errors import UserError
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import FAMILIES
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.auto import INIT_PARAMS, first_states
+from gmm_dask.init.starts import INIT_PARAMS, first_states
 from gmm_dask.inputs import read_input, read_weights, sample_seed
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, summarize_rows
@@ -59,9 +59,9 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     extend : bool, default=False
         Whether the grid is widened as long as the winner has the most components of it, or the fewest and more than
         one: by half as many numbers of components as it has, in its own stride, for all covariance types. Only the
-        new candidates are fitted; with ``init_params='auto'`` they compete among themselves, so that they may end
-        elsewhere than in a search that has the whole grid at first. It ends when the winner lies inside, which is
-        also so where no new candidate can be trusted, or at as many components as there are rows.
+        new candidates are fitted; with ``init_params='auto'`` their starts are searched for without the others, so
+        that they may end elsewhere than in a search that has the whole grid at first. It ends when the winner lies
+        inside the grid, when no new candidate can be trusted, or at as many components as there are rows.
 
     Attributes
     ----------

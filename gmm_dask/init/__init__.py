@@ -1,1 +1,1 @@
-"""The starts of a fit: scikit-learn's, those that a user gives, and the best of many short runs (``auto``)."""
+"""The starts of a fit: scikit-learn's, the user's own, and the best of many short runs over a subsample (``auto``)."""

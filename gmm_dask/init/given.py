@@ -1,4 +1,4 @@
-"""First parameters that a user gives: ``weights_init``, ``means_init`` and ``precisions_init``."""
+"""Initial parameters that the user gives: ``weights_init``, ``means_init`` and ``precisions_init``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Inits:
-    """Checked first parameters, each None where the start's own are taken; shapes as in :class:`Parameters`."""
+class GivenParameters:
+    """Checked initial parameters, each None where the start's own are used; shapes as in :class:`Parameters`."""
 
     weights: Array | None
     means: Array | None
@@ -25,22 +25,24 @@ class Inits:
     precisions_cholesky: Array | None
 
     @property
-    def complete(self) -> bool:
-        """Whether no start is needed."""
+    def are_complete(self) -> bool:
+        """Whether all are given, so that no start is needed."""
         return all(part is not None for part in (self.weights, self.means, self.precisions_cholesky))
 
     def replace_in(self, parameters: Parameters) -> Parameters:
-        """Parameters of a start, with what the user gave in place of its own."""
+        """Return the parameters of a start, with what the user gave in place of its own."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         return replace(parameters, **given)
 
     def parameters(self) -> Parameters:
-        """The user's parameters, which must be complete."""
+        """Return the user's parameters, which must be complete."""
         return Parameters(**vars(self))
 
 
-def check_inits(family: Family, n_components: int, n_features: int, weights: Any, means: Any, precisions: Any) -> Inits:
-    """Check what the user gave.
+def check_given(
+    family: Family, n_components: int, n_features: int, weights: Any, means: Any, precisions: Any
+) -> GivenParameters:
+    """Check ``weights_init``, ``means_init`` and ``precisions_init``.
 
     Raises
     ------
@@ -58,7 +60,7 @@ def check_inits(family: Family, n_components: int, n_features: int, weights: Any
     matrix = _check_shape("precisions_init", precisions, family.covariance_shape(n_components, n_features))
     if matrix is not None:
         checked["covariances"], checked["precisions_cholesky"] = _factor(family, matrix)
-    return Inits(**checked)
+    return GivenParameters(**checked)
 
 
 def _check_shape(name: str, value: Any, shape: tuple[int, ...]) -> Array | None:

@@ -1,4 +1,4 @@
-"""Starts: first parameters of every candidate, made from the sample of rows that pass 0 brought.
+"""First parameters from first responsibilities: scikit-learn's four starts.
 
 With all rows in the sample these are scikit-learn's starts, random number for random number. The clusterings
 themselves are scikit-learn's own ``KMeans`` and ``kmeans_plusplus``.
@@ -14,42 +14,48 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from gmm_dask.em.loop import State, Status
-from gmm_dask.errors import SingularError, UserError
+from gmm_dask.errors import SingularError
 from gmm_dask.families import Family, Parameters, Statistics, get_family
 from gmm_dask.families.base import NK_FLOOR
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.model_batch import add_centred
 
 Array = NDArray[np.float64]
+# first responsibilities (n_rows, k), from rows (n_rows, n_features), their weights or None, k and a generator
+Responsibilities = Callable[[Array, Array | None, int, np.random.RandomState], Array]
 
 _BLOCK_ROWS = 4096
 
 
-def kmeans_start(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
+def kmeans(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
     """Each row belongs to its k-means cluster."""
-    fitted = KMeans(n_clusters=k, n_init=1, random_state=random).fit(x, sample_weight=weights)
-    resp = np.zeros((len(x), k))
-    resp[np.arange(len(x)), fitted.labels_] = 1.0
-    return resp
+    return one_hot(KMeans(n_clusters=k, n_init=1, random_state=random).fit(x, sample_weight=weights).labels_, k)
 
 
-def kmeans_plusplus_start(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
+def kmeans_plus_plus(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
     """Each component is one row, chosen far from the others."""
     _, indices = kmeans_plusplus(x, k, sample_weight=weights, random_state=random)
     return _one_row_each(len(x), indices)
 
 
-def random_start(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
+def random_shares(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
     """Each row belongs to all components, in random shares."""
     shares: Array = random.uniform(size=(len(x), k))
     shares /= shares.sum(axis=1)[:, None]
     return shares
 
 
-def random_from_data_start(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
+def random_from_data(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
     """Each component is one row, drawn with probability proportional to its weight."""
     shares = None if weights is None else weights / weights.sum()
     return _one_row_each(len(x), random.choice(len(x), size=k, replace=False, p=shares))
+
+
+def one_hot(labels: NDArray[np.integer], k: int) -> Array:
+    """Return the responsibilities of rows that belong to one component each."""
+    resp: Array = (labels[:, None] == np.arange(k)).astype(float)
+    return resp
 
 
 def _one_row_each(n_rows: int, indices: NDArray[np.int64]) -> Array:
@@ -58,84 +64,46 @@ def _one_row_each(n_rows: int, indices: NDArray[np.int64]) -> Array:
     return resp
 
 
-Start = Callable[[Array, Array | None, int, np.random.RandomState], Array]
-
-STARTS: dict[str, Start] = {
-    "kmeans": kmeans_start,
-    "k-means++": kmeans_plusplus_start,
-    "random": random_start,
-    "random_from_data": random_from_data_start,
-}
-
-
 def start_states(
+    responsibilities: Responsibilities,
     candidates: Sequence[Candidate],
-    sample: Array,
-    sample_weights: Array | None,
-    *,
-    init_params: str,
+    data_summary: DataSummary,
     n_init: int,
     random_state: Callable[[], np.random.RandomState],
     reg_covar: float | Array,
 ) -> list[State]:
-    """First states of all candidates, each with ``n_init`` starts.
+    """Return the first states of all candidates, from the sample of rows of pass 0.
 
-    Parameters
-    ----------
-    candidates : sequence of (covariance_type, n_components)
-    sample : ndarray of shape (n_sampled, n_features)
-    sample_weights : ndarray of shape (n_sampled,), or None
-    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}
-    n_init : int
-    random_state : callable
-        Gives the generator that a candidate's starts are drawn from. It is asked once for each number of
-        components: candidates that differ in their covariance type alone share their responsibilities.
-    reg_covar : float or ndarray of shape (n_features,)
-
-    Returns
-    -------
-    states : list of State
-        Candidate by candidate, start by start. A singular start is a state without parameters.
+    ``random_state`` is called once for each number of components: candidates that differ in their covariance type
+    alone share their responsibilities. A singular start is a state without parameters.
     """
-    found: dict[tuple[str, int, int], State] = {}
-    for k in dict.fromkeys(k for _, k in candidates):
-        require_rows(len(sample), k)
-        types = [name for name, n_components in candidates if n_components == k]
+    found: dict[tuple[Candidate, int], State] = {}
+    for k in dict.fromkeys(candidate.n_components for candidate in candidates):
         random = random_state()
         for start in range(n_init):
-            resp = STARTS[init_params](sample, sample_weights, k, random)
-            for name in types:
-                found[name, k, start] = _state(name, k, start, sample, sample_weights, resp, reg_covar)
-    return [found[name, k, start] for name, k in candidates for start in range(n_init)]
+            resp = responsibilities(data_summary.sample, data_summary.sample_weights, k, random)
+            for candidate in candidates:
+                if candidate.n_components == k:
+                    found[candidate, start] = _state(candidate, start, data_summary, resp, reg_covar)
+    return [found[candidate, start] for candidate in candidates for start in range(n_init)]
 
 
-def require_rows(n_rows: int, n_components: int) -> None:
-    """Raise :class:`UserError` if there are fewer rows than components."""
-    if n_rows < n_components:
-        raise UserError(
-            f"Expected n_samples >= n_components but got n_components = {n_components}, n_samples = {n_rows}: "
-            "ask for fewer components or bring more rows."
-        )
-
-
-def _state(
-    name: str, k: int, start: int, sample: Array, sample_weights: Array | None, resp: Array, reg_covar: float | Array
-) -> State:
+def _state(candidate: Candidate, start: int, data_summary: DataSummary, resp: Array, reg_covar: float | Array) -> State:
+    family = get_family(candidate.covariance_type)
     try:
-        parameters = start_parameters(get_family(name), sample, sample_weights, resp, reg_covar)
+        parameters = start_parameters(family, data_summary.sample, data_summary.sample_weights, resp, reg_covar)
     except SingularError:
-        return State(Candidate(name, k), start, None, status=Status.SINGULAR)
-    return State(Candidate(name, k), start, parameters)
+        return State(candidate, start, None, status=Status.SINGULAR)
+    return State(candidate, start, parameters)
 
 
 def start_parameters(
     family: Family, x: Array, weights: Array | None, resp: Array, reg_covar: float | Array
 ) -> Parameters:
-    """Parameters that responsibilities give, as scikit-learn starts from them.
+    """Return the parameters that scikit-learn starts from, given these responsibilities.
 
-    The weights are sums over the number of rows, and are not renormalised: with one row a component they add up to
-    n_components / n_rows. The sums are taken about each component's own mean, so that tight components far from
-    each other lose no digits.
+    The weights are sums over the number of rows, and are not renormalised: with one row per component they add up to
+    n_components / n_rows.
 
     Raises
     ------
@@ -147,6 +115,7 @@ def start_parameters(
     if weights is not None:
         resp = resp * weights[:, None]
     statistics = statistics_of(family, x, resp)
+    # scikit-learn's first tied covariance is that of all rows, also of those without a component
     moment = _second_moment(x[unassigned], None if weights is None else weights[unassigned])
     s2 = family.start_s2(statistics.s2, statistics.origins, moment)
     parameters = family.maximise(replace(statistics, s2=s2), reg_covar)
@@ -154,7 +123,10 @@ def start_parameters(
 
 
 def statistics_of(family: Family, x: Array, resp: Array) -> Statistics:
-    """The statistics that responsibilities (n_rows, n_components) give, about each component's own mean."""
+    """Return the statistics that responsibilities (n_rows, n_components) give.
+
+    The sums are taken about each component's own mean, so that tight components far from each other lose no digits.
+    """
     k, d = resp.shape[1], x.shape[1]
     means = (resp.T @ x) / (resp.sum(axis=0) + NK_FLOOR)[:, None]
     s0, s1, s2 = np.zeros(k), np.zeros((k, d)), family.zero_s2(k, d)

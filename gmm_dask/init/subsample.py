@@ -1,11 +1,11 @@
-"""The scout: rows in memory on which many short fits compete before any pass over all rows."""
+"""A subsample of the rows in memory, on which many short runs of EM are compared before any pass over all rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from gmm_dask.em.loop import Settings, State
 from gmm_dask.em.spurious import check_components
 from gmm_dask.families import Statistics, get_family
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.budget import SearchBudget, pass_work
 from gmm_dask.init.responsibilities import statistics_of
-from gmm_dask.memory import STATES_BYTES, is_accelerated, state_bytes, work
 from gmm_dask.passes.data_summary import DataSummary, Draw, finish_summary, summarize_chunk
 from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, collect_totals
 from gmm_dask.passes.model_batch import Model
@@ -25,28 +25,25 @@ from gmm_dask.passes.predict import predict_rows
 
 Array = NDArray[np.float64]
 
-# responsibilities up to this are left out of a component's statistics, from which a fit only begins
-FAINT = 1e-6
-# states that begin are computed together up to so many bytes
-TOGETHER_BYTES = 1 << 20
-# a pass is cut into chunks that add up so many numbers, about a millisecond's work, but into no more than a few
-CHUNK_WORK, SCOUT_CHUNKS = 4_000_000, 4
+# directions whose variance is below this share of the largest are rounding errors of columns that depend on others
+RANK_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Scout:
-    """Some rows of the sample, on which fits compete.
+class Subsample:
+    """Some rows of the sample, and what runs of EM on them need.
 
     Attributes
     ----------
     x : ndarray of shape (n_rows, n_features)
     weights : ndarray of shape (n_rows,), or None
     whitened : ndarray of shape (n_rows, n_directions)
-        The rows in directions of variance one that are not correlated; those without variance are left out.
+        The rows in uncorrelated directions of variance one; directions without variance are left out.
     data_summary : DataSummary
         Of these rows.
     random : RandomState
     reg_covar : float or ndarray of shape (n_features,)
+    budget : SearchBudget
     """
 
     x: Array
@@ -55,116 +52,140 @@ class Scout:
     data_summary: DataSummary
     random: np.random.RandomState
     reg_covar: float | Array
+    budget: SearchBudget
 
     @classmethod
     def of(
-        cls, data_summary: DataSummary, n_rows: int, random: np.random.RandomState, reg_covar: float | Array
-    ) -> Scout:
-        """Up to ``n_rows`` rows of the data summary's sample."""
+        cls,
+        data_summary: DataSummary,
+        n_rows: int,
+        random: np.random.RandomState,
+        reg_covar: float | Array,
+        budget: SearchBudget,
+    ) -> Self:
+        """Draw up to ``n_rows`` rows of the data summary's sample."""
         x, weights = data_summary.sample, data_summary.sample_weights
         if n_rows < len(x):
             chosen = np.sort(random.choice(len(x), n_rows, replace=False))
             x, weights = x[chosen], None if weights is None else weights[chosen]
         draw = Draw.of(len(x), x.shape[1], seed=0)
         own = finish_summary(summarize_chunk(x, weights, draw, 0))
-        return cls(x, weights, _whitened(x, own), own, random, reg_covar)
+        return cls(x, weights, _whitened(x, own), own, random, reg_covar, budget)
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        return len(self.x)
 
     @property
     def rows(self) -> Rows:
         """The rows, for a pass."""
         return as_rows(self.x, self.weights)
 
-    def glimpse(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
-        """A few plain iterations of the states, many at a time, which tell how promising they are."""
-        for part in self._parts(states):
-            yield from self._ran(part, replace(settings, reg_covar=self.reg_covar), np.dtype(np.float32))
+    # -- runs of EM ------------------------------------------------------------------------------------------
+
+    def screen(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
+        """Run a few plain iterations of each state, in single precision: enough to rank them."""
+        for batch in self._batches(states):
+            yield from self._em(batch, settings, np.dtype(np.float32))
 
     def run(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
-        """EM of the states, many at a time; those that had ended go on. Steps are accelerated where there is room.
+        """Run EM of each state, accelerated where memory allows; states that had ended resume.
 
-        Only the usable ones come back, with a verdict on spikes of chance.
+        Only usable states are returned, and those with a spurious component have that status.
         """
         n_features = self.x.shape[1]
         evaluate = partial(collect_totals, self.rows, self.data_summary)
-        for part in self._parts(states):
-            small = all(is_accelerated(s.candidate, n_features) for s in part)
-            acceleration = FeatureScale.of(self.data_summary) if small else None
-            ran = self._ran(part, replace(settings, reg_covar=self.reg_covar, acceleration=acceleration))
+        for batch in self._batches(states):
+            small = all(self.budget.is_accelerated(state.candidate, n_features) for state in batch)
+            ran = self._em(batch, replace(settings, acceleration=FeatureScale.of(self.data_summary) if small else None))
             if usable := [state for state in ran if state.usable]:
                 yield from check_components(usable, evaluate, self.data_summary.total_weight)[0]
 
-    def _ran(self, states: Sequence[State], settings: Settings, dtype: np.dtype[Any] | None = None) -> list[State]:
-        again = [continued(state, state.start) for state in states]
-        collect = partial(self._collect, dtype=dtype)
-        return loop.run(again, collect, self.data_summary.total_weight, settings)
+    def _em(self, states: Sequence[State], settings: Settings, dtype: np.dtype[Any] | None = None) -> list[State]:
+        settings = replace(settings, reg_covar=self.reg_covar)
+        resumed = [resume(state, state.start) for state in states]
+        return loop.run(resumed, partial(self._collect, dtype=dtype), self.data_summary.total_weight, settings)
 
     def _collect(self, models: Sequence[Model], dtype: np.dtype[Any] | None) -> list[Statistics]:
-        """A pass, by several threads where there is enough to do."""
+        """Run a pass, on several threads where there is enough to do.
+
+        The number of chunks follows from the work alone, not from the number of threads: sums over other chunks would
+        have other bits.
+        """
         candidates = (Candidate(family.name, len(parameters.weights)) for family, parameters in models)
-        n_chunks = min(SCOUT_CHUNKS, 1 + work(candidates, *self.x.shape) // CHUNK_WORK)
+        n_chunks = min(self.budget.max_chunks, 1 + pass_work(candidates, *self.x.shape) // self.budget.chunk_work)
         return collect_statistics(replace(self.rows, n_chunks=n_chunks), self.data_summary, models, dtype)
 
-    def _parts(self, states: Iterable[State]) -> Iterator[list[State]]:
-        """As many states at a time as there is room for."""
-        part: list[State] = []
+    def _batches(self, states: Iterable[State]) -> Iterator[list[State]]:
+        """Yield as many states at a time as the budget's memory has room for."""
+        batch: list[State] = []
         used = 0
         for state in states:
-            size = state_bytes(state.candidate, self.x.shape[1])
-            if part and used + size > STATES_BYTES:
-                yield part
-                part, used = [], 0
-            part.append(state)
+            size = self.budget.fit_bytes(state.candidate, self.x.shape[1])
+            if batch and used + size > self.budget.batch_bytes:
+                yield batch
+                batch, used = [], 0
+            batch.append(state)
             used += size
-        if part:
-            yield part
+        if batch:
+            yield batch
 
-    def start(self, name: str, resp: Array, number: int = 0) -> Iterator[State]:
-        """A state, so numbered, from responsibilities (n_rows, n_components); none if it would be singular."""
-        return self.assembled(name, [self.parts(name, resp)], number)
+    # -- states from responsibilities ------------------------------------------------------------------------
 
-    def answered(self, share: Array) -> tuple[NDArray[np.intp], Array]:
-        """The rows that a component answers for, and what each counts, from its responsibilities (n_rows,)."""
-        rows = np.flatnonzero(share > FAINT)
-        return rows, share[rows] if self.weights is None else share[rows] * self.weights[rows]
-
-    def parts(self, name: str, resp: Array) -> list[Statistics]:
-        """The statistics of each component by itself, from responsibilities (n_rows, n_components)."""
-        family, found = get_family(name), []
-        for share in resp.T:
-            rows, weights = self.answered(share)
-            found.append(statistics_of(family, self.x[rows], weights[:, None]))
-        return found
-
-    def assembled(self, name: str, mixtures: Sequence[Sequence[Statistics]], number: int = 0) -> Iterator[State]:
-        """States, so numbered, from the statistics of their components; none of those that would be singular."""
-        family, n_features = get_family(name), self.x.shape[1]
-        sizes = [state_bytes(Candidate(name, len(parts)), n_features) for parts in mixtures]
-        together = max(1, TOGETHER_BYTES // max(sizes, default=1))
-        for i in range(0, len(mixtures), together):
-            some = [family.together(parts) for parts in mixtures[i : i + together]]
-            found = family.maximise_all(some, self.reg_covar)
-            yield from (State(Candidate(name, len(p.weights)), number, p) for p in found if p is not None)
-
-    def resp(self, state: State) -> Array:
-        """Responsibilities (n_rows, n_components)."""
+    def responsibilities(self, state: State) -> Array:
+        """Return the responsibilities (n_rows, n_components) of a state."""
         found: Array = predict_rows(self.rows, *state.model, ["responsibility"])["responsibility"]
         return found
 
+    def weighted_rows(self, resp: Array) -> tuple[NDArray[np.intp], Array]:
+        """Return the rows that a component holds, and their weights in it, from its responsibilities (n_rows,)."""
+        rows = np.flatnonzero(resp > self.budget.negligible)
+        return rows, resp[rows] if self.weights is None else resp[rows] * self.weights[rows]
 
-def continued(state: State, start: int) -> State:
-    """A new state where one over the sample has come to, of such a number of its start."""
-    done = state.sample_iter + state.n_iter
-    return State(state.candidate, start, state.parameters, sample_iter=done)
+    def component_statistics(self, name: str, resp: Array) -> list[Statistics]:
+        """Return the statistics of each component by itself, from responsibilities (n_rows, n_components).
+
+        A mixture can be assembled from those of components of several responsibilities: moves that differ in one
+        component share the others.
+        """
+        family, found = get_family(name), []
+        for of_component in resp.T:
+            rows, weights = self.weighted_rows(of_component)
+            found.append(statistics_of(family, self.x[rows], weights[:, None]))
+        return found
+
+    def assemble(self, name: str, mixtures: Sequence[Sequence[Statistics]], restart: int) -> Iterator[State]:
+        """Yield states from the statistics of their components, leaving out those that would be singular."""
+        family, n_features = get_family(name), self.x.shape[1]
+        sizes = [self.budget.fit_bytes(Candidate(name, len(parts)), n_features) for parts in mixtures]
+        # an M-step of many mixtures at once is one call of LAPACK for each kind of matrix, not one for each mixture
+        step = max(1, self.budget.assembly_bytes // max(sizes, default=1))
+        for i in range(0, len(mixtures), step):
+            statistics = [family.together(parts) for parts in mixtures[i : i + step]]
+            found = family.maximise_all(statistics, self.reg_covar)
+            yield from (State(Candidate(name, len(p.weights)), restart, p) for p in found if p is not None)
+
+    def start(self, name: str, resp: Array, restart: int = 0) -> Iterator[State]:
+        """Yield the state that begins with these responsibilities; none if it would be singular."""
+        return self.assemble(name, [self.component_statistics(name, resp)], restart)
+
+
+def resume(state: State, start: int) -> State:
+    """Return a new state with the parameters of one that ran on a subsample, as this start."""
+    return State(state.candidate, start, state.parameters, sample_iter=state.sample_iter + state.n_iter)
 
 
 def _whitened(x: Array, data_summary: DataSummary) -> Array:
-    width = np.sqrt(np.diag(data_summary.scatter) / data_summary.total_weight)
-    varying = width > 0.0
+    """Return the rows in the eigenvectors of their correlation matrix, each scaled to variance one (PCA whitening)."""
+    deviations = np.sqrt(np.diag(data_summary.scatter) / data_summary.total_weight)
+    varying = deviations > 0.0
     if not varying.any():
         return x
-    z = (x[:, varying] - data_summary.center[varying]) / width[varying]
-    scatter = data_summary.scatter[np.ix_(varying, varying)] / np.outer(width[varying], width[varying])
+    # columns are standardised first, so that the eigenvalues compare: correlations do not depend on units
+    z = (x[:, varying] - data_summary.center[varying]) / deviations[varying]
+    scatter = data_summary.scatter[np.ix_(varying, varying)] / np.outer(deviations[varying], deviations[varying])
     values, vectors = np.linalg.eigh(scatter / data_summary.total_weight)
-    kept = values > 1e-9 * values[-1]
-    whitened: Array = z @ (vectors[:, kept] / np.sqrt(values[kept]))
+    directions = values > RANK_TOLERANCE * values[-1]
+    whitened: Array = z @ (vectors[:, directions] / np.sqrt(values[directions]))
     return whitened

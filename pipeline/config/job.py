@@ -11,6 +11,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
 from gmm_dask.families import FAMILIES
+from gmm_dask.init.starts import INIT_PARAMS, STARTS
 from gmm_dask.passes.row_outputs import ANOMALY, ROW_OUTPUTS
 from gmm_dask.selection.criteria import CRITERIA
 from pipeline.config.cluster import ClusterConfig
@@ -89,6 +90,12 @@ CovarianceTypes = Annotated[
     Field(json_schema_extra={"minItems": 1, "items": {"type": "string", "enum": list(FAMILIES)}}),
     AfterValidator(_known_families),
 ]
+
+# the starts that the library registers, as choices that pydantic checks and lists
+if TYPE_CHECKING:
+    InitParams = str
+else:
+    InitParams = Literal[INIT_PARAMS]
 
 
 class DataConfig(Section):
@@ -175,14 +182,15 @@ class SearchConfig(Section):
         "and more than one: by half as many numbers of components as it has, in its own stride, for every covariance "
         "type, until the best one lies inside. It ends, too, where no new candidate can be trusted, at as many "
         "components as rows, and at cluster.memory_limit. Each time takes two reads of the data more, beside those of "
-        "the new fits. With init_params: auto the new candidates compete among themselves, so that they may end "
-        "elsewhere than in a grid that has them at first.",
+        "the new fits. With init_params: auto the new candidates are searched for without the others, so that "
+        "they may end elsewhere than in a grid that has them at first.",
     )
     n_init: Count = Field(default=1, description="Starts of each candidate; the best of them counts.")
-    init_params: Literal["kmeans", "k-means++", "random", "random_from_data", "auto"] = Field(
+    init_params: InitParams = Field(
         default="auto",
-        description="How a start finds its first responsibilities. auto lets many short fits over a sample of the rows "
-        "compete, and the best goes on, of each start's own competition; the others are scikit-learn's.",
+        description="How a start is made, from the sample of rows. "
+        + "; ".join(f"{start.name}: {start.description}" for start in STARTS.values())
+        + ". Each of the n_init starts is made independently.",
     )
     tol: Real = Field(
         default=1e-3,

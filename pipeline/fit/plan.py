@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from gmm_dask.em.loop import State
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.auto import AUTO
-from gmm_dask.init.responsibilities import require_rows
+from gmm_dask.init.starts import STARTS, require_rows
 from gmm_dask.memory import Machine, Shape, plan_waves, projected_bytes
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.selection.grid import check_candidates
@@ -100,7 +99,7 @@ def data_shape(
         chunk_rows=max(chunk_rows),
         output_bytes=output_bytes(config.output.row_outputs, most),
         held_out=config.search.held_out > 0.0,
-        competing=config.search.init_params == AUTO,
+        searches_starts=STARTS[config.search.init_params].is_search,
     )
 
 

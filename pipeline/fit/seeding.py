@@ -9,7 +9,7 @@ from gmm_dask.em.loop import Settings, State
 from gmm_dask.em.regularization import settings_for
 from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.auto import first_states
+from gmm_dask.init.starts import first_states
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.selection.grid import generator_copies
 from pipeline import store

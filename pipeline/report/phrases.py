@@ -10,7 +10,7 @@ import numpy as np
 
 from gmm_dask.em.loop import Status
 from gmm_dask.families import get_family
-from gmm_dask.init.auto import AUTO
+from gmm_dask.init.starts import STARTS
 from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.plotting.drawing import UNSURE
 from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
@@ -168,7 +168,7 @@ def sure_share(facts: Facts) -> float | None:
 def starts(facts: Facts) -> str:
     """Describe the starts of the fits, and which of the winner's starts agreed."""
     said = starts_compared(facts.winner)
-    if facts.store.config["search"]["init_params"] != AUTO:
+    if not STARTS[facts.store.config["search"]["init_params"]].is_search:
         return said
     most = min(facts.n_rows, sample_limit(len(facts.components.names)))
     begin = f"each is the best of many short fits to an in-memory sample of {most:,} rows (no passes over the data)"

@@ -23,7 +23,7 @@ from gmm_dask.em.regularization import settings_for
 from gmm_dask.errors import SingularError
 from gmm_dask.families import FAMILIES, Statistics
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.responsibilities import start_states
+from gmm_dask.init.starts import first_states
 from gmm_dask.passes.map_reduce import as_rows, collect_statistics, summarize_rows
 from marks import slow
 from mixtures import assert_same_parameters, random_parameters
@@ -51,10 +51,9 @@ def fits(
     rows = as_rows(X, weights)
     data_summary = summarize_rows(rows, 0)
     settings = settings_for(data_summary, tol, 5000, 1e-6, accelerate)
-    [start] = start_states(
-        [(covariance_type, k)],
-        X,
-        weights,
+    [start] = first_states(
+        [Candidate(covariance_type, k)],
+        data_summary,
         init_params="kmeans",
         n_init=1,
         random_state=lambda: np.random.RandomState(0),

@@ -12,7 +12,7 @@ from gmm_dask.em import loop
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families import Statistics, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.responsibilities import start_states
+from gmm_dask.init.starts import first_states
 from gmm_dask.passes.map_reduce import Rows, collect_statistics, summarize_rows
 from mixtures import random_parameters, random_rows
 
@@ -143,10 +143,9 @@ def test_the_likelihood_never_falls(covariance_type, seed, n_components, n_featu
     weights = np.random.RandomState(seed).uniform(0, 2, len(X)) if weighted else None
     rows = Rows(X, weights)
     data_summary = summarize_rows(rows, seed)
-    [start] = start_states(
-        [(covariance_type, n_components)],
-        X,
-        weights,
+    [start] = first_states(
+        [Candidate(covariance_type, n_components)],
+        data_summary,
         init_params="random",
         n_init=1,
         random_state=lambda: np.random.RandomState(seed),

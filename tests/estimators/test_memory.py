@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from gmm_dask.families import FAMILIES
 from gmm_dask.memory import (
     Machine,
     Shape,
-    affordable_competitions,
-    competing_bytes,
     copies_of_sums,
     model_bytes,
     plan_waves,
@@ -44,14 +41,6 @@ def test_the_bytes_of_a_model_are_those_of_its_sums():
 
 def test_one_wave_where_there_is_memory():
     assert plan_waves(SHAPE, Machine(2, 8192 * MIB), CANDIDATES, 3) == (120,)
-
-
-def test_two_competitions_where_they_are_little_work_and_room_for_both():
-    small = [("tied", 2), ("tied", 3)]
-    assert affordable_competitions(small, 2000, 64) == 2
-    assert affordable_competitions([("full", 3)], 2000, 64) == 1
-    few, many = (competing_bytes(replace(SHAPE, n_chunks=n), small, 1) for n in (100, 10_000))
-    assert few > many  # the second competition's fits
 
 
 def machine_with(mib):

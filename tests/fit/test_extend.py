@@ -158,7 +158,7 @@ def test_the_memory_limit_ends_it_in_words(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_starts_that_make_the_best_of_each_other(tmp_path):
-    """New candidates' starts compete among themselves."""
+    """New candidates' starts are searched for by themselves."""
     assert run(job(tmp_path, init_params="auto", n_init=1)).best.endswith("k5")
 
 

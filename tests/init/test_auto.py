@@ -1,8 +1,10 @@
-"""Starts that compete."""
+"""The search for starts on a subsample."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from functools import partial
 
 import dask
 import dask.array as da
@@ -11,13 +13,16 @@ import pandas as pd
 import pytest
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
+from gmm_dask.em import loop
 from gmm_dask.em.loop import Settings, Status
 from gmm_dask.families import FAMILIES, get_family
-from gmm_dask.init import auto as starts_module
-from gmm_dask.init import subsample as scout_module
-from gmm_dask.init.auto import _compete, first_states
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.init import subsample as subsample_module
+from gmm_dask.init.auto import run_restarts, search_states
+from gmm_dask.init.budget import BUDGET, SearchBudget
 from gmm_dask.init.responsibilities import start_parameters
-from gmm_dask.init.subsample import FAINT, Scout
+from gmm_dask.init.starts import first_states
+from gmm_dask.init.subsample import Subsample
 from gmm_dask.passes import data_summary as data_summary_module
 from gmm_dask.passes.map_reduce import as_rows, collect_statistics, summarize_rows
 from marks import slow
@@ -50,6 +55,7 @@ def crossing_cigars():
 def auto_states(X, candidates, *, n_init=1, seed=0, weights=None):
     data_summary = summarize_rows(as_rows(X, weights), 0)
     random = lambda: np.random.RandomState(seed)  # noqa: E731
+    candidates = [Candidate(*candidate) for candidate in candidates]
     return first_states(
         candidates, data_summary, init_params="auto", n_init=n_init, random_state=random, reg_covar=REG_COVAR
     )
@@ -102,7 +108,7 @@ def test_old_faithful_is_three_of_one_shape(old_faithful):
     assert search.fit(old_faithful).best_params_ == {"n_components": 3, "covariance_type": "tied"}
 
 
-def test_each_start_is_a_competition_of_its_own(iris):
+def test_each_start_is_a_search_of_its_own(iris):
     candidates = [("diag", 7), ("full", 5)]
     alone, several = auto_states(iris, candidates), auto_states(iris, candidates, n_init=4)
     for i, state in enumerate(alone):
@@ -111,7 +117,7 @@ def test_each_start_is_a_competition_of_its_own(iris):
         assert not any(np.array_equal(other.parameters.means, state.parameters.means) for other in mine[1:])
 
 
-def test_one_row_that_counts_leaves_nothing_to_compete_for(blobs):
+def test_one_row_that_counts_leaves_nothing_to_search_for(blobs):
     weights = np.zeros(len(blobs))
     weights[3] = len(blobs)
     search = {"n_components": [1, 2], "covariance_types": ["full", "diag"], "random_state": 0}
@@ -145,71 +151,74 @@ def test_weights_are_repetitions(iris):
     assert weighted.lower_bound_ == pytest.approx(repeated.lower_bound_, abs=1e-5)
 
 
-def test_more_rows_than_the_scout_and_the_sample_take(blobs, monkeypatch):
+def test_more_rows_than_the_subsample_and_the_sample_take(blobs, monkeypatch):
     """The blobs are found from some of their rows, and the bits do not depend on how often it is done."""
     monkeypatch.setattr(data_summary_module, "SAMPLE_ROWS", 300)
-    monkeypatch.setattr(starts_module, "SCOUT_ROWS", 60)
-    monkeypatch.setattr(starts_module, "ROWS_A_MEAN", 1)
-    monkeypatch.setattr(starts_module, "SECOND_SCOUT", 2)
-    monkeypatch.setattr(starts_module, "WORTH_REFINING", 1)
-    X = da.from_array(blobs, chunks=(100, 2))
-    settings = {"init_params": "auto", "tol": 1e-8, "max_iter": 1000, "random_state": 0}
-    first, again = (GaussianMixture(3, **settings).fit(X) for _ in range(2))
-    assert_identical(first, again)
-    monkeypatch.undo()
-    assert_same_parameters(*(sorted_by_mean(m) for m in (first, GaussianMixture(3, **settings).fit(blobs))), rtol=1e-3)
+    budget = SearchBudget(subsample_rows=60, rows_per_mean_value=1, second_subsample=2, whole_sample_ratio=1)
+    rows = as_rows(da.from_array(blobs, chunks=(100, 2)), None)
+    data_summary = summarize_rows(rows, 0)
+    assert len(data_summary.sample) == 300
+    ends = []
+    for _ in range(2):
+        start = search_states(
+            [Candidate("full", 3)], data_summary, 1, lambda: np.random.RandomState(0), REG_COVAR, budget
+        )
+        collect = partial(collect_statistics, rows, data_summary)
+        [end] = loop.run(
+            start, collect, data_summary.total_weight, Settings(tol=1e-8, max_iter=1000, reg_covar=REG_COVAR)
+        )
+        ends.append(end)
+    for ours, theirs in zip(*(vars(end.parameters).values() for end in ends), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    whole = GaussianMixture(3, init_params="auto", tol=1e-8, max_iter=1000, random_state=0, reg_covar=REG_COVAR)
+    assert ends[0].lower_bound == pytest.approx(whole.fit(blobs).lower_bound_, abs=1e-6)
 
 
-def test_where_there_is_little_to_do_a_start_is_the_best_of_two_competitions(iris):
-    candidates = [("full", 2), ("full", 3), ("diag", 3)]
-    data_summary = summarize_rows(as_rows(iris), 0)
-    scout = Scout.of(data_summary, len(iris), np.random.RandomState(3), REG_COVAR)
-    pool = _compete(scout, candidates, promising=5, n_competitions=2)
-    assert list(pool) == [(*candidate, number) for number in range(2) for candidate in candidates]
-    assert all(states[0].start == number for (*_, number), states in pool.items())
+def subsample_of(X, weights=None, seed=0, budget=BUDGET):
+    """All rows as a subsample."""
+    return Subsample.of(summarize_rows(as_rows(X, weights), 0), len(X), np.random.RandomState(seed), REG_COVAR, budget)
+
+
+def test_where_there_is_little_to_do_a_start_is_the_best_of_two_restarts(iris):
+    candidates = [Candidate("full", 2), Candidate("full", 3), Candidate("diag", 3)]
+    pool = run_restarts(subsample_of(iris, seed=3), candidates, n_restarts=2)
+    assert list(pool) == [(candidate, restart) for restart in range(2) for candidate in candidates]
+    assert all(states[0].start == restart for (_, restart), states in pool.items())
     won = auto_states(iris, candidates, seed=3)
     for candidate, state in zip(candidates, won, strict=True):
-        best = max((pool[*candidate, number][0] for number in range(2)), key=lambda state: state.lower_bound)
+        best = max((pool[candidate, restart][0] for restart in range(2)), key=lambda state: state.lower_bound)
         assert_same_parameters(state.parameters, best.parameters)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_a_pass_of_the_scout_is_cut_where_there_is_much_to_do(blobs, n_threads, monkeypatch):
-    """So its threads share it; the chunks do not depend on how many there are."""
-    scout = Scout.of(summarize_rows(as_rows(blobs), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
-    state = next(scout.start("full", np.ones((len(blobs), 1))))
+def test_a_pass_over_the_subsample_is_cut_where_there_is_much_to_do(blobs, n_threads, monkeypatch):
+    """So threads share it; the chunks do not depend on how many threads there are."""
+    # sums of 1 | z | z^2 | z_a z_b, six per row
+    subsample = subsample_of(blobs, budget=replace(BUDGET, chunk_work=3 * len(blobs)))
+    state = next(subsample.start("full", np.ones((len(blobs), 1))))
     lengths = []
 
     def watched(rows, *others):
         lengths.append(rows.lengths)
         return collect_statistics(rows, *others)
 
-    monkeypatch.setattr(scout_module, "collect_statistics", watched)
-    monkeypatch.setattr(scout_module, "CHUNK_WORK", 3 * len(blobs))  # sums of 1 | z | z^2 | z_a z_b, six a row
+    monkeypatch.setattr(subsample_module, "collect_statistics", watched)
     with dask.config.set(num_workers=n_threads):
-        found = next(scout.glimpse([state], Settings(max_iter=1)))
+        found = next(subsample.screen([state], Settings(max_iter=1)))
     assert lengths == [tuple(np.diff(np.linspace(0, len(blobs), 4).round()))]
     assert found.lower_bound == pytest.approx(GaussianMixture(1).fit(blobs).score(blobs), abs=1e-4)
 
 
 @pytest.mark.parametrize("covariance_type", FAMILIES)
-def test_a_fit_that_is_put_together_from_its_components_begins_as_one_from_all_rows(covariance_type, blobs):
+def test_a_fit_assembled_from_its_components_begins_as_one_from_all_rows(covariance_type, blobs):
     weights = np.random.RandomState(0).randint(1, 4, len(blobs)).astype(float)
     fitted = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(blobs, sample_weight=weights)
     resp = fitted.predict_proba(blobs)
-    assert resp.min() < FAINT  # rows that a component does without
-    scout = Scout.of(summarize_rows(as_rows(blobs, weights), 0), len(blobs), np.random.RandomState(0), REG_COVAR)
-    (together,) = scout.start(covariance_type, resp)
+    assert resp.min() < BUDGET.negligible  # rows that a component does without
+    (together,) = subsample_of(blobs, weights).start(covariance_type, resp)
     expected = start_parameters(get_family(covariance_type), blobs, weights, resp, REG_COVAR)
     for name, value in vars(expected).items():
         np.testing.assert_allclose(vars(together.parameters)[name], value, rtol=1e-4, atol=1e-4)
-
-
-def sorted_by_mean(mixture):
-    order = np.argsort(mixture.means_[:, 0])
-    for name in ("weights_", "means_", "covariances_", "precisions_cholesky_"):
-        setattr(mixture, name, getattr(mixture, name)[order])
-    return mixture
 
 
 @pytest.mark.parametrize(
@@ -233,9 +242,6 @@ def test_rows_that_hardly_differ_are_a_status(X):
 def test_no_start_at_all_is_a_status():
     X = np.repeat([[0.0, 0.0], [5.0, 5.0]], 10, axis=0)
     data_summary = summarize_rows(as_rows(X), 0)
-    random = lambda: np.random.RandomState(0)  # noqa: E731
-    [state] = first_states(
-        [("full", 2)], data_summary, init_params="auto", n_init=1, random_state=random, reg_covar=0.0
-    )
+    [state] = search_states([Candidate("full", 2)], data_summary, 1, lambda: np.random.RandomState(0), 0.0)
     assert state.parameters is None
     assert state.status is Status.SINGULAR

@@ -9,19 +9,25 @@ import pytest
 from gmm_dask import GaussianMixture
 from gmm_dask.em.loop import Status
 from gmm_dask.errors import UserError
-from gmm_dask.init.responsibilities import STARTS, start_states
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.starts import STARTS, first_states, require_rows
 from gmm_dask.passes import data_summary as data_summary_module
+from gmm_dask.passes.map_reduce import as_rows, summarize_rows
 from mixtures import assert_identical, assert_same_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
+FROM_RESPONSIBILITIES = [name for name, start in STARTS.items() if not start.is_search]
+
 
 def states(candidates, X, weights=None, **changes):
     settings = {"init_params": "kmeans", "n_init": 1, "reg_covar": 1e-6} | changes
-    return start_states(candidates, X, weights, random_state=lambda: np.random.RandomState(0), **settings)
+    candidates = [Candidate(*candidate) for candidate in candidates]
+    data_summary = summarize_rows(as_rows(X, weights), 0)
+    return first_states(candidates, data_summary, random_state=lambda: np.random.RandomState(0), **settings)
 
 
-@pytest.mark.parametrize("init_params", STARTS)
+@pytest.mark.parametrize("init_params", FROM_RESPONSIBILITIES)
 def test_a_candidates_starts_do_not_depend_on_the_others(blobs, init_params):
     candidates = [("full", 2), ("diag", 3), ("full", 3), ("tied", 2)]
     together = states(candidates, blobs, n_init=2, init_params=init_params)
@@ -33,7 +39,7 @@ def test_a_candidates_starts_do_not_depend_on_the_others(blobs, init_params):
         assert_same_parameters(ours, theirs, rtol=0)
 
 
-@pytest.mark.parametrize("init_params", STARTS)
+@pytest.mark.parametrize("init_params", FROM_RESPONSIBILITIES)
 def test_starts_differ_from_each_other(iris, init_params):
     first, second = states([("full", 4)], iris, n_init=2, init_params=init_params)
     assert not np.array_equal(first.parameters.means, second.parameters.means)
@@ -48,10 +54,13 @@ def test_a_singular_start_is_a_state_without_parameters(covariance_type):
 
 def test_too_few_rows(blobs):
     with pytest.raises(UserError, match=r"n_components = 7, n_samples = 5: ask for fewer components"):
-        states([("full", 7)], blobs[:5])
+        require_rows(5, 7)
+    few, failed = states([("full", 2), ("full", 7)], blobs[:5])
+    assert (few.status, failed.status) == (Status.RUNNING, Status.FAILED)
+    assert failed.parameters is None
 
 
-@pytest.mark.parametrize("init_params", STARTS)
+@pytest.mark.parametrize("init_params", FROM_RESPONSIBILITIES)
 def test_rows_without_weight_are_never_chosen(init_params):
     """Half of the rows weigh nothing, and no start spends a component on them."""
     rng = np.random.RandomState(0)
@@ -62,7 +71,7 @@ def test_rows_without_weight_are_never_chosen(init_params):
         assert (state.parameters.weights > 1e-6).all()
 
 
-@pytest.mark.parametrize("init_params", STARTS)
+@pytest.mark.parametrize("init_params", FROM_RESPONSIBILITIES)
 def test_the_scale_of_the_weights_does_not_matter(blobs, init_params):
     weights = np.random.RandomState(1).randint(1, 4, 600).astype(float)
     [once] = states([("full", 3)], blobs, weights, init_params=init_params)
@@ -70,7 +79,7 @@ def test_the_scale_of_the_weights_does_not_matter(blobs, init_params):
     np.testing.assert_allclose(once.parameters.means, twice.parameters.means, rtol=1e-9)
 
 
-@pytest.mark.parametrize("init_params", STARTS)
+@pytest.mark.parametrize("init_params", FROM_RESPONSIBILITIES)
 def test_more_rows_than_the_sample_takes(blobs, monkeypatch, init_params):
     """Starts come from a random sample then, the same for the same chunks, and the fit still finds the blobs."""
     monkeypatch.setattr(data_summary_module, "SAMPLE_ROWS", 150)
@@ -83,7 +92,7 @@ def test_more_rows_than_the_sample_takes(blobs, monkeypatch, init_params):
     assert first.score(blobs) == pytest.approx(whole.score(blobs), abs=1e-4)
 
 
-@pytest.mark.parametrize("init_params", STARTS)
+@pytest.mark.parametrize("init_params", FROM_RESPONSIBILITIES)
 def test_rows_without_weight_are_as_good_as_absent(init_params, blobs):
     weights = np.zeros(len(blobs))
     weights[::3] = 1.0

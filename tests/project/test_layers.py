@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # each package's folders and single modules, lowest first: one imports from those before it, and from itself
 LAYERS = {
     "gmm_dask": (
-        *("errors", "kernels", "families", "passes", "em", "memory", "init", "selection", "inputs", "plotting"),
+        *("errors", "kernels", "families", "passes", "em", "init", "memory", "selection", "inputs", "plotting"),
         *("estimator", "search"),
     ),
     "pipeline": (

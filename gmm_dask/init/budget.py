@@ -1,0 +1,120 @@
+"""How much the search of ``init_params="auto"`` tries, and what memory its fits take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gmm_dask.em.acceleration import ORDER
+from gmm_dask.families import get_family
+from gmm_dask.families.candidate import Candidate
+
+
+@dataclass(frozen=True)
+class SearchBudget:
+    """The tuned numbers of the search: what it tries, how often, and when it stops.
+
+    ``benchmarks/optima.py`` measured them together, as the share of fits that reach the best known optimum and the
+    seconds of everything; ``docs/decisions/0005-search-for-starts.md`` has the figures. Where a field was also
+    measured by itself, its comment says so.
+    """
+
+    # -- the subsample. At least this many rows, and this many for each number of the largest candidate's means, so
+    # that its components have a shape
+    subsample_rows: int = 8192
+    rows_per_mean_value: int = 20
+    # the best fits go through this many times the rows, before they go through the whole sample: which is worth its
+    # passes only where a pass over all rows costs more than so many times as much
+    second_subsample: int = 8
+    whole_sample_ratio: int = 4
+
+    # -- short runs. More clusterings of each kind at the beginning found nothing for their time
+    clusterings: int = 2
+    # iterations of the two screening runs, after each of which only the best fits of a candidate are retained. Longer
+    # and shorter first ones were both worth less than their time
+    first_screening: int = 3
+    second_screening: int = 5
+    # iterations of the run that follows, and of that on each larger subsample
+    short_run: int = 25
+    tol: float = 1e-5
+    # after the last round. More iterations were worth less than their time
+    last_run: int = 200
+    last_tol: float = 1e-7
+    # fits of a candidate after the first screening run (fewer where memory is short), and after everything else. Moves
+    # are made from the best alone: moves from the others as well were worth less than their time
+    shortlist: int = 5
+    retained: int = 2
+
+    # -- moves. Splits and merges that are proposed from a fit; more of each kind were worth less than their time
+    splits: int = 6
+    merges: int = 4
+    rounds: int = 20
+    # how often a fit is moved from: see gmm_dask.init.auto._n_tries. Moves drawn for the third time or later improved
+    # 3 % of the fits of the largest candidates and of full covariances, 0.4 % of the others
+    tries: int = 3
+    max_changes: int = 3
+    components_per_try: int = 5
+    # mean log-likelihoods closer than this are one optimum ...
+    same_optimum: float = 1e-5
+    # ... and a best fit that differs by more than this is another one, not the same a few iterations later
+    change: float = 1e-4
+
+    # -- restarts. A search may get caught where an independent one does not: with few rows a second one finds nearly
+    # all that the first misses, at twice the time. So there are two where a pass of one fit of each candidate adds up
+    # no more numbers than this, a few milliseconds' work
+    restarts: int = 2
+    restart_work: int = 3_000_000
+
+    # -- computing. Responsibilities up to this are left out of the statistics that a fit only begins from: with 50
+    # features the search takes 15 % less time, and finds the same fits
+    negligible: float = 1e-6
+    # fits run together in batches of so many bytes, and begin together in batches of so many
+    batch_bytes: int = 32 << 20
+    assembly_bytes: int = 1 << 20
+    # fits of more parameters are not accelerated: the history would take many times their memory
+    accelerated_values: int = 4096
+    # a pass is cut into chunks that add up so many numbers, about a millisecond's work, but into no more than this
+    chunk_work: int = 4_000_000
+    max_chunks: int = 4
+
+    def is_accelerated(self, candidate: Candidate, n_features: int) -> bool:
+        """Whether a candidate's fits are accelerated."""
+        return _n_values(candidate, n_features) <= self.accelerated_values
+
+    def fit_bytes(self, candidate: Candidate, n_features: int) -> int:
+        """Return the memory of one fit: parameters and factors before and after a step, statistics, and history."""
+        values = _n_values(candidate, n_features)
+        history = 2 * (ORDER + 1) * values if self.is_accelerated(candidate, n_features) else 0
+        return 8 * (6 * values + history)
+
+    def shortlist_size(self, candidates: Sequence[Candidate], n_features: int) -> int:
+        """Return how many fits of each candidate a batch has room for after the first screening run."""
+        each = sum(self.fit_bytes(candidate, n_features) for candidate in candidates)
+        return max(1, min(self.shortlist, self.batch_bytes // each))
+
+    def n_restarts(self, candidates: Sequence[Candidate], n_rows: int, n_features: int) -> int:
+        """Return how many independent searches over a subsample of so many rows each start is the best of."""
+        return self.restarts if pass_work(candidates, n_rows, n_features) <= self.restart_work else 1
+
+    def search_bytes(self, candidates: Sequence[Candidate], n_rows: int, n_features: int, n_init: int) -> int:
+        """Return the memory of all fits: those that run, those on the shortlists, and the starts found before."""
+        sizes = [self.fit_bytes(candidate, n_features) for candidate in candidates]
+        waiting = self.shortlist_size(candidates, n_features) + self.retained
+        waiting *= self.n_restarts(candidates, n_rows, n_features)
+        return max(self.batch_bytes, *sizes) + (waiting + n_init - 1) * sum(sizes)
+
+
+BUDGET = SearchBudget()
+
+
+def pass_work(candidates: Iterable[Candidate], n_rows: int, n_features: int) -> int:
+    """Return how many numbers a pass over rows in memory adds up, with one fit of each candidate."""
+    columns = [(get_family(name).fit_columns(n_features), k) for name, k in candidates]
+    return n_rows * sum(k * int(mine.stop - mine.start) for mine, k in columns)
+
+
+def _n_values(candidate: Candidate, n_features: int) -> int:
+    """Return the number of weights, means and covariances of a candidate."""
+    name, k = candidate
+    return k * (n_features + 1) + math.prod(get_family(name).covariance_shape(k, n_features))

@@ -1,0 +1,40 @@
+"""How much the search for starts tries, and what memory that takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.budget import BUDGET, pass_work
+from gmm_dask.memory import Machine, Shape, starting_bytes
+
+SMALL = [Candidate("tied", 2), Candidate("tied", 3)]
+
+
+def test_the_work_of_a_pass_is_what_it_adds_up():
+    assert pass_work([Candidate("spherical", 3)], 10, 8) == 10 * 3 * 10
+    assert pass_work([Candidate("full", 3), Candidate("diag", 1)], 10, 8) == 10 * (3 * 45 + 17)
+
+
+def test_two_restarts_where_they_are_little_work_and_room_for_both():
+    assert BUDGET.n_restarts(SMALL, 2000, 64) == 2
+    assert BUDGET.n_restarts([Candidate("full", 3)], 2000, 64) == 1
+    few, many = (BUDGET.search_bytes(SMALL, n_rows, 64, 1) for n_rows in (2_000, 200_000))
+    assert few > many  # the second restart's fits
+
+
+def test_large_candidates_have_short_shortlists_and_are_not_accelerated():
+    large = [Candidate("full", 200)]
+    assert BUDGET.shortlist_size(SMALL, 64) == BUDGET.shortlist
+    assert BUDGET.shortlist_size(large, 64) == 1
+    assert BUDGET.is_accelerated(Candidate("tied", 2), 8)
+    assert not BUDGET.is_accelerated(*large, 64)
+
+
+def test_memory_is_projected_for_the_search():
+    shape = Shape(n_features=64, n_chunks=100, chunk_rows=20)
+    plain, searched = (
+        starting_bytes(replace(shape, searches_starts=searches), Machine(1, 0), SMALL, 1) for searches in (False, True)
+    )
+    assert plain < searched
+    assert searched > BUDGET.search_bytes(SMALL, 2000, 64, 1)
