@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,12 +16,12 @@ from flows.late_runs import skip_missed_runs
 from flows.server import require_server
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig, load_config
-from pipeline.config.schedule import FlowName, ScheduleConfig
+from pipeline.config.schedule import ScheduleConfig
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
-FLOWS: dict[FlowName, Flow[..., Any]] = {"bic-sweep": bic_sweep, "refresh": refresh, "score-batch": score_batch}
+FLOWS: dict[str, Flow[..., Any]] = {flow.name: flow for flow in (bic_sweep, refresh, score_batch)}
 
 
 def serve_configs(paths: Sequence[Path], report: Callable[[str], object]) -> None:
@@ -47,7 +46,11 @@ def serve_configs(paths: Sequence[Path], report: Callable[[str], object]) -> Non
     configs = [(path, load_config(path)) for path in paths]
     deployments = [deployment(path, config) for path, config in configs]
     names = [f"{served.flow_name}/{served.name}" for served in deployments]
-    _require_distinct_names(names)
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"two configurations have the flow and name {repeated[0]!r}, which identify a deployment. Change one of "
+            "the names."
+        )
     url = require_server()
     for (path, config), name in zip(configs, names, strict=True):
         assert config.schedule is not None
@@ -97,12 +100,3 @@ def _prefect_schedule(path: Path, schedule: ScheduleConfig) -> Schedule:
         return Interval(timedelta(seconds=schedule.seconds), anchor_date=midnight, timezone=schedule.timezone)
     except ValueError as error:
         raise UserError(f"the configuration {path}: schedule: Prefect refuses it: {error}") from None
-
-
-def _require_distinct_names(names: Sequence[str]) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise UserError(
-            f"two configurations have the flow and name {repeated[0]!r}, which identify a deployment. Change one of "
-            "the names."
-        )
