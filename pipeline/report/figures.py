@@ -48,38 +48,34 @@ class Picture:
 
 def draw_choice(facts: Facts) -> list[Picture]:
     """The criterion that decided by number of components, close to the winner and as a whole."""
-    name, label = facts.criterion, CRITERIA[facts.criterion].label
-    kinds = ", ".join(dict.fromkeys(facts.table["covariance_type"]))
-    alt = f"{capital(label)} by number of components, a line for each of {kinds}. Smallest: {facts.best}."
+    label = CRITERIA[facts.criterion].label
+    types = ", ".join(dict.fromkeys(facts.table["covariance_type"]))
+    alt = f"{capital(label)} by number of components, a line for each of {types}. Smallest: {facts.best}."
     close = f"The best candidates: their {label} above the smallest."
-    whole = f"All candidates by {label}; lower is better."
     return [
-        _picture(f"{name}-close", f"Close to the winner: {alt}", close, lambda axes: _draw_close(axes, facts)),
-        _picture(name, alt, whole, lambda axes: _draw_criteria(axes, facts, name)),
+        _draw_criterion(facts, facts.criterion, f"Close to the winner: {alt}", close, close=True),
+        _draw_criterion(facts, facts.criterion, alt, f"All candidates by {label}; lower is better."),
     ]
-
-
-def _draw_close(axes: Axes, facts: Facts) -> str:
-    banded = drawing.draw_criteria(axes, facts.table, facts.criterion, close=True)
-    drawing.add_legend(axes, columns=5, fontsize="small")
-    return " Shading: the strength of the evidence against a candidate." if banded else ""
 
 
 def draw_other_criteria(facts: Facts) -> list[Picture]:
     """The criteria that did not decide."""
-    return [_draw_other(facts, name) for name in facts.criteria if name != facts.criterion]
+    pictures = []
+    for name in facts.criteria:
+        if name != facts.criterion:
+            label, smallest = capital(CRITERIA[name].label), f"Smallest: {facts.choice(name)}."
+            alt, caption = f"{label} by number of components. {smallest}", f"{label} of all candidates. {smallest}"
+            pictures.append(_draw_criterion(facts, name, alt, caption))
+    return pictures
 
 
-def _draw_other(facts: Facts, name: str) -> Picture:
-    chosen, label = facts.choice(name), capital(CRITERIA[name].label)
-    alt = f"{label} by number of components. Smallest: {chosen}."
-    caption = f"{label} of all candidates. Smallest: {chosen}."
-    return _picture(name, alt, caption, lambda axes: _draw_criteria(axes, facts, name))
+def _draw_criterion(facts: Facts, name: str, alt: str, caption: str, close: bool = False) -> Picture:
+    def draw(axes: Axes) -> str:
+        banded = drawing.draw_criteria(axes, facts.table, name, close=close)
+        drawing.add_legend(axes, columns=5, fontsize="small")
+        return " Shading: the strength of the evidence against a candidate." if close and banded else ""
 
-
-def _draw_criteria(axes: Axes, facts: Facts, criterion: str) -> None:
-    drawing.draw_criteria(axes, facts.table, criterion)
-    drawing.add_legend(axes, columns=5, fontsize="small")
+    return _picture(f"{name}-close" if close else name, alt, caption, draw)
 
 
 def draw_components(facts: Facts) -> list[Picture]:

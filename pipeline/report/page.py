@@ -135,7 +135,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
         remark = f"{scale.level(second['delta']).label} evidence" if scale else "over the runner-up"
         lead = f"lead in {criterion.label}"
         tiles.append((lead, phrases.difference(second["delta"]), remark.replace("mention evidence", "mention")))
-    if sure is not None and len(facts.components.weights) > 1:
+    if len(facts.components.weights) > 1:
         tiles.append(("sure labels", f"{sure:.0%}", "at least 90% probable"))
     tiles.append(("passes", f"{store.passes:,}", f"{format_bytes(store.bytes_read)} read"))
     if store.seconds is not None:

@@ -23,6 +23,7 @@ FEW_ROWS = 10
 # a label is sure if another component has at most this probability
 SURE = UNSURE[1]
 LISTED = 12
+NOTHING = "–"  # noqa: RUF001
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -54,7 +55,7 @@ def capital(text: str) -> str:
 def difference(value: float) -> str:
     """A difference of criteria, short enough for a cell."""
     if math.isnan(value):
-        return "–"  # noqa: RUF001
+        return NOTHING
     if value >= 1e5:
         return f"{value / 1e6:,.1f} M" if value >= 1e6 else f"{value / 1e3:,.0f} k"
     return f"{value:,.1f}" if value < 1e3 else f"{value:,.0f}"
@@ -158,10 +159,8 @@ def other_criteria(facts: Facts) -> str:
     return capital(f"{', and '.join([*said, *differ])}.{habits}")
 
 
-def sure_share(facts: Facts) -> float | None:
-    """Return the part of the sampled rows whose label is sure; None without any sampled row."""
-    if not len(facts.sample.uncertainty):
-        return None
+def sure_share(facts: Facts) -> float:
+    """Return the part of the sampled rows whose label is sure."""
     return float(np.mean(facts.sample.uncertainty <= SURE))
 
 
@@ -229,5 +228,5 @@ def _about_rows(facts: Facts) -> Iterator[str]:
     for note in facts.store.data.get("notes", []):
         yield f"{note[:1].upper()}{note[1:].rstrip('.')}."
     sure = sure_share(facts)
-    if sure is not None and sure < 0.5:
+    if sure < 0.5:
         yield f"Only {sure:.0%} of the sampled rows have a sure label: the components overlap strongly."

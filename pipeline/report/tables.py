@@ -10,16 +10,20 @@ import numpy as np
 from gmm_dask.em.loop import Status
 from gmm_dask.plotting.drawing import color_of
 from gmm_dask.plotting.feature_pairs import telling_features
-from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY, EvidenceScale
+from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
 from gmm_dask.selection.diagnostics import compares_starts
 from pipeline.report.facts import Facts, rows_of
-from pipeline.report.phrases import counted, decimals, difference, listed, number
+from pipeline.report.phrases import NOTHING, counted, decimals, difference, listed, number
 
 MOST_CLOSEST = 8
 MOST_COUNTS = 24
 MOST_COMPONENTS = 24
 MOST_FEATURES = 8
 MOST_COLUMNS = 30
+STARTS_NOTE = (
+    "Starts agree if they end at the likelihood of the best one; apart: how far below it the worst one ends, in "
+    "log-likelihood per row."
+)
 # a shade of the means' table is as dark as this at two standard deviations from the overall mean
 DARKEST = 0.45
 
@@ -53,47 +57,39 @@ def _cells(*texts: Any) -> list[Cell]:
 
 def closest_table(facts: Facts) -> Table:
     """The winner and the candidates next to it, with all criteria."""
-    name = facts.criterion
-    rest, label = [other for other in facts.criteria if other != name], CRITERIA[name].label
-    scale = CRITERIA[name].graded_scale
-    compares = compares_starts(facts.table)
-    head = ["candidate", f"Δ{label}", *(["evidence"] if scale else []), label]
-    rows = []
-    for row in [facts.winner, *facts.others][:MOST_CLOSEST]:
-        kind = "best" if row["name"] == facts.best else ""
-        words = [scale.level(row["delta"]).label if row["delta"] > 0.0 else ""] if scale else []
-        values = [number(row[criterion], 1) for criterion in (name, *rest)]
-        cells = _cells(difference(row["delta"]), *words, *values, f"{row['n_parameters']:,}", row["n_iter"])
-        cells += _cells(_agreed(row), _apart(row["spread"])) if compares else []
-        rows.append([Cell(row["name"], kind=kind), *cells])
-    head += [*(CRITERIA[other].label for other in rest), "parameters", "iterations"]
-    head += ["starts agree", "apart"] if compares else []
-    note = " ".join(filter(None, [_evidence_note(label, scale), _STARTS_NOTE if compares else ""]))
-    return Table(f"The candidates closest by {label}", head, rows, note)
+    criterion = CRITERIA[facts.criterion]
+    label, scale = criterion.label, criterion.graded_scale
+    rows = [facts.winner, *facts.others][:MOST_CLOSEST]
+    notes = []
+    columns: dict[str, list[Any]] = {
+        "candidate": [Cell(row["name"], kind="best" if row["name"] == facts.best else "") for row in rows],
+        f"Δ{label}": [difference(row["delta"]) for row in rows],
+    }
+    if scale:
+        columns["evidence"] = [scale.level(row["delta"]).label if row["delta"] > 0.0 else "" for row in rows]
+        *levels, last = scale.levels
+        uppers = ", ".join(f"{level.label} up to {level.upper:g}" for level in levels)
+        notes.append(f"Evidence against a candidate, compared to the best, by Δ{label}: {uppers}, {last.label} above.")
+    for name in sorted(facts.criteria, key=lambda name: name != facts.criterion):
+        columns[CRITERIA[name].label] = [number(row[name], 1) for row in rows]
+    columns["parameters"] = [f"{row['n_parameters']:,}" for row in rows]
+    columns["iterations"] = [row["n_iter"] for row in rows]
+    if compares_starts(facts.table):
+        columns["starts agree"] = [_agreed(row) for row in rows]
+        columns["apart"] = [_apart(row["spread"]) for row in rows]
+        notes.append(STARTS_NOTE)
+    cells = [_cells(*row) for row in zip(*columns.values(), strict=True)]
+    return Table(f"The candidates closest by {label}", list(columns), cells, " ".join(notes))
 
 
 def _agreed(row: dict[str, Any]) -> str:
-    """Return the number of starts that agree."""
-    return "–" if np.isnan(row["agreed"]) else f"{row['agreed']:.0f} of {row['starts']:.0f}"  # noqa: RUF001
+    return NOTHING if np.isnan(row["agreed"]) else f"{row['agreed']:.0f} of {row['starts']:.0f}"
 
 
 def _apart(spread: float) -> str:
-    """Return the distance between starts; what rounding explains is 0."""
-    return "–" if np.isnan(spread) else "0" if spread < 1e-12 else f"{spread:.2g}"  # noqa: RUF001
-
-
-_STARTS_NOTE = (
-    "Starts agree if they end at the likelihood of the best one; apart: how far below it the worst one ends, in "
-    "log-likelihood per row."
-)
-
-
-def _evidence_note(label: str, scale: EvidenceScale | None) -> str:
-    if not scale:
-        return ""
-    *levels, last = scale.levels
-    uppers = ", ".join(f"{level.label} up to {level.upper:g}" for level in levels)
-    return f"Evidence against a candidate, compared to the best, by Δ{label}: {uppers}, {last.label} above."
+    if np.isnan(spread):
+        return NOTHING
+    return "0" if spread < 1e-12 else f"{spread:.2g}"  # rounding is no distance
 
 
 def matrix_table(facts: Facts) -> Table:
