@@ -16,7 +16,7 @@ _COMPILED = {
     "add_sums": "products",
     "predict_block": "chunks",
     "predict_chunk": "chunks",
-    "fill_lines": "block",
+    "fill_lines": "chunks",
     "log_densities": "products",
     "precision_factors": "cholesky",
     "softmax": "e_step",

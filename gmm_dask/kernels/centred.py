@@ -14,6 +14,7 @@ Array = NDArray[np.float64]
 
 def mahalanobis_matrix(x: Array, mean: Array, precision_cholesky: Array) -> Array:
     """Squared Mahalanobis distance of rows x (n_features, n_rows), with U (n_features, n_features)."""
+    # the difference comes first: x and mean may agree in most of their digits
     y = precision_cholesky.T @ (x - mean[:, None])
     squares: Array = np.einsum("db,db->b", y, y)
     return squares

@@ -29,8 +29,11 @@ def precision_factors(covariances: Array) -> Array:
 @compiled
 def factorise(a: Array) -> bool:
     """Overwrite the upper triangle of a symmetric matrix with R, ``R^T R`` the matrix; whether it was possible."""
+    # right-looking: row j of R is finished, then its outer product leaves the rest of the matrix. The inner loops run
+    # along rows, which lie one after another in memory
     d = len(a)
     for j in range(d):
+        # also refuses NaN, which compares as false
         if not 0.0 < a[j, j] < np.inf:
             return False
         pivot = 1.0 / np.sqrt(a[j, j])
@@ -46,6 +49,7 @@ def factorise(a: Array) -> bool:
 @compiled
 def invert_upper(r: Array, inverse: Array) -> None:
     """Fill ``inverse``, which holds zeros, with that of an upper triangular matrix."""
+    # from the last row up: row i of the inverse X follows from r_ii x_ib = delta_ib - sum_(k > i) r_ik x_kb
     d = len(r)
     for i in range(d - 1, -1, -1):
         pivot = 1.0 / r[i, i]

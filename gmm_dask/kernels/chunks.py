@@ -7,10 +7,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.block import fill_lines
 from gmm_dask.kernels.e_step import softmax
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.products import add_sums, log_densities
+
+
+@compiled
+def fill_lines(rows: NDArray[Any], center: NDArray[np.float64], z: NDArray[Any], n_rows: int) -> None:
+    """Fill the lines of a block: ``1 | row - center | |row - center|^2``.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_given, n_features)
+    center : ndarray of shape (n_features,)
+    z : ndarray of shape (n_features + 1, n_block_rows) or (n_features + 2, n_block_rows)
+        Without or with the last line; float64 or float32.
+    n_rows : int
+        Rows in use: those given, then rows of zeros.
+    """
+    n_given, n_features = rows.shape
+    # rows of zeros fill the block up: their weight is 0, so that they add nothing to any sum
+    z[:, n_given:n_rows] = 0.0
+    z[0, :n_given] = 1.0
+    for a in range(n_features):
+        for i in range(n_given):
+            z[a + 1, i] = rows[i, a] - center[a]
+    if len(z) > n_features + 1:
+        # |z|^2 by features, not by rows: every loop runs along the rows, which the compiler turns into vectors
+        z[n_features + 1, :n_given] = 0.0
+        for a in range(1, n_features + 1):
+            for i in range(n_given):
+                z[n_features + 1, i] += z[a, i] * z[a, i]
 
 
 @compiled
@@ -59,6 +86,8 @@ def add_chunk(
         for i in range(min(len(block), len(row_weights) - start)):
             weights[i] = row_weights[start + i]
         fill_lines(block, center, z, n_rows)
+        # E-step: L = H' Phi', then R = softmax(L) in its place; M-step: S += R Phi. All three work on the same block,
+        # which stays in the second-level cache, so that the rows come from memory once
         log_densities(eta, first, second, z, logits, n_rows)
         softmax(logits, edges, weights, log_density, log_top, n_rows)
         for m in range(n_mixtures):
@@ -71,6 +100,7 @@ def add_chunk(
 @compiled
 def _weighted_sum(values: NDArray[Any], weights: NDArray[Any], n_rows: int) -> float:
     """``sum_i weights[i] values[i]`` in float64, four rows at a time."""
+    # four sums that do not wait for each other, always added up in the same order: the same bits in every run
     a = b = c = d = 0.0
     for i in range(0, n_rows, 4):
         a += np.float64(weights[i]) * values[i]

@@ -35,6 +35,8 @@ def _softmax_lanes(
         lanes = Lanes(builder, logits.scalar)
         functions = elementary(lanes)
 
+        # log sum_k e^x_k = top + log sum_k e^(x_k - top), with top the largest: no exponential overflows, and the sum
+        # is at least 1
         largest = lanes.variable(lanes.load(logits.at(first, row)))
         with cgutils.for_range_slice(builder, first, stop, integer(1)) as (k, _):
             x, known = lanes.load(logits.at(k, row)), builder.load(largest)
@@ -49,6 +51,7 @@ def _softmax_lanes(
 
         log_total = functions.logarithm(builder.load(total), lanes, builder)
         lanes.store(builder.fadd(top, log_total), log_density.at(mixture, row))
+        # the largest responsibility is e^0 / total
         lanes.store(builder.fsub(lanes.constant(0.0), log_total), log_top.at(mixture, row))
         scale = builder.fdiv(lanes.load(weights.at(integer(0), row)), builder.load(total))
         with cgutils.for_range_slice(builder, first, stop, integer(1)) as (k, _):

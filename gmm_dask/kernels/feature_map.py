@@ -24,6 +24,7 @@ def factors(n_features: int) -> Factors:
     first, second : ndarray of shape (n_monomials,)
         The lines of a block, ``1 | z_1 .. z_D | |z|^2``, whose product is each monomial.
     """
+    # each monomial up to degree two is a product of two lines: z_a is 1 z_a, and |z|^2, summed once, is 1 |z|^2
     features = np.arange(1, n_features + 1)
     a, b = np.triu_indices(n_features, k=1)
     ones = np.zeros(n_features, dtype=np.int64)

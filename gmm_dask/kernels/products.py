@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.llvm.vectors import N_REGISTERS, REGISTER_BYTES, Lanes, for_each_size, inlined, integer, matrices
 
+# 8 x 3 results with 32 registers, 4 x 3 with 16: of the shapes that fit, the one with the most multiply-adds per load
 TILE_COMPONENTS = N_REGISTERS // 4
 TILE_VECTORS = 3
 # rows of a block come in multiples of this many bytes a feature
@@ -40,6 +41,8 @@ def _log_density_tile(
         def emit(n: int) -> None:
             components = [builder.add(component, integer(k)) for k in range(n)]
             total = [[lanes.variable(lanes.constant(0.0)) for _ in rows] for _ in components]
+            # an outer product for each monomial: 3 loads of rows serve n components, n coefficients serve 3 vectors of
+            # rows. The 3 n sums are independent, which hides the latency of a multiply-add (4 cycles)
             with cgutils.for_range(builder, eta.n_rows) as loop:
                 a, b = (part.number(integer(0), loop.index) for part in (first, second))
                 phi = [builder.fmul(lanes.load(z.at(a, i)), lanes.load(z.at(b, i))) for i in rows]
@@ -84,6 +87,7 @@ def _sums_tile(
         def emit(n: int) -> None:
             components = [builder.add(component, integer(k)) for k in range(n)]
             total = [[lanes.variable(lanes.constant(0.0)) for _ in columns] for _ in components]
+            # the sums of a component and a monomial stay apart by lane until the panel ends
             with cgutils.for_range_slice(builder, start, stop, integer(lanes.width)) as (i, _):
                 phi = [builder.fmul(lanes.load(z.at(a, i)), lanes.load(z.at(b, i))) for a, b in factors]
                 for k, places in zip(components, total, strict=True):
@@ -92,6 +96,7 @@ def _sums_tile(
                         builder.store(lanes.multiply_add(r, value, builder.load(place)), place)
             for k, places in zip(components, total, strict=True):
                 for j, place in zip(columns, places, strict=True):
+                    # single precision sums a panel, double precision sums the panels: the error does not grow with rows
                     found = lanes.sum(builder.load(place))
                     found = found if lanes.double else builder.fpext(found, sums.scalar)
                     builder.store(builder.fadd(sums.number(k, j), found), sums.at(k, j))
@@ -125,6 +130,7 @@ def log_densities(
         Rows in use; a multiple of ``TILE_BYTES`` bytes.
     """
     n_components = eta.shape[1]
+    # tiles of nearly equal size: 9 components are 4 + 5 and not 8 + 1, which would leave most registers empty
     n_tiles = -(-n_components // TILE_COMPONENTS)
     for row in range(0, n_rows, TILE_BYTES // z.itemsize):
         for tile in range(n_tiles):
@@ -155,6 +161,7 @@ def add_sums(
     """
     n_components = resp.shape[0]
     n_tiles = -(-n_components // TILE_COMPONENTS)
+    # a panel of the responsibilities of a tile stays in the first-level cache while all monomials pass over it
     panel = PANEL_BYTES // z.itemsize
     for start in range(0, n_rows, panel):
         stop = min(start + panel, n_rows)

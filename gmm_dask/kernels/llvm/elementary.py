@@ -40,9 +40,11 @@ class Elementary(NamedTuple):
         rounding = lanes.constant(1.5 * 2.0**self.mantissa)
         shifted = lanes.multiply_add(x, lanes.constant(1.0 / math.log(2.0)), rounding)
         n = builder.fsub(shifted, rounding)
+        # n ln2[0] is exact, as ln2[0] ends in zeros, and ln2[1] brings the digits that it lacks: r keeps full precision
         r = lanes.multiply_add(n, lanes.constant(-self.ln2[0]), x)
         r = lanes.multiply_add(n, lanes.constant(-self.ln2[1]), r)
         p = _polynomial([1.0 / math.factorial(k) for k in range(self.degree + 1)], r, lanes)
+        # times 2^n by adding n to the exponent's bits
         power = builder.shl(lanes.as_integers(shifted), lanes.integer_constant(self.mantissa))
         scaled = lanes.as_floats(builder.add(lanes.as_integers(p), power))
         small = builder.fcmp_ordered("<", x, lanes.constant(self.smallest))
@@ -57,6 +59,7 @@ class Elementary(NamedTuple):
         n = builder.fsub(n, lanes.constant(large + self.bias))
         fraction = builder.and_(bits, lanes.integer_constant((1 << self.mantissa) - 1))
         m = lanes.as_floats(builder.or_(fraction, lanes.as_integers(lanes.constant(1.0))))
+        # m between sqrt(1/2) and sqrt(2) keeps s small, and the logarithm near 0 where x is near 1
         high = builder.fcmp_ordered(">", m, lanes.constant(math.sqrt(2.0)))
         m = builder.select(high, builder.fmul(m, lanes.constant(0.5)), m)
         n = builder.select(high, builder.fadd(n, lanes.constant(1.0)), n)
