@@ -33,7 +33,7 @@ from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, one_blas_thread, summarize_rows
 from gmm_dask.passes.model_batch import Model
 from gmm_dask.selection.grid import check_candidates, generator_copies
-from pipeline.config.job import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.sources import open_source
 from pipeline.synth import Plan, write_synthetic
 

@@ -1,4 +1,4 @@
-"""The configuration's section ``cluster``: what computes."""
+"""The configuration's section ``cluster``: where Dask computes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from dask.utils import parse_bytes
-from pydantic import AfterValidator, Field, Strict, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from pipeline.config.environment import without_secrets
-from pipeline.config.fields import Count, Section, Text, Whole
+from pipeline.config.fields import Count, Memory, Seconds, Section, Text, Whole
 
-Seconds = Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)]
-
-# the kinds of cluster that each key is for; those not listed are for all kinds
+# the kinds of cluster that each key applies to; other keys apply to all
 _KINDS = {
     "workers": ("local", "class"),
     "threads_per_worker": ("local",),
@@ -28,29 +26,16 @@ _KINDS = {
     "min_workers": ("address", "class"),
     "timeout": ("local", "address", "class"),
 }
-# under such a key Dask takes the name of a class, which it imports and calls
+# Dask imports and calls the class whose name stands under such a key
 _CLASS_KEY = re.compile(r"(^|_)(cls|class)$", re.IGNORECASE)
-# without these a kind cannot be
+# keys that a kind requires
 _REQUIRED = {"address": "address", "class_path": "class"}
 
 
-def _positive_bytes(value: str) -> str:
-    try:
-        positive = parse_bytes(value) > 0
-    except ValueError:
-        positive = False
-    if not positive:
-        raise ValueError("expected an amount of memory such as 1GiB or 500MB")
-    return value
-
-
 def _without_classes(value: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that name nothing for Dask to import and call, past the check of ``cluster.class_path``."""
-    named = list(_named_classes(value))
-    if named:
-        raise ValueError(
-            f"expected no class by its name, and {named[0]} is one: leave it to the class at cluster.class_path"
-        )
+    """Return arguments that name no class for Dask to import, which would evade the check of ``cluster.class_path``."""
+    for key in _named_classes(value):
+        raise ValueError(f"expected no name of a class; {key} is one: leave it to the class at cluster.class_path")
     return value
 
 
@@ -67,18 +52,18 @@ def _named_classes(value: Any, key: str = "") -> Iterator[str]:
 
 
 class TlsFiles(Section):
-    """Certificates with which this program talks to a scheduler over TLS, as PEM files."""
+    """PEM files for a connection to the scheduler over TLS."""
 
-    ca_file: Text = Field(description="Certificate of the authority that has signed the scheduler's certificate.")
-    cert_file: Text = Field(description="Certificate that this program shows.")
+    ca_file: Text = Field(description="Certificate of the authority that signed the scheduler's certificate.")
+    cert_file: Text = Field(description="Certificate of this client.")
     key_file: Text = Field(description="Private key of that certificate.")
 
 
 class AdaptiveBounds(Section):
-    """How many workers a cluster starts and ends as there is work."""
+    """Bounds within which the number of workers follows the load."""
 
-    minimum: Whole = Field(default=0, description="The fewest workers.")
-    maximum: Count = Field(default=1, description="The most workers.")
+    minimum: Whole = Field(default=0, description="Smallest number of workers.")
+    maximum: Count = Field(default=1, description="Largest number of workers.")
 
     @pydantic.field_validator("maximum")
     @classmethod
@@ -89,76 +74,77 @@ class AdaptiveBounds(Section):
 
 
 class ClusterConfig(Section):
-    """What computes."""
+    """Where Dask computes."""
 
     kind: Literal["threads", "local", "address", "class"] = Field(
         default="threads",
-        description="Where to compute: threads of this process; local, worker processes on this machine, for the time "
-        "of the job; address, the workers of a Dask scheduler that is running; class, a cluster that a class such as "
-        "dask_jobqueue.SLURMCluster starts for the time of the job.",
+        description="threads: threads of this process; local: worker processes on this machine, started for the job; "
+        "address: the workers of a running Dask scheduler; class: a cluster that a class such as "
+        "dask_jobqueue.SLURMCluster starts for the job.",
     )
-    memory_limit: Annotated[str, AfterValidator(_positive_bytes)] = Field(
-        default="1GiB", description="Memory that one worker process may use, imports included."
-    )
+    memory_limit: Memory = Field(default="1GiB", description="Memory limit of one worker process, imports included.")
     workers: Count | None = Field(
         default=None,
-        description="local: worker processes, null for one a core. class: workers to ask for, null for as many as the "
-        "class starts by itself.",
+        description="local: worker processes, null for one per core. class: workers to request, null for the class's "
+        "own default.",
     )
     threads_per_worker: Count | None = Field(
         default=None,
-        description="local: chunks that a worker computes at a time; null shares the cores among the workers, as far "
-        "as the memory allows.",
+        description="local: threads of a worker, each of which computes one chunk at a time; null divides the cores "
+        "among the workers, as far as the memory allows.",
     )
     local_directory: Text | None = Field(
-        default=None, description="local: folder for what does not fit the memory; null takes the system's."
+        default=None, description="local: folder for data that workers spill to disk; null takes the system's default."
     )
     address: Text | None = Field(
-        default=None, description="address: the scheduler's, such as tcp://10.0.0.5:8786 or tls://10.0.0.5:8786."
+        default=None,
+        description="address: address of the scheduler, such as tcp://10.0.0.5:8786 or tls://10.0.0.5:8786.",
     )
     tls: TlsFiles | None = Field(
         default=None,
-        description="address: files for a scheduler at tls://; null takes what Dask's own configuration says, such as "
-        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE in the environment.",
+        description="address: certificates for a scheduler at tls://; null takes those of Dask's own configuration, "
+        "such as DASK_DISTRIBUTED__COMM__TLS__CA_FILE in the environment.",
     )
     class_path: Text | None = Field(
         default=None,
         description="class: import path of a subclass of distributed.deploy.cluster.Cluster, such as "
-        "dask_jobqueue.SLURMCluster or dask_kubernetes.operator.KubeCluster; not distributed.SpecCluster, which would "
-        "call anything. Some of these classes run shell commands by design, such as the prologue of a batch job: trust "
-        "a configuration as you would trust a script.",
+        "dask_jobqueue.SLURMCluster or dask_kubernetes.operator.KubeCluster; not distributed.SpecCluster itself, whose "
+        "arguments can call anything. Some of these classes run shell commands by design, such as the prologue of a "
+        "batch job: trust a configuration as you would trust a script.",
     )
     kwargs: Annotated[dict[str, Any], AfterValidator(without_secrets), AfterValidator(_without_classes)] = Field(
         default={},
-        description="class: what the class is called with. Secrets come from the environment, as '${NAME}': they are "
-        "filled in when the cluster is started, and neither printed nor stored. No class may be named in it.",
+        description="class: arguments of the class. Secrets come from the environment, as '${NAME}': they are filled "
+        "in when the cluster is started, and neither printed nor stored. The arguments may not name another class.",
     )
     adaptive: AdaptiveBounds | None = Field(
-        default=None, description="class: start and end workers between these bounds as there is work; null does not."
+        default=None,
+        description="class: scale the number of workers with the load, between these bounds; null keeps it fixed.",
     )
     min_workers: Count | None = Field(
-        default=None, description="address, class: workers that must be there before the job begins; null takes 1."
+        default=None,
+        description="address, class: number of workers to wait for before the job begins; null waits for 1.",
     )
     timeout: Seconds = Field(
         default=60.0,
-        description="local, address, class: seconds to wait for the scheduler, for min_workers, and for a worker to "
-        "come when all were lost.",
+        description="local, address, class: how long to wait for the scheduler, for min_workers, and for a new worker "
+        "after all were lost, in seconds or with a unit such as 5min.",
     )
     persist: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="Whether the workers of a cluster keep the chunks in memory after the first pass of the fit: auto "
-        "does if the projected memory allows, always spills to disk if it must, never reads them anew each pass, as "
-        "threads do.",
+        description="Whether the workers of a cluster persist the chunks in memory after the first pass of the fit: "
+        "auto persists them if the projected memory allows, always spills to disk where needed, never reads the data "
+        "in each pass, as threads do.",
     )
 
     @pydantic.field_validator(*_KINDS)
     @classmethod
     def _for_the_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind, name = info.data.get("kind"), str(info.field_name)
-        if kind is None:  # there is an error in it already
+        if kind is None:  # the kind itself is not valid, which is reported already
             return value
         if value != cls.model_fields[name].default and kind not in _KINDS[name]:
-            raise ValueError(f"expected nothing, as it is for cluster.kind: {' or '.join(_KINDS[name])}")
+            raise ValueError(f"expected no value, as it applies to cluster.kind: {' or '.join(_KINDS[name])}")
         if value is None and _REQUIRED.get(name) == kind:
             raise ValueError(f"expected a value, as cluster.kind is {kind}")
         return value
@@ -167,7 +153,7 @@ class ClusterConfig(Section):
     @classmethod
     def _of_processes(cls, persist: str, info: ValidationInfo) -> str:
         if persist == "always" and info.data.get("kind") == "threads":
-            raise ValueError("expected auto or never, as threads read the data anew each pass")
+            raise ValueError("expected auto or never, as threads read the data in each pass")
         return persist
 
     @property

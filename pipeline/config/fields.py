@@ -1,19 +1,71 @@
-"""What the sections of the configuration are made of."""
+"""Types of keys that several sections of the configuration share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from dask.utils import parse_bytes, parse_timedelta
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+# units that people write and dask.utils.parse_timedelta does not know
+_UNITS = {"min": "minutes", "mins": "minutes", "sec": "seconds", "secs": "seconds", "hr": "hours", "hrs": "hours"}
+
+
+class Section(BaseModel):
+    """A section of the configuration: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def parse_duration(value: str) -> float:
+    """Return the seconds of a time with its unit, such as ``30min``, ``6h`` or ``1d``."""
+    text = re.sub(r"[A-Za-z]+\s*$", lambda unit: _UNITS.get(unit[0].strip().lower(), unit[0]), value)
+    try:
+        return float(parse_timedelta(text, default=None))
+    except (KeyError, ValueError, TypeError):
+        raise ValueError("expected a time with its unit, such as 30min, 6h or 1d") from None
+
+
+def _seconds(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _amount_of_memory(value: str) -> str:
+    try:
+        positive = parse_bytes(value) > 0
+    except ValueError:
+        positive = False
+    if not positive:
+        raise ValueError("expected an amount of memory such as 1GiB or 500MB")
+    return value
+
+
+def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the values, each of which must occur once."""
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"expected each value once; {', '.join(map(repr, repeated))} is repeated")
+    return values
+
+
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the values, at least one and each once."""
+    if not values:
+        raise ValueError("expected a list with at least one entry")
+    return each_once(values)
+
 
 Count = Annotated[int, Strict(), Field(ge=1)]
 Whole = Annotated[int, Strict(), Field(ge=0)]
 Real = Annotated[float, Strict(), Field(ge=0.0, allow_inf_nan=False)]
+Positive = Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)]
+Share = Annotated[float, Strict(), Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Switch = Annotated[bool, Strict()]
 Text = Annotated[str, Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+Memory = Annotated[str, AfterValidator(_amount_of_memory)]
+# a number of seconds, or a time with its unit
+Seconds = Annotated[Positive, BeforeValidator(_seconds, json_schema_input_type=float | str)]
+Delay = Annotated[
+    float, Strict(), Field(ge=0.0, le=86400.0), BeforeValidator(_seconds, json_schema_input_type=float | str)
+]

@@ -1,4 +1,4 @@
-"""Sections of the configuration for jobs that nobody watches: when they run, and how often a stage is tried."""
+"""The configuration's sections ``schedule``, ``score``, ``refresh`` and ``tasks``: jobs that run unattended."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from datetime import tzinfo
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from dask.utils import parse_timedelta
 from dateutil.rrule import rrulestr
-from pydantic import AfterValidator, Field, Strict, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.config.environment import without_secrets
-from pipeline.config.fields import Count, Section, Text, Whole
+from pipeline.config.fields import Count, Delay, Positive, Seconds, Section, Text, Whole, parse_duration
 from pipeline.config.templates import check_template
 
-# as Prefect names its flows
+# names of the Prefect flows
 FlowName = Literal["bic-sweep", "refresh", "score-batch"]
 
 _CRON = re.compile(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)|(\S+\s+){4}\S+")
@@ -28,12 +27,8 @@ def _cron(value: str) -> str:
 
 
 def _interval(value: str) -> str:
-    try:
-        seconds = parse_timedelta(value, default=None)
-    except (KeyError, ValueError, TypeError):
-        seconds = 0.0
-    if not seconds or seconds < 1.0:
-        raise ValueError("expected a time of a second or more with its unit, such as 30min, 6h or 1d")
+    if parse_duration(value) < 1.0:
+        raise ValueError("expected a time of a second or more")
     return value
 
 
@@ -54,38 +49,38 @@ def _timezone(value: str) -> str:
 
 
 class ScheduleConfig(Section):
-    """When 'gmm-dask serve' runs the job."""
+    """When 'gmm-dask serve' runs the job; one of cron, interval and rrule."""
 
     cron: Annotated[str, AfterValidator(_cron)] | None = Field(
-        default=None, description="Minute, hour, day, month and weekday, such as '0 2 * * *' for every night at two."
+        default=None, description="Minute, hour, day, month and weekday, such as '0 2 * * *' for 02:00 every night."
     )
     interval: Annotated[str, AfterValidator(_interval)] | None = Field(
-        default=None, description="Time between two runs, such as 30min, 6h or 1d."
+        default=None, description="Time between two runs with its unit: s, min, h, d or w, such as 30min, 6h or 1d."
     )
     rrule: Annotated[str, AfterValidator(_rrule)] | None = Field(
-        default=None, description="A rule of RFC 5545, such as FREQ=WEEKLY;BYDAY=MO,TH;BYHOUR=2;BYMINUTE=0."
+        default=None, description="Recurrence rule of RFC 5545, such as FREQ=WEEKLY;BYDAY=MO,TH;BYHOUR=2;BYMINUTE=0."
     )
     timezone: Annotated[str, AfterValidator(_timezone)] = Field(
         default="UTC", description="Time zone of the schedule, and of {started} in output.store."
     )
     flow: FlowName = Field(
         default="bic-sweep",
-        description="What is run: bic-sweep, the whole job; refresh, the fit of the last winner to the data as they "
-        "are now, with the whole search again where it has drifted; score-batch, the labels of other rows.",
+        description="bic-sweep runs the whole job; refresh refits the last winner to the current data, and repeats the "
+        "whole search if the data have drifted; score-batch labels other rows with the last winner.",
     )
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
         given = [name for name in ("cron", "interval", "rrule") if getattr(self, name) is not None]
         if len(given) != 1:
-            came = f"both {' and '.join(given)}" if given else "none of them"
-            raise ValueError(f"expected one of cron, interval and rrule; {came} came")
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"expected one of cron, interval and rrule; found {found}")
         return self
 
     @property
     def seconds(self) -> float | None:
         """The interval in seconds."""
-        return None if self.interval is None else float(parse_timedelta(self.interval))
+        return None if self.interval is None else parse_duration(self.interval)
 
     @property
     def zone(self) -> tzinfo:
@@ -94,46 +89,49 @@ class ScheduleConfig(Section):
 
 
 class ScoreConfig(Section):
-    """What the flow score-batch labels, with the model of the newest complete store."""
+    """The rows that the flow score-batch labels, with the best model of the newest complete store."""
 
     source: Annotated[Text, AfterValidator(without_secrets)] = Field(
-        description="Where the rows are, as data.source; data.storage_options are used here too. What is set of "
-        "data.missing, chunk_rows and dataset, and of output, holds for these rows; the rest is as in the store."
+        description="Path or URL of the rows, as data.source; data.storage_options apply here, too. Where "
+        "data.missing, data.chunk_rows, data.dataset or keys of output are set, they apply to these rows; all else is "
+        "taken from the store."
     )
     out: Annotated[Text, AfterValidator(check_template)] = Field(
         default="results/{name}-scores-{started:%Y-%m-%d}.zarr",
-        description="What is written: a Zarr group, or a folder that ends in .parquet; {name} and "
+        description="Path of the result: a Zarr group, or a folder that ends in .parquet; {name} and "
         "{started:%Y-%m-%d} are filled in.",
     )
 
 
 class RefreshConfig(Section):
-    """When the flow refresh searches again, and what it keeps."""
+    """When the flow refresh repeats the search, and how many stores it retains."""
 
-    drift: Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)] = Field(
+    drift: Positive = Field(
         default=0.05,
-        description="The search is made again if, on rows that were held out, a refit of the last winner is better "
-        "than it was by more than this: mean log-likelihood a row. The gains of all refreshes since the last search "
-        "are summed for that, so that slow drift counts.",
+        description="The search is repeated if refitting the last winner improves its mean log-likelihood per row, on "
+        "rows held out for this, by more than this bound. The gains of all refreshes since the last search are added "
+        "up, so that slow drift counts.",
     )
     keep: Count = Field(
-        default=7, description="Complete stores that are kept; older ones are removed, with their reports and rows."
+        default=7,
+        description="Number of complete stores to retain; older ones are removed, with their reports and rows.",
     )
 
 
 class TasksConfig(Section):
-    """How the stages of a job are tried, each a task of its flow."""
+    """Retries and timeouts of the stages of a job, each of which is a Prefect task."""
 
     retries: Whole = Field(
         default=0,
-        description="How often a stage that failed is tried again, from its last checkpoint; a mistake in the data or "
-        "the configuration is not. --no-prefect tries once.",
+        description="How often a failed stage is retried, from its last checkpoint; mistakes in the data or the "
+        "configuration are not retried. --no-prefect never retries.",
     )
-    retry_delay_seconds: Annotated[float, Strict(), Field(ge=0.0, le=86400.0)] = Field(
-        default=10.0, description="Seconds before a stage is tried again."
+    retry_delay_seconds: Delay = Field(
+        default=10.0, description="Wait before a retry, in seconds or with a unit such as 5min."
     )
-    timeout_seconds: Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)] | None = Field(
+    timeout_seconds: Seconds | None = Field(
         default=None,
-        description="Seconds after which a stage that fits has failed. The time is looked at between passes, and "
-        "what was computed is kept: another try, or the next run, goes on from there. null waits for ever.",
+        description="Time after which a fitting stage fails, in seconds or with a unit such as 2h. It is checked "
+        "between passes, and what was computed is saved: a retry or the next run resumes from there. null sets no "
+        "limit.",
     )

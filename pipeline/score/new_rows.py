@@ -16,7 +16,8 @@ from gmm_dask.errors import UserError
 from gmm_dask.memory import IMPORTS_BYTES, Shape, thread_bytes
 from gmm_dask.passes.map_reduce import Rows, map_reduce
 from pipeline import store
-from pipeline.config.job import DataConfig, JobConfig
+from pipeline.config.data import DataConfig
+from pipeline.config.job import JobConfig
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.score.drift import Comparison, Reference, compare, read_reference
 from pipeline.score.row_pass import (

@@ -10,7 +10,8 @@ from typing import Any
 
 from gmm_dask.errors import UserError
 from pipeline.config.formats import format_of
-from pipeline.config.job import SWITCHES, JobConfig, validated
+from pipeline.config.job import JobConfig, validated
+from pipeline.config.output import SWITCHES
 from pipeline.config.schedule import ScoreConfig
 from pipeline.config.yaml_file import Document, parse_overrides
 from pipeline.store import ResultStore, StoredModel

@@ -18,8 +18,8 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
+from pipeline.config.data import DataConfig
 from pipeline.config.formats import Format
-from pipeline.config.job import DataConfig
 from pipeline.sources.location import Location
 from pipeline.sources.preparation import Preparation
 

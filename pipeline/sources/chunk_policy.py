@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.config.job import DataConfig
+from pipeline.config.data import DataConfig
 
 # without a job that tells more: a chunk of so many bytes as float64, and what fits a task at most
 CHUNK_BYTES = 16 * 2**20

@@ -22,8 +22,8 @@ import pyarrow as pa
 from pyarrow import csv
 
 from gmm_dask.errors import UserError
+from pipeline.config.data import DataConfig
 from pipeline.config.formats import CSV
-from pipeline.config.job import DataConfig
 from pipeline.sources.arrow import arrow_column, table_block
 from pipeline.sources.base import (
     Block,

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from gmm_dask.errors import UserError
+from pipeline.config.data import DataConfig
 from pipeline.config.formats import HDF5
-from pipeline.config.job import DataConfig
 from pipeline.sources.base import (
     Block,
     Column,

@@ -19,9 +19,9 @@ from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from gmm_dask.errors import FaultError, UserError
+from pipeline.config.data import DataConfig
 from pipeline.config.environment import fill_in, hide, redacted
 from pipeline.config.formats import format_of
-from pipeline.config.job import DataConfig
 
 # URL schemes, and the extra of this package that installs what each needs
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}

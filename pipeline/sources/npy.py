@@ -11,8 +11,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
+from pipeline.config.data import DataConfig
 from pipeline.config.formats import NPY
-from pipeline.config.job import DataConfig
 from pipeline.sources.base import (
     Block,
     Source,

@@ -15,8 +15,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from gmm_dask.errors import UserError
+from pipeline.config.data import DataConfig
 from pipeline.config.formats import PARQUET
-from pipeline.config.job import DataConfig
 from pipeline.sources.arrow import arrow_column, table_block
 from pipeline.sources.base import (
     Block,

@@ -13,7 +13,7 @@ from gmm_dask.em.spurious import weights_warning
 from gmm_dask.errors import UserError
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.holdout import usable_rows
-from pipeline.config.job import DataConfig
+from pipeline.config.data import DataConfig
 
 Array = NDArray[np.float64]
 Chunk = NDArray[np.floating[Any]]

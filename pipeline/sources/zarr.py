@@ -20,8 +20,8 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from gmm_dask.errors import UserError
+from pipeline.config.data import DataConfig
 from pipeline.config.formats import ZARR
-from pipeline.config.job import DataConfig
 from pipeline.sources.base import (
     Block,
     Column,

@@ -20,7 +20,8 @@ from gmm_dask.memory import copies_of_sums, model_bytes, resting_bytes
 from gmm_dask.passes.map_reduce import as_rows, summarize_rows
 from paths import ROOT
 from pipeline.clusters import machine_of
-from pipeline.config.job import ClusterConfig, JobConfig, load_config
+from pipeline.config.cluster import ClusterConfig
+from pipeline.config.job import JobConfig, load_config
 from pipeline.fit.job import run
 from pipeline.fit.plan import data_shape
 from pipeline.progress import StageStarted

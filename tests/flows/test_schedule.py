@@ -147,9 +147,9 @@ def test_the_date_is_that_of_the_schedules_time_zone(tmp_path):
     ("section", "message"),
     [
         ({"cron": "0 2 * *"}, "expected five fields"),
-        ({"cron": "0 2 * * *", "interval": "1h"}, "both cron and interval came"),
-        ({}, "none of them came"),
-        ({"interval": "soon"}, "a time of a second or more with its unit"),
+        ({"cron": "0 2 * * *", "interval": "1h"}, "found cron and interval"),
+        ({}, "found none of them"),
+        ({"interval": "soon"}, "a time with its unit"),
         ({"interval": "1h", "timezone": "Mars/Olympus"}, "name of a time zone"),
         ({"rrule": "hello"}, "RFC 5545"),
         ({"interval": "1d", "flow": "score-batch"}, "expected a section score"),

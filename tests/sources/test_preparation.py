@@ -13,7 +13,8 @@ import pipeline.sources.rows
 from gmm_dask.errors import UserError
 from gmm_dask.passes.map_reduce import Rows, summarize_rows
 from mixtures import random_rows
-from pipeline.config.job import DataConfig, JobConfig
+from pipeline.config.data import DataConfig
+from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import PassDone, StageStarted
 from pipeline.sources.preparation import Preparation, column_notes, preparation_of, scaled_summary

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline.sources.rows
-from pipeline.config.job import DataConfig, JobConfig
+from pipeline.config.data import DataConfig
+from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import PassDone, StageStarted
 from pipeline.sources import open_source

@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from gmm_dask.errors import FaultError, UserError
 from paths import ROOT
-from pipeline.config.job import DataConfig, load_config
+from pipeline.config.data import DataConfig
+from pipeline.config.job import load_config
 from pipeline.fit.job import run
 from pipeline.sources import open_source
 from pipeline.sources.location import find_location, last_modified

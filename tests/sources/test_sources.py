@@ -15,7 +15,7 @@ from sklearn.datasets import make_blobs
 from gmm_dask.errors import UserError
 from gmm_dask.passes.map_reduce import Rows, map_reduce
 from paths import ROOT
-from pipeline.config.job import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.sources import ChunkPolicy, base, open_source
 from pipeline.sources.base import Selection
 
