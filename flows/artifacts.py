@@ -149,7 +149,7 @@ def _short_report(name: str, summary: Summary) -> str:
             f"The {summary.held_out_rows:,} held-out rows have a mean log-likelihood of "
             f"{summary.held_out_log_likelihood:.4f} per row."
         )
-    paragraphs.append(f"{summary.passes} passes over the data in {summary.seconds:.1f} s. Store: `{summary.store}`")
+    paragraphs.append(f"{summary.passes} passes over the data in {summary.run_seconds:.1f} s. Store: `{summary.store}`")
     page = Path(summary.report) / "index.html"
     if page.is_file():
         paragraphs.append(f"The full report is on the machine that ran the job: `{page.resolve()}`")

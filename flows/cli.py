@@ -97,9 +97,9 @@ def validate(config: ConfigPath, overrides: Overrides = None, debug: Debug = Fal
 def show(store: StorePath, debug: Debug = False) -> None:
     """Print the candidates of a result store, finished or not."""
     with error_messages(debug):
-        from pipeline.store.show import read_result
+        from pipeline.store import read_candidates
 
-        terminal.show_result(read_result(store))
+        terminal.show_result(read_candidates(store))
 
 
 @app.command()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.fit.plan import Estimate
     from pipeline.report.summary import Summary
     from pipeline.score.new_rows import ScoreSummary
-    from pipeline.store.show import StoredResult
+    from pipeline.store import Result, RowSummary
 
 LINES_BESIDE_TABLE = 15  # the lines of a screen that are not candidates: the command, the table's head, the summary
 MIN_ROWS = 8
@@ -82,19 +82,19 @@ def show_summary(summary: Summary) -> None:
     if summary.reused:
         print_line("The result is complete: nothing was computed. --fresh starts over.")
     show_candidates(summary.table, summary.criterion, summary.best, summary.store, rows_on_screen(_console()))
-    print_line(winner_line(summary.table, summary.criterion, summary.best), "bold green")
+    print_line(winner_line(summary.table, summary.criterion, str(summary.best)), "bold green")
     show_remarks(summary.remarks, summary.notes)
     print_paragraph(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
     print_line(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} per row")
     if summary.held_out_rows:
         rows = f"the {summary.held_out_rows:,} held-out rows"
         print_line(f"  mean log-likelihood {summary.held_out_log_likelihood:.4f} per row over {rows}")
-    for line in _row_lines(summary.row_totals):
+    for line in _row_lines(summary.row_summary):
         print_paragraph(f"  {line}")
-    arrays = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in summary.rows.items())
+    arrays = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in summary.row_shapes.items())
     print_line(f"store: {summary.store}" + (f", with {arrays}" if arrays else ""))
-    if "parquet" in summary.row_totals:
-        print_line(f"rows: {Path(summary.store).with_name(summary.row_totals['parquet'])}")
+    if summary.row_summary and summary.row_summary.parquet:
+        print_line(f"rows: {Path(summary.store).with_name(summary.row_summary.parquet)}")
     report = Path(summary.report) / "index.html"
     if report.is_file():
         print_line(f"report: {report}")
@@ -107,35 +107,37 @@ def _cost_line(summary: Summary) -> str:
 
     candidates = _counted(len(summary.table), "candidate")
     passes = _counted(summary.passes, "pass", "es")
-    seconds = "" if summary.reused else f", {summary.seconds:.1f} s"
+    seconds = "" if summary.reused else f", {summary.run_seconds:.1f} s"
     return f"{candidates}, {passes} over the data ({format_bytes(summary.bytes_read)} read){seconds}"
 
 
-def _row_lines(totals: dict[str, Any]) -> list[str]:
+def _row_lines(rows: RowSummary | None) -> list[str]:
     """Return lines about rows without a label, and about anomalies with the error of their threshold."""
-    unusable = totals.get("unusable")
-    lines = [f"{_counted(unusable, 'row')} without a label (missing or unusable values)"] if unusable else []
-    if "anomaly_rank_error" in totals:
+    if rows is None:
+        return []
+    lines = [f"{_counted(rows.unusable, 'row')} without a label (missing or unusable values)"] if rows.unusable else []
+    if rows.anomaly_rank_error is not None:
         lines.append(
-            f"anomalies: {totals['anomalies']:,} rows with a log density below {totals['anomaly_threshold']:.6g}, the "
-            f"quantile {totals['anomaly_quantile']:.3g} (rank error {totals['anomaly_rank_error']:.1g} of the rows)"
+            f"anomalies: {rows.anomalies:,} rows with a log density below {rows.anomaly_threshold:.6g}, the "
+            f"quantile {rows.anomaly_quantile:.3g} (rank error {rows.anomaly_rank_error:.1g} of the rows)"
         )
     return lines
 
 
-def show_result(result: StoredResult) -> None:
+def show_result(result: Result) -> None:
     """Print the candidates of a store, with a warning if it is not complete."""
-    if not result.complete:
+    if not result.is_complete:
         print_paragraph(
             f"UNFINISHED after {_counted(result.passes, 'pass', 'es')}: the run is still working or was stopped (the "
             "same gmm-dask run resumes it). Values and order may still change.",
             "bold yellow",
         )
     if len(result.table):
-        show_candidates(result.table, result.criterion, result.best, result.store)
-    if result.best:
-        label = "best" if result.complete else "best so far"
-        print_line(winner_line(result.table, result.criterion, result.best, label), "bold green")
+        show_candidates(result.table, result.criterion, result.leader, result.store)
+    if result.leader:
+        label = "best" if result.is_complete else "best so far"
+        print_line(winner_line(result.table, result.criterion, result.leader, label), "bold green")
+    if result.is_complete:
         show_remarks(result.remarks, result.notes)
     print_line(f"store: {result.store}")
 

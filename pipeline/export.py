@@ -25,9 +25,7 @@ from gmm_dask.errors import FaultError, UserError
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import Family, Parameters, get_family
 from gmm_dask.selection.criteria import CRITERIA
-from pipeline import store
-from pipeline.store import ResultStore, StoredModel
-from pipeline.store.show import position_of
+from pipeline.store import Result, StoredModel, open_result
 
 # the oldest operators that take float64 throughout, and the file format that goes with them
 ONNX_OPSET, ONNX_FORMAT = 18, 8
@@ -67,9 +65,9 @@ def export(path: str | Path, target: Target, out: str | Path | None = None) -> P
     UserError
         If the store is not complete, the file exists, or a package is missing.
     """
-    result = store.open_store(Path(path).resolve())  # once: a link may be set to another store meanwhile
+    result = open_result(Path(path).resolve())  # once: a link may be set to another store meanwhile
     assert result.best is not None
-    model = store.read_model(result.path, result.best)
+    model = result.best_model
     file = _default_file(Path(path), result.best, target) if out is None else Path(out)
     _WRITERS[target](result, model, file)
     return file
@@ -113,7 +111,7 @@ def _has_names(model: StoredModel) -> bool:
 # -- scikit-learn ------------------------------------------------------------------------------------------------
 
 
-def to_sklearn(result: ResultStore, model: StoredModel) -> Any:
+def to_sklearn(result: Result, model: StoredModel) -> Any:
     """The model as a fitted :class:`sklearn.mixture.GaussianMixture`."""
     family, parameters = _unscaled(model)
     search = result.config["search"]
@@ -130,7 +128,7 @@ def to_sklearn(result: ResultStore, model: StoredModel) -> Any:
     return mixture.to_sklearn()
 
 
-def _write_sklearn(result: ResultStore, model: StoredModel, file: Path) -> None:
+def _write_sklearn(result: Result, model: StoredModel, file: Path) -> None:
     import joblib
 
     with _whole(file) as partial:
@@ -140,7 +138,7 @@ def _write_sklearn(result: ResultStore, model: StoredModel, file: Path) -> None:
 # -- ONNX --------------------------------------------------------------------------------------------------------
 
 
-def to_onnx(result: ResultStore, model: StoredModel) -> Any:
+def to_onnx(result: Result, model: StoredModel) -> Any:
     """The model as an ONNX graph of ``X`` (rows, features), float64, with three outputs.
 
     ``label`` (rows,) int64, ``probabilities`` (rows, components) and ``log_density`` (rows,), float64, in the
@@ -219,7 +217,7 @@ def _onnx_constants(model: StoredModel) -> dict[str, Any]:
     }
 
 
-def _write_onnx(result: ResultStore, model: StoredModel, file: Path) -> None:
+def _write_onnx(result: Result, model: StoredModel, file: Path) -> None:
     found = to_onnx(result, model)
     with _whole(file) as partial:
         partial.write_bytes(found.SerializeToString())
@@ -297,7 +295,7 @@ class ExportedMixture(BaseModel):
     software: dict[str, str] = Field(description="Versions that the mixture was fitted with.")
 
 
-def to_json(result: ResultStore, model: StoredModel) -> ExportedMixture:
+def to_json(result: Result, model: StoredModel) -> ExportedMixture:
     """The model with all its parameters, and how it came about."""
     family, parameters = _unscaled(model)
     return ExportedMixture(
@@ -334,9 +332,8 @@ def _scaled(model: StoredModel) -> FittedInScaledUnits | None:
     )
 
 
-def _criteria(result: ResultStore) -> Criteria:
-    table = store.read_criteria(result.path)
-    row = table.iloc[position_of(table, str(result.best))]
+def _criteria(result: Result) -> Criteria:
+    row = result.row()
     names = ("log_likelihood", *(criterion.name for criterion in _EXPORTED), "n_parameters")
     values = {name: row[name].item() for name in names}
     if result.held_out_rows:
@@ -344,13 +341,13 @@ def _criteria(result: ResultStore) -> Criteria:
     return Criteria(**values, n_rows=result.n_rows or 0, total_weight=result.total_weight or 0.0)
 
 
-def _write_json(result: ResultStore, model: StoredModel, file: Path) -> None:
+def _write_json(result: Result, model: StoredModel, file: Path) -> None:
     text = to_json(result, model).model_dump_json(indent=2)
     with _whole(file) as partial:
         partial.write_text(text + "\n")
 
 
-_WRITERS: dict[Target, Callable[[ResultStore, StoredModel, Path], None]] = {
+_WRITERS: dict[Target, Callable[[Result, StoredModel, Path], None]] = {
     Target.SKLEARN: _write_sklearn,
     Target.ONNX: _write_onnx,
     Target.JSON: _write_json,

@@ -11,8 +11,7 @@ from dataclasses import replace
 from gmm_dask.em.loop import Settings, State, Status
 from pipeline import store
 from pipeline.progress import PassDone, Progress
-from pipeline.store import Checkpoint
-from pipeline.store.show import leading_candidate
+from pipeline.store import Checkpoint, leading_candidate
 
 # by default a checkpoint is written after a pass, but not more often than this: what a killed run loses at most
 CHECKPOINT_SECONDS = 10.0

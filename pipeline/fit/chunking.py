@@ -33,7 +33,7 @@ def open_job(config: JobConfig, *, fresh: bool = False) -> Source:
     path = config.output.store
     if fresh or store.find_store(path) is store.StoreStatus.NEW:
         return open_source(config.data, _new_policy(config))
-    return open_source(config.data, _stored_policy(store.open_store(path, unfinished=True).data["chunks"]))
+    return open_source(config.data, _stored_policy(store.open_result(path, unfinished=True).data["chunks"]))
 
 
 def chunk_sizes(config: JobConfig, source: Source) -> dict[str, Any]:

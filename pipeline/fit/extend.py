@@ -14,7 +14,6 @@ from pipeline.config.job import JobConfig
 from pipeline.fit.plan import candidates_of, plan_fits
 from pipeline.sources import Source
 from pipeline.store import Checkpoint
-from pipeline.store.show import row_of
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,10 @@ def plan_extension(config: JobConfig, source: Source, checkpoint: Checkpoint, be
     best : str
         Name of the winner's model.
     """
-    path = config.output.store
-    refresh = store.read_attribute(path, "refresh")
-    if refresh and not refresh["searched"]:
+    result = store.open_result(config.output.store, unfinished=True)
+    if result.refresh and not result.refresh.searched:
         return PlannedExtension((), (), "a refresh kept the last winner and did not search")
-    row = row_of(store.read_criteria(path), best)
+    row = store.row_of(result.criteria, best)
     known, winner = candidates_of(checkpoint.states), Candidate.of(row)
     found = extend_grid(known, winner, Status(row["status"]).trusted, checkpoint.data_summary.n_rows)
     candidates, stopped = found.candidates, found.stopped

@@ -29,8 +29,7 @@ from pipeline.fit.plan import FitPlan, candidates_of, data_shape, grid_of, plan_
 from pipeline.fit.seeding import em_settings, initial_states, seed
 from pipeline.progress import Progress, StageStarted, report_notes, silent
 from pipeline.report import clear_report, has_report, write_report
-from pipeline.report.summary import Summary, summarise
-from pipeline.score.drift import mean_log_density
+from pipeline.report.summary import Summary
 from pipeline.score.key_columns import clear_rows, read_keys
 from pipeline.score.row_pass import (
     RowRequest,
@@ -44,7 +43,7 @@ from pipeline.sources.fingerprint import contents_of, header_of, require_same_co
 from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary
 from pipeline.sources.rows import hold_prepared, is_held, read_data_summary, require_same_chunks
 from pipeline.stages import Stage, unchanged
-from pipeline.store import Checkpoint, StoreStatus
+from pipeline.store import Checkpoint, StoreStatus, Widening
 from pipeline.store.errors import writing
 from pipeline.store.paths import placed
 
@@ -96,7 +95,7 @@ def run(
             as_task(finish)(config, best, time.monotonic() - begin, progress)
         if config.output.report and not has_report(path):
             as_task(draw)(config, progress)
-    return summarise(config, time.monotonic() - begin, reused=found is StoreStatus.COMPLETE)
+    return Summary.read(path, time.monotonic() - begin, reused=found is StoreStatus.COMPLETE)
 
 
 def _search(config: JobConfig, checkpoint_seconds: float, progress: Progress, as_task: Callable[[Stage], Stage]) -> str:
@@ -135,7 +134,7 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
         _check_checkpoint(config, source, progress)
     if found is not StoreStatus.NEW:
         _require_unchanged(config, source, header, progress)
-    elif store.open_store(path, unfinished=True).attempts > 1:
+    elif store.open_result(path, unfinished=True).attempts > 1:
         progress(StageStarted("resume", f"{path} is unfinished and has no checkpoint: starting over"))
     return found
 
@@ -168,14 +167,14 @@ def _check_checkpoint(config: JobConfig, source: Source, progress: Progress) -> 
 def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any], progress: Progress) -> None:
     """If the data's files have another time than the store knows, compare their contents by another pass 0."""
     path = config.output.store
-    known = store.open_store(path, unfinished=True).data
+    known = store.open_result(path, unfinished=True).data
     if known["modified"] == header["modified"]:
         return
     progress(StageStarted("compare", "the data files were modified after the run began: reading them to compare"))
     with computing(config, source, data_shape(config, source)):
         data_summary = read_data_summary(config, source)
     require_same_contents(path, source.columns, known["contents"], contents_of(data_summary))
-    store.record_data(path, {**known, "modified": header["modified"]})
+    store.update_attributes(path, data={**known, "modified": header["modified"]})
 
 
 # -- the fits, and the choice ------------------------------------------------------------------------------------
@@ -223,17 +222,17 @@ def extend(config: JobConfig, best: str, progress: Progress) -> bool:
     """
     path = config.output.store
     checkpoint, source = store.load_checkpoint(path), open_job(config)
-    if len(candidates_of(checkpoint.states)) > len(store.read_criteria(path)):  # a run was stopped after the checkpoint
+    result = store.open_result(path, unfinished=True)
+    if len(candidates_of(checkpoint.states)) > len(result.criteria):  # a run was stopped after the checkpoint
         return True
     extension = plan_extension(config, source, checkpoint, best)
     if not extension.candidates:
-        store.update_attributes(path, widening={"times": checkpoint.widened, "stopped": extension.reason})
+        store.update_attributes(path, widening=Widening(checkpoint.widened, extension.reason))
         return False
     progress(StageStarted("extend", extension.reason))
     with computing(config, source, data_shape(config, source)):
         found = read_data_summary(config, source)
-        known = store.open_store(path, unfinished=True).data["contents"]
-        require_same_contents(path, source.columns, known, contents_of(found))
+        require_same_contents(path, source.columns, result.data["contents"], contents_of(found))
         states = initial_states(config, scaled_summary(found, _preparation(config)), extension.candidates)
     after = replace(
         checkpoint,
@@ -257,11 +256,12 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
     source = open_job(config)
     rows = unprepared_rows(source)
     lengths = rows.lengths if source.n_rows is not None else store.load_checkpoint(path).data_summary.read_rows
+    result = store.open_result(path, unfinished=True)
     request = RowRequest(
-        model=store.read_model(path, best),
+        model=result.model(best),
         drop=config.data.missing == "drop",
         names=config.output.row_outputs,
-        fit_mean=mean_log_density(path, best),
+        fit_mean=result.mean_log_density(best),
         quantile=config.output.anomaly_quantile,
     )
     writer = row_writer(config, source, plan_rows(config, request, source, lengths), path)
@@ -289,7 +289,7 @@ def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> 
 
 def _store_sample(path: str, best: str, source: Source, checkpoint: Checkpoint) -> None:
     """Write the checkpoint's sample of rows, with the chosen model's labels, before the checkpoint is removed."""
-    data_summary, model = checkpoint.data_summary, store.read_model(path, best)
+    data_summary, model = checkpoint.data_summary, store.open_result(path, unfinished=True).model(best)
     found = predict_rows(Rows(data_summary.sample), *model.model, ["label", "responsibility"])
     rows = data_summary.sample
     if model.center is not None and model.scale is not None:
@@ -328,7 +328,7 @@ def draw(config: JobConfig, progress: Progress) -> None:
 
 def _preparation(config: JobConfig) -> Preparation:
     """Return how rows are prepared for the fits, from what pass 0 found."""
-    data = store.open_store(config.output.store, unfinished=True).data
+    data = store.open_result(config.output.store, unfinished=True).data
     return preparation_of(config.data, data["contents"])
 
 

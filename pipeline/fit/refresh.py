@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,38 +40,12 @@ from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of
 from pipeline.sources.preparation import Preparation, preparation_of
 from pipeline.stages import Stage, unchanged
-from pipeline.store import ResultStore, StoredModel
+from pipeline.store import RefreshDecision, Result, StoredModel
 from pipeline.store.paths import last_complete, placed, stores_of
 
 Array = NDArray[np.float64]
 # rows in the units of the data, and their weights
 Rows = tuple[Array, Array | None]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The decision of a refresh: search again, or keep the last winner.
-
-    Attributes
-    ----------
-    searched : bool
-    reason : str
-    previous : str or None
-        Path of the last store.
-    gain : float or None
-        Mean log-likelihood per held-out row of the refitted winner, less that of the winner as it was.
-    bound : float
-        ``refresh.drift``.
-    gained : float or None
-        Sum of the gains since the last search, this one included; a loss lowers it, to 0 and no further.
-    """
-
-    searched: bool
-    reason: str
-    previous: str | None = None
-    gain: float | None = None
-    bound: float = 0.0
-    gained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +56,7 @@ class Refreshed:
     ----------
     summary : Summary
         Of the job.
-    decision : Decision
+    decision : RefreshDecision
     link : str
         Path of the link to the newest store.
     removed : tuple of str
@@ -90,7 +64,7 @@ class Refreshed:
     """
 
     summary: Summary
-    decision: Decision
+    decision: RefreshDecision
     link: str
     removed: tuple[str, ...]
 
@@ -127,7 +101,7 @@ def refresh(
         def make_states(source: Source, found: DataSummary, data_summary: DataSummary) -> list[State]:
             decision, refit = _decide(config, previous, bounds.drift, source, found)
             report_notes([decision.reason], progress)
-            store.update_attributes(config.output.store, refresh=asdict(decision))
+            store.update_attributes(config.output.store, refresh=decision)
             return [refit] if refit else initial_states(config, data_summary, grid_of(config))
 
         seed_states(config, make_states, progress)
@@ -135,15 +109,15 @@ def refresh(
     summary = run(new, progress=progress, as_task=as_task, seeding=seed)
     newest = last_complete(config)  # another run may have made it meanwhile: the link never goes back
     assert newest is not None
-    link = _publish(latest(config.output.store), newest.path)
+    link = _publish(latest(config.output.store), newest.store)
     removed = _remove_old(config, bounds.keep)
-    return Refreshed(summary, _stored_decision(summary.store), link, removed)
+    return Refreshed(summary, _stored_decision(summary), link, removed)
 
 
 def _require_own(config: JobConfig) -> None:
     """Raise :class:`UserError` if the store at the path is another job's: it would be published as this one's."""
     path = config.output.store
-    name = store.open_store(path, unfinished=True).config["name"] if store.is_store(path) else config.name
+    name = store.open_result(path, unfinished=True).config["name"] if store.is_store(path) else config.name
     if name != config.name:
         raise UserError(
             f"output.store: {path} is a store of the job {name}, and {config.name} needs its own. Write {{name}} in "
@@ -155,14 +129,14 @@ def _require_own(config: JobConfig) -> None:
 
 
 def _decide(
-    config: JobConfig, previous: ResultStore | None, bound: float, source: Source, found: DataSummary
-) -> tuple[Decision, State | None]:
+    config: JobConfig, previous: Result | None, bound: float, source: Source, found: DataSummary
+) -> tuple[RefreshDecision, State | None]:
     """Decide whether to search again; if not, also return the state that the refit begins with."""
     if previous is None:
-        return Decision(True, "the first store of its name: all candidates are fitted", bound=bound), None
-    search = partial(Decision, True, previous=previous.path, bound=bound)
+        return RefreshDecision(True, "the first store of its name: all candidates are fitted", bound=bound), None
+    search = partial(RefreshDecision, True, previous=previous.store, bound=bound)
     best = str(previous.best)
-    model = store.read_model(previous.path, best)
+    model = previous.best_model
     change = _change_of_job(config, model, source)
     if change:
         return search(f"{change}: all candidates are fitted"), None
@@ -172,15 +146,15 @@ def _decide(
         return search(f"{best} cannot be fitted to these rows: all candidates are"), None
     gain = _gain(model, refit, _half_of_sample(found, 1), preparation)
     # gains are summed up to the next search: slow drift, which stays under the bound each night, is found as well
-    last = _stored_decision(previous.path)
+    last = _stored_decision(previous)
     before = 0.0 if last.searched else last.gained or 0.0
     gained = float(np.maximum(before + gain, 0.0))  # NaN where the gain is
-    measured = _describe_gain(best, previous.path, gain, gained if before else None)
+    measured = _describe_gain(best, previous.store, gain, gained if before else None)
     if not gained <= bound:
         reason = f"{measured}, over the bound {bound:g} (refresh.drift): all candidates are fitted again"
         return search(reason, gain=_finite(gain), gained=_finite(gained)), None
     reason = f"{measured}, within the bound {bound:g} (refresh.drift): {best} is kept, and fitted to these rows"
-    return Decision(False, reason, previous.path, gain, bound, gained), refit
+    return RefreshDecision(False, reason, previous.store, gain, bound, gained), refit
 
 
 def _describe_gain(best: str, path: str, gain: float, gained: float | None) -> str:
@@ -256,10 +230,9 @@ def _predict(model: Any, rows: Array, name: str) -> Array:
     return output
 
 
-def _stored_decision(path: str) -> Decision:
+def _stored_decision(result: Result) -> RefreshDecision:
     """Return the decision that a store was made by: of this run, of an earlier one, or of a search without refresh."""
-    found = store.read_attribute(path, "refresh")
-    return Decision(**found) if found else Decision(True, "the store was made by a search")
+    return result.refresh or RefreshDecision(True, "the store was made by a search")
 
 
 # -- publishing --------------------------------------------------------------------------------------------------
@@ -283,11 +256,11 @@ def _publish(link: str, path: str) -> str:
 def _remove_old(config: JobConfig, keep: int) -> tuple[str, ...]:
     """Remove all stores older than the last ``keep`` complete ones, unless a run is at work on them."""
     found = list(stores_of(config))
-    complete = [one.path for one in found if one.is_complete]
+    complete = [one.store for one in found if one.is_complete]
     if len(complete) <= keep:
         return ()
-    oldest = [one.path for one in found].index(complete[keep - 1])
-    return tuple(one.path for one in found[oldest + 1 :] if _remove(one.path))
+    oldest = [one.store for one in found].index(complete[keep - 1])
+    return tuple(one.store for one in found[oldest + 1 :] if _remove(one.store))
 
 
 def _remove(path: str) -> bool:

@@ -73,9 +73,9 @@ def seed_states(config: JobConfig, make_states: MakeStates, progress: Progress) 
         )
     if sum(waves) != len(states):  # a refresh fits the last winner alone
         waves = (1,) * len(states)
-    store.record_data(
+    store.update_attributes(
         path,
-        {
+        data={
             **header,
             "chunks": chunk_sizes(config, source),
             "contents": contents,

@@ -13,22 +13,10 @@ from gmm_dask.em.loop import Status
 from gmm_dask.em.regularization import AUTO, automatic_reg_covar
 from gmm_dask.em.spurious import is_bounded_by_reg_covar
 from gmm_dask.families import get_family
-from gmm_dask.families.candidate import Candidate
 from gmm_dask.plotting.feature_pairs import Components
-from gmm_dask.selection.criteria import CRITERIA, TIE, best_position
-from gmm_dask.selection.results import with_delta
-from pipeline.score.row_summary import RowSummary
-from pipeline.store import (
-    ResultStore,
-    Sample,
-    StoredModel,
-    open_store,
-    read_criteria,
-    read_model,
-    read_sample,
-    read_summary,
-)
-from pipeline.store.show import position_of
+from gmm_dask.selection.criteria import CRITERIA, TIE
+from pipeline.store import Result, RowSummary, Sample, StoredModel, open_result
+from pipeline.store.criteria import names_of
 
 Array = NDArray[np.float64]
 
@@ -39,25 +27,32 @@ class Facts:
 
     Attributes
     ----------
-    store : ResultStore
+    store : Result
     table : DataFrame
-        A row a candidate, with its name and ``delta``, the distance of the criterion from the smallest.
-    model : StoredModel
-        The winner.
+        One row per candidate, with its name and ``delta``, the distance of the criterion from the smallest.
     components : Components
-        Its components in the units of the data.
-    sample : Sample
-        Rows drawn at random.
-    rows : RowSummary or None
-        Of the row outputs, if the store has any.
+        The winner's components in the units of the data.
     """
 
-    store: ResultStore
+    store: Result
     table: pd.DataFrame
-    model: StoredModel
     components: Components
-    sample: Sample
-    rows: RowSummary | None
+
+    @property
+    def model(self) -> StoredModel:
+        """The winner."""
+        return self.store.best_model
+
+    @property
+    def sample(self) -> Sample:
+        """Rows drawn at random."""
+        assert self.store.sample is not None
+        return self.store.sample
+
+    @property
+    def rows(self) -> RowSummary | None:
+        """The summary of the row outputs, if the store has any."""
+        return self.store.row_summary
 
     @property
     def best(self) -> str:
@@ -68,7 +63,7 @@ class Facts:
     @property
     def criterion(self) -> str:
         """The criterion that decided."""
-        return str(self.store.config["search"]["criterion"])
+        return self.store.criterion
 
     @property
     def criteria(self) -> tuple[str, ...]:
@@ -78,12 +73,7 @@ class Facts:
     @property
     def winner(self) -> dict[str, Any]:
         """The winner's row."""
-        return rows_of(self.table)[position_of(self.table, self.best)]
-
-    @property
-    def mean_log_likelihood(self) -> float:
-        """The winner's log-likelihood per fitted row."""
-        return float(self.winner["log_likelihood"]) / (self.store.total_weight or 1.0)
+        return next(row for row in rows_of(self.table) if row["name"] == self.best)
 
     @property
     def reg_covar(self) -> float | Array:
@@ -152,9 +142,7 @@ class Facts:
 
     def choice(self, criterion: str) -> str:
         """Name of the candidate that a criterion chooses."""
-        trusted = [Status(status).trusted for status in self.table["status"]]
-        position = best_position(self.table[criterion].tolist(), self.table["n_parameters"].tolist(), trusted)
-        return "none" if position is None else str(self.table["name"].iloc[position])
+        return self.store.chosen_by(criterion) or "none"
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -164,21 +152,8 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def read_facts(path: str) -> Facts:
     """Read what a complete store holds; raises :class:`UserError` of one that is not."""
-    store = open_store(path)
-    assert store.best is not None
-    table = with_delta(read_criteria(path), store.config["search"]["criterion"])
-    table = table.assign(name=[Candidate.of(row).name for row in table.to_dict("records")])
-    model = read_model(path, store.best)
-    kind, parameters = model.in_units
+    store = open_result(path)
+    kind, parameters = store.best_model.in_units
     covariances = get_family(kind).full_covariances(parameters)
-    sample, rows = read_sample(path), read_summary(path)
-    assert sample is not None
-    components = Components(parameters.weights, parameters.means, covariances, model.columns)
-    return Facts(
-        store=store,
-        table=table,
-        model=model,
-        components=components,
-        sample=sample,
-        rows=None if rows is None else RowSummary.from_dict(rows),
-    )
+    components = Components(parameters.weights, parameters.means, covariances, store.best_model.columns)
+    return Facts(store=store, table=store.table.assign(name=names_of(store.table)), components=components)

@@ -16,8 +16,7 @@ from pipeline.config.yaml_file import to_yaml
 from pipeline.report import figures, phrases, tables
 from pipeline.report.facts import Facts, read_facts
 from pipeline.report.figures import Picture
-from pipeline.score.row_summary import RowSummary
-from pipeline.store.show import effort_words, widened
+from pipeline.store import RowSummary
 
 PAGE = "index.html"
 _PICTURES = (*CRITERIA, *(f"{name}-close" for name in CRITERIA), "clusters", "clusters-2", "clusters-3")
@@ -169,17 +168,17 @@ def _data(facts: Facts) -> list[tuple[str, str]]:
 def _run(facts: Facts) -> list[tuple[str, str]]:
     """The run, as names and values."""
     store = facts.store
-    found = [("store", store.path), ("started", store.started or ""), ("finished", store.finished or "")]
+    found = [("store", store.store), ("started", store.started or ""), ("finished", store.finished or "")]
     if store.seconds is not None:
         found.append(("took", f"{phrases.duration(store.seconds)}, {_attempts(store.attempts)}"))
     found.append(("passes", f"{store.passes:,} over the data"))
     found.append(("read", format_bytes(store.bytes_read)))
-    found.append(("fits", effort_words(store)))
+    found.append(("fits", store.effort_note))
     found.append(("starts", phrases.starts(facts)))
-    found.append(("grid", widened(store, facts.table)))
-    found.append(("mean log-likelihood", f"{phrases.number(facts.mean_log_likelihood, 4)} per row"))
+    found.append(("grid", store.widening_note))
+    found.append(("mean log-likelihood", f"{phrases.number(store.mean_log_likelihood, 4)} per row"))
     if store.held_out_rows:
-        found.append(("of held-out rows", f"{phrases.number(facts.winner['held_out_log_likelihood'], 4)} per row"))
+        found.append(("of held-out rows", f"{phrases.number(store.held_out_log_likelihood, 4)} per row"))
     if facts.rows and facts.rows.anomalies is not None:
         found.append(("anomalies", _anomalies(facts.rows)))
     return [(name, text) for name, text in found if text]

@@ -16,7 +16,6 @@ from gmm_dask.plotting.drawing import UNSURE
 from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
 from gmm_dask.selection.diagnostics import starts_compared
 from pipeline.report.facts import Facts
-from pipeline.store.show import stored_remarks
 
 # a component is worth a look with fewer rows than this
 FEW_ROWS = 10
@@ -110,7 +109,7 @@ def _held_out(facts: Facts) -> Iterator[str]:
         yield (
             f"{counted(n_rows, 'row')} {'was' if n_rows == 1 else 'were'} held out of the fits: their mean "
             f"log-likelihood is {number(row['held_out_log_likelihood'], 4)}, that of the fitted rows "
-            f"{number(facts.mean_log_likelihood, 4)}."
+            f"{number(facts.store.mean_log_likelihood, 4)}."
         )
 
 
@@ -188,7 +187,7 @@ def notices(facts: Facts) -> list[str]:
 
 
 def _about_the_choice(facts: Facts) -> Iterator[str]:
-    yield from stored_remarks(facts.store, facts.table, facts.best)
+    yield from facts.store.remarks
     close = [row["name"] for row in facts.others if row["delta"] <= 2.0 and row not in facts.equals]
     if close and facts.criterion == "bic":
         yield f"About as good by BIC, within 2 of the winner: {listed(close)}. Other reasons may decide between them."

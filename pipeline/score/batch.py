@@ -50,7 +50,7 @@ def score_batch(
         return score(path, source, out, settings=settings, earlier=earlier, progress=progress)
 
     out = dated_now(config, template, now) if is_dated(template) else template
-    summary: ScoreSummary = as_task(score_rows)(model.path, out, progress)
+    summary: ScoreSummary = as_task(score_rows)(model.store, out, progress)
     return summary
 
 

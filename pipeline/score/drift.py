@@ -11,10 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
-from pipeline import store
-from pipeline.score.row_summary import RowSummary
-from pipeline.store import ResultStore, StoredModel
-from pipeline.store.show import position_of
+from pipeline.store import Result, RowSummary, StoredModel
 
 Array = NDArray[np.float64]
 
@@ -47,7 +44,7 @@ class Reference:
     threshold: float | None
 
 
-def read_reference(result: ResultStore, model: StoredModel) -> Reference:
+def read_reference(result: Result, model: StoredModel) -> Reference:
     """Read the reference from a result store.
 
     If the store has no row outputs, the fit stands in for them: its mean log-likelihood for the mean of the log
@@ -61,16 +58,15 @@ def read_reference(result: ResultStore, model: StoredModel) -> Reference:
         about rows that count once each.
     """
     assert model.parameters is not None
-    stored = store.read_summary(result.path)
-    fit_mean, fit_deviation = mean_log_density(result.path, str(result.best)), math.sqrt(len(model.columns) / 2)
-    if stored is None:
+    found = result.row_summary
+    fit_mean, fit_deviation = result.mean_log_likelihood, math.sqrt(len(model.columns) / 2)
+    if found is None:
         if result.config["data"].get("weights"):
             raise UserError(
-                f"{result.path} was fitted with data.weights and has no outputs of its rows, so that new rows, which "
+                f"{result.store} was fitted with data.weights and has no outputs of its rows, so that new rows, which "
                 "count once each, cannot be compared with them. Run its job again with output.labels: true."
             )
         return Reference(fit_mean, fit_deviation, model.parameters.weights, None, None)
-    found = RowSummary.from_dict(stored)
     return Reference(
         # neither is known where the density of some row is zero
         mean=fit_mean if found.mean_log_density is None else found.mean_log_density,
@@ -79,13 +75,6 @@ def read_reference(result: ResultStore, model: StoredModel) -> Reference:
         quantile=found.anomaly_quantile,
         threshold=found.anomaly_threshold,
     )
-
-
-def mean_log_density(path: str, name: str) -> float:
-    """Return the mean log density of the rows that a stored model was fitted to, in the user's units."""
-    table = store.read_criteria(path)
-    total = store.open_store(path, unfinished=True).data["contents"]["total_weight"]
-    return float(table["log_likelihood"].iloc[position_of(table, name)]) / float(total)
 
 
 @dataclass(frozen=True)

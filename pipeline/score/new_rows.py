@@ -32,7 +32,7 @@ from pipeline.score.row_pass import (
 from pipeline.score.settings import ScoreSettings, score_config
 from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
-from pipeline.store import ResultStore, RowPlan, RowWriter, StoredModel
+from pipeline.store import Result, RowPlan, RowWriter, StoredModel
 from pipeline.store.paths import with_store
 
 Array = NDArray[np.float64]
@@ -121,11 +121,11 @@ def score(
         If the store is not complete, or the data lack a feature or hold values that are missing.
     """
     begin = time.monotonic()
-    result = store.open_store(Path(path).resolve())
-    model = store.read_model(result.path, str(result.best))
+    result = store.open_result(Path(path).resolve())
+    model = result.best_model
     reference = read_reference(result, model)
     config = score_config(result, model, data, str(out), columns, settings or ScoreSettings())
-    progress(StageStarted("open", f"{data}, for {result.best} of {result.path}"))
+    progress(StageStarted("open", f"{data}, for {result.best} of {result.store}"))
     source = _open(config.data, model)
     request = _request(config, model, reference)
     rows, plan = _plan(config, source, request, progress)
@@ -167,9 +167,7 @@ def _as_files(config: JobConfig) -> bool:
     return config.output.rows == "parquet"
 
 
-def _prepare(
-    config: JobConfig, source: Source, plan: RowPlan, result: ResultStore, fresh: bool
-) -> tuple[bool, RowWriter]:
+def _prepare(config: JobConfig, source: Source, plan: RowPlan, result: Result, fresh: bool) -> tuple[bool, RowWriter]:
     """Make or find the scores; returns whether they are complete, and the writer of the rest of them."""
     out = config.output.store
     if _as_files(config):
@@ -181,7 +179,7 @@ def _prepare(
             )
         return writer.begin(), writer
     attributes = {
-        "model": {"store": result.path, "name": result.best},
+        "model": {"store": result.store, "name": result.best},
         "config": config.model_dump(mode="json", include={"data", "output"}),
         "data": header_of(source),
         "software": result.software,

@@ -35,12 +35,11 @@ from pipeline.clusters import computing
 from pipeline.config.job import JobConfig
 from pipeline.progress import ChunksDone, Progress, StageStarted
 from pipeline.score.key_columns import read_keys
-from pipeline.score.row_summary import RowSummary
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.preparation import Preparation
 from pipeline.sources.rows import hold
-from pipeline.store import RowPlan, RowWriter, StoredModel, Totals
+from pipeline.store import RowPlan, RowSummary, RowWriter, StoredModel, Totals
 
 Array = NDArray[np.float64]
 

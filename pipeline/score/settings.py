@@ -14,7 +14,7 @@ from pipeline.config.job import JobConfig, validated
 from pipeline.config.output import SWITCHES
 from pipeline.config.schedule import ScoreConfig
 from pipeline.config.yaml_file import Document, parse_overrides
-from pipeline.store import ResultStore, StoredModel
+from pipeline.store import Result, StoredModel
 
 # what may be replaced: how the new data are read, and which outputs are written
 SETTABLE = (
@@ -76,7 +76,7 @@ def _is_set(config: JobConfig, key: str) -> bool:
 
 
 def score_config(
-    result: ResultStore,
+    result: Result,
     model: StoredModel,
     data: str,
     out: str,

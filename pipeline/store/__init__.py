@@ -13,60 +13,37 @@
     STORE.lock        beside the store: held by the run that writes it
 
 Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE, group=..., consolidated=False)``.
-``lifecycle`` makes, checks and completes a store, ``locks`` keeps it to one run, ``checkpoint`` saves a run's state,
-``results`` holds criteria and models, ``rows`` the values of rows, ``sample`` some rows for pictures.
+``result`` reads a store; ``lifecycle`` makes, checks and completes one; ``locks`` keeps it to one run; ``checkpoint``
+saves the state of a run; ``criteria``, ``models`` and the two kinds of rows are what it consists of.
 """
 
+from pipeline.store.attributes import RefreshDecision, Widening
 from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, load_waves, save_checkpoint
+from pipeline.store.criteria import leading_candidate, row_of, write_criteria
 from pipeline.store.identity import is_same_job
-from pipeline.store.lifecycle import (
-    ResultStore,
-    StoreStatus,
-    complete,
-    find_store,
-    is_store,
-    open_store,
-    prepare_store,
-    read_attribute,
-    record_data,
-    update_attributes,
-)
+from pipeline.store.lifecycle import StoreStatus, complete, find_store, is_store, prepare_store, update_attributes
 from pipeline.store.locks import LockedError, is_locked, lock
-from pipeline.store.models import (
-    Effort,
-    StoredModel,
-    read_columns,
-    read_criteria,
-    read_effort,
-    read_model,
-    write_criteria,
-    write_models,
-)
-from pipeline.store.sample import Sample, read_sample, write_sample
+from pipeline.store.models import Sample, StoredModel, write_models, write_sample
+from pipeline.store.result import Result, open_result, read_candidates
+from pipeline.store.row_summary import RowSummary
 from pipeline.store.scores import ELSEWHERE, complete_scores, find_unfinished, prepare_scores, read_scores
-from pipeline.store.zarr_rows import (
-    RowPlan,
-    RowWriter,
-    Totals,
-    ZarrRows,
-    read_summary,
-    row_shapes,
-    rows_folder,
-)
+from pipeline.store.zarr_rows import RowPlan, RowWriter, Totals, ZarrRows, read_summary, rows_folder
 
 __all__ = [
     "ELSEWHERE",
     "Checkpoint",
     "DamagedError",
-    "Effort",
     "LockedError",
-    "ResultStore",
+    "RefreshDecision",
+    "Result",
     "RowPlan",
+    "RowSummary",
     "RowWriter",
     "Sample",
     "StoreStatus",
     "StoredModel",
     "Totals",
+    "Widening",
     "ZarrRows",
     "complete",
     "complete_scores",
@@ -75,22 +52,17 @@ __all__ = [
     "is_locked",
     "is_same_job",
     "is_store",
+    "leading_candidate",
     "load_checkpoint",
     "load_waves",
     "lock",
-    "open_store",
+    "open_result",
     "prepare_scores",
     "prepare_store",
-    "read_attribute",
-    "read_columns",
-    "read_criteria",
-    "read_effort",
-    "read_model",
-    "read_sample",
+    "read_candidates",
     "read_scores",
     "read_summary",
-    "record_data",
-    "row_shapes",
+    "row_of",
     "rows_folder",
     "save_checkpoint",
     "update_attributes",

@@ -24,7 +24,7 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary, Unusable
 from gmm_dask.passes.holdout import HeldOut
 from pipeline.store.arrays import StorePath, get, open_root, put
-from pipeline.store.lifecycle import open_store, update_attributes
+from pipeline.store.lifecycle import read_attributes, require_store, update_attributes
 
 Array = NDArray[np.float64]
 # arrays of a checkpoint by name, and the names of their dimensions
@@ -82,7 +82,7 @@ class Checkpoint:
 
 def save_checkpoint(path: StorePath, checkpoint: Checkpoint) -> None:
     """Save the state of a run in its result store; a crash at any moment leaves this checkpoint or the one before."""
-    before = open_store(path, unfinished=True).checkpoint
+    before = read_attributes(path).checkpoint
     number = 1 if before is None else before + 1
     checkpoints = open_root(path, "r+").require_group("checkpoint")
     group = checkpoints.create_group(str(number), overwrite=True)
@@ -97,15 +97,15 @@ def save_checkpoint(path: StorePath, checkpoint: Checkpoint) -> None:
         del checkpoints[str(before)]
 
 
-def load_checkpoint(path: StorePath) -> Checkpoint:
-    """The current checkpoint of a result store.
+def load_checkpoint(path: StorePath, number: int | None = None) -> Checkpoint:
+    """Load the current checkpoint of a result store, or the one of a number, which a run at work may have replaced.
 
     Raises
     ------
     UserError
         If the store has no checkpoint, or (:class:`DamagedError`) one that is not as it was saved.
     """
-    number = _current(path)
+    number = _current(path) if number is None else number
     try:
         group = cast(zarr.Group, open_root(path)[f"checkpoint/{number}"])
         attributes: dict[str, Any] = group.attrs.asdict()
@@ -131,7 +131,8 @@ def load_waves(path: StorePath) -> tuple[int, ...]:
 
 
 def _current(path: StorePath) -> int:
-    number = open_store(path, unfinished=True).checkpoint
+    require_store(path, unfinished=True)
+    number = read_attributes(path).checkpoint
     if number is None:
         raise UserError(f"the result store {path} has no checkpoint to go on from. Run the job with --fresh.")
     return number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
@@ -17,13 +17,12 @@ import zarr
 import gmm_dask
 from gmm_dask.errors import UserError
 from pipeline.store.arrays import StorePath, as_json, open_root
+from pipeline.store.attributes import RunStatus, StoreAttributes
 from pipeline.store.errors import cannot_write
 from pipeline.store.identity import require_same
 
 FORMAT = "gmm-dask-result"
 FORMAT_VERSION = 1
-RUNNING = "running"
-COMPLETE = "complete"
 
 _SOFTWARE = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
 # Zarr writes a file under such a name first; one that stays was left by a process that was killed
@@ -36,66 +35,6 @@ class StoreStatus(StrEnum):
     NEW = "new"
     UNFINISHED = "unfinished"
     COMPLETE = "complete"
-
-
-@dataclass(frozen=True)
-class ResultStore:
-    """A result store's attributes.
-
-    Attributes
-    ----------
-    path : str
-    status : str
-        ``"running"`` or ``"complete"``.
-    config, data, software : dict
-        The job's configuration, the fingerprint of its data, and the versions it was first run with.
-    best : str or None
-        Name of the chosen model, such as ``"tied-k3"``; None until the store is complete.
-    passes : int
-        Reads of the data so far.
-    bytes_read : int
-    n_rows, total_weight : int, float or None
-        Rows of the fits, and the sum of their weights; None until the store is complete.
-    attempts : int
-        Runs that worked on the store.
-    checkpoint : int or None
-        Number of the current checkpoint.
-    started, finished : str or None
-        When the first run began and the last one ended, such as ``2026-11-23 02:00 UTC``.
-    seconds : float or None
-        That the run took which completed the store.
-    widening : dict or None
-        Of a search that widens its grid: how often it did (``times``), and why it went no further (``stopped``;
-        empty if the winner lies inside).
-    """
-
-    path: str
-    status: str
-    config: dict[str, Any]
-    data: dict[str, Any]
-    software: dict[str, str]
-    best: str | None
-    passes: int
-    bytes_read: int
-    n_rows: int | None
-    total_weight: float | None
-    attempts: int
-    checkpoint: int | None
-    started: str | None = None
-    finished: str | None = None
-    seconds: float | None = None
-    widening: dict[str, Any] | None = None
-
-    @property
-    def held_out_rows(self) -> int:
-        """How many rows were held out of the fits."""
-        contents = self.data.get("contents") or {}
-        return int(contents.get("held_out", {}).get("n_rows", 0))
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the job is done."""
-        return self.status == COMPLETE
 
 
 # -- making and finding --------------------------------------------------------------------------------------
@@ -134,10 +73,10 @@ def prepare_store(path: StorePath, config: dict[str, Any], data: dict[str, Any],
     exists = _is_ours(path)
     status = find_store(path)
     if fresh or status is StoreStatus.NEW:
-        attempts = 1 + (_read_attributes(path).attempts if exists and not fresh else 0)
-        _create(Path(path), {**_first_attributes(config, data), "attempts": attempts}, exists)
+        attempts = 1 + (read_attributes(path).attempts if exists and not fresh else 0)
+        _create(Path(path), _first_attributes(config, data, attempts), exists)
         return StoreStatus.NEW
-    store = _read_attributes(path)
+    store = read_attributes(path)
     require_same(str(path), (store.config, config), (store.data, data))
     _tidy(Path(path), store)
     if status is StoreStatus.UNFINISHED:
@@ -155,31 +94,29 @@ def find_store(path: StorePath) -> StoreStatus:
     """
     if not _is_ours(path):
         return StoreStatus.NEW
-    store = _read_attributes(path)
+    store = read_attributes(path)
     if store.is_complete:
         return StoreStatus.COMPLETE
     return StoreStatus.NEW if store.checkpoint is None else StoreStatus.UNFINISHED
 
 
-def _first_attributes(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "status": RUNNING,
-        "config": config,
-        "data": data,
-        "software": _software(),
-        "best": None,
-        "passes": 0,
-        "bytes_read": 0,
-        "n_rows": None,
-        "total_weight": None,
-        "attempts": 1,
-        "checkpoint": None,
-        "started": _now(),
-        "finished": None,
-        "seconds": None,
-    }
+def _first_attributes(config: dict[str, Any], data: dict[str, Any], attempts: int) -> StoreAttributes:
+    return StoreAttributes(
+        status=RunStatus.RUNNING,
+        config=config,
+        data=data,
+        software=_software(),
+        best=None,
+        passes=0,
+        bytes_read=0,
+        n_rows=None,
+        total_weight=None,
+        attempts=attempts,
+        checkpoint=None,
+        started=_now(),
+        finished=None,
+        seconds=None,
+    )
 
 
 def _now() -> str:
@@ -193,9 +130,10 @@ def _software() -> dict[str, str]:
     return {"gmm-dask": gmm_dask.__version__, "python": python, **versions}
 
 
-def _create(path: Path, attributes: dict[str, Any], replaces: bool) -> None:
+def _create(path: Path, first: StoreAttributes, replaces: bool) -> None:
     """Write the root's attributes, at once; what an earlier result left goes after that."""
     _remove_half_written(path)
+    attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, **first.to_dict()}
     try:
         if replaces:
             open_root(path, "r+").attrs.put(attributes)
@@ -206,7 +144,7 @@ def _create(path: Path, attributes: dict[str, Any], replaces: bool) -> None:
         raise cannot_write(path, error) from None
 
 
-def _tidy(path: Path, store: ResultStore) -> None:
+def _tidy(path: Path, store: StoreAttributes) -> None:
     """Remove what a killed run may have left: half-written files, and checkpoints that are not the current one."""
     _remove_half_written(path)
     if store.is_complete:
@@ -269,89 +207,37 @@ def _is_ours(path: StorePath) -> bool:
 # -- reading and completing ----------------------------------------------------------------------------------
 
 
-def open_store(path: StorePath, *, unfinished: bool = False) -> ResultStore:
-    """Open a result store for reading.
-
-    Parameters
-    ----------
-    path : str or Path
-    unfinished : bool
-        Whether one that is not complete will do.
-
-    Raises
-    ------
-    UserError
-        If there is no result store, or one that is not complete.
-    """
+def require_store(path: StorePath, *, unfinished: bool = False) -> None:
+    """Raise :class:`UserError` if there is no result store, or one that is not complete (unless ``unfinished``)."""
     if not _is_ours(path):
         raise UserError(f"there is no result store {path}; 'gmm-dask run' writes one.")
-    store = _read_attributes(path)
+    store = read_attributes(path)
     if not (unfinished or store.is_complete):
         raise UserError(
-            f"the result store {path} is not complete (status {store.status!r} after {store.passes} passes): "
-            "a run is at work on it, or was stopped. Run the same configuration again to finish it."
+            f"the result store {path} is not complete (status '{store.status}' after {store.passes} passes): a run is "
+            "at work on it, or was stopped. Run the same configuration again to finish it."
         )
-    return store
 
 
-def _read_attributes(path: StorePath) -> ResultStore:
-    attributes = open_root(path).attrs.asdict()
-    known = {f.name for f in fields(ResultStore)} - {"path"}
-    values: dict[str, Any] = {name: attributes[name] for name in known if name in attributes}
-    return ResultStore(path=str(path), **values)
+def read_attributes(path: StorePath) -> StoreAttributes:
+    """Read the attributes of a store that is there."""
+    return StoreAttributes.from_dict(open_root(path).attrs.asdict())
 
 
-def update_attributes(path: StorePath, **values: Any) -> None:
-    """Change attributes of the root in one write, which happens or does not."""
-    open_root(path, "r+").update_attributes(as_json(values))
+def update_attributes(path: StorePath, **changes: Any) -> None:
+    """Change some of :class:`StoreAttributes` in one write, which happens or does not."""
+    after = replace(read_attributes(path), **changes).to_dict()
+    open_root(path, "r+").update_attributes(as_json({name: after[name] for name in changes}))
 
 
-def read_attribute(path: StorePath, name: str) -> Any:
-    """An attribute of the root that not every store has; None where it has none."""
-    return open_root(path).attrs.asdict().get(name)
-
-
-def record_data(path: StorePath, data: dict[str, Any]) -> None:
-    """Replace what the store knows of its data."""
-    update_attributes(path, data=data)
-
-
-def complete(
-    path: StorePath,
-    *,
-    best: str,
-    passes: int,
-    bytes_read: int,
-    n_rows: int,
-    total_weight: float,
-    seconds: float | None = None,
-) -> None:
-    """Mark a store complete, as the last thing that is written; its checkpoint goes after that.
+def complete(path: StorePath, **found: Any) -> None:
+    """Mark a store complete, as the last thing that is written; its checkpoint is removed after that.
 
     Parameters
     ----------
     path : str or Path
-    best : str
-        Name of the chosen model.
-    passes : int
-        Reads of the data, over all attempts.
-    bytes_read : int
-    n_rows : int
-    total_weight : float
-        Sum of the rows' weights; ``n_rows`` without weights.
-    seconds : float, optional
-        That this run took.
+    **found
+        The attributes ``best, passes, bytes_read, n_rows, total_weight, seconds`` of :class:`StoreAttributes`.
     """
-    update_attributes(
-        path,
-        best=best,
-        passes=passes,
-        bytes_read=bytes_read,
-        n_rows=n_rows,
-        total_weight=total_weight,
-        seconds=seconds,
-        finished=_now(),
-        checkpoint=None,
-        status=COMPLETE,
-    )
-    _tidy(Path(path), _read_attributes(path))
+    update_attributes(path, **found, finished=_now(), checkpoint=None, status=RunStatus.COMPLETE)
+    _tidy(Path(path), read_attributes(path))

@@ -1,13 +1,12 @@
-"""Criteria of all candidates, and the parameters of those that are kept."""
+"""Models of a result store, and the sample of rows with the labels of the chosen one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
@@ -15,142 +14,9 @@ from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement
-from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate
-from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS
 from pipeline.store.arrays import StorePath, get, get_text, open_root, put
 
 Array = NDArray[np.float64]
-
-_CANDIDATE = ("n_components", "covariance_type")
-_COLUMNS = (*COLUMNS, *EFFORT_COLUMNS)
-
-
-class Effort(NamedTuple):
-    """What the fits of all starts took.
-
-    Attributes
-    ----------
-    fits : int
-    iterations : int
-        Of all fits; a pass over the data is an iteration of each fit that is running.
-    extrapolations : int
-        Iterations at extrapolated parameters, those that were given up among them.
-    falls : int
-        Extrapolations that were given up, because the likelihood fell there.
-    sample_iterations : int
-        What the fits had done over a sample in memory, before they took passes.
-    """
-
-    fits: int
-    iterations: int
-    extrapolations: int
-    falls: int
-    sample_iterations: int
-
-
-# -- criteria ------------------------------------------------------------------------------------------------
-
-
-def write_criteria(path: StorePath, outcomes: Sequence[Outcome]) -> None:
-    """Write the criteria of every start, and of each candidate by its best start.
-
-    Parameters
-    ----------
-    path : str or Path
-        The result store.
-    outcomes : sequence of Outcome
-        All starts of all candidates.
-    """
-    counts = sorted({outcome.state.n_components for outcome in outcomes})
-    kinds = list(dict.fromkeys(outcome.state.covariance_type for outcome in outcomes))
-    starts = sorted({outcome.state.start for outcome in outcomes})
-    group = open_root(path, "r+").create_group("criteria", overwrite=True)
-    put(group, "n_components", counts, ("n_components",))
-    put(group, "covariance_type", kinds, ("covariance_type",))
-    put(group, "start", starts, ("start",))
-    best = [best_outcome(of_candidate) for of_candidate in by_candidate(outcomes).values()]
-    places = [(counts.index(o.state.n_components), kinds.index(o.state.covariance_type)) for o in best]
-    _put_table(group, "", best, places, (len(counts), len(kinds)), _CANDIDATE)
-    agreed = [agreement(of_candidate) for of_candidate in by_candidate(outcomes).values()]
-    which = np.zeros((len(counts), len(kinds), len(starts)), dtype=bool)
-    for place, found in zip(places, agreed, strict=True):
-        which[place] = np.isin(starts, found.agreeing)
-    put(group, "start_agreed", which, (*_CANDIDATE, "start"))
-    for name in AGREEMENT_NUMBERS:
-        values = np.full((len(counts), len(kinds)), np.nan)
-        for place, found in zip(places, agreed, strict=True):
-            values[place] = getattr(found, name)
-        put(group, name, values, _CANDIDATE)
-    places_of_starts = [
-        (counts.index(o.state.n_components), kinds.index(o.state.covariance_type), starts.index(o.state.start))
-        for o in outcomes
-    ]
-    shape = len(counts), len(kinds), len(starts)
-    _put_table(group, "start_", outcomes, places_of_starts, shape, (*_CANDIDATE, "start"))
-
-
-def _put_table(
-    group: zarr.Group,
-    prefix: str,
-    outcomes: Sequence[Outcome],
-    places: Sequence[tuple[int, ...]],
-    shape: tuple[int, ...],
-    dimensions: tuple[str, ...],
-) -> None:
-    for column in _COLUMNS:
-        values = np.full(shape, column.missing, dtype=column.dtype)
-        for place, outcome in zip(places, outcomes, strict=True):
-            values[place] = column.value(outcome)
-        put(group, f"{prefix}{column.name}", values, dimensions)
-
-
-def read_criteria(path: StorePath) -> pd.DataFrame:
-    """The candidates' criteria.
-
-    Returns
-    -------
-    DataFrame
-        One row per candidate, with the columns ``n_components``, ``covariance_type``, those of
-        :data:`gmm_dask.selection.results.COLUMNS` and ``EFFORT_COLUMNS``, and the fields of
-        :class:`gmm_dask.selection.diagnostics.Agreement`; NaN where a candidate could not be fitted, no rows were held
-        out, or the starts do not compare.
-
-    Raises
-    ------
-    UserError
-        If no criteria are there yet.
-    """
-    root = open_root(path)
-    try:
-        group = cast(zarr.Group, root["criteria"])
-        counts, kinds = get(group, "n_components").tolist(), get_text(group, "covariance_type")
-        names = (*(column.name for column in _COLUMNS), *AGREEMENT_NUMBERS)
-        values = {name: get(group, name).T.ravel().tolist() for name in names} | _agreeing(group)
-    except KeyError:
-        raise UserError(
-            f"the result store {path} has no criteria yet; they are written when every candidate has finished."
-        ) from None
-    candidates = [(count, kind) for kind in kinds for count in counts]
-    table = pd.DataFrame(candidates, columns=list(_CANDIDATE)).assign(**values)
-    return table[table["status"] != ""].reset_index(drop=True)
-
-
-def _agreeing(group: zarr.Group) -> dict[str, list[Any]]:
-    agreed, starts = get(group, "start_agreed"), get(group, "start")
-    every = agreed.transpose(1, 0, 2).reshape(-1, len(starts))
-    return {"agreeing": [tuple(starts[each].tolist()) for each in every]}
-
-
-def read_effort(path: StorePath) -> Effort:
-    """What the fits of a complete store took."""
-    group = cast(zarr.Group, open_root(path)["criteria"])
-    fits = int(np.count_nonzero(get(group, "start_status") != ""))
-    names = [f"start_{name}" for name in ("n_iter", "extrapolations", "falls", "sample_iter")]
-    return Effort(fits, *(int(get(group, name).sum()) for name in names))
-
-
-# -- models --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,14 +143,54 @@ def read_model(path: StorePath, name: str) -> StoredModel:
         parameters=Parameters(**{name: get(group, name) for name in names}),
         lower_bounds=tuple(get(group, "lower_bounds").tolist()),
         status=Status(attributes["status"]),
-        falls=attributes.get("falls", 0),
-        converged=attributes.get("converged", attributes["status"] == Status.CONVERGED.value),
+        falls=attributes["falls"],
+        converged=attributes["converged"],
         columns=tuple(get_text(group, "feature")),
         center=get(group, "center") if scaled else None,
         scale=get(group, "scale") if scaled else None,
     )
 
 
-def read_columns(path: StorePath, name: str) -> tuple[str, ...]:
-    """Names of the features of a model."""
-    return tuple(get_text(cast(zarr.Group, open_root(path)[f"models/{name}"]), "feature"))
+# -- the sample of rows ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows drawn at random, in the units of the data, and how the data is cut.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_sampled, n_features)
+    label : ndarray of shape (n_sampled,)
+        The most probable component of the chosen model.
+    uncertainty : ndarray of shape (n_sampled,)
+        The probability that it is another one: one minus the largest responsibility.
+    n_chunks, chunk_rows : int
+        Chunks of the data, and rows of the largest.
+    """
+
+    rows: Array
+    label: NDArray[np.integer[Any]]
+    uncertainty: Array
+    n_chunks: int
+    chunk_rows: int
+
+
+def write_sample(path: StorePath, sample: Sample) -> None:
+    """Write the sample into a result store, in place of one that is there."""
+    counts = {"n_chunks": sample.n_chunks, "chunk_rows": sample.chunk_rows}
+    group = open_root(path, "r+").create_group("sample", overwrite=True, attributes=counts)
+    put(group, "value", sample.rows, ("row", "feature"))
+    put(group, "label", sample.label.astype(np.int32), ("row",))
+    put(group, "uncertainty", sample.uncertainty, ("row",))
+
+
+def read_sample(path: StorePath) -> Sample | None:
+    """Read the sample of a result store; None until it is complete."""
+    root = open_root(path)
+    if "sample" not in root:
+        return None
+    group = cast(zarr.Group, root["sample"])
+    counts: dict[str, Any] = group.attrs.asdict()
+    arrays = get(group, "value"), get(group, "label"), get(group, "uncertainty")
+    return Sample(*arrays, n_chunks=counts["n_chunks"], chunk_rows=counts["chunk_rows"])

@@ -10,7 +10,7 @@ from pipeline.config.job import JobConfig
 from pipeline.config.templates import at, dated_paths, is_dated
 from pipeline.sources import open_source
 from pipeline.sources.fingerprint import header_of
-from pipeline.store import ResultStore
+from pipeline.store import Result
 
 
 def placed(config: JobConfig, *, fresh: bool = False, now: datetime | None = None) -> JobConfig:
@@ -47,18 +47,18 @@ def with_store(config: JobConfig, path: str) -> JobConfig:
     return config.model_copy(update={"output": config.output.model_copy(update={"store": path})})
 
 
-def stores_of(config: JobConfig) -> Iterator[ResultStore]:
+def stores_of(config: JobConfig) -> Iterator[Result]:
     """Stores that runs of a configuration's name have left, complete or not, the newest first."""
     template = config.output.store
     paths = [path for _, path in dated_paths(template)] if is_dated(template) else [template]
     for path in paths:
         if store.is_store(path):
-            found = store.open_store(path, unfinished=True)
+            found = store.open_result(path, unfinished=True)
             if found.config["name"] == config.name:  # other jobs may have the same template
                 yield found
 
 
-def last_complete(config: JobConfig) -> ResultStore | None:
+def last_complete(config: JobConfig) -> Result | None:
     """The newest complete store of a configuration's name."""
     return next((found for found in stores_of(config) if found.is_complete), None)
 
@@ -69,9 +69,9 @@ def _unfinished(config: JobConfig) -> str | None:
     for found in stores_of(config):
         if found.is_complete:
             return None
-        if found.checkpoint is None and not store.is_locked(found.path):
+        if found.checkpoint is None and not store.is_locked(found.store):
             continue
         header = header or header_of(open_source(config.data))
         if store.is_same_job((found.config, config.model_dump(mode="json")), (found.data, header)):
-            return found.path
+            return found.store
     return None

@@ -15,7 +15,7 @@ from pipeline.fit.chunking import TASK_SECONDS, chunk_sizes, min_task_rows, open
 from pipeline.fit.job import run
 from pipeline.fit.plan import data_shape
 from pipeline.progress import PassDone
-from pipeline.store import open_store
+from pipeline.store import open_result
 
 MIB = 2**20
 
@@ -104,7 +104,7 @@ def test_a_job_goes_on_in_the_chunks_that_it_began_with(tmp_path, monkeypatch, k
     assert open_job(larger).array.numblocks[0] == n_chunks
     assert open_job(larger, fresh=True).array.numblocks[0] < n_chunks
     found = run(larger, checkpoint_seconds=0.0)
-    assert open_store(found.store).data["chunks"] == chunk_sizes(small, open_job(small))
+    assert open_result(found.store).data["chunks"] == chunk_sizes(small, open_job(small))
     whole = run(job(path, "610MiB", tmp_path / "whole.zarr", **search), checkpoint_seconds=0.0)
     pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
 

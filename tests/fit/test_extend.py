@@ -20,8 +20,7 @@ from paths import ROOT
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import PassDone, StageStarted
-from pipeline.store import load_checkpoint, open_store, read_criteria
-from pipeline.store.show import read_result
+from pipeline.store import Widening, load_checkpoint, open_result, read_candidates
 from runs import JOB, Stop, everything_in, kill_after
 
 SEARCH = {
@@ -69,8 +68,8 @@ def test_two_or_three_are_asked_and_five_are_found(tmp_path):
     criteria = xr.open_zarr(summary.store, group="criteria", consolidated=False)
     assert criteria["n_components"].values.tolist() == counts
     assert criteria["bic"].notnull().all()
-    assert open_store(summary.store).widening == {"times": len(told), "stopped": ""}
-    assert open_store(summary.store).config["search"]["n_components"] == [2, 3]
+    assert open_result(summary.store).widening == Widening(len(told), "")
+    assert open_result(summary.store).config["search"]["n_components"] == [2, 3]
     assert run(job(tmp_path)).reused
 
 
@@ -100,7 +99,7 @@ def test_passes_and_bytes_are_what_was_read(tmp_path, read_in_each_pass, kind):
     times = stages_of(events).count("extend")
     assert times >= 2
     assert summary.passes == 1 + fitted + times * 2 + 1 + 1  # seeding, fits, two for each step, choice, answers
-    a_pass = open_store(summary.store).data["bytes_per_pass"]
+    a_pass = open_result(summary.store).data["bytes_per_pass"]
     lines_counted = (1 + times) * (kind == "csv")
     assert summary.bytes_read == (summary.passes + lines_counted) * a_pass
 
@@ -136,7 +135,7 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(tmp_path, read_i
     for watch in watchers:
         with pytest.raises(Stop):
             run(parts, progress=watch, checkpoint_seconds=0.0)
-        assert read_result(parts.output.store).best
+        assert read_candidates(parts.output.store).leader
     run(parts, checkpoint_seconds=0.0)
     assert everything_in(parts.output.store) == everything_in(whole.output.store)
 
@@ -152,7 +151,7 @@ def test_the_memory_limit_ends_it_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline.fit.plan, "plan_waves", limited)
     summary = run(job(tmp_path))
     assert summary.best.endswith("k4")
-    stopped = open_store(summary.store).widening["stopped"]
+    stopped = open_result(summary.store).widening.stopped
     assert stopped.startswith("for 5 components the memory limit is 512 MiB, and 513 MiB are needed")
 
 
@@ -165,7 +164,7 @@ def test_starts_that_make_the_best_of_each_other(tmp_path):
 def test_without_it_nothing_is_widened(tmp_path):
     summary = run(job(tmp_path, extend=False))
     assert set(summary.table["n_components"]) == {2, 3}
-    assert open_store(summary.store).widening is None
+    assert open_result(summary.store).widening is None
 
 
 @pytest.mark.slow
@@ -185,7 +184,7 @@ def test_kill_9_in_the_middle_of_the_extension_changes_no_bit(tmp_path):
         kill_after(process, parts, passes, 0.01)
         assert load_checkpoint(parts).widened >= widened
     subprocess.run([*command, f"output.store={parts}"], check=True, **quiet)
-    assert open_store(parts).attempts == 4
-    assert open_store(parts).best.endswith("k5")
-    assert set(read_criteria(parts)["n_components"]) >= {2, 3, 4, 5, 6}
+    assert open_result(parts).attempts == 4
+    assert open_result(parts).best.endswith("k5")
+    assert set(open_result(parts).criteria["n_components"]) >= {2, 3, 4, 5, 6}
     assert everything_in(parts) == everything_in(whole)

@@ -15,7 +15,7 @@ from paths import ROOT
 from pipeline.config.job import load_config
 from pipeline.fit.job import run
 from pipeline.sources import open_source
-from pipeline.store import open_store
+from pipeline.store import open_result
 
 KINDS = ("csv", "parquet", "zarr")
 MISSING = {"dep_delay": 8255, "arr_delay": 9430, "air_time": 9430}
@@ -62,7 +62,7 @@ def test_all_three_have_one_winner_and_the_same_criteria(flights, monkeypatch, h
     first = found["csv"].table
     for kind in KINDS:
         np.testing.assert_allclose(found[kind].table["bic"], first["bic"], rtol=1e-9)
-        store = open_store(found[kind].store)
+        store = open_result(found[kind].store)
         assert store.data["missing"] == {"rows": 9430, "columns": MISSING}
         assert store.n_rows == whole.sum()
         label = zarr.open_array(f"{found[kind].store}/rows/label", mode="r")[...]

@@ -23,8 +23,7 @@ from pipeline.progress import PassDone
 from pipeline.report.facts import read_facts
 from pipeline.report.page import render
 from pipeline.sources import open_source
-from pipeline.store import open_store, read_criteria, read_model
-from pipeline.store.show import read_result
+from pipeline.store import open_result, read_candidates
 
 N, SHARE, SEED = 400, 0.25, 1
 NAMES = ["height", "width", "depth"]
@@ -115,7 +114,7 @@ def test_every_source_is_the_search_of_the_array(tmp_path, rows, size, kind, out
     assert winner(summary)["held_out_log_likelihood"] == pytest.approx(densities[out].mean(), rel=1e-9)
     assert summary.held_out_log_likelihood == winner(summary)["held_out_log_likelihood"]
     assert summary.mean_log_likelihood == pytest.approx(densities[~out].mean(), rel=1e-9)
-    store = open_store(summary.store)
+    store = open_result(summary.store)
     assert (store.n_rows, store.held_out_rows, summary.held_out_rows) == (N - out.sum(), out.sum(), out.sum())
 
 
@@ -150,8 +149,8 @@ def test_rows_that_are_dropped_are_neither_fitted_nor_held_out(tmp_path, holes, 
     np.testing.assert_array_equal(np.isfinite(densities), usable)
     expected = np.average(densities[chosen], weights=None if weights is None else weights[chosen])
     assert winner(summary)["held_out_log_likelihood"] == pytest.approx(expected, rel=1e-9)
-    assert open_store(summary.store).held_out_rows == chosen.sum()
-    assert open_store(summary.store).data["missing"]["rows"] == N - usable.sum()
+    assert open_result(summary.store).held_out_rows == chosen.sum()
+    assert open_result(summary.store).data["missing"]["rows"] == N - usable.sum()
 
 
 def test_no_more_passes_than_without(tmp_path, rows):
@@ -181,7 +180,7 @@ def test_going_on(tmp_path, holes, size, kind):
     config = job(tmp_path, source, **options)
     with pytest.raises(Stop):
         run(config, progress=stop, checkpoint_seconds=0.0)
-    unfinished = read_result(config.output.store)
+    unfinished = read_candidates(config.output.store)
     assert unfinished.best is None
     assert unfinished.table["held_out"].isna().all()
     source.touch()  # so that what is in it is compared
@@ -288,8 +287,8 @@ def test_the_terminal_shows_it_within_80_columns(chosen):
 
 
 def test_the_export_tells_it(chosen):
-    result = open_store(chosen.store)
-    exported = to_json(result, read_model(chosen.store, chosen.best))
+    result = open_result(chosen.store)
+    exported = to_json(result, result.best_model)
     assert exported.criteria.held_out_log_likelihood == chosen.held_out_log_likelihood
 
 
@@ -302,10 +301,10 @@ def test_stores_of_before_are_read(tmp_path, rows):
     config = dict(group.attrs["config"])
     config["search"] = {key: value for key, value in config["search"].items() if key != "held_out"}
     group.attrs["config"] = config
-    pd.testing.assert_frame_equal(read_criteria(summary.store), summary.table.drop(columns="delta"))
+    pd.testing.assert_frame_equal(summary.criteria, summary.table.drop(columns="delta"))
     again = run(job(tmp_path, tmp_path / "data.npy", search={"held_out": 0.0}))
     assert again.reused
-    assert read_result(summary.store).best == summary.best
+    assert read_candidates(summary.store).best == summary.best
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ from pipeline.progress import StageStarted
 from pipeline.sources import open_source
 from pipeline.sources.fingerprint import contents_of, require_same_contents
 from pipeline.sources.rows import read_data_summary
-from pipeline.store import load_checkpoint, lock, open_store, read_criteria
-from pipeline.store.show import leading_candidate, read_result, table_so_far
+from pipeline.store import leading_candidate, load_checkpoint, lock, open_result, read_candidates
+from pipeline.store.criteria import table_so_far
 from pipeline.synth import Plan, write_synthetic
 from runs import JOB, Stop, everything_in, kill_after, passes_of, stop_at
 
@@ -122,7 +122,7 @@ def test_blobs_reproduces_the_demo(tmp_path, in_project):
     expected = GaussianMixture(3, n_init=8, random_state=7).fit(X)
     assert summary.mean_log_likelihood == pytest.approx(expected.score(X), rel=1e-12)
     np.testing.assert_allclose(summary.weights, np.sort(expected.weights_)[::-1], rtol=1e-9)
-    assert summary.rows == {"label": (600,), "responsibility": (600, 3)}
+    assert summary.row_shapes == {"label": (600,), "responsibility": (600, 3)}
     rows = open_group(summary.store, "rows")
     np.testing.assert_array_equal(rows["responsibility"].argmax("component"), rows["label"])
     np.testing.assert_allclose(rows["responsibility"].sum("component"), 1.0, rtol=1e-12)
@@ -244,7 +244,7 @@ def test_data_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline.fit.seeding, "read_data_summary", read_then_change)
     with pytest.raises(UserError, match=r"its data has changed: its columns vary together.*--fresh"):
         run(config)
-    assert not open_store(config.output.store, unfinished=True).is_complete
+    assert not open_result(config.output.store, unfinished=True).is_complete
 
 
 @pytest.mark.parametrize("wrong", ["nan", "components"])
@@ -324,7 +324,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, in_project):
     assert events[0].name == "resume"
     assert "after pass 59" in events[0].detail
     assert everything_in(parts.output.store) == everything_in(whole.output.store)
-    assert open_store(parts.output.store).attempts == 6
+    assert open_result(parts.output.store).attempts == 6
 
 
 def limited(config, memory):
@@ -353,12 +353,12 @@ def test_waves_that_are_done_are_not_read_again(tmp_path, in_project):
 
     with pytest.raises(Stop):
         run(config, progress=lambda event: isinstance(event, StageStarted) and stop(event))
-    number = open_store(config.output.store, unfinished=True).checkpoint
+    number = open_result(config.output.store, unfinished=True).checkpoint
     events = []
     with pytest.raises(Stop):
         run(config, progress=lambda event: events.append(event.name) or stop(event))
     assert events == ["resume", "select"]
-    assert open_store(config.output.store, unfinished=True).checkpoint == number
+    assert open_result(config.output.store, unfinished=True).checkpoint == number
 
 
 def zarr_config(tmp_path, rows, chunk_rows):
@@ -381,12 +381,12 @@ def test_going_on_with_other_chunks_is_refused_unless_held(tmp_path, monkeypatch
     with pytest.raises(UserError, match=r"4 of up to 30 rows then, 5 of up to 20 now.*--fresh.*data\.chunk_rows"):
         run(config, checkpoint_seconds=0.0)
     zarr_config(tmp_path, some_rows(), 30)
-    assert run(config, checkpoint_seconds=0.0).rows == {"label": (100,)}
+    assert run(config, checkpoint_seconds=0.0).row_shapes == {"label": (100,)}
     monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 16 << 20)
     with pytest.raises(Stop):
         run(config, fresh=True, progress=stop_at(4), checkpoint_seconds=0.0)
     zarr_config(tmp_path, some_rows(), 20)
-    assert run(config, checkpoint_seconds=0.0).rows == {"label": (100,)}
+    assert run(config, checkpoint_seconds=0.0).row_shapes == {"label": (100,)}
 
 
 # -- the choice --------------------------------------------------------------------------------------------------
@@ -396,8 +396,8 @@ def test_the_winner_is_the_chosen_one_also_in_a_tie(tmp_path, monkeypatch):
     """With one component, full and tied are one model, whose criteria differ by rounding."""
     config = csv_config(tmp_path, some_rows(), n_components=[1], covariance_types=["full", "tied"])
     assert run(config).best == "full-k1"
-    table = read_criteria(config.output.store).assign(bic=[1.0, 1.0 - 1e-15], log_likelihood=[-200.0, -300.0])
-    monkeypatch.setattr(pipeline.store, "read_criteria", lambda path: table)
+    table = open_result(config.output.store).criteria.assign(bic=[1.0, 1.0 - 1e-15], log_likelihood=[-200.0, -300.0])
+    monkeypatch.setattr("pipeline.store.result.read_criteria", lambda path: table)
     assert run(config).mean_log_likelihood == -2.0
 
 
@@ -408,7 +408,7 @@ def test_the_leader_of_a_run_is_that_of_its_table(tmp_path, in_project):
     checkpoint = load_checkpoint(config.output.store)
     table = table_so_far(checkpoint.states, checkpoint.data_summary)
     name, value = leading_candidate(checkpoint.states, checkpoint.data_summary, "bic")
-    assert (name, value) == (read_result(config.output.store).best, table["bic"].min())
+    assert (name, value) == (read_candidates(config.output.store).leader, table["bic"].min())
     assert name == events[-2].best
     assert leading_candidate(checkpoint.states, checkpoint.data_summary, "icl") == (None, None)
 
@@ -431,5 +431,5 @@ def test_ten_kills_in_a_row_change_no_bit(tmp_path):
         process = subprocess.Popen([*command, f"output.store={parts}"], cwd=ROOT, **quiet)
         kill_after(process, parts, passes_of(parts) + rng.integers(0, 9), rng.uniform(0.0, 0.1))
     subprocess.run([*command, f"output.store={parts}"], check=True, cwd=ROOT, **quiet)
-    assert open_store(parts).attempts >= 8
+    assert open_result(parts).attempts >= 8
     assert everything_in(parts) == everything_in(whole)

@@ -139,7 +139,7 @@ def test_the_link_is_the_newest_store_and_old_ones_are_removed(night, tmp_path):
     stores = [night(seed, refresh={"keep": 2}).summary.store for seed in range(4)]
     link = tmp_path / "night-latest.zarr"
     assert link.resolve() == Path(stores[-1]).resolve()
-    assert store.open_store(link).best
+    assert store.open_result(link).best
     assert [Path(path).exists() for path in stores] == [False, False, True, True]
     left = {path.name.split(".")[0] for path in tmp_path.iterdir()} - {"rows", "night-latest"}
     assert left == {Path(path).name.split(".")[0] for path in stores[2:]}

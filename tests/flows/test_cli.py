@@ -22,7 +22,7 @@ from flows.progress import LiveLine, LogLines, describe
 from pipeline.config.job import load_config
 from pipeline.fit import job as stages
 from pipeline.progress import PassDone, StageStarted, silent
-from pipeline.store.show import read_result
+from pipeline.store import read_candidates
 
 GMM_DASK = Path(sys.executable).with_name("gmm-dask")
 runner = CliRunner(env={"COLUMNS": "80"})
@@ -148,7 +148,7 @@ def test_criteria_of_an_unfinished_store_come_from_its_lower_bounds(job):
     stages.prepare(config, False, silent)
     stages.seed(config, silent)
     stages.fit_wave(config, 0, silent)
-    before = read_result(config.output.store)
+    before = read_candidates(config.output.store)
     after = stages.run(config)
     assert not before.complete
     assert before.best == after.best

@@ -132,7 +132,7 @@ def test_a_store_that_is_newer_and_complete_leaves_the_stopped_one_behind(tmp_pa
     write_rows(tmp_path / "rows.npy")
     config = job(tmp_path)
     done = run(config)
-    assert last_complete(config).path == done.store
+    assert last_complete(config).store == done.store
     assert placed(config, now=MOMENT).output.store == at(config.output.store, MOMENT)
 
 
@@ -180,7 +180,7 @@ def test_a_stage_that_times_out_ends_after_a_pass_that_is_stored(tmp_path):
         with pytest.raises(StageTimeoutError, match=r"fit_wave took longer than tasks.timeout_seconds, 1e-09 s"):
             run_in_time()
         (path,) = [path for _, path in dated_paths(config.output.store)]
-        passes.append(store.open_store(path, unfinished=True).passes)
+        passes.append(store.open_result(path, unfinished=True).passes)
     assert passes == [2, 3, 4, 5, 6]
     in_steps = run_in_time()
     whole = run(config.model_copy(update={"output": config.output.model_copy(update={"store": f"{tmp_path}/b.zarr"})}))
@@ -278,7 +278,7 @@ def test_a_killed_run_is_marked_and_the_next_resumes_it(tmp_path, server):
 
 def attributes(path):
     try:
-        return store.open_store(path, unfinished=True)
+        return store.open_result(path, unfinished=True)
     except (UserError, OSError, ValueError):  # it is being written
         return None
 

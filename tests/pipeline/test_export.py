@@ -22,7 +22,7 @@ from gmm_dask.selection.outcomes import Outcome
 from mixtures import random_parameters, random_rows
 from pipeline.config.job import JobConfig
 from pipeline.export import ExportedMixture, Target, export
-from pipeline.store import complete, open_store, prepare_store, read_model, write_criteria, write_models
+from pipeline.store import complete, open_result, prepare_store, write_criteria, write_models
 
 D, K = 3, 4
 CENTER, SCALE = np.array([100.0, -3.0, 0.0]), np.array([25.0, 0.01, 1.0])
@@ -61,7 +61,7 @@ def rows_for(scaled):
 
 def ours(store, rows):
     """Label, probabilities and log density by the store's own model."""
-    model = read_model(store, open_store(store).best)
+    model = open_result(store).best_model
     fitted = rows if model.scale is None else (rows - model.center) / model.scale
     found = predict_rows(Rows(fitted), *model.model, ["label", "responsibility", "log_density"])
     shift = 0.0 if model.scale is None else np.log(model.scale).sum()
@@ -135,7 +135,7 @@ def test_onnx_that_is_not_installed_is_named(tmp_path, monkeypatch):
 def test_json_holds_all_parameters(store, scaled, covariance_type):
     found = json.loads(export(store, Target.JSON).read_text())
     ExportedMixture.model_validate(found)
-    model = read_model(store, open_store(store).best)
+    model = open_result(store).best_model
     kind, parameters = model.in_units
     assert (found["format"], found["name"]) == ("gmm-dask-model", f"{covariance_type}-k{K}")
     assert (found["covariance_type"], found["n_components"]) == (kind, K)

@@ -19,7 +19,7 @@ from pages import Cells
 from pipeline.fit import job as stages
 from pipeline.report import clear_report, figures, has_report, page, phrases, report_folder, tables, write_report
 from pipeline.report.facts import read_facts
-from pipeline.store import open_store, read_sample
+from pipeline.store import open_result
 from reports import job, rows_of
 
 UNREPORTED = {"report": False}  # the page is drawn by the test, or not at all
@@ -119,7 +119,7 @@ def test_the_only_candidate_has_no_runner_up(tmp_path):
     search = {"n_components": [2], "covariance_types": ["tied"]}
     config = job(tmp_path, rows_of(1), search=search, output=UNREPORTED)
     facts = read_facts(stages.run(config).store)
-    (lead, _), found = phrases.decision(facts), write_report(facts.store.path).read_text()
+    (lead, _), found = phrases.decision(facts), write_report(facts.store.store).read_text()
     assert re.fullmatch(r"This was the only candidate tried; its BIC is [\d,.]+\.", lead)
     assert "The candidate" not in phrases.notices(facts)
     assert "lead in BIC" not in found
@@ -313,7 +313,7 @@ def test_means_are_in_the_units_of_the_data(tmp_path):
     facts, usable = read_facts(store), np.delete(rows, 7, axis=0)
     np.testing.assert_allclose(facts.components.center, usable.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(facts.components.deviations, usable.std(axis=0), rtol=1e-3)
-    sample = read_sample(store)
+    sample = open_result(store).sample
     np.testing.assert_allclose(sample.rows, usable, rtol=1e-12)
     found = (report_folder(store) / "index.html").read_text()
     assert "1 of 800 rows have missing or infinite values and are left out" in found
@@ -321,7 +321,7 @@ def test_means_are_in_the_units_of_the_data(tmp_path):
 
 
 def test_the_sample_has_the_labels_of_the_stored_rows(store):
-    sample = read_sample(store)
+    sample = open_result(store).sample
     stored = np.asarray(zarr.open_group(store, mode="r")["rows/label"][...])
     np.testing.assert_array_equal(sample.label, stored)
     assert ((sample.uncertainty >= 0.0) & (sample.uncertainty < 1.0)).all()
@@ -361,7 +361,7 @@ def test_a_full_disk_leaves_no_page(store, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_report(store)
     assert not has_report(store)
-    assert open_store(store).is_complete
+    assert open_result(store).is_complete
     monkeypatch.undo()
     assert write_report(store).is_file()
 

@@ -25,9 +25,9 @@ from pipeline.fit.job import run
 from pipeline.progress import ChunksDone, StageStarted
 from pipeline.score.drift import Reference, compare
 from pipeline.score.new_rows import score
-from pipeline.score.row_summary import RowSummary
 from pipeline.score.settings import ScoreSettings
-from pipeline.store import open_store, read_scores, read_summary
+from pipeline.store import open_result, read_scores, read_summary
+from pipeline.store.row_summary import RowSummary
 from pipeline.synth import Plan, write_synthetic
 
 COLUMNS = ["a", "b", "c"]
@@ -423,7 +423,7 @@ def test_the_command_fails_in_a_paragraph(tmp_path, store):
     assert result.exit_code == 2
     assert "there is no result store" in result.stderr
     assert not Path(tmp_path / "out.zarr").exists()
-    assert open_store(store).is_complete
+    assert open_result(store).is_complete
 
 
 # -- memory ------------------------------------------------------------------------------------------------------

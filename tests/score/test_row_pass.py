@@ -31,7 +31,7 @@ from gmm_dask.errors import FaultError
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import ChunksDone, StageStarted
-from pipeline.store import open_store, read_model, read_summary, rows_folder
+from pipeline.store import open_result, read_summary, rows_folder
 
 COLUMNS = ["a", "b", "c"]
 
@@ -92,7 +92,7 @@ def rows_of(store):
 
 def as_sklearn(store, name):
     """The stored model by scikit-learn, in the user's units."""
-    kind, parameters = read_model(store, name).in_units
+    kind, parameters = open_result(store).model(name).in_units
     mixture = SklearnMixture(len(parameters.weights), covariance_type=kind)
     mixture.weights_, mixture.means_ = parameters.weights, parameters.means
     mixture.covariances_, mixture.precisions_cholesky_ = parameters.covariances, parameters.precisions_cholesky
@@ -353,7 +353,7 @@ def test_only_missing_chunks_are_computed_again(tmp_path, unheld, kind, rows):
     for n_chunks in (1, 3, 6):
         with dask.config.set(num_workers=2), pytest.raises(Stop):
             run(parts, progress=stop_after(n_chunks))
-        assert not open_store(parts.output.store, unfinished=True).is_complete
+        assert not open_result(parts.output.store, unfinished=True).is_complete
         assert read_summary(parts.output.store) is None
         assert not Path(rows_folder(parts.output.store)).exists()
     events = []
@@ -425,7 +425,7 @@ def test_kill_9_in_the_row_pass(tmp_path, unheld, rows):
             assert read_summary(parts.output.store) is None
             assert not Path(rows_folder(parts.output.store)).exists()
             with pytest.raises(UserError, match="is not complete"):
-                open_store(parts.output.store)
+                open_result(parts.output.store)
     assert kills >= 4
     run(parts)
     assert everything_in(parts.output.store) == everything_in(whole.output.store)
@@ -466,10 +466,10 @@ def test_a_disk_that_fills_in_the_row_pass(tmp_path, unheld, rows):
     assert f"gmm-dask: cannot write {place}: File too large." in last
     assert "free some space" in last
     assert "Traceback" not in done.stderr
-    assert not open_store(config.output.store, unfinished=True).is_complete
+    assert not open_result(config.output.store, unfinished=True).is_complete
     assert not Path(rows_folder(config.output.store)).exists()
     run(config)  # with room again
-    assert open_store(config.output.store).is_complete
+    assert open_result(config.output.store).is_complete
     assert read_summary(config.output.store)["usable"] == 20_000
 
 
@@ -483,4 +483,4 @@ def test_data_that_shrink_during_the_pass_are_refused(tmp_path, unheld):
 
     with pytest.raises((UserError, FaultError), match=r"chang|truncated"):
         run(config, progress=shrink)
-    assert not open_store(config.output.store, unfinished=True).is_complete
+    assert not open_result(config.output.store, unfinished=True).is_complete

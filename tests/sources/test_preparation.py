@@ -18,7 +18,7 @@ from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import PassDone, StageStarted
 from pipeline.sources.preparation import Preparation, column_notes, preparation_of, scaled_summary
-from pipeline.store import open_store
+from pipeline.store import open_result
 
 N = 400
 NAMES = ["height", "width", "depth"]
@@ -178,7 +178,7 @@ def test_missing_rows_are_as_if_they_were_not_there_and_keep_their_places(tmp_pa
     np.testing.assert_array_equal(np.isfinite(responsibilities).all(axis=1), usable)
     np.testing.assert_array_equal(labels[usable], stored(expected, "rows/label")[0])
     np.testing.assert_allclose(densities[usable], stored(expected, "rows/log_density")[0], rtol=1e-7)
-    store = open_store(found.store)
+    store = open_result(found.store)
     assert store.data["missing"] == {
         "rows": int(N - usable.sum()),
         "columns": {"height": 51, "width": 2, "depth": 1},
@@ -276,7 +276,7 @@ def test_constant_columns_are_an_error_only_where_they_are_scaled(tmp_path, rows
         with pytest.raises(UserError, match=r"^data\.scale: the column 'width' has the same value.*data\.columns"):
             run(config, progress=events.append)
     else:
-        assert open_store(run(config, progress=events.append).store).data["notes"] == [
+        assert open_result(run(config, progress=events.append).store).data["notes"] == [
             "the column 'width' has the same value in every row (7.5)"
         ]
     assert StageStarted("note", "the column 'width' has the same value in every row (7.5)") in events
@@ -294,7 +294,7 @@ def test_columns_that_are_left_out_are_told_and_stored(tmp_path, rows):
     frame = pd.DataFrame(rows, columns=NAMES).assign(name="x", when=pd.Timestamp("2013-01-01"))
     frame.to_parquet(tmp_path / "a.parquet")
     config = job(tmp_path, tmp_path / "a.parquet", columns=None)
-    (note,) = open_store(run(config).store).data["notes"]
+    (note,) = open_result(run(config).store).data["notes"]
     assert note.startswith("left out, not numeric: name (")
     assert "when (timestamp" in note
 

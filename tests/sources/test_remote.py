@@ -28,7 +28,7 @@ from pipeline.config.job import load_config
 from pipeline.fit.job import run
 from pipeline.sources import open_source
 from pipeline.sources.location import find_location, last_modified
-from pipeline.store import open_store
+from pipeline.store import open_result
 from s3 import free_port, s3_server
 
 FAITHFUL = pd.read_csv(ROOT / "configs/data/old_faithful.csv")
@@ -166,7 +166,7 @@ def test_old_faithful_from_s3_and_no_secret_anywhere(job, bucket, tmp_path, name
     found = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
     assert found.exit_code == 0, found.output
     assert "best: tied covariance, 3 components" in found.output
-    store = open_store(tmp_path / "r.zarr")
+    store = open_result(tmp_path / "r.zarr")
     local = run(load_config(ROOT / "configs/quickstart.yaml", [
         f"data.source={ROOT}/configs/data/old_faithful.csv", f"output.store={tmp_path}/local.zarr",
         "search.n_components=[2, 3]", "output.report=false",

@@ -14,7 +14,7 @@ import zarr
 from pyarrow import parquet
 
 from gmm_dask.errors import FaultError, UserError
-from pipeline.store import RowPlan, Totals, ZarrRows, prepare_store, read_summary, row_shapes, rows_folder
+from pipeline.store import RowPlan, Totals, ZarrRows, prepare_store, read_summary, rows_folder
 from pipeline.store import zarr_rows as rows_module
 from pipeline.store.parquet_rows import ParquetRows
 
@@ -155,10 +155,10 @@ def test_anomalies_are_marked_by_the_stored_densities(make, path):
 
 
 def test_shapes(path):
-    assert row_shapes(path) == {}
+    assert rows_module.row_shapes(path) == {}
     writer = ZarrRows(path, RowPlan((4, 6), 3, NAMES, "one"))
     writer.begin()
-    assert row_shapes(path) == {"label": (10,), "log_density": (10,), "responsibility": (10, 3)}
+    assert rows_module.row_shapes(path) == {"label": (10,), "log_density": (10,), "responsibility": (10, 3)}
 
 
 def test_what_is_not_written_reads_as_no_answer(path):

@@ -12,7 +12,6 @@ import pytest
 import xarray as xr
 import zarr
 
-import pipeline.store.show
 from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
@@ -34,17 +33,15 @@ from pipeline.store import (
     load_checkpoint,
     load_waves,
     lock,
-    open_store,
+    open_result,
     prepare_store,
-    read_columns,
-    read_criteria,
-    read_effort,
-    read_model,
+    read_candidates,
     save_checkpoint,
     write_criteria,
     write_models,
 )
-from pipeline.store.show import read_result
+from pipeline.store.criteria import read_criteria, read_effort
+from pipeline.store.models import read_model
 
 CONFIG = {
     "name": "a",
@@ -164,7 +161,7 @@ def finish(path):
 
 
 def test_a_new_store(store):
-    found = open_store(store, unfinished=True)
+    found = open_result(store, unfinished=True)
     assert (found.status, found.is_complete, found.attempts, found.passes) == ("running", False, 1, 0)
     assert found.best is None
     assert found.checkpoint is None
@@ -181,11 +178,11 @@ def test_the_life_of_a_store(tmp_path):
     assert prepare_store(path, CONFIG, DATA) is StoreStatus.NEW  # there is nothing to go on from
     save(path, [state()], data_summary(), passes=3)
     assert prepare_store(str(path), CONFIG, DATA) is StoreStatus.UNFINISHED
-    assert open_store(path, unfinished=True).attempts == 3
-    assert open_store(path, unfinished=True).passes == 3
+    assert open_result(path, unfinished=True).attempts == 3
+    assert open_result(path, unfinished=True).passes == 3
     complete(path, best="tied-k3", passes=7, bytes_read=70, n_rows=10, total_weight=2.5)
     assert prepare_store(path, CONFIG, DATA) is StoreStatus.COMPLETE
-    found = open_store(path)
+    found = open_result(path)
     assert (found.status, found.best, found.passes, found.bytes_read) == ("complete", "tied-k3", 7, 70)
     assert (found.attempts, found.n_rows, found.total_weight) == (3, 10, 2.5)
     assert not (path / "checkpoint").exists()
@@ -203,7 +200,7 @@ def test_fresh_starts_over(store, done):
         finish(store)
     other = {**CONFIG, "search": {"tol": 0.5}}
     assert prepare_store(store, other, {"n_rows": 11}, fresh=True) is StoreStatus.NEW
-    found = open_store(store, unfinished=True)
+    found = open_result(store, unfinished=True)
     assert (found.attempts, found.passes, found.best, found.checkpoint) == (1, 0, None, None)
     assert found.config["search"] == {"tol": 0.5}
     assert found.data == {"n_rows": 11}
@@ -219,7 +216,7 @@ def test_a_store_without_a_checkpoint_is_made_anew_for_any_job(store):
     other = {**CONFIG, "search": {"tol": 0.5}}
     assert find_store(store) is StoreStatus.NEW
     assert prepare_store(store, other, {"n_rows": 11}) is StoreStatus.NEW
-    found = open_store(store, unfinished=True)
+    found = open_result(store, unfinished=True)
     assert (found.config["search"], found.data, found.attempts) == ({"tol": 0.5}, {"n_rows": 11}, 2)
     assert [entry.name for entry in store.iterdir()] == ["zarr.json"]
 
@@ -233,7 +230,7 @@ def test_finding_a_store_leaves_it_as_it_is(tmp_path):
     assert find_store(path) is StoreStatus.UNFINISHED
     finish(path)
     assert find_store(path) is StoreStatus.COMPLETE
-    assert open_store(path).attempts == 1
+    assert open_result(path).attempts == 1
 
 
 def test_another_configuration_is_refused_with_the_difference(store):
@@ -245,7 +242,7 @@ def test_another_configuration_is_refused_with_the_difference(store):
         f"the result store {store} is of another configuration: search.n_init is 1 there and 3 here; "
         "search.tol is 0.001 there and 1e-05 here. Choose another output.store, or replace this one with --fresh."
     )
-    assert open_store(store, unfinished=True).attempts == 1
+    assert open_result(store, unfinished=True).attempts == 1
 
 
 def test_other_data_are_refused_with_the_difference(store):
@@ -312,7 +309,7 @@ def test_what_is_not_ours_is_never_touched(tmp_path, make, fresh):
         prepare_store(path, CONFIG, DATA, fresh=fresh)
     assert str(caught.value) == expected
     with pytest.raises(UserError) as caught:
-        open_store(path)
+        open_result(path)
     assert str(caught.value) == expected
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
@@ -342,10 +339,10 @@ def test_a_path_that_cannot_be_written(tmp_path):
 
 def test_opening_what_is_not_there_or_not_complete(store, tmp_path):
     with pytest.raises(UserError) as caught:
-        open_store(tmp_path / "no.zarr")
+        open_result(tmp_path / "no.zarr")
     assert str(caught.value) == f"there is no result store {tmp_path / 'no.zarr'}; 'gmm-dask run' writes one."
     with pytest.raises(UserError) as caught:
-        open_store(store)
+        open_result(store)
     assert str(caught.value) == (
         f"the result store {store} is not complete (status 'running' after 0 passes): a run is at work on it, "
         "or was stopped. Run the same configuration again to finish it."
@@ -452,14 +449,14 @@ def test_showing_a_store_reads_again_when_the_run_replaces_its_checkpoint(tmp_pa
     save(store, [state(), state("tied")], data_summary(), passes=1)
     calls = []
 
-    def torn(path):
+    def torn(path, number):
         calls.append(path)
         if len(calls) == 1:
             raise DamagedError("half of it is gone")
-        return load_checkpoint(path)
+        return load_checkpoint(path, number)
 
-    monkeypatch.setattr(pipeline.store.show, "load_checkpoint", torn)
-    assert read_result(store).best == "full-k2"
+    monkeypatch.setattr("pipeline.store.result.load_checkpoint", torn)
+    assert read_candidates(store).leader == "full-k2"
     assert len(calls) == 2
 
 
@@ -548,7 +545,7 @@ def test_a_crash_in_complete_leaves_it_unfinished(store, monkeypatch):
         with pytest.raises(Killed):
             finish(store)
     assert prepare_store(store, CONFIG, DATA) is StoreStatus.UNFINISHED
-    assert open_store(store, unfinished=True).best is None
+    assert open_result(store, unfinished=True).best is None
     assert_same_states(load(store)[0], [state()])
 
 
@@ -691,7 +688,7 @@ def test_models_open_with_xarray(store, kind, dimensions):
     assert model["means"].sel(feature="y").shape == (D,)
     assert model["lower_bounds"].values.tolist() == [-3.5, -3.25]
     assert model.attrs["covariance_type"] == kind
-    assert list(read_columns(store, f"{kind}-k{D}")) == ["x", "y", "z"]
+    assert list(read_model(store, f"{kind}-k{D}").columns) == ["x", "y", "z"]
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

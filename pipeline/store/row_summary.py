@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
-from pipeline.store import Totals
+from pipeline.store.attributes import Attributes
+from pipeline.store.zarr_rows import Totals
 
 
 @dataclass(frozen=True)
-class RowSummary:
+class RowSummary(Attributes):
     """Counts and moments over the rows that a model was applied to.
 
     Attributes
@@ -31,6 +32,8 @@ class RowSummary:
     anomaly_quantile, anomaly_rank_error : float or None
         The quantile that the threshold is of these rows, and how far its share of them may be off; without an error
         the threshold is that of other rows.
+    parquet : str or None
+        Name of the folder beside the store that holds the row outputs, if they are Parquet files.
     """
 
     n_rows: int
@@ -43,17 +46,7 @@ class RowSummary:
     anomaly_threshold: float | None = None
     anomaly_quantile: float | None = None
     anomaly_rank_error: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary as it is stored: without what is not known of anomalies."""
-        values = asdict(self)
-        return {name: value for name, value in values.items() if value is not None or not name.startswith("anomal")}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read a stored summary, which may hold more."""
-        known = {one.name: values[one.name] for one in fields(cls) if one.name in values}
-        return cls(**{**known, "label_counts": tuple(values["label_counts"])})
+    parquet: str | None = None
 
     @classmethod
     def of_chunks(cls, chunks: Iterable[Totals], n_rows: int, shift: float) -> Self:

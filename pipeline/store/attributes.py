@@ -1,0 +1,139 @@
+"""What a store says about itself in its attributes, as values: parsed where a store is opened, trusted inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import TypeAdapter
+
+
+class RunStatus(StrEnum):
+    """Whether a store is complete; ``complete`` is the last thing that is written."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+
+
+class Attributes:
+    """A frozen dataclass that JSON attributes are read into and written from; unknown keys are passed over."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the attributes."""
+        found: Self = TypeAdapter(cls).validate_python(values)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as JSON has them; None is left out where it is the default."""
+        values: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        optional = {field.name for field in fields(self) if field.default is None}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if value is not None or name not in optional}
+
+
+@dataclass(frozen=True)
+class Widening(Attributes):
+    """How the grid of a search was widened.
+
+    Attributes
+    ----------
+    times : int
+        How often it was.
+    stopped : str
+        Why it was not widened further; empty if the winner lies inside.
+    """
+
+    times: int
+    stopped: str
+
+
+@dataclass(frozen=True)
+class RefreshDecision(Attributes):
+    """Whether a refresh made the search again, and why.
+
+    Attributes
+    ----------
+    searched : bool
+    reason : str
+    previous : str or None
+        Path of the store that the last winner came from.
+    gain : float or None
+        Mean log-likelihood per held-out row of the refitted winner, less that of the winner as it was.
+    bound : float
+        ``refresh.drift``.
+    gained : float or None
+        Sum of the gains since the last search, this one's included; a loss lowers it, to 0 and no further.
+    """
+
+    searched: bool
+    reason: str
+    previous: str | None = None
+    gain: float | None = None
+    bound: float = 0.0
+    gained: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreAttributes(Attributes):
+    """The attributes of a result store.
+
+    Attributes
+    ----------
+    status : RunStatus
+    config, data, software : dict
+        The job's configuration, the fingerprint of its data, and the versions it was first run with.
+    best : str or None
+        Name of the chosen model, such as ``"tied-k3"``; None until the store is complete.
+    passes : int
+        Reads of the data so far.
+    bytes_read : int
+    n_rows, total_weight : int, float or None
+        Rows of the fits, and the sum of their weights; None until the store is complete.
+    attempts : int
+        Runs that worked on the store.
+    checkpoint : int or None
+        Number of the current checkpoint.
+    started, finished : str or None
+        When the first run began and the last one ended, such as ``2026-11-23 02:00 UTC``.
+    seconds : float or None
+        That the run took which completed the store.
+    widening : Widening or None
+        Of a search that widens its grid.
+    refresh : RefreshDecision or None
+        Of a store that a refresh made.
+    """
+
+    status: RunStatus
+    config: dict[str, Any]
+    data: dict[str, Any]
+    software: dict[str, str]
+    best: str | None
+    passes: int
+    bytes_read: int
+    n_rows: int | None
+    total_weight: float | None
+    attempts: int
+    checkpoint: int | None
+    started: str
+    finished: str | None
+    seconds: float | None
+    widening: Widening | None = None
+    refresh: RefreshDecision | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the job is done."""
+        return self.status is RunStatus.COMPLETE
+
+    @property
+    def criterion(self) -> str:
+        """The criterion that chooses the model."""
+        return str(self.config["search"]["criterion"])
+
+    @property
+    def held_out_rows(self) -> int:
+        """The number of rows that were held out of the fits."""
+        contents = self.data.get("contents") or {}
+        return int(contents.get("held_out", {}).get("n_rows", 0))
