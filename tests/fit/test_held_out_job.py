@@ -181,7 +181,7 @@ def test_going_on(tmp_path, holes, size, kind):
     with pytest.raises(Stop):
         run(config, progress=stop, checkpoint_seconds=0.0)
     unfinished = read_candidates(config.output.store)
-    assert unfinished.best is None
+    assert unfinished.leader is None
     assert unfinished.table["held_out"].isna().all()
     source.touch()  # so that what is in it is compared
     found = run(config, checkpoint_seconds=0.0)
