@@ -10,6 +10,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
+from messages import names
 
 
 def in_chunks(X):
@@ -71,7 +72,7 @@ def test_answers_refuse_values_that_are_not_finite(X):
 
 
 def test_fewer_rows_than_components(X, as_array):
-    with pytest.raises(UserError, match=r"n_components = 7, n_samples = 5: ask for fewer components"):
+    with pytest.raises(UserError, match=names("n_components = 7", "n_samples = 5", "fewer components")):
         GaussianMixture(7).fit(as_array(X[:5]))
     with pytest.raises(UserError, match=r"there are fewer rows than components.* Ask for fewer components"):
         GaussianMixtureSearch([6, 7]).fit(as_array(X[:5]))
@@ -103,7 +104,7 @@ def test_unusable_arrays(X, as_array, estimator, name):
 
 def test_columns_that_are_not_numeric(X, estimator):
     frame = pd.DataFrame(X, columns=["u", "v"]).assign(species="setosa", when=pd.Timestamp("2026-01-01"))
-    with pytest.raises(UserError, match=r"numeric columns only; not numeric: species, when\. Leave them out"):
+    with pytest.raises(UserError, match=names("not numeric", "species", "when")):
         estimator.fit(dd.from_pandas(frame, npartitions=2))
     with pytest.raises((ValueError, TypeError)):
         estimator.fit(frame)
@@ -217,7 +218,7 @@ def test_nan_in_lazy_answers_is_an_error_when_computed(blobs):
     X[17, 1] = np.nan
     lazy = da.from_array(X, chunks=(50, -1))
     for answer in (mixture.predict, mixture.predict_proba, mixture.score_samples):
-        with pytest.raises(UserError, match=r"NaN or infinity in 1 of a chunk's 50 rows"):
+        with pytest.raises(UserError, match=names("NaN or infinity", "50 rows")):
             answer(lazy).compute()
     with pytest.raises(UserError, match="NaN or infinity"):
         mixture.score(lazy)

@@ -9,6 +9,7 @@ import pytest
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.errors import UserError
+from messages import names
 from mixtures import assert_same_parameters, inits_of, random_parameters, random_rows
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
@@ -141,7 +142,7 @@ def test_a_component_of_one_heavy_row_is_not_degenerate_by_its_rows():
 def test_weights_that_add_up_to_one_are_told(estimator):
     """Each component is degenerate then: the cause is the weights, not the number of components."""
     X = np.vstack([random_rows(100, 2), random_rows(100, 2) + 50.0])
-    with pytest.warns(UserWarning, match=r"The weights add up to 1 for 200 rows.*Multiply the weights"):
+    with pytest.warns(UserWarning, match=names("weights", "add up to 1", "200 rows")):
         estimator.fit(X, sample_weight=np.full(200, 1 / 200))
     estimator.fit(X, sample_weight=np.full(200, 0.5))  # warnings are errors
 

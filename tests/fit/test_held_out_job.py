@@ -15,6 +15,7 @@ import pipeline.sources.rows
 from gmm_dask import GaussianMixtureSearch, UserError
 from gmm_dask.memory import thread_bytes
 from gmm_dask.passes.holdout import Holdout
+from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.export import to_json
 from pipeline.fit.job import run
@@ -191,7 +192,7 @@ def test_going_on(tmp_path, holes, size, kind):
 def test_another_share_is_another_job(tmp_path, rows):
     source = write("npy", tmp_path, rows)
     run(job(tmp_path, source))
-    with pytest.raises(UserError, match=r"search\.held_out is 0\.25 there and 0\.5 here"):
+    with pytest.raises(UserError, match=names("search.held_out", "0.25", "0.5")):
         run(job(tmp_path, source, search={"held_out": 0.5}))
 
 
@@ -325,5 +326,5 @@ def test_shares_that_are_none(tmp_path, search, message):
 
 def test_a_share_that_holds_out_none_is_found_by_pass_0(tmp_path, rows):
     config = job(tmp_path, write("npy", tmp_path, rows), search={"held_out": 1e-9})
-    with pytest.raises(UserError, match="held_out: so small a share holds out none of 400 rows"):
+    with pytest.raises(UserError, match=names("held_out", "none", "400 rows")):
         run(config)

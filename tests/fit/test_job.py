@@ -18,6 +18,7 @@ import pipeline.store
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.memory import copies_of_sums, model_bytes, resting_bytes
 from gmm_dask.passes.map_reduce import as_rows, summarize_rows
+from messages import names
 from paths import ROOT
 from pipeline.clusters import machine_of
 from pipeline.config.cluster import ClusterConfig
@@ -144,7 +145,7 @@ def test_a_complete_store_is_reported_not_recomputed(finished, in_project):
 def test_another_configuration_is_refused_and_fresh_replaces_it(tmp_path, in_project):
     run(quickstart(tmp_path, n_components="[2]", init_params="kmeans"))
     other = quickstart(tmp_path, n_components="[3]", init_params="kmeans")
-    with pytest.raises(UserError, match=r"search\.n_components is \[2\] there and \[3\] here.*--fresh"):
+    with pytest.raises(UserError, match=names("search.n_components", "[2]", "[3]", "--fresh")):
         run(other)
     assert run(other, fresh=True).best == "tied-k3"
 
@@ -198,7 +199,7 @@ def test_changed_data_is_refused(tmp_path, change, difference):
     run(config)
     change(rows)
     csv_config(tmp_path, rows)
-    with pytest.raises(UserError, match=f"is of other data, or its data has changed: {difference}"):
+    with pytest.raises(UserError, match=names("changed", difference)):
         run(config)
 
 
@@ -211,12 +212,12 @@ def test_the_fingerprint_sees_ranges_and_weights():
     before = contents_of(summary_of(rows))
     for key, word in (("minima", "minimum"), ("maxima", "maximum")):
         after = {**before, key: [before[key][0], before[key][1] * 1.5]}
-        with pytest.raises(UserError, match=f"the {word} of column 'b' was"):
+        with pytest.raises(UserError, match=names(word, "column 'b'")):
             require_same_contents("r.zarr", ("a", "b"), before, after)
     weights = np.tile([1.0, 2.0], 50)
     doubled = np.repeat(rows[:50], 2, axis=0)  # swapping the weights changes no moment
     first, second = (contents_of(summary_of(doubled, w)) for w in (weights, weights[::-1].copy()))
-    with pytest.raises(UserError, match="its rows were changed"):
+    with pytest.raises(UserError, match=names("rows", "changed")):
         require_same_contents("r.zarr", ("a", "b"), first, second)
 
 
@@ -242,7 +243,7 @@ def test_data_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
         return data_summary
 
     monkeypatch.setattr(pipeline.fit.seeding, "read_data_summary", read_then_change)
-    with pytest.raises(UserError, match=r"its data has changed: its columns vary together.*--fresh"):
+    with pytest.raises(UserError, match=names("changed", "columns", "--fresh")):
         run(config)
     assert not open_result(config.output.store, unfinished=True).is_complete
 
@@ -273,7 +274,7 @@ def test_what_does_not_fit_the_memory_is_refused_before_a_store_is_made(tmp_path
     config = load_config(
         ROOT / "configs/quickstart.yaml", [f"output.store={tmp_path}/result.zarr", "cluster.memory_limit=100MiB"]
     )
-    with pytest.raises(UserError, match=r"the memory limit is 100 MiB, and 5\d\d MiB are needed"):
+    with pytest.raises(UserError, match=r"100 MiB.* 5\d\d MiB"):
         run(config)
     assert not (tmp_path / "result.zarr").exists()
 
@@ -339,7 +340,7 @@ def test_waves_that_do_not_fit_a_smaller_memory_are_refused(tmp_path, in_project
     config = quickstart(tmp_path, n_components="[2]", init_params="kmeans")
     with pytest.raises(Stop):
         run(config, progress=stop_at(4), checkpoint_seconds=0.0)
-    with pytest.raises(UserError, match=r"memory_limit is 100 MiB, and the unfinished run .* Raise .* --fresh"):
+    with pytest.raises(UserError, match=names("memory_limit", "100 MiB", "unfinished", "--fresh")):
         run(limited(config, "100MiB"), checkpoint_seconds=0.0)
     assert run(config, checkpoint_seconds=0.0).best == "full-k2"
 
@@ -378,7 +379,7 @@ def test_going_on_with_other_chunks_is_refused_unless_held(tmp_path, monkeypatch
     with pytest.raises(Stop):
         run(config, progress=stop_at(4), checkpoint_seconds=0.0)
     zarr_config(tmp_path, some_rows(), 20)
-    with pytest.raises(UserError, match=r"4 of up to 30 rows then, 5 of up to 20 now.*--fresh.*data\.chunk_rows"):
+    with pytest.raises(UserError, match=names("4 of up to 30 rows", "5 of up to 20", "--fresh", "data.chunk_rows")):
         run(config, checkpoint_seconds=0.0)
     zarr_config(tmp_path, some_rows(), 30)
     assert run(config, checkpoint_seconds=0.0).row_shapes == {"label": (100,)}

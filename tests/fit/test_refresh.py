@@ -12,6 +12,7 @@ import pytest
 import zarr
 
 from gmm_dask import UserError
+from messages import names
 from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
@@ -203,7 +204,7 @@ def test_jobs_of_one_template_keep_to_their_own_stores(night, tmp_path):
     assert second.decision.previous == first.summary.store
     assert second.removed == (first.summary.store,)
     assert Path(other).exists()
-    with pytest.raises(UserError, match=r"no complete result store of the job c at .*, or write its name here"):
+    with pytest.raises(UserError, match=names("no complete result store", "job c")):
         score_batch(job(tmp_path, name="c", output=output, score={"source": "rows.npy"}))
 
 
@@ -211,7 +212,7 @@ def test_another_jobs_store_is_not_published(night, tmp_path):
     output = {"store": f"{tmp_path}/{{started:%Y-%m-%d}}.zarr"}
     night(0, name="a", output=output)
     os.rename(tmp_path / "2026-11-01.zarr", tmp_path / "2026-11-02.zarr")
-    with pytest.raises(UserError, match=r"02\.zarr is a store of the job a, and b needs its own\. Write \{name\}"):
+    with pytest.raises(UserError, match=names("02.zarr", "job a", "{name}")):
         night.again(name="b", output=output)
 
 
@@ -275,7 +276,7 @@ def test_what_the_configuration_sets_holds_for_other_rows_and_the_rest_is_as_in_
     assert root.attrs["config"]["data"]["chunk_rows"] == 50
     fewer = label("fewer.zarr", log_density=True, labels=False, responsibilities=False)
     assert arrays_of(fewer) == {"log_density"}
-    with pytest.raises(UserError, match="NaN or infinity in 1 of the rows"):
+    with pytest.raises(UserError, match=names("NaN or infinity", "1 of")):
         label("strict.zarr", data={"missing": "error"})
     with pytest.raises(UserError, match="no row output is requested"):
         label("nothing.zarr", labels=False, responsibilities=False)
@@ -326,7 +327,7 @@ def test_labels_that_were_not_finished_are_gone_on_with_at_another_moment(night,
         label(8, stop)
     write_new(2)
     assert label(9).out.endswith(f"T09.{ending}")  # other rows
-    with pytest.raises(UserError, match=r"in a configuration score\.out, with a date in it"):
+    with pytest.raises(UserError, match=names("score.out", "date")):
         label(7)
 
 

@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from browser import CHROMIUM, browsing
 from flows.deployments import serve_configs
 from gmm_dask import UserError
+from messages import names
 from paths import ROOT
 from pipeline import store
 from pipeline.config.job import JobConfig
@@ -177,7 +178,7 @@ def test_a_stage_that_times_out_ends_after_a_pass_that_is_stored(tmp_path):
         return run(config, as_task=lambda stage: limited(stage, 1e-9))
 
     for _ in range(5):
-        with pytest.raises(StageTimeoutError, match=r"fit_wave took longer than tasks.timeout_seconds, 1e-09 s"):
+        with pytest.raises(StageTimeoutError, match=names("fit_wave", "tasks.timeout_seconds", "1e-09 s")):
             run_in_time()
         (path,) = [path for _, path in dated_paths(config.output.store)]
         passes.append(store.open_result(path, unfinished=True).passes)

@@ -13,6 +13,7 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import STARTS, first_states, require_rows
 from gmm_dask.passes import data_summary as data_summary_module
 from gmm_dask.passes.map_reduce import as_rows, summarize_rows
+from messages import names
 from mixtures import assert_identical, assert_same_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -53,7 +54,7 @@ def test_a_singular_start_is_a_state_without_parameters(covariance_type):
 
 
 def test_too_few_rows(blobs):
-    with pytest.raises(UserError, match=r"n_components = 7, n_samples = 5: ask for fewer components"):
+    with pytest.raises(UserError, match=names("n_components = 7", "n_samples = 5", "fewer components")):
         require_rows(5, 7)
     few, failed = states([("full", 2), ("full", 7)], blobs[:5])
     assert (few.status, failed.status) == (Status.RUNNING, Status.FAILED)

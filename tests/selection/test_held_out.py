@@ -25,6 +25,7 @@ from gmm_dask.plotting.plots import plot_criteria
 from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import smallest_within
 from marks import slow
+from messages import names
 from mixtures import assert_same_parameters, every_model, random_parameters, random_rows
 from naive import e_step, model_of, numbers
 
@@ -215,7 +216,7 @@ def test_pictures_tables_and_remarks_name_the_criterion(blobs):
     search = searched(blobs, n_components=[1, 2], criterion="held_out")
     assert plot_criteria(search).get_ylabel() == "held-out deviance above the smallest"
     assert f"Δ{CRITERIA['held_out'].label}" in search_html("", search)
-    with pytest.raises(UserError, match="held_out needs a search that holds rows out"):
+    with pytest.raises(UserError, match=names("held_out", "search")):
         plot_criteria(searched(blobs, held_out=0.0), "held_out")
 
 
@@ -226,7 +227,7 @@ def test_shares_that_are_none(blobs, share):
 
 
 def test_the_criterion_without_rows_held_out(blobs):
-    with pytest.raises(UserError, match=r"criterion='held_out' needs rows that are held out.*held_out=0\.2"):
+    with pytest.raises(UserError, match=names("criterion='held_out'", "held_out=0.2")):
         searched(blobs, held_out=0.0, criterion="held_out")
 
 

@@ -12,6 +12,7 @@ from sklearn.mixture import GaussianMixture as SklearnMixture
 import pipeline.sources.rows
 from gmm_dask.errors import UserError
 from gmm_dask.passes.map_reduce import Rows, summarize_rows
+from messages import names
 from mixtures import random_rows
 from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
@@ -206,7 +207,7 @@ def test_missing_rows_are_an_error_that_counts_them(tmp_path, holes):
 
 def test_a_job_whose_rows_are_all_missing(tmp_path):
     config = job(tmp_path, write("csv", tmp_path, np.full((30, 3), np.nan)), missing="drop")
-    with pytest.raises(UserError, match="no rows that are usable, of 30"):
+    with pytest.raises(UserError, match=names("no rows", "usable", 30)):
         run(config)
 
 
@@ -273,7 +274,7 @@ def test_constant_columns_are_an_error_only_where_they_are_scaled(tmp_path, rows
     config = job(tmp_path, write("csv", tmp_path, rows), scale=scale)
     events = []
     if scale == "standard":
-        with pytest.raises(UserError, match=r"^data\.scale: the column 'width' has the same value.*data\.columns"):
+        with pytest.raises(UserError, match=names("data.scale", "'width'", "same value", "data.columns")):
             run(config, progress=events.append)
     else:
         assert open_result(run(config, progress=events.append).store).data["notes"] == [

@@ -14,6 +14,7 @@ import zarr
 from pyarrow import parquet
 
 from gmm_dask.errors import FaultError, UserError
+from messages import names
 from pipeline.store import RowPlan, Totals, ZarrRows, prepare_store, read_summary, rows_folder
 from pipeline.store import zarr_rows as rows_module
 from pipeline.store.parquet_rows import ParquetRows
@@ -188,7 +189,7 @@ def test_a_disk_that_takes_no_more_is_a_fault_that_names_the_place(make, monkeyp
 
     monkeypatch.setattr("zarr.core.array.Array.__setitem__", refuse)
     monkeypatch.setattr("pyarrow.parquet.write_table", refuse)
-    with pytest.raises(FaultError, match=r"cannot write .*rows: No space left on device\. What is written is kept"):
+    with pytest.raises(FaultError, match=names("rows", "No space left on device")):
         write(writer, 0)
     assert writer.finished() == [None] * 4
 
@@ -213,7 +214,7 @@ def test_a_folder_of_something_else_is_left_alone(path):
     folder = Path(rows_folder(path))
     folder.mkdir()
     parquet.write_table(pa.table({"x": [1]}), folder / "part-00000.parquet")
-    with pytest.raises(UserError, match="is not a folder of rows that gmm-dask wrote"):
+    with pytest.raises(UserError, match=names("folder of rows", "gmm-dask")):
         ParquetRows(folder, RowPlan((1,), 3, NAMES, "one"), None, path).begin()
     assert parquet.read_table(folder)["x"].to_pylist() == [1]
 
