@@ -32,7 +32,10 @@ from sklearn.mixture import GaussianMixture
 from gmm_dask.families import get_family
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.llvm.vectors import INDEX, Lanes, inlined, matrices
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.map_reduce import one_blas_thread
+from gmm_dask.passes.rows import as_rows
+from gmm_dask.passes.statistics import collect_statistics
 
 EXPONENTIAL = 1e-9  # seconds of one, on one core
 CORES = os.cpu_count() or 1

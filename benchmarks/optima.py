@@ -36,7 +36,8 @@ from gmm_dask.em.spurious import check_parameters
 from gmm_dask.em.status import Status
 from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.map_reduce import as_rows, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.rows import as_rows
 from gmm_dask.selection.criteria import best_position
 from gmm_dask.selection.outcomes import evaluate_states
 

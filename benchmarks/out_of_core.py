@@ -29,9 +29,11 @@ from dask.system import CPU_COUNT
 from machine import describe_machine
 
 from gmm_dask.init.starts import first_states
-from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, one_blas_thread, summarize_rows
+from gmm_dask.passes.data_summary import DataSummary, summarize_rows
+from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.model_batch import Model
+from gmm_dask.passes.rows import Rows, as_rows
+from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.selection.grid import check_candidates, generator_copies
 from pipeline.config.data import DataConfig
 from pipeline.sources import open_source

@@ -23,6 +23,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,8 +36,10 @@ from machine import describe_machine
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import first_states
-from gmm_dask.passes.map_reduce import as_rows, map_reduce, one_blas_thread, summarize_rows
-from gmm_dask.passes.model_batch import ModelBatch, add_sums, build_batch, chunk_sums
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.map_reduce import map_reduce, one_blas_thread
+from gmm_dask.passes.model_batch import BatchSums, ModelBatch, build_batch, chunk_sums
+from gmm_dask.passes.rows import as_rows
 
 Result = TypeVar("Result")
 
@@ -73,7 +76,7 @@ def runs(action: Callable[[], Result]) -> list[tuple[float, Result]]:
 
 def idle_pass(n_chunks: int, seconds: float = 0.0) -> Callable[[], object]:
     rows = as_rows(da.zeros((n_chunks, FEATURES), chunks=(1, FEATURES)))
-    return lambda: map_reduce(rows, idle, sum, seconds, "statistics")
+    return lambda: map_reduce(rows, idle, seconds, "statistics")
 
 
 def make_chunk(number: int, n_rows: int) -> np.ndarray:
@@ -82,12 +85,23 @@ def make_chunk(number: int, n_rows: int) -> np.ndarray:
     return centers[:, None] + np.random.default_rng(number).standard_normal((n_rows, FEATURES))
 
 
-def work(rows: Any, weights: Any, shared: tuple[ModelBatch, int], number: int) -> list[np.ndarray]:
-    """A chunk's rows and their statistics; the seconds that both took come first."""
+@dataclass(frozen=True)
+class Timed:
+    """Sums over rows, and the seconds that they took."""
+
+    seconds: float
+    sums: BatchSums
+
+    def __add__(self, other: Timed) -> Timed:
+        return Timed(self.seconds + other.seconds, self.sums + other.sums)
+
+
+def work(rows: Any, weights: Any, shared: tuple[ModelBatch, int], number: int) -> Timed:
+    """A chunk's rows and their statistics, with the seconds that both took."""
     begin = time.perf_counter()
     batch, n_rows = shared
     sums = chunk_sums(make_chunk(number, n_rows), None, batch)
-    return [np.array(time.perf_counter() - begin), *sums]
+    return Timed(time.perf_counter() - begin, sums)
 
 
 def candidates() -> ModelBatch:
@@ -103,7 +117,7 @@ def candidates() -> ModelBatch:
 def working_pass(n_chunks: int, batch: ModelBatch, chunk_rows: int) -> Callable[[], float]:
     """A pass that gives the sum of its chunks' seconds."""
     rows = as_rows(da.zeros((n_chunks, FEATURES), chunks=(1, FEATURES)))
-    return lambda: float(map_reduce(rows, work, add_sums, (batch, chunk_rows), "statistics")[0])
+    return lambda: map_reduce(rows, work, (batch, chunk_rows), "statistics").seconds
 
 
 def sized(batch: ModelBatch) -> int:

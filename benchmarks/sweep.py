@@ -34,7 +34,10 @@ from gmm_dask.em import loop
 from gmm_dask.em.loop import Settings, State
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.init.starts import first_states
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.map_reduce import one_blas_thread
+from gmm_dask.passes.rows import as_rows
+from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.selection.grid import check_candidates, generator_copies
 from gmm_dask.selection.outcomes import evaluate_states
 

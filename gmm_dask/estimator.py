@@ -29,9 +29,11 @@ from gmm_dask.init.given import GivenParameters, check_given
 from gmm_dask.init.starts import INIT_PARAMS, STARTS, first_states, require_rows
 from gmm_dask.inputs import is_lazy, read_input, read_weights, sample_seed
 from gmm_dask.passes import predict
-from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, one_blas_thread, summarize_rows
+from gmm_dask.passes.data_summary import DataSummary, summarize_rows
+from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.model_batch import Totals
+from gmm_dask.passes.rows import as_rows
+from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.plotting import notebook
 from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import shortcomings

@@ -11,7 +11,7 @@ from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.budget import BUDGET
 from gmm_dask.passes.data_summary import sample_limit
-from gmm_dask.passes.map_reduce import MERGE_WIDTH
+from gmm_dask.passes.graph import MERGE_WIDTH
 from gmm_dask.passes.model_batch import BLOCK_BYTES, ROW_MULTIPLE
 
 # resident before the data: the imports of a job and its compiled kernels, measured on Linux with some room

@@ -24,8 +24,10 @@ from gmm_dask.families import FAMILIES
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import INIT_PARAMS, first_states
 from gmm_dask.inputs import read_input, read_weights, sample_seed
-from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, hold_out, one_blas_thread, summarize_rows
+from gmm_dask.passes.data_summary import DataSummary, summarize_rows
+from gmm_dask.passes.map_reduce import one_blas_thread
+from gmm_dask.passes.rows import Rows, as_rows, hold_out
+from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.plotting import notebook
 from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import remarks

@@ -73,6 +73,15 @@ class Statistics:
     origins: Array
     log_likelihood: float = math.nan
 
+    def __add__(self, other: Statistics) -> Statistics:
+        return Statistics(
+            s0=self.s0 + other.s0,
+            s1=self.s1 + other.s1,
+            s2=self.s2 + other.s2,
+            origins=self.origins,
+            log_likelihood=self.log_likelihood + other.log_likelihood,
+        )
+
 
 class Family(ABC):
     """A covariance family: everything that differs between covariance types.
@@ -136,9 +145,9 @@ class Family(ABC):
     def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
         """Squared Mahalanobis distance of rows x (n_features, n_rows) from component k."""
 
-    @abstractmethod
     def zero_s2(self, n_components: int, n_features: int) -> Array:
-        """An empty ``s2``."""
+        """An empty ``s2``: one sum for each number of the covariances."""
+        return np.zeros(self.covariance_shape(n_components, n_features))
 
     @abstractmethod
     def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
@@ -150,6 +159,18 @@ class Family(ABC):
         distances = [self.mahalanobis(x, parameters, k) for k in range(len(offsets))]
         logits: Array = offsets[:, None] - 0.5 * np.stack(distances)
         return logits
+
+    def zero_statistics(self, origins: Array) -> Statistics:
+        """Statistics of no rows, about origins (n_components, n_features)."""
+        return Statistics(np.zeros(len(origins)), np.zeros_like(origins), self.zero_s2(*origins.shape), origins)
+
+    def add_rows(self, statistics: Statistics, x: Array, resp: Array) -> None:
+        """Add rows x (n_features, n_rows) with responsibilities (n_components, n_rows), in place."""
+        statistics.s0[:] += resp.sum(axis=1)
+        for k, origin in enumerate(statistics.origins):
+            y = x - origin[:, None]
+            statistics.s1[k] += y @ resp[k]
+            self.add_s2(statistics.s2, k, y, resp[k])
 
     def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
         """``s2`` of a start, with what scikit-learn's uncentred formulas count there beyond the assigned rows.

@@ -49,9 +49,6 @@ class Full(MatrixFamily):
     def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
         return mahalanobis_matrix(x, parameters.means[k], parameters.precisions_cholesky[k])
 
-    def zero_s2(self, n_components: int, n_features: int) -> Array:
-        return np.zeros((n_components, n_features, n_features))
-
     def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
         s2[k] += scatter_matrix(y, resp)
 

@@ -39,9 +39,6 @@ class Spherical(DiagonalFamily):
         mean = parameters.means[k]
         return mahalanobis_diagonal(x, mean, np.full(len(mean), parameters.precisions_cholesky[k]))
 
-    def zero_s2(self, n_components: int, n_features: int) -> Array:
-        return np.zeros(n_components)
-
     def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
         s2[k] += scatter_diagonal(y, resp).sum()
 

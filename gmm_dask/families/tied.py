@@ -75,9 +75,6 @@ class Tied(MatrixFamily):
     def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
         return mahalanobis_matrix(x, parameters.means[k], parameters.precisions_cholesky)
 
-    def zero_s2(self, n_components: int, n_features: int) -> Array:
-        return np.zeros((n_features, n_features))
-
     def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
         s2 += scatter_matrix(y, resp)
 

@@ -19,7 +19,6 @@ from gmm_dask.families import Family, Parameters, Statistics, get_family
 from gmm_dask.families.base import NK_FLOOR
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.passes.model_batch import add_centred
 
 Array = NDArray[np.float64]
 # first responsibilities (n_rows, k), from rows (n_rows, n_features), their weights or None, k and a generator
@@ -127,13 +126,12 @@ def statistics_of(family: Family, x: Array, resp: Array) -> Statistics:
 
     The sums are taken about each component's own mean, so that tight components far from each other lose no digits.
     """
-    k, d = resp.shape[1], x.shape[1]
     means = (resp.T @ x) / (resp.sum(axis=0) + NK_FLOOR)[:, None]
-    s0, s1, s2 = np.zeros(k), np.zeros((k, d)), family.zero_s2(k, d)
+    statistics = family.zero_statistics(means)
     for start in range(0, len(x), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
-        add_centred(family, x[block].T, resp[block].T, means, [s0, s1, s2])
-    return Statistics(s0, s1, s2, means)
+        family.add_rows(statistics, x[block].T, resp[block].T)
+    return statistics
 
 
 def _second_moment(x: Array, weights: Array | None) -> Array:

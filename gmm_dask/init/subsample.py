@@ -19,9 +19,10 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.budget import SearchBudget, pass_work
 from gmm_dask.init.responsibilities import statistics_of
 from gmm_dask.passes.data_summary import DataSummary, Draw, finish_summary, summarize_chunk
-from gmm_dask.passes.map_reduce import Rows, as_rows, collect_statistics, collect_totals
 from gmm_dask.passes.model_batch import Model
 from gmm_dask.passes.predict import predict_rows
+from gmm_dask.passes.rows import Rows, as_rows
+from gmm_dask.passes.statistics import collect_statistics, collect_totals
 
 Array = NDArray[np.float64]
 

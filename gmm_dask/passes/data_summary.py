@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from gmm_dask.errors import UnusableError, UserError
 from gmm_dask.families.base import LARGEST
 from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, random_by_place, usable_rows
+from gmm_dask.passes.map_reduce import map_reduce
+from gmm_dask.passes.rows import Rows, first_rows
 
 Array = NDArray[np.float64]
 
@@ -166,6 +168,69 @@ class Part:
     sample_weights: Array | None
     held_out: HeldOut | None = None
 
+    def __add__(self, other: Part) -> Part:
+        """The summary of these chunks and of those that follow them."""
+        weight = self.weight + other.weight
+        share = other.weight / weight if weight else 0.0
+        with np.errstate(over="ignore", invalid="ignore"):  # values that overflow are refused by name, in the end
+            delta = other.mean - self.mean
+            # Chan et al. (1983): the two scatters, and the scatter of the two means about their common one
+            mean = self.mean + delta * share
+            scatter = self.scatter + other.scatter + np.outer(delta, delta) * (self.weight * share)
+        merged = Part(
+            chunk_rows=self.chunk_rows + other.chunk_rows,
+            bad_rows=self.bad_rows + other.bad_rows,
+            weight=weight,
+            mean=mean,
+            scatter=scatter,
+            minimum=np.minimum(self.minimum, other.minimum),
+            maximum=np.maximum(self.maximum, other.maximum),
+            bad=self.bad + other.bad,
+            first_bad=self.first_bad if self.first_bad is not None else other.first_bad,
+            bad_weights=self.bad_weights + other.bad_weights,
+            negative=self.negative + other.negative,
+            priority=np.concatenate([self.priority, other.priority]),
+            sample=np.concatenate([self.sample, other.sample]),
+            sample_weights=_concatenate(self.sample_weights, other.sample_weights),
+            held_out=None if self.held_out is None or other.held_out is None else self.held_out + other.held_out,
+        )
+        return _thin(merged, sample_limit(len(mean)))
+
+
+def summarize_rows(
+    rows: Rows,
+    seed: int,
+    columns: Sequence[str] | None = None,
+    *,
+    drop: bool = False,
+    starts: Sequence[int] | None = None,
+) -> DataSummary:
+    """Pass 0.
+
+    Parameters
+    ----------
+    rows : Rows
+        Those that are held out are counted only.
+    seed : int
+        Draws the sample of rows.
+    columns : sequence of str
+        Names for messages.
+    drop : bool
+        Whether rows that are not finite are left out, instead of refused.
+    starts : sequence of int
+        Number of each chunk's first row, where the chunks' lengths are not known.
+
+    Raises
+    ------
+    UserError
+        If there are no rows, none held out where some are to be, values that are NaN or infinite, or weights that are
+        negative or add up to zero.
+    """
+    # with weights, the rows that count may be few: none of them is left out beforehand; nor where rows are dropped
+    n_rows = rows.array.shape[0] if rows.weights is None and not drop else math.nan
+    draw = Draw.of(n_rows, rows.n_features, seed, first_rows(rows, starts), rows.holdout)
+    return finish_summary(map_reduce(rows, summarize_chunk, draw, "data-summary"), columns, drop)
+
 
 def summarize_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
     """Summarize a chunk: rows (n_rows, n_features), weights (n_rows,) or None, the sample's draw, chunk's number."""
@@ -256,39 +321,6 @@ def _smallest(priority: Array, limit: int) -> NDArray[np.int64]:
     if len(priority) <= limit:
         return np.arange(len(priority))
     return np.sort(np.argpartition(priority, limit)[:limit])
-
-
-def merge_parts(parts: Sequence[Part]) -> Part:
-    """Merge summaries of consecutive chunks."""
-    total = parts[0]
-    with np.errstate(over="ignore", invalid="ignore"):
-        for part in parts[1:]:
-            total = _merge_two(total, part)
-    return total
-
-
-def _merge_two(a: Part, b: Part) -> Part:
-    weight = a.weight + b.weight
-    share = b.weight / weight if weight else 0.0
-    delta = b.mean - a.mean
-    merged = Part(
-        chunk_rows=a.chunk_rows + b.chunk_rows,
-        bad_rows=a.bad_rows + b.bad_rows,
-        weight=weight,
-        mean=a.mean + delta * share,
-        scatter=a.scatter + b.scatter + np.outer(delta, delta) * (a.weight * share),
-        minimum=np.minimum(a.minimum, b.minimum),
-        maximum=np.maximum(a.maximum, b.maximum),
-        bad=a.bad + b.bad,
-        first_bad=a.first_bad if a.first_bad is not None else b.first_bad,
-        bad_weights=a.bad_weights + b.bad_weights,
-        negative=a.negative + b.negative,
-        priority=np.concatenate([a.priority, b.priority]),
-        sample=np.concatenate([a.sample, b.sample]),
-        sample_weights=_concatenate(a.sample_weights, b.sample_weights),
-        held_out=None if a.held_out is None or b.held_out is None else a.held_out + b.held_out,
-    )
-    return _thin(merged, sample_limit(len(merged.mean)))
 
 
 def _concatenate(a: Array | None, b: Array | None) -> Array | None:

@@ -9,8 +9,9 @@ means.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,6 @@ from gmm_dask.kernels.feature_map import Factors, factors
 
 Array = NDArray[np.float64]
 Model = tuple[Family, Parameters]
-Sums = list[Array]
 
 # past this the feature map's rounding error, about kappa * 1e-16, is no longer negligible beside tol
 MAX_KAPPA = 1e7
@@ -40,7 +40,8 @@ MOST_COMPONENTS = 96
 ROW_MULTIPLE = 48
 CACHE_LINE = 64
 DOUBLE = np.dtype(np.float64)
-NO_WEIGHTS = np.zeros(0)
+# tell a kernel that rows have no weights, and that no statistics are taken
+NO_WEIGHTS, NO_SUMS = np.zeros(0), np.zeros((0, 3))
 # monomials that fill up a group to a multiple of 3: the constant, whose sums nobody reads
 FILL = np.zeros(2, dtype=np.int64)
 
@@ -225,123 +226,128 @@ def centred_blocks(rows: NDArray[np.floating], n_components: int) -> Iterator[tu
         yield place, x
 
 
-def chunk_sums(rows: NDArray[np.floating], weights: Array | None, batch: ModelBatch, statistics: bool = True) -> Sums:
-    """Sums of every model over one chunk; adding the sums of two chunks merges them.
+@dataclass(frozen=True, eq=False)
+class BatchSums:
+    """What a batch adds up over some rows; the sum of two is that of all their rows.
 
-    Parameters
+    Attributes
     ----------
-    rows : ndarray of shape (n_rows, n_features)
-    weights : ndarray of shape (n_rows,), or None
-    batch : ModelBatch
-    statistics : bool
-        Whether the M-step's sums are wanted beside the log-likelihoods.
-
-    Returns
-    -------
-    sums : list of ndarray
-        Log-likelihoods (n_models,), logarithms of the largest responsibilities (n_models,), then an array a group
-        and three a centred model, in the batch's order.
+    log_likelihood : ndarray of shape (n_models,)
+        ``sum w log p(x)`` of each model, without what the fit's columns leave out.
+    log_top : ndarray of shape (n_models,)
+        ``sum w log max_k r_k`` of each model, for ICL.
+    groups : tuple of ndarray of shape (n_components of the group, n_monomials)
+        Sums over the feature map of each group of the batch; none where no statistics are taken.
+    centred : tuple of Statistics
+        Of each model that is computed about its own means.
     """
-    sums = _zero_sums(batch, statistics)
-    for g, group in enumerate(batch.groups):
-        taken = sums[2 + g] if statistics else np.zeros((0, 3))
-        totals = np.zeros((2, len(group.members)))
-        given = NO_WEIGHTS if weights is None else weights
-        kernels.add_chunk(
-            rows,
-            given,
-            batch.center,
-            group.eta,
-            *group.factors,
-            group.edges,
-            *group.workspace(len(rows)),
-            ROW_MULTIPLE,
-            totals,
-            taken,
+
+    log_likelihood: Array
+    log_top: Array
+    groups: tuple[Array, ...]
+    centred: tuple[Statistics, ...]
+
+    @classmethod
+    def zeros(cls, batch: ModelBatch, statistics: bool) -> BatchSums:
+        """Sums over no rows, with or without those that the M-step needs."""
+        n_models = len(batch.models)
+        groups = (np.zeros((group.n_components, len(group.factors[0]))) for group in batch.groups)
+        centred = (family.zero_statistics(p.means) for family, p in (batch.models[i] for i in batch.centred))
+        return cls(
+            log_likelihood=np.zeros(n_models),
+            log_top=np.zeros(n_models),
+            groups=tuple(groups) if statistics else (),
+            centred=tuple(centred) if statistics else (),
         )
-        sums[0][list(group.members)], sums[1][list(group.members)] = totals
+
+    def __add__(self, other: BatchSums) -> BatchSums:
+        return BatchSums(
+            log_likelihood=self.log_likelihood + other.log_likelihood,
+            log_top=self.log_top + other.log_top,
+            groups=tuple(map(operator.add, self.groups, other.groups)),
+            centred=tuple(map(operator.add, self.centred, other.centred)),
+        )
+
+
+def chunk_sums(
+    rows: NDArray[np.floating], weights: Array | None, batch: ModelBatch, statistics: bool = True
+) -> BatchSums:
+    """Sums of every model of a batch over one chunk of rows (n_rows, n_features) with weights (n_rows,).
+
+    ``statistics`` takes those that the M-step needs, beside the log-likelihoods.
+    """
+    sums = BatchSums.zeros(batch, statistics)
+    for g, group in enumerate(batch.groups):
+        first, second = group.factors
+        z, logits, shares = group.workspace(len(rows))
+        totals = np.zeros((2, len(group.members)))
+        kernels.add_chunk(
+            rows=rows,
+            row_weights=NO_WEIGHTS if weights is None else weights,
+            center=batch.center,
+            eta=group.eta,
+            first=first,
+            second=second,
+            edges=group.edges,
+            z=z,
+            logits=logits,
+            shares=shares,
+            row_multiple=ROW_MULTIPLE,
+            totals=totals,
+            sums=sums.groups[g] if statistics else NO_SUMS,
+        )
+        members = list(group.members)
+        sums.log_likelihood[members], sums.log_top[members] = totals
     for c, member in enumerate(batch.centred):
-        arrays = _centred_arrays(batch, sums, c) if statistics else []
-        _add_centred_model(rows, weights, batch.models[member], member, sums, arrays)
+        _add_centred(rows, weights, batch, member, sums, sums.centred[c] if statistics else None)
     return sums
 
 
-def add_sums(parts: Sequence[Sums]) -> Sums:
-    """Merge sums, in the order given."""
-    total = [array.copy() for array in parts[0]]
-    for part in parts[1:]:
-        for target, array in zip(total, part, strict=True):
-            target += array
-    return total
-
-
-def _zero_sums(batch: ModelBatch, statistics: bool) -> Sums:
-    sums = [np.zeros(len(batch.models)), np.zeros(len(batch.models))]
-    if statistics:
-        sums += [np.zeros((group.n_components, len(group.factors[0]))) for group in batch.groups]
-        for i in batch.centred:
-            family, parameters = batch.models[i]
-            k, d = parameters.means.shape
-            sums += [np.zeros(k), np.zeros((k, d)), family.zero_s2(k, d)]
-    return sums
-
-
-def _add_centred_model(
-    rows: NDArray[np.floating], weights: Array | None, model: Model, member: int, sums: Sums, arrays: Sums
+def _add_centred(
+    rows: NDArray[np.floating],
+    weights: Array | None,
+    batch: ModelBatch,
+    member: int,
+    sums: BatchSums,
+    statistics: Statistics | None,
 ) -> None:
-    """Add a model's log-likelihoods to ``sums``, and its statistics to ``arrays`` unless there are none."""
-    family, parameters = model
+    """Add the log-likelihoods of a model that is computed about its own means, and its statistics if there are."""
+    family, parameters = batch.models[member]
     for place, x in centred_blocks(rows, len(parameters.weights)):
         resp, n_rows = family.centred_logits(x, parameters), place.stop - place.start
+        # rows that fill up a block count nothing: their weights stay 0
         block_weights, shares = np.zeros(x.shape[1]), np.empty((2, x.shape[1]))
         block_weights[:n_rows] = 1.0 if weights is None else weights[place]
-        kernels.softmax(resp, np.array([0, len(resp)]), block_weights, shares[:1], shares[1:], x.shape[1])
-        sums[0][member] += shares[0] @ block_weights
-        sums[1][member] += shares[1] @ block_weights
-        if arrays:
-            add_centred(family, x, resp, parameters.means, arrays)
+        kernels.softmax(
+            logits=resp,
+            edges=np.array([0, len(resp)]),
+            weights=block_weights,
+            log_density=shares[:1],
+            log_top=shares[1:],
+            n_rows=x.shape[1],
+        )
+        sums.log_likelihood[member] += shares[0] @ block_weights
+        sums.log_top[member] += shares[1] @ block_weights
+        if statistics is not None:
+            family.add_rows(statistics, x, resp)
 
 
-def add_centred(family: Family, x: Array, resp: Array, origins: Array, sums: Sums) -> None:
-    """Add a block's statistics about per-component origins to ``sums``, the arrays s0, s1 and s2.
-
-    ``x`` has shape (n_features, n_rows), ``resp`` (n_components, n_rows), ``origins`` (n_components, n_features).
-    """
-    s0, s1, s2 = sums
-    s0 += resp.sum(axis=1)
-    for k, origin in enumerate(origins):
-        y = x - origin[:, None]
-        s1[k] += y @ resp[k]
-        family.add_s2(s2, k, y, resp[k])
-
-
-def unpack_totals(batch: ModelBatch, sums: Sums) -> list[Totals]:
+def unpack_totals(batch: ModelBatch, sums: BatchSums) -> list[Totals]:
     """Log-likelihood of each model of the batch over all rows, and its ICL term."""
     totals = []
     for i, (family, parameters) in enumerate(batch.models):
         correction = 0.0
         if i not in batch.centred:
             correction = family.log_likelihood_correction(parameters, batch.scatter)
-        totals.append(Totals(float(sums[0][i]) + correction, float(sums[1][i])))
+        totals.append(Totals(float(sums.log_likelihood[i]) + correction, float(sums.log_top[i])))
     return totals
 
 
-def unpack_sums(batch: ModelBatch, sums: Sums) -> list[Statistics]:
+def unpack_sums(batch: ModelBatch, sums: BatchSums) -> list[Statistics]:
     """Statistics of each model of the batch, from the sums over all rows."""
-    found: dict[int, Statistics] = {}
-    totals = unpack_totals(batch, sums)
-    for group, array in zip(batch.groups, sums[2:], strict=False):
+    found = dict(zip(batch.centred, sums.centred, strict=True))
+    for group, array in zip(batch.groups, sums.groups, strict=True):
         parts = group.family.unpack_all(array[:, : len(group.eta)], group.edges, batch.center, batch.scatter)
         found.update(zip(group.members, parts, strict=True))
-    for c, member in enumerate(batch.centred):
-        s0, s1, s2 = _centred_arrays(batch, sums, c)
-        found[member] = Statistics(s0, s1, s2, batch.models[member][1].means)
-    return [
-        Statistics(one.s0, one.s1, one.s2, one.origins, total.log_likelihood)
-        for one, total in zip(map(found.__getitem__, range(len(totals))), totals, strict=True)
-    ]
-
-
-def _centred_arrays(batch: ModelBatch, sums: Sums, c: int) -> Sums:
-    first = 2 + len(batch.groups) + 3 * c
-    return sums[first : first + 3]
+    totals = unpack_totals(batch, sums)
+    return [replace(found[i], log_likelihood=of_model.log_likelihood) for i, of_model in enumerate(totals)]

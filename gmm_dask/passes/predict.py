@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dask
@@ -13,18 +14,19 @@ from numpy.typing import NDArray
 from gmm_dask import kernels
 from gmm_dask.errors import UserError
 from gmm_dask.families import Family, Parameters
-from gmm_dask.passes.map_reduce import Rows, map_in_memory, map_reduce
+from gmm_dask.passes.map_reduce import map_in_memory, map_reduce
 from gmm_dask.passes.model_batch import (
     ROW_MULTIPLE,
+    BatchSums,
     ModelBatch,
     Totals,
-    add_sums,
     build_batch,
     centred_blocks,
     chunk_sums,
     unpack_totals,
 )
 from gmm_dask.passes.row_outputs import KERNEL_OUTPUTS, ROW_OUTPUTS, Outputs, kernel_inputs, with_derived
+from gmm_dask.passes.rows import Rows
 
 Array = NDArray[np.float64]
 
@@ -138,6 +140,19 @@ def _join(found: list[Any], name: str, sizes: Sequence[float], n_components: int
     return da.concatenate(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class _ScoreSums:
+    """Sums over rows, their total weight, and how many weights are negative or not finite."""
+
+    sums: BatchSums
+    total_weight: float
+    n_bad: int
+
+    def __add__(self, other: _ScoreSums) -> _ScoreSums:
+        total_weight = self.total_weight + other.total_weight
+        return _ScoreSums(self.sums + other.sums, total_weight, self.n_bad + other.n_bad)
+
+
 def total_rows(rows: Rows, family: Family, parameters: Parameters) -> tuple[Totals, float]:
     """Log-likelihood over all rows with its ICL term, and the rows' total weight, from one read.
 
@@ -147,20 +162,20 @@ def total_rows(rows: Rows, family: Family, parameters: Parameters) -> tuple[Tota
         If a weight is negative or not finite, or if they add up to zero.
     """
     batch = prediction_batch(family, parameters)
-    sums = map_reduce(rows, _totals_of_chunk, add_sums, batch, "log-likelihood")
-    total_weight, n_bad = sums[-1].tolist()
-    if n_bad or total_weight == 0.0:
-        what = f"{n_bad:.0f} are not" if n_bad else "they add up to zero"
+    found = map_reduce(rows, _score_chunk, batch, "log-likelihood")
+    if found.n_bad or found.total_weight == 0.0:
+        what = f"{found.n_bad} are not" if found.n_bad else "they add up to zero"
         raise UserError(f"sample_weight must hold finite numbers of at least 0, one of them above 0; {what}.")
-    return unpack_totals(batch, sums)[0], total_weight
+    return unpack_totals(batch, found.sums)[0], found.total_weight
 
 
-def _totals_of_chunk(rows: Any, weights: Any, batch: ModelBatch, number: int) -> list[Array]:
+def _score_chunk(rows: Any, weights: Any, batch: ModelBatch, number: int) -> _ScoreSums:
     array = _finite(rows)
     if weights is None:
-        return [*chunk_sums(array, None, batch, statistics=False), np.array([len(array), 0.0])]
+        return _ScoreSums(chunk_sums(array, None, batch, statistics=False), float(len(array)), 0)
     given = np.asarray(weights, dtype=np.float64)
     bad = ~(given >= 0.0) | np.isinf(given)
     if bad.any():  # the sums are not wanted
         given = np.where(bad, 0.0, given)
-    return [*chunk_sums(array, given, batch, statistics=False), np.array([given.sum(), np.count_nonzero(bad)])]
+    sums = chunk_sums(array, given, batch, statistics=False)
+    return _ScoreSums(sums, float(given.sum()), int(np.count_nonzero(bad)))

@@ -13,7 +13,6 @@ far the answer is from the rank that was asked for.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +42,13 @@ class Sketch:
     counts: NDArray[np.int64]
     shift: int
 
+    def __add__(self, other: Sketch) -> Sketch:
+        """The sketch of all the numbers of both."""
+        shift = max(self.shift, other.shift)
+        bins = np.concatenate([part.bins >> (shift - part.shift) for part in (self, other)])
+        order = np.argsort(bins, kind="stable")
+        return _coarsen(bins[order], np.concatenate([self.counts, other.counts])[order], shift)
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -64,12 +70,7 @@ def sketch_values(values: Array) -> Sketch:
     return _coarsen(places, np.ones(len(places), dtype=np.int64), 0)
 
 
-def merge_sketches(parts: Sequence[Sketch]) -> Sketch:
-    """The sketch of all the numbers of some sketches."""
-    shift = max(part.shift for part in parts)
-    bins = np.concatenate([part.bins >> (shift - part.shift) for part in parts])
-    order = np.argsort(bins, kind="stable")
-    return _coarsen(bins[order], np.concatenate([part.counts for part in parts])[order], shift)
+NO_VALUES = Sketch(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), 0)
 
 
 def find_threshold(sketch: Sketch, quantile: float) -> Threshold:

@@ -17,9 +17,9 @@ from sklearn.utils.validation import check_is_fitted
 from gmm_dask.errors import UserError
 from gmm_dask.families import Parameters, get_family
 from gmm_dask.inputs import read_input
-from gmm_dask.passes.map_reduce import as_rows
 from gmm_dask.passes.model_batch import Model
 from gmm_dask.passes.predict import predict_rows
+from gmm_dask.passes.rows import as_rows
 from gmm_dask.plotting import drawing
 from gmm_dask.plotting.feature_pairs import Components, telling_pairs
 from gmm_dask.plotting.notebook import feature_names

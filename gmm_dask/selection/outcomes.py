@@ -13,8 +13,9 @@ from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.passes.map_reduce import Rows, collect_totals
 from gmm_dask.passes.model_batch import Totals
+from gmm_dask.passes.rows import Rows
+from gmm_dask.passes.statistics import collect_totals
 from gmm_dask.selection.criteria import CRITERIA, best_position
 
 

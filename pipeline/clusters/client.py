@@ -11,7 +11,8 @@ import dask
 from dask.system import CPU_COUNT
 
 from gmm_dask.memory import Machine, Shape, affordable_threads, spare_bytes
-from gmm_dask.passes.map_reduce import Rows, one_blas_thread, rows_bytes
+from gmm_dask.passes.map_reduce import one_blas_thread
+from gmm_dask.passes.rows import Rows, rows_bytes
 from pipeline.clusters.checks import ClusterError, require_packages, require_visible, versions_of
 from pipeline.clusters.getter import Getter
 from pipeline.clusters.start import described, started, workers_of

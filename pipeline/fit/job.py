@@ -15,8 +15,9 @@ from typing import Any
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Status
 from gmm_dask.errors import UserError
-from gmm_dask.passes.map_reduce import Rows, collect_statistics
 from gmm_dask.passes.predict import predict_rows
+from gmm_dask.passes.rows import Rows
+from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.selection.grid import in_grid_order
 from gmm_dask.selection.outcomes import best_outcome, by_candidate, choose, evaluate_states
 from pipeline import store

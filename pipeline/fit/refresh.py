@@ -23,9 +23,10 @@ from gmm_dask.em.loop import State
 from gmm_dask.errors import SingularError, UserError
 from gmm_dask.families import get_family
 from gmm_dask.init.responsibilities import start_parameters
-from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, summarize_rows
+from gmm_dask.passes.data_summary import DataSummary, summarize_rows
 from gmm_dask.passes.predict import predict_chunk, prediction_batch
+from gmm_dask.passes.rows import as_rows
+from gmm_dask.passes.statistics import collect_statistics
 from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.config.schedule import RefreshConfig

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from gmm_dask.memory import IMPORTS_BYTES, Shape, thread_bytes
-from gmm_dask.passes.map_reduce import Rows, map_reduce
+from gmm_dask.passes.map_reduce import map_reduce
+from gmm_dask.passes.rows import Rows
 from pipeline import store
 from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
@@ -214,17 +215,13 @@ def _plan(config: JobConfig, source: Source, request: RowRequest, progress: Prog
     lengths: Sequence[float] = rows.lengths
     if any(math.isnan(length) for length in lengths):
         progress(StageStarted("count", f"counting the rows of {source.path}"))
-        counts: list[int] = map_reduce(rows, _count_chunk, _concatenate, None, "count")
+        counts: list[int] = map_reduce(rows, _count_chunk, None, "count")
         lengths = tuple(counts)
     return rows, plan_rows(config, request, source, lengths)
 
 
 def _count_chunk(rows: Any, weights: Any, shared: None, number: int) -> list[int]:
     return [len(rows)]
-
-
-def _concatenate(parts: Sequence[list[int]]) -> list[int]:
-    return [count for part in parts for count in part]
 
 
 def _require_memory(config: JobConfig, source: Source, request: RowRequest) -> None:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from gmm_dask.memory import Shape
-from gmm_dask.passes.map_reduce import Rows, as_rows, map_reduce
+from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.model_batch import ModelBatch
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch
-from gmm_dask.passes.quantiles import Sketch, find_threshold, merge_sketches, sketch_values
+from gmm_dask.passes.quantiles import NO_VALUES, Sketch, find_threshold, sketch_values
 from gmm_dask.passes.row_outputs import (
     ANOMALY,
     LABEL,
@@ -30,6 +30,7 @@ from gmm_dask.passes.row_outputs import (
     row_bytes,
     with_derived,
 )
+from gmm_dask.passes.rows import Rows, as_rows
 from pipeline import store
 from pipeline.clusters import computing
 from pipeline.config.job import JobConfig
@@ -166,15 +167,15 @@ def write_row_outputs(
     plan = writer.plan
     n_bytes = output_bytes(request.names, plan.n_components)
     shape = Shape(len(source.columns), len(plan.lengths), max(1, *plan.lengths), n_bytes)
-    sketch = None
+    sketch = NO_VALUES
     with computing(config, source, shape, written=config.output.store), _reporting(progress, plan, missing):
         if missing:
             batch = prediction_batch(*request.model.model)
             task = _Task(request, batch, writer, tuple(missing), source.path, source.columns)
-            sketch = map_reduce(_select_chunks(rows, missing), _write_chunk, _merge, task, _TASK)
+            sketch = map_reduce(_select_chunks(rows, missing), _write_chunk, task, _TASK)
         writer.join()
         for number in done if request.needs_sketch else ():  # chunks of an earlier run, from their stored densities
-            sketch = _merge([sketch, sketch_values(writer.log_density(number))])
+            sketch += sketch_values(writer.log_density(number))
         writer.finish(to_stored(_summarize(request, writer, sketch)))
 
 
@@ -220,8 +221,8 @@ class _Task:
     columns: tuple[str, ...]
 
 
-def _write_chunk(rows: Any, weights: Any, task: _Task, number: int) -> Sketch | None:
-    """Compute and write the outputs of a chunk; returns the sketch of its log densities, if one is needed."""
+def _write_chunk(rows: Any, weights: Any, task: _Task, number: int) -> Sketch:
+    """Compute and write the outputs of a chunk; returns the sketch of its log densities, empty if none is needed."""
     request, number = task.request, task.numbers[number]
     array = np.asarray(rows)
     if len(array) != task.writer.plan.lengths[number]:
@@ -235,7 +236,7 @@ def _write_chunk(rows: Any, weights: Any, task: _Task, number: int) -> Sketch | 
     found = _outputs(array, usable, request, task.batch)
     density = found[LOG_DENSITY.name]
     task.writer.write(number, {name: found[name] for name in request.names}, _totals(found, usable, request))
-    return sketch_values(density) if request.needs_sketch else None
+    return sketch_values(density) if request.needs_sketch else NO_VALUES
 
 
 def _outputs(
@@ -280,15 +281,10 @@ def _unusable(array: NDArray[np.floating[Any]], first_row: int, task: _Task) -> 
     )
 
 
-def _merge(parts: Sequence[Sketch | None]) -> Sketch | None:
-    found = [part for part in parts if part is not None]
-    return merge_sketches(found) if found else None
-
-
 # -- when all chunks are written ---------------------------------------------------------------------------------
 
 
-def _summarize(request: RowRequest, writer: RowWriter, sketch: Sketch | None) -> RowSummary:
+def _summarize(request: RowRequest, writer: RowWriter, sketch: Sketch) -> RowSummary:
     """Summarise all rows, and mark the anomalies by the stored densities."""
     totals = (of_chunk for of_chunk in writer.finished() if of_chunk is not None)
     summary = RowSummary.of_chunks(totals, writer.plan.n_rows, request.fit_mean)
@@ -296,7 +292,6 @@ def _summarize(request: RowRequest, writer: RowWriter, sketch: Sketch | None) ->
         return summary
     threshold, error = request.threshold, None
     if threshold is None:
-        assert sketch is not None
         assert request.quantile is not None
         found = find_threshold(sketch, request.quantile)
         threshold, error = found.value, found.rank_error(request.quantile)

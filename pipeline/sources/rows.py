@@ -9,8 +9,8 @@ import dask.array as da
 import numpy as np
 
 from gmm_dask.errors import UnusableError, UserError
-from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.passes.map_reduce import Rows, as_rows, hold_out, summarize_rows
+from gmm_dask.passes.data_summary import DataSummary, summarize_rows
+from gmm_dask.passes.rows import Rows, as_rows, hold_out
 from pipeline.config.job import JobConfig
 from pipeline.sources import Source
 from pipeline.sources.preparation import Preparation
@@ -56,7 +56,7 @@ def read_data_summary(config: JobConfig, source: Source) -> DataSummary:
     Raises
     ------
     UserError
-        As :func:`gmm_dask.passes.map_reduce.summarize_rows`; values that are missing, unless they are dropped.
+        As :func:`gmm_dask.passes.data_summary.summarize_rows`; values that are missing, unless they are dropped.
     """
     drop = config.data.missing == "drop"
     starts = None if is_held(source) else source.first_rows()

@@ -24,7 +24,9 @@ from gmm_dask.errors import SingularError
 from gmm_dask.families import FAMILIES, Statistics
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import first_states
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.rows import as_rows
+from gmm_dask.passes.statistics import collect_statistics
 from marks import slow
 from mixtures import assert_same_parameters, random_parameters
 from pipeline.store import Checkpoint, load_checkpoint, prepare_store, save_checkpoint

@@ -13,7 +13,9 @@ from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families import Statistics, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import first_states
-from gmm_dask.passes.map_reduce import Rows, collect_statistics, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.rows import Rows
+from gmm_dask.passes.statistics import collect_statistics
 from mixtures import random_parameters, random_rows
 
 # so many rows that no component is of one alone; a power of two, by which bounds are divided exactly

@@ -11,7 +11,9 @@ from gmm_dask.em.spurious import check_components, check_parameters, slim_compon
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import statistics_of
-from gmm_dask.passes.map_reduce import as_rows, collect_totals, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.rows import as_rows
+from gmm_dask.passes.statistics import collect_totals
 from gmm_dask.selection.outcomes import best_outcome, evaluate_states
 from mixtures import assert_same_parameters, assert_same_statistics, random_parameters, random_rows
 

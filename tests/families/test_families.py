@@ -9,7 +9,6 @@ from scipy.stats import multivariate_normal
 import naive
 from gmm_dask.errors import SingularError, UserError
 from gmm_dask.families import FAMILIES, Statistics, get_family
-from gmm_dask.passes.model_batch import add_centred
 from mixtures import assert_same_parameters, moments, monomials, random_parameters, random_rows
 
 SHAPES = [(1, 1), (3, 1), (1, 4), (3, 4)]  # components, features
@@ -152,9 +151,9 @@ def test_m_steps_of_several_mixtures_are_those_of_each(covariance_type):
 def statistics_of(family, rng, k):
     """Statistics of rows drawn at random, about origins of their own."""
     x, resp, origins = rng.normal(size=(3, 50)), rng.dirichlet(np.ones(k), 50).T, rng.normal(size=(k, 3))
-    sums = [np.zeros(k), np.zeros((k, 3)), family.zero_s2(k, 3)]
-    add_centred(family, x, resp, origins, sums)
-    return Statistics(*sums, origins)
+    sums = family.zero_statistics(origins)
+    family.add_rows(sums, x, resp)
+    return sums
 
 
 def assert_close(found, expected):

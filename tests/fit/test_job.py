@@ -17,7 +17,8 @@ import pipeline.sources.rows
 import pipeline.store
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.memory import copies_of_sums, model_bytes, resting_bytes
-from gmm_dask.passes.map_reduce import as_rows, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.rows import as_rows
 from messages import names
 from paths import ROOT
 from pipeline.clusters import machine_of

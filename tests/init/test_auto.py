@@ -24,7 +24,9 @@ from gmm_dask.init.responsibilities import start_parameters
 from gmm_dask.init.starts import first_states
 from gmm_dask.init.subsample import Subsample
 from gmm_dask.passes import data_summary as data_summary_module
-from gmm_dask.passes.map_reduce import as_rows, collect_statistics, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.rows import as_rows
+from gmm_dask.passes.statistics import collect_statistics
 from marks import slow
 from mclust import MCLUST_NAMES, REG_COVAR
 from mixtures import assert_identical, assert_same_parameters

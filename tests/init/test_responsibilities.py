@@ -12,7 +12,8 @@ from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import STARTS, first_states, require_rows
 from gmm_dask.passes import data_summary as data_summary_module
-from gmm_dask.passes.map_reduce import as_rows, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.rows import as_rows
 from messages import names
 from mixtures import assert_identical, assert_same_parameters
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from gmm_dask.errors import UnusableError, UserError
 from gmm_dask.passes import data_summary as data_summary_module
-from gmm_dask.passes.data_summary import Draw, finish_summary, merge_parts, sample_limit, summarize_chunk
+from gmm_dask.passes.data_summary import Draw, finish_summary, sample_limit, summarize_chunk
 from messages import names
 from mixtures import random_rows
 
@@ -19,7 +21,7 @@ def summary_of(X, weights=None, cuts=(), seed=0, drop=False):
     chunks = [slice(*edge) for edge in itertools.pairwise(edges)]
     draw = Draw(seed, 1.0, tuple(edges[:-1]))
     parts = [summarize_chunk(X[c], None if weights is None else weights[c], draw, n) for n, c in enumerate(chunks)]
-    return finish_summary(merge_parts(parts), drop=drop)
+    return finish_summary(reduce(add, parts), drop=drop)
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
@@ -149,7 +151,7 @@ def test_merging_associates_in_the_sample_too(monkeypatch):
     monkeypatch.setattr(data_summary_module, "SAMPLE_ROWS", 40)
     X = random_rows(300, 2)
     a, b, c = (summarize_chunk(part, None, Draw(5, 1.0, None), n) for n, part in enumerate(np.split(X, [100, 200])))
-    left, right = merge_parts([merge_parts([a, b]), c]), merge_parts([a, merge_parts([b, c])])
+    left, right = (a + b) + c, a + (b + c)
     np.testing.assert_array_equal(left.sample, right.sample)
     np.testing.assert_allclose(left.scatter, right.scatter, rtol=1e-12)
 
@@ -178,6 +180,6 @@ def test_a_ceiling_on_the_priorities_leaves_the_sample_as_it_is():
         for draw in (Draw(1, 1.0, starts), Draw.of(n_rows, 8, 1, starts))
     ]
     assert sum(len(part.sample) for part in parts[1]) < 1.1 * sample_limit(8)
-    unknown, known = (finish_summary(merge_parts(found)) for found in parts)
+    unknown, known = (finish_summary(reduce(add, found)) for found in parts)
     assert len(known.sample) == sample_limit(8)
     np.testing.assert_array_equal(known.sample, unknown.sample)

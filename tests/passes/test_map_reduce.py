@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from functools import reduce
+from operator import add
 
 import dask
 import dask.array as da
@@ -19,8 +21,9 @@ from hypothesis import strategies as st
 
 from counting import CountingRows, TaskNames
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
-from gmm_dask.passes import map_reduce as map_reduce_module
-from gmm_dask.passes.map_reduce import as_rows, map_reduce
+from gmm_dask.passes import rows as rows_module
+from gmm_dask.passes.map_reduce import map_reduce
+from gmm_dask.passes.rows import as_rows
 from mixtures import assert_identical, assert_same_parameters, inits_of, random_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -30,33 +33,28 @@ def row_sums(rows, weights, shared, number):
     return [(number, float(np.sum(rows)) * shared)]
 
 
-def join(parts):
-    return [item for part in parts for item in part]
-
-
 # -- reads and tasks ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("n_chunks", [1, 7, 8, 9, 70])
 def test_results_merge_in_the_chunks_order(n_chunks):
     X = np.arange(2.0 * n_chunks).reshape(n_chunks, 2)
-    found = map_reduce(as_rows(da.from_array(X, chunks=(1, 2))), row_sums, join, 3.0, "sums")
+    found = map_reduce(as_rows(da.from_array(X, chunks=(1, 2))), row_sums, 3.0, "sums")
     assert found == [(i, 3 * X[i].sum()) for i in range(n_chunks)]
 
 
 def test_merges_are_a_tree():
-    widths = []
-
-    def merge(parts):
-        widths.append(len(parts))
-        return join(parts)
-
-    map_reduce(as_rows(da.zeros((70, 2), chunks=(1, 2))), row_sums, merge, 1.0, "sums")
-    assert sorted(widths) == [1, 2, 6, *[8] * 9]  # 70 -> 9 -> 2 -> 1
+    X = np.random.RandomState(0).rand(70, 1) * 10.0 ** np.arange(70)[:, None]
+    found = map_reduce(as_rows(da.from_array(X, chunks=(1, 1))), lambda rows, *_: rows[0, 0], None, "sums")
+    level = list(X[:, 0])
+    while len(level) > 1:  # 70 -> 9 -> 2 -> 1; each order of additions rounds in a way of its own
+        level = [reduce(add, level[i : i + 8]) for i in range(0, len(level), 8)]
+    assert found == level[0]
 
 
 FORKED = r"""
 import os
 import dask, dask.array as da
-from gmm_dask.passes.map_reduce import as_rows, map_reduce
+from gmm_dask.passes.map_reduce import map_reduce
+from gmm_dask.passes.rows import as_rows
 
 def work(rows, weights, shared, number):
     return number
@@ -69,7 +67,7 @@ rows = as_rows(da.zeros((2, 2), chunks=(1, 2)))
 for _ in range(2):
     if not (child := os.fork()):
         with dask.config.set(scheduler=told):
-            map_reduce(rows, work, sum, None, "sums")
+            map_reduce(rows, work, None, "sums")
         os._exit(0)
     os.waitpid(child, 0)
 """
@@ -134,7 +132,7 @@ def test_small_arrays_need_no_graph(blobs):
 
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_large_numpy_arrays_are_cut_into_chunks(monkeypatch, blobs, n_threads):
-    monkeypatch.setattr(map_reduce_module, "CHUNK_BYTES", 8 * 2 * 100)
+    monkeypatch.setattr(rows_module, "CHUNK_BYTES", 8 * 2 * 100)
     weights, seen = np.arange(600.0), []
 
     def function(rows, weights, shared, number):
@@ -143,16 +141,16 @@ def test_large_numpy_arrays_are_cut_into_chunks(monkeypatch, blobs, n_threads):
         return [(number, len(rows), rows[0, 0], weights[0], shared)]
 
     with dask.config.set(num_workers=n_threads), TaskNames() as tasks:
-        found = map_reduce(as_rows(blobs, weights), function, join, 5, "sums")
+        found = map_reduce(as_rows(blobs, weights), function, 5, "sums")
     assert found == [(i, 100, blobs[100 * i, 0], 100.0 * i, 5) for i in range(6)]
     assert tasks.names == []
     assert (len(set(seen)) > 1) == (n_threads > 1)
 
 
 def test_the_chunks_of_numpy_arrays_are_few(blobs, monkeypatch):
-    monkeypatch.setattr(map_reduce_module, "CHUNK_BYTES", 1)
-    numbers = map_reduce(as_rows(blobs), lambda rows, weights, shared, number: [number], join, 0, "n")
-    assert len(numbers) <= map_reduce_module.MOST_CHUNKS
+    monkeypatch.setattr(rows_module, "CHUNK_BYTES", 1)
+    numbers = map_reduce(as_rows(blobs), lambda rows, weights, shared, number: [number], 0, "n")
+    assert len(numbers) <= rows_module.MOST_CHUNKS
 
 
 def test_parameters_travel_once(blobs):
@@ -164,7 +162,7 @@ def test_parameters_travel_once(blobs):
         seen.append(id(shared))
         return [number]
 
-    map_reduce(as_rows(da.from_array(blobs, chunks=(50, 2))), function, join, shared, "sums")
+    map_reduce(as_rows(da.from_array(blobs, chunks=(50, 2))), function, shared, "sums")
     assert set(seen) == {id(shared)}
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from gmm_dask import GaussianMixture
 from gmm_dask.families import get_family
-from gmm_dask.passes.map_reduce import as_rows, collect_totals, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.model_batch import build_batch, chunk_sums, unpack_sums
+from gmm_dask.passes.rows import as_rows
+from gmm_dask.passes.statistics import collect_totals
 
 SINGLE = np.dtype(np.float32)
 

@@ -10,8 +10,8 @@ import pytest
 from counting import CountingRows
 from gmm_dask import GaussianMixture
 from gmm_dask.families import get_family
-from gmm_dask.passes.map_reduce import as_rows
 from gmm_dask.passes.predict import predict_rows
+from gmm_dask.passes.rows import as_rows
 from mixtures import random_parameters, random_rows
 
 METHODS = {"predict": np.int64, "predict_proba": np.float64, "score_samples": np.float64}
@@ -66,7 +66,7 @@ def test_lazy_answers_that_are_computed_together_share_a_read(fitted, blobs):
 
 def test_large_numpy_answers_are_arrays(fitted, blobs, monkeypatch):
     expected = {method: getattr(fitted, method)(blobs) for method in METHODS}
-    monkeypatch.setattr("gmm_dask.passes.map_reduce.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("gmm_dask.passes.rows.CHUNK_BYTES", 1000)
     for method, answer in expected.items():
         found = getattr(fitted, method)(blobs)
         assert isinstance(found, np.ndarray)

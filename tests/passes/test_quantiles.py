@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gmm_dask.passes import quantiles
-from gmm_dask.passes.quantiles import find_threshold, merge_sketches, sketch_values
+from gmm_dask.passes.quantiles import find_threshold, sketch_values
 
 NUMBERS = st.lists(st.floats(allow_nan=False, width=64), max_size=40)
 
@@ -25,10 +28,10 @@ def test_any_chunks_in_any_order_give_the_same_sketch(chunks, random, most):
         patch.setattr(quantiles, "MOST_BINS", most)
         whole = sketch_values(np.concatenate([np.array(chunk, dtype=float) for chunk in chunks]))
         parts = [sketch_values(np.array(chunk, dtype=float)) for chunk in chunks]
-        assert_same(merge_sketches(parts), whole)
+        assert_same(reduce(add, parts), whole)
         while len(parts) > 1:
             a, b = (parts.pop(random.randrange(len(parts))) for _ in range(2))
-            parts.append(merge_sketches([a, b]))
+            parts.append(a + b)
         assert_same(parts[0], whole)
         assert len(whole.bins) <= most
 
@@ -46,7 +49,7 @@ def test_few_numbers_are_answered_exactly(numbers, quantile):
 @pytest.mark.parametrize("shift", [0.0, -1e5, 30.0])
 def test_the_error_is_known_and_small(shift):
     values = shift - np.random.default_rng(0).gamma(4.0, size=400_000)
-    sketch = merge_sketches([sketch_values(part) for part in np.split(values, 16)])
+    sketch = reduce(add, [sketch_values(part) for part in np.split(values, 16)])
     assert sketch.shift > 0
     for quantile in (1e-4, 1e-3, 0.01, 0.3):
         found = find_threshold(sketch, quantile)

@@ -16,8 +16,8 @@ from flows import cli
 from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import FaultError, UserError
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.map_reduce import Rows
 from gmm_dask.passes.predict import predict_rows
+from gmm_dask.passes.rows import Rows
 from gmm_dask.selection.outcomes import Outcome
 from messages import names
 from mixtures import random_parameters, random_rows

@@ -17,9 +17,10 @@ from gmm_dask import search as search_module
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import get_family
 from gmm_dask.inputs import sample_seed
-from gmm_dask.passes.data_summary import Draw
+from gmm_dask.passes.data_summary import Draw, summarize_rows
 from gmm_dask.passes.holdout import Holdout
-from gmm_dask.passes.map_reduce import as_rows, collect_totals, hold_out, summarize_rows
+from gmm_dask.passes.rows import as_rows, hold_out
+from gmm_dask.passes.statistics import collect_totals
 from gmm_dask.plotting.notebook import search_html
 from gmm_dask.plotting.plots import plot_criteria
 from gmm_dask.selection.criteria import CRITERIA

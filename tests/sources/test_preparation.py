@@ -11,7 +11,8 @@ from sklearn.mixture import GaussianMixture as SklearnMixture
 
 import pipeline.sources.rows
 from gmm_dask.errors import UserError
-from gmm_dask.passes.map_reduce import Rows, summarize_rows
+from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.rows import Rows
 from messages import names
 from mixtures import random_rows
 from pipeline.config.data import DataConfig

@@ -13,7 +13,8 @@ import zarr
 from sklearn.datasets import make_blobs
 
 from gmm_dask.errors import UserError
-from gmm_dask.passes.map_reduce import Rows, map_reduce
+from gmm_dask.passes.map_reduce import map_reduce
+from gmm_dask.passes.rows import Rows
 from messages import names
 from paths import ROOT
 from pipeline.config.data import DataConfig
@@ -150,7 +151,7 @@ def test_opening_reads_nothing_and_a_pass_reads_each_chunk_once(here, frame, rea
     assert reads == []
     dask.compute(opened.array, opened.weights)
     assert len(reads) == len(set(reads)) == n_chunks
-    map_reduce(Rows(opened.array, opened.weights), lambda rows, *_: len(rows), sum, None, "count")
+    map_reduce(Rows(opened.array, opened.weights), lambda rows, *_: len(rows), None, "count")
     assert len(reads) == 2 * n_chunks
 
 
