@@ -42,7 +42,7 @@ from pipeline.score.row_pass import (
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary
-from pipeline.sources.rows import hold_prepared, is_held, read_data_summary, require_same_chunks
+from pipeline.sources.rows import fits_in_memory, open_prepared_rows, read_data_summary, require_same_chunks
 from pipeline.stages import Stage, unchanged
 from pipeline.store import Checkpoint, StoreStatus, Widening
 from pipeline.store.errors import writing
@@ -296,7 +296,7 @@ def _store_sample(path: str, best: str, source: Source, checkpoint: Checkpoint) 
     if model.center is not None and model.scale is not None:
         rows = rows * model.scale + model.center
     # the chunks of the data as they are stored: rows in memory are cut into others
-    chunk_rows = source.chunk_rows if is_held(source) else max(data_summary.chunk_rows)
+    chunk_rows = source.chunk_rows if fits_in_memory(source) else max(data_summary.chunk_rows)
     sample = store.Sample(
         rows=rows,
         label=found["label"],
@@ -310,7 +310,9 @@ def _store_sample(path: str, best: str, source: Source, checkpoint: Checkpoint) 
 def _count_reads(source: Source, checkpoint: Checkpoint, after_fit: int) -> int:
     """Return how often the data were read, with ``after_fit`` passes after the last fit."""
     seeding = 1 + checkpoint.widened
-    if is_held(source):  # once by each stage: seed, the waves, the choice between two grids, and those after them
+    if fits_in_memory(
+        source
+    ):  # once by each stage: seed, the waves, the choice between two grids, and those after them
         return seeding + checkpoint.widened + len(checkpoint.waves) + after_fit
     counting = seeding * source.is_counted
     if keeps_rows():  # by pass 0, for the workers that keep them, and for the row outputs
@@ -341,6 +343,6 @@ def _plan_of(config: JobConfig, source: Source, checkpoint: Checkpoint) -> FitPl
 
 def _fitted_rows(config: JobConfig, source: Source, checkpoint: Checkpoint) -> Rows:
     """Return the rows as they are fitted; the workers of a cluster keep them if there is room."""
-    rows = hold_prepared(config, source, _preparation(config), checkpoint.data_summary)
+    rows = open_prepared_rows(config, source, _preparation(config), checkpoint.data_summary)
     plan = _plan_of(config, source, checkpoint)
     return keep(config, rows, plan.shape, plan.memory_bytes)

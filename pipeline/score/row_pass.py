@@ -39,7 +39,7 @@ from pipeline.score.key_columns import read_keys
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.preparation import Preparation
-from pipeline.sources.rows import hold
+from pipeline.sources.rows import open_rows
 from pipeline.store import RowPlan, RowSummary, RowWriter, StoredModel, Totals
 
 Array = NDArray[np.float64]
@@ -99,7 +99,7 @@ def output_bytes(names: Sequence[str], n_components: int) -> int:
 
 def unprepared_rows(source: Source) -> Rows:
     """Return the rows as they are stored, chunk by chunk; a small CSV, whose chunk lengths are unknown, in memory."""
-    return hold(source) if source.n_rows is None else as_rows(source.array, source.weights)
+    return open_rows(source) if source.n_rows is None else as_rows(source.array, source.weights)
 
 
 # -- where outputs go --------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ PASSES = 6
 
 @pytest.fixture(autouse=True)
 def _chunk_by_chunk(monkeypatch):
-    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def result(store):
 @pytest.fixture(scope="module")
 def on_threads(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+        patch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
         store = tmp_path_factory.mktemp("threads") / "a.zarr"
         run(job(data, store))
     return result(store)

@@ -88,7 +88,7 @@ def stop(event):
 
 @pytest.mark.parametrize("kind", ["npy", "csv"])
 def test_a_job_goes_on_in_the_chunks_that_it_began_with(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
     rows = np.random.default_rng(0).normal(size=(60_000, 8))
     path = tmp_path / f"x.{kind}"
     if kind == "npy":
@@ -112,7 +112,7 @@ def test_a_job_goes_on_in_the_chunks_that_it_began_with(tmp_path, monkeypatch, k
 @pytest.mark.slow
 def test_an_automatic_chunk_takes_its_time(tmp_path, monkeypatch):
     """Fifty milliseconds of work, by the clock; a faster processor or a busy one may differ by a few times."""
-    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(3_000_000, 4)))
     config = job(
         tmp_path / "x.npy",

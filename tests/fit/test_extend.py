@@ -35,7 +35,7 @@ SEARCH = {
 @pytest.fixture
 def read_in_each_pass(monkeypatch):
     """Data that no stage holds in memory."""
-    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
 
 
 def job(folder, name="result", kind="npy", data=None, **search):
@@ -173,7 +173,7 @@ def test_kill_9_in_the_middle_of_the_extension_changes_no_bit(tmp_path):
     file = tmp_path / "job.yaml"
     search = {**SEARCH, "extend": True, "tol": 0.0, "max_iter": 10}
     file.write_text(f"data: {{source: {config.data.source}, chunk_rows: 300}}\nsearch: {search}\n")
-    script = f"import pipeline.sources.rows\npipeline.sources.rows.HELD_BYTES = 0\n{JOB}"
+    script = f"import pipeline.sources.rows\npipeline.sources.rows.IN_MEMORY_BYTES = 0\n{JOB}"
     command = [sys.executable, "-c", script, str(file)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
     whole, parts = tmp_path / "whole.zarr", tmp_path / "parts.zarr"

@@ -55,7 +55,7 @@ def job(folder, kind, *overrides):
 def test_all_three_have_one_winner_and_the_same_criteria(flights, monkeypatch, held):
     folder, whole = flights
     if not held:
-        monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+        monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
     found = {kind: run(job(folder, kind, "data.chunk_rows=60000"), fresh=True) for kind in KINDS}
     assert len({open_source(job(folder, kind).data).array.numblocks for kind in KINDS}) > 1 or held
     assert len({summary.best for summary in found.values()}) == 1

@@ -51,7 +51,7 @@ def holes(rows):
 @pytest.fixture(params=["held", "in chunks"])
 def size(request, monkeypatch):
     if request.param == "in chunks":
-        monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+        monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
     return request.param
 
 

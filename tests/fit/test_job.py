@@ -375,7 +375,7 @@ def zarr_config(tmp_path, rows, chunk_rows):
 
 
 def test_going_on_with_other_chunks_is_refused_unless_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
     config = zarr_config(tmp_path, some_rows(), 30)
     with pytest.raises(Stop):
         run(config, progress=stop_at(4), checkpoint_seconds=0.0)
@@ -384,7 +384,7 @@ def test_going_on_with_other_chunks_is_refused_unless_held(tmp_path, monkeypatch
         run(config, checkpoint_seconds=0.0)
     zarr_config(tmp_path, some_rows(), 30)
     assert run(config, checkpoint_seconds=0.0).row_shapes == {"label": (100,)}
-    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 16 << 20)
+    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 16 << 20)
     with pytest.raises(Stop):
         run(config, fresh=True, progress=stop_at(4), checkpoint_seconds=0.0)
     zarr_config(tmp_path, some_rows(), 20)

@@ -299,7 +299,7 @@ def test_keys_of_another_kind_of_file_are_left_to_the_fit(night, tmp_path):
 @pytest.mark.parametrize("ending", ["zarr", "parquet"])
 def test_labels_that_were_not_finished_are_gone_on_with_at_another_moment(night, tmp_path, monkeypatch, ending):
     night(0)
-    monkeypatch.setattr("pipeline.sources.rows.HELD_BYTES", 0)
+    monkeypatch.setattr("pipeline.sources.rows.IN_MEMORY_BYTES", 0)
 
     def write_new(seed):
         rows = np.random.default_rng(seed).normal(size=(300, 2))

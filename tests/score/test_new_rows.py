@@ -65,7 +65,7 @@ def store(tmp_path_factory):
 @pytest.fixture
 def unheld(monkeypatch):
     """Small data is read chunk by chunk, like large data."""
-    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
 
 
 def rows_of(out):

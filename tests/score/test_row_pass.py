@@ -83,7 +83,7 @@ EVERYTHING = {"labels": True, "log_density": True, "responsibilities": True, "an
 @pytest.fixture
 def unheld(monkeypatch):
     """Small data is read chunk by chunk, like large data."""
-    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
 
 
 def rows_of(store):
@@ -180,7 +180,7 @@ def test_the_command_tells_of_rows_and_anomalies(tmp_path, monkeypatch):
 )
 def test_rows_that_are_not_usable_keep_their_places(tmp_path, monkeypatch, kind, held, weighted):
     if not held:
-        monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+        monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
     rows = some_rows()
     rows[[0, 5, 130, 999], [0, 1, 2, 0]] = np.nan
     rows[200:300] = np.nan  # a whole chunk of Zarr, and more than one of Parquet
@@ -388,7 +388,7 @@ import os, signal, sys
 import pipeline.sources.rows, pipeline.store.zarr_rows, pipeline.store.parquet_rows, zarr
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
-pipeline.sources.rows.HELD_BYTES = 0
+pipeline.sources.rows.IN_MEMORY_BYTES = 0
 number, left = sys.argv[2], int(sys.argv[3])
 target, name = (zarr.Array, "__setitem__") if number == "zarr" else (pipeline.store.parquet_rows.os, "replace")
 original = getattr(target, name)
@@ -438,7 +438,7 @@ FULL = """
 import resource, sys
 import pipeline.sources.rows
 import flows.cli
-pipeline.sources.rows.HELD_BYTES = 0
+pipeline.sources.rows.IN_MEMORY_BYTES = 0
 import pipeline.fit.job
 original = pipeline.fit.job.write_rows
 def limited(*arguments):

@@ -357,7 +357,7 @@ def complaint(found, code):
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
     return tmp_path
 
 
@@ -431,7 +431,7 @@ def open_folder(monkeypatch):
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+        monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
         yield Path(folder)
         monkeypatch.undo()
         os.chdir("/")

@@ -141,7 +141,7 @@ def test_columns_of_any_unit_and_offset_have_no_notes(rows):
 @pytest.fixture(params=["held", "in chunks"])
 def size(request, monkeypatch):
     if request.param == "in chunks":
-        monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+        monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
     return request.param
 
 

@@ -59,7 +59,7 @@ def job(folder, store, **search):
 
 @pytest.mark.skipif(not IO.exists(), reason="the kernel does not count what a process reads")
 def test_a_pass_reads_each_byte_of_the_columns_once(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.sources.rows, "HELD_BYTES", 0)
+    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
     run(job(folder, tmp_path / "warm.zarr", max_iter=1))  # what is imported late is not to be counted
     at, passes = {}, []
 
