@@ -6,7 +6,6 @@ import copy
 import warnings
 from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from gmm_dask.em import loop
@@ -23,16 +21,16 @@ from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.em.regularization import AUTO, settings_for
 from gmm_dask.em.spurious import weights_warning
 from gmm_dask.errors import UserError
-from gmm_dask.families import FAMILIES, Family, Parameters, get_family
+from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.given import GivenParameters, check_given
-from gmm_dask.init.starts import INIT_PARAMS, STARTS, first_states, require_rows
-from gmm_dask.inputs import is_lazy, read_input, read_weights, sample_seed
-from gmm_dask.passes import predict
+from gmm_dask.init.starts import STARTS, first_states, require_rows
+from gmm_dask.inputs import FIT_CONSTRAINTS, at_least, check_parameters, is_lazy, one_of, read_rows, sample_seed
 from gmm_dask.passes.data_summary import DataSummary, summarize_rows
 from gmm_dask.passes.map_reduce import one_blas_thread
-from gmm_dask.passes.model_batch import Totals
-from gmm_dask.passes.rows import as_rows
+from gmm_dask.passes.model_batch import Model, Totals
+from gmm_dask.passes.predict import predict_rows, total_rows
+from gmm_dask.passes.rows import Rows
 from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.plotting import notebook
 from gmm_dask.selection.criteria import CRITERIA
@@ -41,7 +39,133 @@ from gmm_dask.selection.diagnostics import shortcomings
 Array = NDArray[np.float64]
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+class MixtureMethods(DensityMixin, BaseEstimator):  # type: ignore[misc]
+    """The methods of :class:`GaussianMixture` and :class:`GaussianMixtureSearch` that use the fitted mixture."""
+
+    @property
+    def _model(self) -> Model:
+        """Covariance family and parameters of the fitted mixture."""
+        raise NotImplementedError
+
+    def _summarize(self, rows: Rows, seed: int) -> tuple[DataSummary, Settings]:
+        """Pass 0 over the rows of a fit, and the settings of EM that follow from it."""
+        data_summary = summarize_rows(rows, seed, getattr(self, "feature_names_in_", None))
+        if note := weights_warning(data_summary.total_weight, data_summary.n_rows):
+            warnings.warn(note, UserWarning, stacklevel=3)
+        return data_summary, settings_for(data_summary, self.tol, self.max_iter, self.reg_covar, self.accelerate)
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit and label the rows of X; the same as ``fit(X).predict(X)``."""
+        return self.fit(X, sample_weight=sample_weight).predict(X)
+
+    def predict(self, X: Any) -> Any:
+        """Label each row with its most probable component.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features)
+
+        Returns
+        -------
+        labels : ndarray of int64, or a lazy Dask array for a Dask X, of shape (n_rows,)
+        """
+        return self._predict(X, "label")
+
+    def predict_proba(self, X: Any) -> Any:
+        """Compute the probability of each component for each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features)
+
+        Returns
+        -------
+        responsibilities : ndarray, or a lazy Dask array for a Dask X, of shape (n_rows, n_components)
+        """
+        return self._predict(X, "responsibility")
+
+    def score_samples(self, X: Any) -> Any:
+        """Compute the log density of each row, in natural logarithms per unit of volume.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features)
+
+        Returns
+        -------
+        log_density : ndarray, or a lazy Dask array for a Dask X, of shape (n_rows,)
+        """
+        return self._predict(X, "log_density")
+
+    def _predict(self, X: Any, output: str) -> Any:
+        check_is_fitted(self)
+        found = predict_rows(read_rows(self, X, reset=False), *self._model, [output])[output]
+        if is_lazy(X) or isinstance(found, np.ndarray):
+            return found
+        with one_blas_thread():
+            return found.compute()
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Compute the mean log density of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features)
+        y : None
+            Not used, present by convention.
+        sample_weight : array-like of shape (n_rows,), default=None
+            How often each row counts, here and for the criteria below.
+        """
+        totals, total_weight = self._totals(X, sample_weight)
+        return totals.log_likelihood / total_weight
+
+    def _totals(self, X: Any, sample_weight: Any) -> tuple[Totals, float]:
+        check_is_fitted(self)
+        rows = read_rows(self, X, sample_weight, reset=False)
+        with one_blas_thread():
+            return total_rows(rows, *self._model)
+
+    def _criterion(self, name: str, X: Any, sample_weight: Any) -> float:
+        totals, total_weight = self._totals(X, sample_weight)
+        family, parameters = self._model
+        return CRITERIA[name].formula(totals, family.n_parameters(*parameters.means.shape), total_weight)
+
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
+        """Compute the Bayesian information criterion on X (n_rows, n_features); smaller is better (Schwarz 1978)."""
+        return self._criterion("bic", X, sample_weight)
+
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
+        """Compute the Akaike information criterion on X (n_rows, n_features); smaller is better (Akaike 1974)."""
+        return self._criterion("aic", X, sample_weight)
+
+    def icl(self, X: Any, sample_weight: Any = None) -> float:
+        """Compute the integrated completed likelihood on X (n_rows, n_features); smaller is better.
+
+        ``bic - 2 sum_i log max_k r_ik``: BIC with a penalty for rows between components (Biernacki, Celeux and
+        Govaert 2000, in the form of mclust, negated).
+        """
+        return self._criterion("icl", X, sample_weight)
+
+    def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.int64]]:
+        """Draw rows from the mixture, component by component.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+        y : ndarray of shape (n_samples,)
+            The component of each row.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise UserError(f"n_samples must be at least 1; got {n_samples}.")
+        rng = check_random_state(self.random_state)
+        family, parameters = self._model
+        counts = rng.multinomial(n_samples, parameters.weights)
+        rows = [family.draw(rng, parameters, k, int(count)) for k, count in enumerate(counts)]
+        return np.vstack(rows), np.repeat(np.arange(len(counts)), counts)
+
+
+class GaussianMixture(MixtureMethods):
     """Gaussian mixture fitted by expectation-maximisation, one read of the data a pass.
 
     The constructor, methods and fitted attributes are those of :class:`sklearn.mixture.GaussianMixture`. With the
@@ -115,21 +239,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(set(FAMILIES))],
-        "tol": [Interval(Real, 0.0, None, closed="left")],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left"), StrOptions({AUTO})],
-        "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(set(INIT_PARAMS))],
+        **FIT_CONSTRAINTS,
+        "n_components": [at_least(1)],
+        "covariance_type": [one_of(FAMILIES)],
+        "max_iter": [at_least(0)],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
-        "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
-        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "accelerate": ["boolean"],
+        "verbose_interval": [at_least(1)],
     }
 
     def __init__(
@@ -167,7 +286,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.verbose_interval = verbose_interval
         self.accelerate = accelerate
 
-    # -- fitting ---------------------------------------------------------------------------------------------
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the mixture.
 
@@ -191,49 +309,31 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             If a parameter, X or the weights are not usable, or if every start became singular; the message says
             what was expected, what came and what to do.
         """
-        self._fit(X, sample_weight)
-        return self
-
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit the mixture and label the rows of X; as ``fit(X).predict(X)``."""
-        self._fit(X, sample_weight)
-        return self.predict(X)
-
-    def _fit(self, X: Any, sample_weight: Any) -> None:
-        self._validate_params()
-        array = read_input(self, X, reset=True)
-        rows = as_rows(array, read_weights(sample_weight, array))
-        family = get_family(self.covariance_type)
-        given = check_given(
-            family, self.n_components, rows.n_features, self.weights_init, self.means_init, self.precisions_init
-        )
+        check_parameters(self)
+        rows = read_rows(self, X, sample_weight, reset=True)
+        inits = self.weights_init, self.means_init, self.precisions_init
+        given = check_given(get_family(self.covariance_type), self.n_components, rows.n_features, *inits)
         with one_blas_thread():
-            data_summary = summarize_rows(
-                rows, sample_seed(self.random_state), getattr(self, "feature_names_in_", None)
-            )
+            data_summary, settings = self._summarize(rows, sample_seed(self.random_state))
             require_rows(data_summary.n_rows, self.n_components)
-            if note := weights_warning(data_summary.total_weight, data_summary.n_rows):
-                warnings.warn(note, UserWarning, stacklevel=3)
-            settings = settings_for(data_summary, self.tol, self.max_iter, self.reg_covar, self.accelerate)
             states = loop.run(
-                self._first_states(family, data_summary, given, settings),
+                self._first_states(data_summary, given, settings),
                 partial(collect_statistics, rows, data_summary),
                 data_summary.total_weight,
                 settings,
-                self._report_pass,
+                self._print_progress,
             )
-        self._keep_best(states)
+        self._set_best(states)
+        return self
 
-    def _first_states(
-        self, family: Family, data_summary: DataSummary, given: GivenParameters, settings: Settings
-    ) -> list[State]:
+    def _first_states(self, data_summary: DataSummary, given: GivenParameters, settings: Settings) -> list[State]:
+        candidate = Candidate(self.covariance_type, self.n_components)
         if self.warm_start and hasattr(self, "converged_"):
-            state = State(Candidate(family.name, self.n_components), 0, self._parameters, prior_bound=self.lower_bound_)
-            return [state]
+            return [State(candidate, 0, self._model[1], prior_bound=self.lower_bound_)]
         if given.are_complete:
-            return [State(Candidate(family.name, self.n_components), 0, given.parameters())]
+            return [State(candidate, 0, given.parameters())]
         states = first_states(
-            [Candidate(family.name, self.n_components)],
+            [candidate],
             data_summary,
             init_params=self.init_params,
             n_init=self.n_init,
@@ -242,8 +342,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         )
         return [s if s.parameters is None else replace(s, parameters=given.replace_in(s.parameters)) for s in states]
 
-    def _report_pass(self, states: list[State]) -> None:
-        """What ``verbose`` asks for, after a pass."""
+    def _print_progress(self, states: list[State]) -> None:
+        """Print what ``verbose`` requests, after a pass."""
         iteration = max(state.n_iter for state in states)
         if not self.verbose or iteration % self.verbose_interval:
             return
@@ -253,18 +353,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             line += f", best lower bound {max(state.lower_bound for state in states):.6f}"
         print(line)
 
-    def _keep_best(self, states: list[State]) -> None:
-        """Keep the best start's parameters; warn of what did not go well."""
-        # scikit-learn's own starts are chosen as it chooses them: the largest likelihood wins, whatever it comes from
+    def _set_best(self, states: list[State]) -> None:
+        """Take over the best start's parameters; warn about what did not go well."""
+        # scikit-learn's own starts are chosen as scikit-learn chooses: the largest likelihood wins, trusted or not
         best = loop.best_start(states, trusted=STARTS[self.init_params].is_search)
         if best is None:
             raise UserError(f"Fitting the mixture failed: {states[0].status.remedy}")
         for text in shortcomings(states, best):
-            warnings.warn(text, ConvergenceWarning, stacklevel=4)
+            warnings.warn(text, ConvergenceWarning, stacklevel=3)
         self.set_fitted(best)
 
     def set_fitted(self, state: State) -> None:
-        """Set the fitted attributes from the state that a fit ended with."""
+        """Set the fitted attributes from the state in which a fit ended."""
         assert state.parameters is not None
         parameters = state.parameters
         self.weights_ = parameters.weights
@@ -279,153 +379,37 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.lower_bounds_ = list(state.lower_bounds)
 
     @property
-    def _parameters(self) -> Parameters:
-        return Parameters(self.weights_, self.means_, self.covariances_, self.precisions_cholesky_)
-
-    # -- predictions ---------------------------------------------------------------------------------------------
-    def predict(self, X: Any) -> Any:
-        """The most probable component of each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, n_features)
-
-        Returns
-        -------
-        labels : ndarray of int64, or a lazy Dask array for a Dask X, of shape (n_rows,)
-        """
-        return self._predict(X, "label")
-
-    def predict_proba(self, X: Any) -> Any:
-        """The probability of each component, for each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, n_features)
-
-        Returns
-        -------
-        responsibilities : ndarray, or a lazy Dask array for a Dask X, of shape (n_rows, n_components)
-        """
-        return self._predict(X, "responsibility")
-
-    def score_samples(self, X: Any) -> Any:
-        """The log density of each row, in natural logarithms per unit of volume.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, n_features)
-
-        Returns
-        -------
-        log_density : ndarray, or a lazy Dask array for a Dask X, of shape (n_rows,)
-        """
-        return self._predict(X, "log_density")
-
-    def _predict(self, X: Any, which: str) -> Any:
-        check_is_fitted(self)
-        array = read_input(self, X, reset=False)
-        family = get_family(self.covariance_type)
-        found = predict.predict_rows(as_rows(array), family, self._parameters, [which])[which]
-        if is_lazy(X) or isinstance(found, np.ndarray):
-            return found
-        with one_blas_thread():
-            return found.compute()
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The mean log density of the rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, n_features)
-        y : None
-            Not used, present by convention.
-        sample_weight : array-like of shape (n_rows,), default=None
-            How often each row counts, here and for the criteria below.
-        """
-        totals, total_weight = self._totals(X, sample_weight)
-        return totals.log_likelihood / total_weight
-
-    def _totals(self, X: Any, sample_weight: Any) -> tuple[Totals, float]:
-        check_is_fitted(self)
-        array = read_input(self, X, reset=False)
-        rows = as_rows(array, read_weights(sample_weight, array))
-        with one_blas_thread():
-            return predict.total_rows(rows, get_family(self.covariance_type), self._parameters)
-
-    def _criterion(self, name: str, X: Any, sample_weight: Any) -> float:
-        totals, total_weight = self._totals(X, sample_weight)
-        n_parameters = get_family(self.covariance_type).n_parameters(*self.means_.shape)
-        return CRITERIA[name].formula(totals, n_parameters, total_weight)
-
-    def bic(self, X: Any, sample_weight: Any = None) -> float:
-        """Bayesian information criterion on X (n_rows, n_features); the smaller the better (Schwarz 1978)."""
-        return self._criterion("bic", X, sample_weight)
-
-    def aic(self, X: Any, sample_weight: Any = None) -> float:
-        """Akaike information criterion on X (n_rows, n_features); the smaller the better (Akaike 1974)."""
-        return self._criterion("aic", X, sample_weight)
-
-    def icl(self, X: Any, sample_weight: Any = None) -> float:
-        """Integrated completed likelihood on X (n_rows, n_features); the smaller the better.
-
-        ``bic - 2 sum_i log max_k r_ik``: BIC with a penalty for rows between components (Biernacki, Celeux and
-        Govaert 2000, in the form of mclust, negated).
-        """
-        return self._criterion("icl", X, sample_weight)
-
-    def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.int64]]:
-        """Draw rows from the mixture, component by component.
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-        y : ndarray of shape (n_samples,)
-            The component of each row.
-        """
-        check_is_fitted(self)
-        if n_samples < 1:
-            raise UserError(f"n_samples must be at least 1; got {n_samples}.")
-        rng = check_random_state(self.random_state)
-        counts = rng.multinomial(n_samples, self.weights_)
-        family = get_family(self.covariance_type)
-        rows = [family.draw(rng, self._parameters, k, int(count)) for k, count in enumerate(counts)]
-        return np.vstack(rows), np.repeat(np.arange(len(counts)), counts)
+    def _model(self) -> Model:
+        parameters = Parameters(self.weights_, self.means_, self.covariances_, self.precisions_cholesky_)
+        return get_family(self.covariance_type), parameters
 
     def _html_repr(self) -> str:
         return notebook.mixture_html(super()._html_repr(), self)
 
-    # -- exchange --------------------------------------------------------------------------------------------
+    # -- exchange with scikit-learn -----------------------------------------------------------------------------
     def to_sklearn(self) -> sklearn.mixture.GaussianMixture:
-        """The same fitted mixture as a :class:`sklearn.mixture.GaussianMixture`."""
+        """Return the same fitted mixture as a :class:`sklearn.mixture.GaussianMixture`.
+
+        Settings that scikit-learn does not know (``accelerate``, and the value ``'auto'``) get its defaults.
+        """
         check_is_fitted(self)
-        return _to_sklearn(self)
+        mixture = sklearn.mixture.GaussianMixture()
+        known = mixture.get_params()
+        for name, value in self.get_params().items():
+            if name in known and not (isinstance(value, str) and value == AUTO):
+                setattr(mixture, name, value)
+        return _copy_fitted(self, mixture)
 
     @classmethod
     def from_sklearn(cls, mixture: sklearn.mixture.GaussianMixture) -> Self:
-        """A fitted :class:`sklearn.mixture.GaussianMixture` as one of ours."""
+        """Return a fitted :class:`sklearn.mixture.GaussianMixture` as one of ours."""
         check_is_fitted(mixture)
         fitted: Self = _copy_fitted(mixture, cls(**mixture.get_params()))
         return fitted
 
 
-def _to_sklearn(mixture: Any) -> sklearn.mixture.GaussianMixture:
-    """A fitted mixture as scikit-learn's; settings that it does not know stay at its defaults."""
-    theirs = sklearn.mixture.GaussianMixture()
-    for name, value in mixture.get_params().items():
-        if _is_known(name, value):
-            setattr(theirs, name, value)
-    return _copy_fitted(mixture, theirs)
-
-
-def _is_known(name: str, value: Any) -> bool:
-    """Whether scikit-learn has such a parameter, and takes such a value."""
-    defaults = sklearn.mixture.GaussianMixture().get_params()
-    return name in defaults and not (isinstance(value, str) and value == "auto")
-
-
 def _copy_fitted(source: Any, target: Any) -> Any:
-    """Give the target the source's fitted attributes."""
+    """Copy the fitted attributes, whose names end with an underscore."""
     for name, value in vars(source).items():
         if name.endswith("_") and not name.startswith("_"):
             setattr(target, name, copy.copy(value))

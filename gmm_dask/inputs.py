@@ -1,43 +1,96 @@
-"""What users hand over as X: NumPy, Dask and Zarr arrays, pandas and Dask DataFrames."""
+"""Checks of what users pass to an estimator: its parameters, X and the sample weights.
+
+X may be a NumPy, Dask or Zarr array, or a pandas or Dask DataFrame. scikit-learn's checks of parameters, which are not
+public, are used in this module only.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import (
-    _check_feature_names,
-    _check_n_features,
-    _check_sample_weight,
-    validate_data,
-)
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_array, validate_data
 
+from gmm_dask.em.regularization import AUTO
 from gmm_dask.errors import UserError
+from gmm_dask.init.starts import INIT_PARAMS
+from gmm_dask.passes.rows import Rows, as_rows
 
 # a Zarr array's stored chunks are read together until a task's chunk has about this size
 ZARR_CHUNK_BYTES = 32 << 20
 
 
+# -- parameters ----------------------------------------------------------------------------------------------
+
+
+def at_least(lowest: float, kind: type = Integral) -> Interval:
+    """Return the constraint of a number that has a lower end."""
+    return Interval(kind, lowest, None, closed="left")
+
+
+def below_one() -> Interval:
+    """Return the constraint of a share, 0 <= share < 1."""
+    return Interval(Real, 0.0, 1.0, closed="left")
+
+
+def one_of(names: Iterable[str]) -> StrOptions:
+    """Return the constraint of a parameter that takes one of some names."""
+    return StrOptions(set(names))
+
+
+# of the parameters that all estimators have
+FIT_CONSTRAINTS: dict[str, list[Any]] = {
+    "n_init": [at_least(1)],
+    "init_params": [one_of(INIT_PARAMS)],
+    "tol": [at_least(0.0, Real)],
+    "reg_covar": [at_least(0.0, Real), one_of([AUTO])],
+    "random_state": ["random_state"],
+    "accelerate": ["boolean"],
+}
+
+
+def check_parameters(estimator: BaseEstimator) -> None:
+    """Compare an estimator's parameters with its ``_parameter_constraints``; raises ValueError, which names them."""
+    estimator._validate_params()
+
+
+def sample_seed(random_state: Any) -> int:
+    """Return a seed for the sample of rows; the generator of the starts stays as it is."""
+    return int(copy.deepcopy(check_random_state(random_state)).randint(2**31 - 1))
+
+
+# -- X and weights -------------------------------------------------------------------------------------------
+
+
 def is_lazy(X: Any) -> bool:
-    """Whether X's answers are lazy Dask arrays: it is a Dask array or DataFrame."""
+    """Whether predictions for X are lazy Dask arrays: X is a Dask array or DataFrame."""
     return isinstance(X, da.Array) or hasattr(X, "to_dask_array")
 
 
+def read_rows(estimator: BaseEstimator, X: Any, sample_weight: Any = None, *, reset: bool) -> Rows:
+    """Check X and the weights of its rows, as :func:`read_input` and :func:`read_weights` do."""
+    array = read_input(estimator, X, reset=reset)
+    return as_rows(array, read_weights(sample_weight, array))
+
+
 def read_input(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
-    """X as a NumPy array or a Dask array of floats, one chunk of columns wide.
+    """Return X as a NumPy array, or as a Dask array of floats with all columns in each chunk.
 
     Parameters
     ----------
     estimator : BaseEstimator
-        Gets ``n_features_in_`` and ``feature_names_in_``, or is compared with them.
+        In ``fit`` its ``n_features_in_`` and ``feature_names_in_`` are set, later they are compared with X.
     X : array-like of shape (n_rows, n_features)
     reset : bool
-        True in ``fit``. Values that are not finite are left to the first pass then; otherwise a NumPy array is
-        checked here.
+        True in ``fit``, where the first pass finds values that are not finite, and names rows and columns; otherwise
+        they are refused here, in a NumPy array.
 
     Raises
     ------
@@ -54,13 +107,12 @@ def read_input(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
         return _check_array(estimator, X, reset)
     array = _require_float_matrix(X)
     template = np.empty((0, array.shape[1])) if names is None else names
-    _check_feature_names(estimator, template, reset=reset)
-    _check_n_features(estimator, template, reset=reset)
+    validate_data(estimator, template, reset=reset, skip_check_array=True)  # names and number of the features
     return array.rechunk({1: -1}) if array.numblocks[1] > 1 else array
 
 
 def _check_array(estimator: BaseEstimator, X: Any, reset: bool) -> Any:
-    """What fits in memory, checked by scikit-learn; a frame's columns that are not numbers are named."""
+    """Let scikit-learn check an X in memory; name the columns of a DataFrame that are not numeric."""
     try:
         return validate_data(
             estimator,
@@ -77,18 +129,26 @@ def _check_array(estimator: BaseEstimator, X: Any, reset: bool) -> Any:
 
 
 def read_weights(sample_weight: Any, X: Any) -> Any:
-    """Sample weights for an X from :func:`read_input`: None, a NumPy array or a Dask array of shape (n_rows,)."""
+    """Return the sample weights for an X from :func:`read_input`: None, or an array of shape (n_rows,).
+
+    Raises
+    ------
+    ValueError
+        If there is not one number per row, or if weights for a NumPy X are not finite.
+    """
     if sample_weight is None:
         return None
     if isinstance(X, np.ndarray):
-        return _check_sample_weight(sample_weight, X, dtype=np.float64)
-    if hasattr(sample_weight, "to_dask_array"):
+        sample_weight = check_array(
+            sample_weight, ensure_2d=False, ensure_min_samples=0, dtype=np.float64, input_name="sample_weight"
+        )
+    elif hasattr(sample_weight, "to_dask_array"):
         sample_weight = sample_weight.to_dask_array()
     elif not isinstance(sample_weight, da.Array):
         sample_weight = np.asarray(sample_weight, dtype=np.float64)
     if sample_weight.ndim != 1 or not _same_length(sample_weight.shape[0], X.shape[0]):
         raise UserError(
-            f"sample_weight must have one number a row: expected shape ({X.shape[0]},), got {sample_weight.shape}."
+            f"sample_weight must have one number per row: expected shape ({X.shape[0]},), got {sample_weight.shape}."
         )
     return sample_weight
 
@@ -118,7 +178,7 @@ def _is_number(dtype: Any) -> bool:
 
 
 def _zarr_to_array(stored: Any) -> da.Array:
-    """A Dask array over whole stored chunks (or shards), several together if they are small."""
+    """Return a Dask array whose chunks are whole stored chunks (or shards), several together if they are small."""
     if stored.ndim != 2:
         return da.from_array(stored, name=False)
     unit = (getattr(stored, "shards", None) or stored.chunks)[0]
@@ -137,8 +197,3 @@ def _require_float_matrix(X: da.Array) -> da.Array:
     if X.shape[1] == 0:
         raise UserError(f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is required.")
     return X if X.dtype in (np.float64, np.float32) else X.astype(np.float64)
-
-
-def sample_seed(random_state: Any) -> int:
-    """A seed for the sample of rows that leaves the generator of the starts as it is."""
-    return int(copy.deepcopy(check_random_state(random_state)).randint(2**31 - 1))

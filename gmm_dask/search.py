@@ -5,28 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 from numpy.random import RandomState
-from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Status
-from gmm_dask.em.regularization import AUTO, settings_for
-from gmm_dask.em.spurious import weights_warning
 from gmm_dask.errors import UserError
-from gmm_dask.estimator import GaussianMixture
+from gmm_dask.estimator import GaussianMixture, MixtureMethods
 from gmm_dask.families import FAMILIES
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.starts import INIT_PARAMS, first_states
-from gmm_dask.inputs import read_input, read_weights, sample_seed
-from gmm_dask.passes.data_summary import DataSummary, summarize_rows
+from gmm_dask.init.starts import first_states
+from gmm_dask.inputs import FIT_CONSTRAINTS, at_least, below_one, check_parameters, one_of, read_rows, sample_seed
+from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import one_blas_thread
-from gmm_dask.passes.rows import Rows, as_rows, hold_out
+from gmm_dask.passes.model_batch import Model
+from gmm_dask.passes.rows import Rows, hold_out
 from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.plotting import notebook
 from gmm_dask.selection.criteria import CRITERIA
@@ -36,18 +31,21 @@ from gmm_dask.selection.outcomes import Outcome, by_candidate, choose, evaluate_
 from gmm_dask.selection.results import results_table
 
 
-class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
-    """Choice of the number of components and the covariance type by an information criterion.
+class GaussianMixtureSearch(MixtureMethods):
+    """Choice of the number of components and the covariance type by a criterion.
 
     All candidates and all their starts take their statistics from the same read of the data; a candidate that has
     converged leaves. Each ends where a :class:`GaussianMixture` with the same settings would.
+
+    Once fitted, the methods are those of the winner.
 
     Parameters
     ----------
     n_components : int or iterable of int, default=range(1, 10)
     covariance_types : str or iterable of str, default=('full', 'tied', 'diag', 'spherical')
     criterion : {'bic', 'aic', 'icl', 'held_out'}, default='bic'
-        The smallest wins. 'held_out' is -2 times the log-likelihood of the rows that ``held_out`` holds out.
+        The criterion to minimise; see :data:`gmm_dask.selection.criteria.CRITERIA`. 'held_out' is -2 times the
+        log-likelihood of the rows that ``held_out`` holds out.
     n_init, init_params, tol, max_iter, reg_covar
         As in :class:`GaussianMixture`.
     random_state : int, RandomState instance or None, default=None
@@ -55,11 +53,11 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     accelerate : bool, default=False
         As in :class:`GaussianMixture`.
     held_out : float, default=0.0
-        Share of the rows, 0 <= share < 1, that take no part in the fits and their criteria, and tell how well the
-        mixtures describe rows that they have not seen. Which rows follows from the seed and each row's position, not
-        from chunks; where a Dask collection's lengths are not known, from its partition and the position in it.
+        Fraction of the rows, 0 <= fraction < 1, that take no part in the fits and their criteria, and show how well
+        the mixtures describe unseen rows. Which rows follows from the seed and each row's position, not from chunks;
+        where a Dask collection's lengths are not known, from its partition and the position in it.
     extend : bool, default=False
-        Whether the grid is widened as long as the winner has the most components of it, or the fewest and more than
+        Whether to extend the grid as long as the winner has the most components of it, or the fewest and more than
         one: by half as many numbers of components as it has, in its own stride, for all covariance types. Only the
         new candidates are fitted; with ``init_params='auto'`` their starts are searched for without the others, so
         that they may end elsewhere than in a search that has the whole grid at first. It ends when the winner lies
@@ -68,38 +66,37 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     best_estimator_ : GaussianMixture
-        Fitted, with the best start's parameters.
+        The winner, fitted.
     best_params_ : dict
         Its ``n_components`` and ``covariance_type``.
     results_ : pandas.DataFrame
-        A row a candidate: n_components, covariance_type, status, bic, delta (of the criterion, to the winner;
-        NaN where a candidate may not win), aic,
-        icl, held_out (the criterion; NaN where no rows are held out), log_likelihood (total over the fitted rows),
-        held_out_log_likelihood (mean over the rows held out), n_parameters, n_iter, start (the best start's number),
-        starts (how many were tried), untrusted (how many of them do not compare, having no usable parameters, or a
-        status that is not trusted where the best one's is), agreed (how many ended at the best one's likelihood),
-        spread (how far the worst ended below it, in log-likelihood a row), agreeing (which agreed, a tuple of their
-        numbers).
+        One row per candidate, described by its best start, with the columns
+
+        - n_components, covariance_type;
+        - status: see :class:`gmm_dask.em.status.Status`;
+        - bic, aic, icl, held_out: the criteria; held_out is NaN where no rows are held out;
+        - delta, after bic: the search's criterion minus the winner's; NaN where a candidate may not win;
+        - log_likelihood: total over the fitted rows;
+        - held_out_log_likelihood: mean per held-out row;
+        - n_parameters, n_iter;
+        - start: number of the best start;
+        - starts, untrusted, agreed, spread, agreeing: how the starts compare, see
+          :class:`gmm_dask.selection.diagnostics.Agreement`.
     remarks_ : list of str
-        What to know before the choice is trusted: the winner is on the edge of the grid, fewer components do as
-        well, or its starts disagree.
+        Reasons to doubt the choice: the winner is on the edge of the grid, fewer components do as well, or its starts
+        disagree.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Where X has column names that are strings.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [Interval(Integral, 1, None, closed="left"), "array-like", range],
-        "covariance_types": [StrOptions(set(FAMILIES)), "array-like"],
-        "criterion": [StrOptions(set(CRITERIA))],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(set(INIT_PARAMS))],
-        "tol": [Interval(Real, 0.0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left"), StrOptions({AUTO})],
-        "random_state": ["random_state"],
-        "accelerate": ["boolean"],
-        "held_out": [Interval(Real, 0.0, 1.0, closed="left")],
+        **FIT_CONSTRAINTS,
+        "n_components": [at_least(1), "array-like", range],
+        "covariance_types": [one_of(FAMILIES), "array-like"],
+        "criterion": [one_of(CRITERIA)],
+        "max_iter": [at_least(1)],
+        "held_out": [below_one()],
         "extend": ["boolean"],
     }
 
@@ -153,29 +150,25 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If a parameter, X or the weights are not usable, or if no candidate could be fitted.
         """
-        self._validate_params()
+        check_parameters(self)
         if CRITERIA[self.criterion].needs_held_out and not self.held_out:
             raise UserError(
-                f"criterion={self.criterion!r} needs rows that are held out of the fits: pass their share, such as "
+                f"criterion={self.criterion!r} needs rows that are held out of the fits: pass their fraction, such as "
                 "held_out=0.2."
             )
         candidates = check_candidates(self.n_components, self.covariance_types)
-        array, seed = read_input(self, X, reset=True), sample_seed(self.random_state)
-        rows = hold_out(as_rows(array, read_weights(sample_weight, array)), self.held_out, seed)
+        rows, seed = read_rows(self, X, sample_weight, reset=True), sample_seed(self.random_state)
+        rows = hold_out(rows, self.held_out, seed)
         with one_blas_thread():
-            data_summary = summarize_rows(rows, seed, getattr(self, "feature_names_in_", None))
-            if note := weights_warning(data_summary.total_weight, data_summary.n_rows):
-                warnings.warn(note, UserWarning, stacklevel=2)
-            settings = settings_for(data_summary, self.tol, self.max_iter, self.reg_covar, self.accelerate)
+            data_summary, settings = self._summarize(rows, seed)
             fit_some = partial(self._outcomes, rows, data_summary, settings, generator_copies(self.random_state))
             outcomes = fit_some(candidates)
-            while (wider := self._extension(outcomes, data_summary.n_rows)).candidates:
-                outcomes = in_grid_order([*outcomes, *fit_some(wider.candidates)])
+            while (extension := self._extension(outcomes, data_summary.n_rows)).candidates:
+                outcomes = in_grid_order([*outcomes, *fit_some(extension.candidates)])
         self.results_ = results_table(outcomes, self.criterion)
         self._set_best(choose(outcomes, self.criterion))
-        self.remarks_ = remarks(
-            self.results_, self.criterion, self._winner_row(), wider.stopped if self.extend else None
-        )
+        winner = next(row for row in self.results_.to_dict("records") if self.best_params_.items() <= row.items())
+        self.remarks_ = remarks(self.results_, self.criterion, winner, extension.stopped if self.extend else None)
         return self
 
     def _outcomes(
@@ -186,7 +179,7 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         copies: Callable[[], RandomState],
         candidates: Sequence[Candidate],
     ) -> list[Outcome]:
-        """All starts of some candidates, fitted."""
+        """Fit all starts of some candidates."""
         states = first_states(
             candidates,
             data_summary,
@@ -204,64 +197,28 @@ class GaussianMixtureSearch(DensityMixin, BaseEstimator):  # type: ignore[misc]
         best = choose(outcomes, self.criterion).state
         return extend_grid(list(by_candidate(outcomes)), best.candidate, best.status.trusted, n_rows)
 
-    def _winner_row(self) -> dict[str, Any]:
-        chosen = [self.results_[name] == value for name, value in self.best_params_.items()]
-        row: dict[str, Any] = self.results_[chosen[0] & chosen[1]].iloc[0].to_dict()
-        return row
-
     def _set_best(self, outcome: Outcome) -> None:
         state = outcome.state
         self.best_params_: dict[str, Any] = {
             "n_components": state.n_components,
             "covariance_type": state.covariance_type,
         }
-        self.best_estimator_ = GaussianMixture(
-            **self.best_params_,
-            n_init=self.n_init,
-            init_params=self.init_params,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            reg_covar=self.reg_covar,
-            random_state=self.random_state,
-            accelerate=self.accelerate,
-        )
+        shared = GaussianMixture().get_params().keys() & self.get_params().keys()
+        settings = {name: getattr(self, name) for name in shared}
+        self.best_estimator_ = GaussianMixture(**{**settings, **self.best_params_})
         self.best_estimator_.set_fitted(state)
-        if state.status is Status.MAX_ITER:
-            warnings.warn(f"The winner did not converge: {state.status.remedy}", ConvergenceWarning, stacklevel=3)
-        elif not state.status.trusted:
-            warnings.warn(
-                f"No candidate can be trusted, and the winner is {state.status}: {state.status.remedy}",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self, name):
                 setattr(self.best_estimator_, name, getattr(self, name))
+        if not state.status.trusted:
+            message = f"No candidate can be trusted, and the winner is {state.status}: {state.status.remedy}"
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        elif state.status is Status.MAX_ITER:
+            warnings.warn(f"The winner did not converge: {state.status.remedy}", ConvergenceWarning, stacklevel=3)
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit all candidates, choose, and label the rows of X; as ``fit(X).predict(X)``."""
-        return self.fit(X, sample_weight=sample_weight).predict(X)
-
-    def predict(self, X: Any) -> Any:
-        """Labels of the winner; see :meth:`GaussianMixture.predict`."""
-        return self._winner.predict(X)
-
-    def predict_proba(self, X: Any) -> Any:
-        """Responsibilities of the winner; see :meth:`GaussianMixture.predict_proba`."""
-        return self._winner.predict_proba(X)
-
-    def score_samples(self, X: Any) -> Any:
-        """Log densities of the winner; see :meth:`GaussianMixture.score_samples`."""
-        return self._winner.score_samples(X)
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log density of the winner; see :meth:`GaussianMixture.score`."""
-        return self._winner.score(X, sample_weight=sample_weight)
+    @property
+    def _model(self) -> Model:
+        return self.best_estimator_._model
 
     def _html_repr(self) -> str:
         return notebook.search_html(super()._html_repr(), self)
-
-    @property
-    def _winner(self) -> GaussianMixture:
-        check_is_fitted(self)
-        return self.best_estimator_

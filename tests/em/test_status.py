@@ -247,8 +247,8 @@ def test_a_sound_start_is_kept_before_a_spike_with_auto():
     spike = State(Candidate("full", 2), 0, random_parameters("full", 2, 2), (9.0,), Status.SPURIOUS, converged=True)
     sound = State(Candidate("full", 2), 1, random_parameters("full", 2, 2), (1.0,), Status.CONVERGED, converged=True)
     mixture = GaussianMixture(2, n_init=2, init_params="auto")
-    mixture._keep_best([spike, sound])
+    mixture._set_best([spike, sound])
     assert mixture.status_ == "converged"
     with pytest.warns(ConvergenceWarning, match="spurious"):
-        mixture.set_params(init_params="kmeans")._keep_best([spike, sound])
+        mixture.set_params(init_params="kmeans")._set_best([spike, sound])
     assert mixture.lower_bound_ == 9.0
