@@ -101,7 +101,7 @@ def score_batch(config: ConfigParameter) -> Any:
     job = read_job(config)
     with ProgressArtifact(job.name, "scores-progress") as bar:
         summary = score(job, progress=listeners(bar), as_task=as_task(job))
-        bar.finish(f"{summary.n_rows:,} rows by {summary.model}")
+        bar.finish(f"{summary.rows.n_rows:,} rows by {summary.model}")
     publish_scores(job.name, summary)
     return summary
 

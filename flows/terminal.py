@@ -260,19 +260,19 @@ def show_score(summary: ScoreSummary) -> None:
     if summary.reused:
         print_line("The scores are complete: nothing was computed.")
     _console().print(_shares_table(summary))
-    without = f", {summary.unusable:,} of them without a label" if summary.unusable else ""
-    print_line(f"{_counted(summary.n_rows, 'row')}{without}, by {summary.model}")
+    without = f", {summary.rows.unusable:,} of them without a label" if summary.rows.unusable else ""
+    print_line(f"{_counted(summary.rows.n_rows, 'row')}{without}, by {summary.model}")
     print_paragraph(
         f"  mean log density {summary.mean_log_density:.4f} per row, {summary.fit_mean_log_density:.4f} in the fit "
         f"({summary.mean_log_density - summary.fit_mean_log_density:+.4f})"
     )
-    if summary.anomalies is not None:
-        labelled = summary.n_rows - summary.unusable
-        share = summary.anomalies / labelled if labelled else 0.0
-        origin = "the rows of the fit" if summary.of_fit else "these rows"
+    rows = summary.rows
+    if rows.anomalies is not None:
+        share = rows.anomalies / rows.usable if rows.usable else 0.0
+        origin = "the rows of the fit" if summary.threshold_of_fit else "these rows"
         print_paragraph(
-            f"  anomalies: {summary.anomalies:,} ({share:.3g} of the rows), below the quantile {summary.quantile:.3g} "
-            f"of the densities of {origin}"
+            f"  anomalies: {rows.anomalies:,} ({share:.3g} of the rows), below the quantile "
+            f"{rows.anomaly_quantile:.3g} of the densities of {origin}"
         )
     for line in summary.drift:
         print_paragraph(
@@ -285,7 +285,7 @@ def _shares_table(summary: ScoreSummary) -> Table:
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("component", "share here", "in the fit", "difference"):
         grid.add_column(name, justify="right", no_wrap=True)
-    for k, (here, fit) in enumerate(zip(summary.shares, summary.fit_shares, strict=True)):
+    for k, (here, fit) in enumerate(zip(summary.rows.label_shares, summary.fit_shares, strict=True)):
         grid.add_row(str(k), f"{here:.2%}", f"{fit:.2%}", f"{here - fit:+.2%}")
     return grid
 

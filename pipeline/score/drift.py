@@ -77,7 +77,7 @@ def read_reference(result: Result, model: StoredModel) -> Reference:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """New rows compared with the reference.
 
@@ -85,36 +85,56 @@ class Comparison:
     ----------
     rows : RowSummary
         Of the new rows.
-    reference_mean : float
+    fit_mean_log_density : float
         Mean log density of the reference.
-    reference_shares : tuple of float
+    fit_shares : tuple of float
         Share of each label in the reference.
     drift : tuple of str
         A sentence for each difference beyond the bounds.
     """
 
     rows: RowSummary
-    reference_mean: float
-    reference_shares: tuple[float, ...]
+    fit_mean_log_density: float
+    fit_shares: tuple[float, ...]
     drift: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as it is stored."""
-        fit = {"mean_log_density": self.reference_mean, "label_shares": list(self.reference_shares)}
+        fit = {"mean_log_density": self.fit_mean_log_density, "label_shares": list(self.fit_shares)}
         return {**self.rows.to_dict(), "fit": fit, "drift": list(self.drift)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read a stored comparison."""
-        fit = values["fit"]
-        rows = RowSummary.from_dict(values)
-        return cls(rows, fit["mean_log_density"], tuple(fit["label_shares"]), tuple(values["drift"]))
+        return cls(
+            rows=RowSummary.from_dict(values),
+            fit_mean_log_density=values["fit"]["mean_log_density"],
+            fit_shares=tuple(values["fit"]["label_shares"]),
+            drift=tuple(values["drift"]),
+        )
+
+    @property
+    def mean_log_density(self) -> float:
+        """Mean over the usable rows: minus infinity if the density of one is zero, NaN without any."""
+        mean = self.rows.mean_log_density
+        if mean is None:
+            return -math.inf if self.rows.usable else math.nan
+        return mean
+
+    @property
+    def threshold_of_fit(self) -> bool:
+        """Whether the threshold of anomalies is that of the fit, and not a quantile of these rows."""
+        return self.rows.anomaly_rank_error is None
 
 
 def compare(rows: RowSummary, reference: Reference) -> Comparison:
     """Compare new rows with the reference."""
-    drift = (*_drift_of_density(rows, reference), *_drift_of_shares(rows, reference))
-    return Comparison(rows, reference.mean, tuple(reference.shares.tolist()), drift)
+    return Comparison(
+        rows=rows,
+        fit_mean_log_density=reference.mean,
+        fit_shares=tuple(reference.shares.tolist()),
+        drift=(*_drift_of_density(rows, reference), *_drift_of_shares(rows, reference)),
+    )
 
 
 def _drift_of_density(rows: RowSummary, reference: Reference) -> list[str]:

@@ -39,9 +39,9 @@ from pipeline.store.paths import with_store
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class ScoreSummary:
-    """The result of a score run.
+@dataclass(frozen=True, kw_only=True)
+class ScoreSummary(Comparison):
+    """The result of a score run: the comparison of the new rows with those of the fit, and where it is.
 
     Attributes
     ----------
@@ -49,20 +49,6 @@ class ScoreSummary:
         Path of the scores.
     model : str
         Name of the model, such as ``tied-k3``.
-    n_rows, unusable : int
-        All rows, and those without outputs.
-    mean_log_density, fit_mean_log_density : float
-        Mean over the usable rows, and over those of the fit, in the user's units.
-    shares, fit_shares : tuple of float
-        Share of the rows of each component.
-    anomalies : int or None
-        Rows under the threshold; None if they were not requested.
-    quantile : float or None
-        The share of anomalies that defines the threshold: among the rows of the fit, if ``of_fit``, or among these.
-    of_fit : bool
-        Whether the threshold is that of the fit.
-    drift : tuple of str
-        A sentence for each difference from the rows of the fit beyond the bounds.
     seconds : float
     reused : bool
         Whether the scores were complete before, so that nothing was computed.
@@ -70,16 +56,6 @@ class ScoreSummary:
 
     out: str
     model: str
-    n_rows: int
-    unusable: int
-    mean_log_density: float
-    fit_mean_log_density: float
-    shares: tuple[float, ...]
-    fit_shares: tuple[float, ...]
-    anomalies: int | None
-    quantile: float | None
-    of_fit: bool
-    drift: tuple[str, ...]
     seconds: float
     reused: bool
 
@@ -139,8 +115,13 @@ def score(
         stored = writer.summary()
         if not (complete or _as_files(config)):
             store.complete_scores(config.output.store, stored)
-    found = Comparison.from_dict(stored)
-    return _summary(config.output.store, str(result.best), found, time.monotonic() - begin, complete)
+    return ScoreSummary(
+        **vars(Comparison.from_dict(stored)),
+        out=config.output.store,
+        model=str(result.best),
+        seconds=time.monotonic() - begin,
+        reused=complete,
+    )
 
 
 def _request(config: JobConfig, model: StoredModel, reference: Reference) -> RowRequest:
@@ -235,29 +216,3 @@ def _require_memory(config: JobConfig, source: Source, request: RowRequest) -> N
             f"work on chunks of {shape.chunk_rows:,} rows. Raise it (--set cluster.memory_limit=2GiB), or use smaller "
             "chunks (--set data.chunk_rows=10000)."
         )
-
-
-# -- the end -------------------------------------------------------------------------------------------------------
-
-
-def _summary(out: str, model: str, found: Comparison, seconds: float, reused: bool) -> ScoreSummary:
-    rows = found.rows
-    mean = rows.mean_log_density
-    if mean is None:
-        mean = -math.inf if rows.usable else math.nan
-    return ScoreSummary(
-        out=out,
-        model=model,
-        n_rows=rows.n_rows,
-        unusable=rows.unusable,
-        mean_log_density=mean,
-        fit_mean_log_density=found.reference_mean,
-        shares=rows.label_shares,
-        fit_shares=found.reference_shares,
-        anomalies=rows.anomalies,
-        quantile=rows.anomaly_quantile,
-        of_fit=rows.anomaly_rank_error is None,
-        drift=found.drift,
-        seconds=seconds,
-        reused=reused,
-    )

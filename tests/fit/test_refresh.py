@@ -239,12 +239,12 @@ def test_other_rows_are_labelled_with_the_newest_model(night, tmp_path):
     score = {"source": str(tmp_path / "new.npy"), "out": f"{tmp_path}/scores-{{started:%Y-%m-%d}}.zarr"}
     config = job(tmp_path, score=score, output={"log_density": True})
     summary = score_batch(config, now=NOW)
-    assert (summary.model, summary.n_rows) == (newest.summary.best, 300)
+    assert (summary.model, summary.rows.n_rows) == (newest.summary.best, 300)
     assert arrays_of(summary) == {"label", "log_density"}
     root = zarr.open_group(summary.out, mode="r")
     assert Path(root.attrs["model"]["store"]) == Path(newest.summary.store).resolve()
     assert score_batch(config, now=NOW).reused
-    assert np.isclose(summary.shares, 1 / 3, atol=0.02).all()
+    assert np.isclose(summary.rows.label_shares, 1 / 3, atol=0.02).all()
 
 
 NOW = datetime(2026, 11, 3, 5)
@@ -267,7 +267,7 @@ def test_what_the_configuration_sets_holds_for_other_rows_and_the_rest_is_as_in_
         return score_batch(job(tmp_path, score=score, output=output, data=data))
 
     same = label("same.zarr")
-    assert (same.unusable, arrays_of(same)) == (1, {"label", "responsibility"})
+    assert (same.rows.unusable, arrays_of(same)) == (1, {"label", "responsibility"})
     more = label("more.zarr", log_density=True, anomaly_quantile=0.1, data={"chunk_rows": 50})
     assert arrays_of(more) == {"label", "responsibility", "log_density", "anomaly"}
     root = zarr.open_group(more.out, mode="r")
@@ -291,7 +291,7 @@ def test_keys_of_another_kind_of_file_are_left_to_the_fit(night, tmp_path):
         score = {"source": str(tmp_path / "new.parquet"), "out": str(tmp_path / out)}
         data = {"source": str(tmp_path / "rows.npy"), "dataset": "of/hdf5"}
         summary = score_batch(job(tmp_path, score=score, output=output, data=data))
-        assert summary.n_rows == 3000
+        assert summary.rows.n_rows == 3000
         if columns:
             assert pd.read_parquet(summary.out).columns.tolist() == columns
 

@@ -113,9 +113,14 @@ def test_the_rows_of_the_fit_have_the_answers_of_the_fit(tmp_path, store, unheld
     np.testing.assert_allclose(found["log_density"], expected["log_density"], rtol=1e-12)
     np.testing.assert_allclose(found["responsibility"], expected["responsibility"], atol=1e-12)
     np.testing.assert_array_equal(found["anomaly"], expected["anomaly"])
-    assert (summary.n_rows, summary.unusable, summary.anomalies, summary.of_fit) == (2000, 0, 20, True)
+    assert (summary.rows.n_rows, summary.rows.unusable, summary.rows.anomalies, summary.threshold_of_fit) == (
+        2000,
+        0,
+        20,
+        True,
+    )
     assert summary.mean_log_density == pytest.approx(summary.fit_mean_log_density, rel=1e-9)
-    assert summary.shares == pytest.approx(summary.fit_shares, abs=1e-12)
+    assert summary.rows.label_shares == pytest.approx(summary.fit_shares, abs=1e-12)
     assert not summary.drift
     told = [event for event in events if isinstance(event, ChunksDone)]
     assert told[-1].done == told[-1].total > 10
@@ -148,8 +153,8 @@ def test_rows_that_are_not_usable(tmp_path, store, unheld, kind):
     summary = score(store, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["data.missing=drop"]))
     found = rows_of(tmp_path / "out.zarr")
     assert np.flatnonzero(found["label"] == -1).tolist() == [3, 170]
-    assert (summary.n_rows, summary.unusable) == (300, 2)
-    assert sum(summary.shares) == pytest.approx(1.0)
+    assert (summary.rows.n_rows, summary.rows.unusable) == (300, 2)
+    assert sum(summary.rows.label_shares) == pytest.approx(1.0)
 
 
 def test_rows_that_are_infinitely_far(tmp_path, store):
@@ -173,9 +178,9 @@ def test_another_quantile_takes_its_threshold_from_the_new_rows(tmp_path, store)
     own = score(
         store, data, tmp_path / "b.zarr", settings=ScoreSettings.from_overrides(["output.anomaly_quantile=0.05"])
     )
-    assert (of_fit.of_fit, own.of_fit) == (True, False)
-    assert of_fit.anomalies > 100
-    assert own.anomalies == 20
+    assert (of_fit.threshold_of_fit, own.threshold_of_fit) == (True, False)
+    assert of_fit.rows.anomalies > 100
+    assert own.rows.anomalies == 20
     assert read_summary(tmp_path / "a.zarr")["anomaly_threshold"] == read_summary(store)["anomaly_threshold"]
 
 
@@ -268,7 +273,7 @@ def test_scores_go_on_where_they_were_stopped(tmp_path, store, unheld, out):
     assert "going on after" in detail
     again = score(store, data, out, **settings)
     assert again.reused
-    assert (again.mean_log_density, again.anomalies) == (first.mean_log_density, first.anomalies)
+    assert again.rows == first.rows
     whole = tmp_path / f"whole{out.suffix}"
     assert score(store, data, whole, **settings).mean_log_density == first.mean_log_density
     leftovers = {path.name for path in tmp_path.iterdir()} - {"new.parquet", out.name, whole.name}
@@ -394,8 +399,8 @@ def test_without_rows_in_the_store_the_weights_stand_for_the_shares(tmp_path):
     with pytest.raises(UserError, match="no row output is requested"):
         score(bare, data, tmp_path / "out.zarr")
     summary = score(bare, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["output.labels=true"]))
-    assert summary.shares == pytest.approx(summary.fit_shares, abs=0.01)
-    assert summary.anomalies is None
+    assert summary.rows.label_shares == pytest.approx(summary.fit_shares, abs=0.01)
+    assert summary.rows.anomalies is None
     assert not summary.drift
 
 
@@ -498,7 +503,7 @@ def test_the_rows_of_a_weighted_fit_have_not_drifted(tmp_path):
     summary = score(store, data, tmp_path / "out.zarr")
     assert not summary.drift
     assert summary.mean_log_density == pytest.approx(summary.fit_mean_log_density, rel=1e-9)
-    assert summary.shares == pytest.approx((0.9, 0.1)[:: 1 if summary.shares[0] > 0.5 else -1])
+    assert summary.rows.label_shares == pytest.approx((0.9, 0.1)[:: 1 if summary.rows.label_shares[0] > 0.5 else -1])
 
 
 def test_a_weighted_fit_without_rows_says_that_it_cannot_be_compared(tmp_path):
