@@ -34,8 +34,8 @@ from pipeline.progress import ChunksDone, Event, PassDone
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from pipeline.fit.job import Summary
     from pipeline.fit.refresh import Refreshed
-    from pipeline.report.summary import Summary
     from pipeline.score.new_rows import ScoreSummary
 
 SECONDS_BETWEEN_UPDATES = 2.0

@@ -26,7 +26,7 @@ from pipeline.progress import Event, Progress, StageStarted, silent
 from pipeline.stages import limited
 
 if TYPE_CHECKING:
-    from pipeline.report.summary import Summary
+    from pipeline.fit.job import Summary
 
 Stage = TypeVar("Stage", bound=Callable[..., Any])
 ConfigParameter = str | dict[str, Any]  # the path of a job's YAML file, or its content

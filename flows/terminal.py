@@ -22,8 +22,8 @@ from pipeline.progress import Progress
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.fit.job import Summary
     from pipeline.fit.plan import Estimate
-    from pipeline.report.summary import Summary
     from pipeline.score.new_rows import ScoreSummary
     from pipeline.store import Result, RowSummary
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Status
@@ -29,8 +29,7 @@ from pipeline.fit.extend import plan_extension
 from pipeline.fit.plan import FitPlan, candidates_of, data_shape, grid_of, plan_fits
 from pipeline.fit.seeding import em_settings, initial_states, seed
 from pipeline.progress import Progress, StageStarted, report_notes, silent
-from pipeline.report import clear_report, has_report, write_report
-from pipeline.report.summary import Summary
+from pipeline.report import clear_report, has_report, report_folder, write_report
 from pipeline.score.key_columns import clear_rows, read_keys
 from pipeline.score.row_pass import (
     RowRequest,
@@ -44,9 +43,35 @@ from pipeline.sources.fingerprint import contents_of, header_of, require_same_co
 from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary
 from pipeline.sources.rows import fits_in_memory, open_prepared_rows, read_data_summary, require_same_chunks
 from pipeline.stages import Stage, unchanged
-from pipeline.store import Checkpoint, StoreStatus, Widening
+from pipeline.store import Checkpoint, Result, StoreStatus, Widening, open_result
 from pipeline.store.errors import writing
 from pipeline.store.paths import placed
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Summary(Result):
+    """A complete result store, read as the run left it.
+
+    Attributes
+    ----------
+    run_seconds : float
+        Duration of this run, its report included.
+    reused : bool
+        Whether the store was complete before, so that nothing was computed.
+    """
+
+    run_seconds: float
+    reused: bool
+
+    @property
+    def report(self) -> str:
+        """Path of the folder for its report."""
+        return str(report_folder(self.store))
+
+    @classmethod
+    def read(cls, path: str, run_seconds: float, reused: bool) -> Self:
+        """Read all of a complete store."""
+        return cls(**vars(open_result(path)), run_seconds=run_seconds, reused=reused).loaded()
 
 
 def run(

@@ -31,12 +31,11 @@ from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.config.schedule import RefreshConfig
 from pipeline.config.templates import is_dated, latest
-from pipeline.fit.job import run
+from pipeline.fit.job import Summary, run
 from pipeline.fit.plan import grid_of
 from pipeline.fit.seeding import em_settings, initial_states, seed_states
 from pipeline.progress import Progress, report_notes, silent
 from pipeline.report import report_folder
-from pipeline.report.summary import Summary
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of
 from pipeline.sources.preparation import Preparation, preparation_of

@@ -107,14 +107,8 @@ def render(facts: Facts, drawn: dict[str, list[Picture]]) -> str:
         tiles=_tiles(facts),
         data=_data(facts),
         run=_run(facts),
-        settings=_settings(facts),
+        settings=to_yaml(redacted(facts.store.config)),
     )
-
-
-def _settings(facts: Facts) -> str:
-    """The configuration as YAML, with lists in a line."""
-    shown = redacted(facts.store.config)
-    return to_yaml(shown)
 
 
 def _data_url(picture: Picture) -> str:
