@@ -270,7 +270,7 @@ def test_scores_go_on_where_they_were_stopped(tmp_path, store, unheld, out):
     told = [event for event in events if isinstance(event, ChunksDone)]
     assert 0 < len(told) < told[-1].total
     (detail,) = [event.detail for event in events if isinstance(event, StageStarted) and event.name == "write rows"]
-    assert "going on after" in detail
+    assert "resuming after" in detail
     again = score(store, data, out, **settings)
     assert again.reused
     assert again.rows == first.rows
