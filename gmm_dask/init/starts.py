@@ -1,4 +1,4 @@
-"""The registry of starts: each is one value of :data:`STARTS`, from which everything that names them derives.
+"""The registry of starts: each is one value, from which everything that names them derives.
 
 To add a start, add a value here. The estimators' ``init_params``, the job's config, its documentation and the checks of
 both follow.
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init import responsibilities
 from gmm_dask.init.auto import search_states
-from gmm_dask.init.responsibilities import start_states
+from gmm_dask.init.responsibilities import kmeans, kmeans_plus_plus, random_from_data, random_shares, start_states
 from gmm_dask.passes.data_summary import DataSummary
 
 RandomState = Callable[[], np.random.RandomState]
@@ -49,37 +48,14 @@ class Start:
     is_search: bool = False
 
 
-STARTS = {
-    start.name: start
-    for start in (
-        Start(
-            "kmeans",
-            "each row belongs to its k-means cluster, as in scikit-learn",
-            partial(start_states, responsibilities.kmeans),
-        ),
-        Start(
-            "k-means++",
-            "each component is one row, chosen far from the others, as in scikit-learn",
-            partial(start_states, responsibilities.kmeans_plus_plus),
-        ),
-        Start(
-            "random",
-            "each row belongs to all components in random shares, as in scikit-learn",
-            partial(start_states, responsibilities.random_shares),
-        ),
-        Start(
-            "random_from_data",
-            "each component is one row drawn at random, as in scikit-learn",
-            partial(start_states, responsibilities.random_from_data),
-        ),
-        Start(
-            "auto",
-            "the best of many short runs of EM on a subsample of the rows in memory, improved by split and merge moves",
-            search_states,
-            is_search=True,
-        ),
-    )
-}
+_STARTS = (
+    Start("kmeans", "each row belongs to its k-means cluster", partial(start_states, kmeans)),
+    Start("k-means++", "each component is one row, far from the others", partial(start_states, kmeans_plus_plus)),
+    Start("random", "each row belongs to all components, in random shares", partial(start_states, random_shares)),
+    Start("random_from_data", "each component is one row, drawn at random", partial(start_states, random_from_data)),
+    Start("auto", "the best of many short runs on a subsample in memory", search_states, is_search=True),
+)
+STARTS = {start.name: start for start in _STARTS}
 INIT_PARAMS = tuple(STARTS)
 
 

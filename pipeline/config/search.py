@@ -87,7 +87,7 @@ class SearchConfig(Section):
         default="auto",
         description="How a start is made, from the sample of rows. "
         + "; ".join(f"{start.name}: {start.description}" for start in STARTS.values())
-        + ". Each of the n_init starts is made independently.",
+        + ". All but auto are those of scikit-learn.",
     )
     tol: Real = Field(
         default=1e-3,

@@ -1,14 +1,16 @@
-"""Spikes of chance: slim components that do not pay for their own parameters."""
+"""Spurious components: found from the parameters alone, and from the data; they do not win."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
+from gmm_dask.em import spurious as spurious_module
 from gmm_dask.em.loop import State, Status
 from gmm_dask.em.spurious import check_components, check_parameters, slim_components
-from gmm_dask.families import FAMILIES, get_family
+from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import statistics_of
 from gmm_dask.passes.data_summary import summarize_rows
@@ -18,6 +20,173 @@ from gmm_dask.selection.outcomes import best_outcome, evaluate_states
 from mixtures import assert_same_parameters, assert_same_statistics, random_parameters, random_rows
 
 OWN_COVARIANCES = ("full", "diag", "spherical")
+
+
+# -- from the parameters alone -----------------------------------------------------------------------------------
+
+
+def mixture_of(covariance_type, rows, variances, n_features=2):
+    """Components of so many rows and such variances in the first direction (all directions, if spherical), apart."""
+    k = len(rows)
+    diagonals = np.ones((k, n_features))
+    diagonals[:, : n_features if covariance_type == "spherical" else 1] = np.array(variances)[:, None]
+    shapes = {"full": [np.diag(d) for d in diagonals], "diag": diagonals, "spherical": diagonals[:, 0]}
+    means = 10.0 * np.arange(k)[:, None] * np.ones(n_features)
+    weights = np.array(rows) / np.sum(rows)
+    return get_family(covariance_type).parameters(weights, means, np.array(shapes[covariance_type]))
+
+
+def checked(covariance_type, rows, variances, reg_covar=1e-6):
+    parameters = mixture_of(covariance_type, rows, variances)
+    return check_parameters(get_family(covariance_type), parameters, float(sum(rows)), reg_covar)
+
+
+@pytest.mark.parametrize("covariance_type", OWN_COVARIANCES)
+@pytest.mark.parametrize(
+    ("rows", "variances", "expected"),
+    [
+        ([100, 100, 50], [1.0, 2.0, 0.5], None),
+        ([1000, 1000, 14], [1.0, 2.0, 1e-5], Status.SPURIOUS),  # far too narrow
+        ([1000, 1000, 14], [1.0, 2.0, 1e-2], None),  # small, but in proportion
+        ([1000, 1000, 60], [1.0, 2.0, 1e-5], None),  # so many rows are no accident
+        ([1000, 1000, 0.9], [1.0, 2.0, 1.0], Status.DEGENERATE),
+        ([1000, 1000, 1], [1.0, 2.0, 1e-5], Status.DEGENERATE),
+        ([1000, 20, 20], [1e6, 1e-2, 1e-2], Status.SPURIOUS),
+        ([15, 20, 20], [1e6, 1e-2, 1e-2], None),  # a component of outliers does not make the others spurious
+        ([20, 20, 20], [1.1e-6, 1.1e-6, 1.1e-6], Status.SPURIOUS),  # every component is bounded by reg_covar
+    ],
+)
+def test_checks_of_parameters(covariance_type, rows, variances, expected):
+    assert checked(covariance_type, rows, variances) is expected
+
+
+def test_tied_components_are_not_spurious():
+    parameters = get_family("tied").parameters(np.array([0.9, 0.1]), np.array([[0.0, 0], [9, 9]]), np.diag([1e-4, 1.0]))
+    assert check_parameters(get_family("tied"), parameters, 100.0, 1e-6) is None
+
+
+def test_columns_that_are_all_but_equal_make_no_spurious_components(covariance_type):
+    """In a direction in which the data do not vary, everything is narrow."""
+    X = np.random.RandomState(0).standard_normal((60, 2))
+    X = np.column_stack([X, X[:, 0]])
+    search = GaussianMixtureSearch([1, 2], covariance_type, reg_covar="auto", random_state=0).fit(X)
+    assert (search.results_["status"] == "converged").all()
+
+
+def test_checks_do_not_depend_on_units():
+    units = np.array([1e-3, 1e4])
+    for variances in ([1.0, 2.0, 1e-5], [1.0, 2.0, 0.1]):
+        parameters = mixture_of("full", [1000, 1000, 14], variances)
+        family = get_family("full")
+        _, scaled = family.unscaled(parameters, np.zeros(2), units)
+        found = check_parameters(family, scaled, 2014.0, 1e-6 * units**2)
+        assert found is check_parameters(family, parameters, 2014.0, 1e-6)
+
+
+def test_components_that_are_ruled_out_are_not_spurious(covariance_type, monkeypatch):
+    """The cheap bound rules out no component that the whole check finds."""
+    family, ruled_out = get_family(covariance_type), []
+    cheap = spurious_module._may_be_narrow
+
+    def watched(parameters, matrices, chosen):
+        ruled_out.append(np.count_nonzero(~cheap(parameters, matrices, chosen)))
+        return cheap(parameters, matrices, chosen)
+
+    found = {}
+    for look in (watched, lambda parameters, matrices, chosen: np.ones(len(chosen), dtype=bool)):
+        monkeypatch.setattr(spurious_module, "_may_be_narrow", look)
+        found[look] = [check_parameters(family, mixture, 300.0, 1e-5) for mixture in uneven_mixtures(family)]
+    first, second = found.values()
+    assert first == second
+    assert {None, Status.SPURIOUS} <= {*first}
+    assert sum(ruled_out) > 50
+
+
+def test_a_component_without_any_width_is_spurious():
+    wide, flat = np.eye(2), np.diag([1.0, 0.0])
+    parameters = Parameters(np.array([0.95, 0.05]), np.array([[0.0, 0.0], [9.0, 0.0]]), np.stack([wide, flat]), None)
+    assert check_parameters(get_family("full"), parameters, 200.0, 1e-6) is Status.SPURIOUS
+
+
+def uneven_mixtures(family, n=200):
+    """Mixtures of one to six components of few rows and many, wide and narrow."""
+    rng = np.random.RandomState(0)
+    for _ in range(n):
+        k, d = rng.randint(1, 7), rng.randint(1, 6)
+        widths = 10.0 ** rng.uniform(-2.5, 0.3, (k, d))
+        turns = [np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(k)]
+        full = np.stack([(turn * width**2) @ turn.T for turn, width in zip(turns, widths, strict=True)])
+        covariances = {"full": full, "tied": full[0], "diag": widths**2, "spherical": widths[:, 0] ** 2}[family.name]
+        yield family.parameters(rng.dirichlet(np.full(k, 0.7)) + 1e-3, rng.normal(size=(k, d)), covariances)
+
+
+@pytest.mark.filterwarnings("ignore:The best start is spurious:sklearn.exceptions.ConvergenceWarning")
+def test_a_component_of_rows_in_line_ends_spurious_and_another_start_of_the_candidate_wins():
+    """Ten rows on a line, of 210."""
+    random = np.random.RandomState(0)
+    X = random.standard_normal((210, 2))
+    X[:10, 0] = 0.5
+    precisions = [np.eye(2), np.diag([1e6, 1.0])]
+    inits = {"weights_init": [0.95, 0.05], "means_init": [[0, 0], [0.5, 0]], "precisions_init": precisions}
+    narrow = GaussianMixture(2, reg_covar="auto", **inits).fit(X)
+    few = int(narrow.weights_.argmin())
+    assert narrow.weights_[few] * len(X) == pytest.approx(10, abs=0.5)
+    assert narrow.converged_
+    honest = GaussianMixture(2, random_state=0).fit(X)
+    assert narrow.bic(X) < honest.bic(X) - 50
+    assert check_parameters(FAMILIES["full"], narrow._parameters, 210.0, 1e-6) is Status.SPURIOUS
+
+
+@pytest.mark.parametrize("init_params", ["kmeans", "random_from_data"])
+def test_no_spurious_component_wins_on_old_faithful(old_faithful, init_params):
+    """Fourteen rows of equal waiting times have the smallest BIC where anything may win."""
+    settings = {"n_init": 8, "tol": 1e-6, "max_iter": 5000, "reg_covar": "auto", "random_state": 0}
+    search = GaussianMixtureSearch(range(1, 10), init_params=init_params, **settings).fit(old_faithful)
+    row = search.results_.loc[search.results_["delta"] == 0].iloc[0]
+    rows = search.best_estimator_.weights_ * len(old_faithful)
+    assert rows.min() > 20
+    if init_params == "kmeans":
+        assert search.best_params_ == {"n_components": 3, "covariance_type": "tied"}
+        assert row.bic == pytest.approx(2314.296, abs=0.01)
+
+
+def test_a_sweep_of_spurious_fits_alone_warns():
+    X = np.repeat(np.random.RandomState(0).standard_normal((3, 2)), 8, axis=0)
+    with pytest.warns(ConvergenceWarning, match=r"No candidate can be trusted, and the winner is spurious: .*Ask for"):
+        search = GaussianMixtureSearch([3], "diag", reg_covar="auto", random_state=0).fit(X)
+    assert search.results_["status"].tolist() == ["spurious"]
+    assert search.results_["delta"].tolist() == [0.0]
+    assert search.best_params_["n_components"] == 3
+
+
+def with_equal_rows():
+    """200 normal rows, and five equal ones far from them."""
+    return np.vstack([np.random.RandomState(0).standard_normal((200, 2)), np.full((5, 2), 30.0)])
+
+
+def test_the_estimator_reports_a_spurious_component():
+    """The parameters are scikit-learn's all the same."""
+    X = with_equal_rows()
+    with pytest.warns(ConvergenceWarning, match=r"The best start is spurious: .* is spurious: .*raise reg_covar"):
+        mixture = GaussianMixture(2, random_state=0).fit(X)
+    assert mixture.status_ == "spurious"
+    assert mixture.converged_
+    np.testing.assert_allclose(sorted(mixture.weights_ * len(X)), [5.0, 200.0], rtol=1e-6)
+    assert GaussianMixture(1, random_state=0).fit(X).status_ == "converged"
+
+
+def test_a_sound_start_is_preferred_to_a_spurious_one_with_auto():
+    narrow = State(Candidate("full", 2), 0, random_parameters("full", 2, 2), (9.0,), Status.SPURIOUS, converged=True)
+    sound = State(Candidate("full", 2), 1, random_parameters("full", 2, 2), (1.0,), Status.CONVERGED, converged=True)
+    mixture = GaussianMixture(2, n_init=2, init_params="auto")
+    mixture._set_best([narrow, sound])
+    assert mixture.status_ == "converged"
+    with pytest.warns(ConvergenceWarning, match="spurious"):
+        mixture.set_params(init_params="kmeans")._set_best([narrow, sound])
+    assert mixture.lower_bound_ == 9.0
+
+
+# -- from the data -----------------------------------------------------------------------------------------------
 
 
 def outcome_of(X, covariance_type, parameters, weights=None):
@@ -74,7 +243,7 @@ def test_a_weight_counts_as_so_many_rows():
             assert outcome.state.status is expected
 
 
-def test_a_verdict_costs_no_pass_of_its_own(iris):
+def test_a_check_costs_no_pass_of_its_own(iris):
     rows = as_rows(iris)
     data_summary, calls = summarize_rows(rows, 0), []
 
@@ -83,11 +252,11 @@ def test_a_verdict_costs_no_pass_of_its_own(iris):
         return collect_totals(rows, data_summary, models)
 
     mixture = GaussianMixture(4, random_state=0).fit(iris)
-    spike = State(Candidate("full", 4), 0, mixture._parameters, (0.0,), Status.CONVERGED)
-    states = [spike, State(Candidate("tied", 1), 0, random_parameters("tied", 1, 4), (0.0,), Status.CONVERGED)]
-    judged, totals = check_components(states, evaluate, float(len(iris)))
+    narrow = State(Candidate("full", 4), 0, mixture._parameters, (0.0,), Status.CONVERGED)
+    states = [narrow, State(Candidate("tied", 1), 0, random_parameters("tied", 1, 4), (0.0,), Status.CONVERGED)]
+    checked_states, totals = check_components(states, evaluate, float(len(iris)))
     assert len(calls) == 1
-    assert len(judged) == len(totals) == 2
+    assert len(checked_states) == len(totals) == 2
     assert totals[0].log_likelihood == pytest.approx(mixture.score(iris) * len(iris))
 
 
@@ -98,8 +267,8 @@ def test_one_component_is_never_too_many(covariance_type):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_a_start_without_a_spike_is_taken_instead():
-    """One start is on a spike of chance, the other one is not: the lower likelihood wins."""
+def test_a_start_without_a_spurious_component_is_taken_instead():
+    """One start has a spurious component, the other has none: the lower likelihood wins."""
     rng = np.random.RandomState(3)
     X = np.concatenate([rng.standard_normal((600, 2)), rng.normal([3, 3], 1, (600, 2))])
     rows = as_rows(X)
@@ -115,8 +284,8 @@ def test_a_start_without_a_spike_is_taken_instead():
     assert best_outcome(outcomes).state.start == 1
 
 
-def test_a_search_over_too_many_components_ends_without_spikes():
-    """Two overlapping groups, up to five components: every cell that is trusted has none that chance made."""
+def test_a_search_over_too_many_components_ends_without_spurious_components():
+    """Two overlapping groups, up to five components: every cell that is trusted has no spurious component."""
     rng = np.random.RandomState(5)
     X = np.concatenate([rng.standard_normal((1000, 2)), rng.normal([2, 0], [1, 0.5], (1000, 2))])
     settings = {"init_params": "auto", "tol": 1e-6, "max_iter": 500, "random_state": 0}
