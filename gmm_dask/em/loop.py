@@ -181,12 +181,13 @@ def _step(state: State, bound: float, image: Parameters | None, total_weight: fl
     if state.is_extrapolated and (image is None or bound < state.lower_bound):
         return _reject_extrapolation(state, total_weight, settings)
     if image is None:
+        # alone(): the parameters may be views of arrays of a whole batch, which must not stay in memory with them
         last = None if state.parameters is None else state.parameters.alone()
         return replace(state, parameters=last, status=Status.FAILED if math.isnan(bound) else Status.SINGULAR)
     previous = state.lower_bounds[-1] if state.lower_bounds else state.prior_bound
     after = replace(state, parameters=image, lower_bounds=(*state.lower_bounds, bound), history=None)
-    # the bound is that of the parameters before the M-step, as in scikit-learn: the last M-step is not evaluated.
-    # An extrapolation may have made the change small by chance, so only a plain step decides
+    # as in scikit-learn, the bound is that of the parameters before the M-step: the last M-step is not evaluated. An
+    # extrapolation may have made the change small by accident, so only a plain step decides
     if abs(bound - previous) < settings.tol and not state.is_extrapolated:
         return _end(after, Status.CONVERGED, total_weight, settings)
     if after.n_iter >= settings.max_iter:

@@ -57,6 +57,7 @@ def search_states(
     """Return the best fits of ``n_init`` independent searches, as :func:`gmm_dask.init.starts.first_states` does."""
     if len(data_summary.sample) == 1:  # there is nothing to search
         return start_states(kmeans, candidates, data_summary, n_init, random_state, reg_covar)
+    # one generator through all searches: each draws other clusterings and moves than those before
     random = random_state()
     found = [_search(candidates, data_summary, random, reg_covar, budget) for _ in range(n_init)]
     return [
@@ -100,6 +101,7 @@ def run_restarts(subsample: Subsample, candidates: Sequence[Candidate], n_restar
     """Return the best fits of every candidate on a subsample, of several independent restarts side by side."""
     budget = subsample.budget
     restarts = range(n_restarts)
+    # generators: fits are made as batches have room for them, so that those of a round are never all in memory
     first = (state for restart in restarts for state in _from_clusterings(subsample, candidates, restart))
     empty: Pool = {(candidate, restart): [] for restart in restarts for candidate in candidates}
     n_listed = budget.shortlist_size(candidates, subsample.x.shape[1])
@@ -110,6 +112,7 @@ def run_restarts(subsample: Subsample, candidates: Sequence[Candidate], n_restar
         if not chosen:
             break
         proposals = (new for state, attempt in chosen for new in neighbours(subsample, state, candidates, attempt))
+        # fits that the last round's short run left before they converged resume beside the new ones
         unfinished = [state for states in pool.values() for state in states if state.status is not Status.CONVERGED]
         pool = _best(pool, _short_runs(subsample, proposals, n_listed, unfinished), budget)
     return _refined(subsample, pool, Settings(budget.last_tol, budget.last_run))
@@ -188,6 +191,8 @@ def _best(pool: Pool, fresh: Iterable[State], budget: SearchBudget) -> Pool:
         if state.usable and np.isfinite(state.lower_bound):
             every[_slot(state)].append(state)
     best = {slot: _distinct(states, budget.retained, budget) for slot, states in every.items()}
+    # a fit on its way to a spurious optimum has a high likelihood, and is known as spurious only when it gets there:
+    # one that has converged is retained beside it, to be moved from and to fall back on
     for slot, states in best.items():
         converged = _distinct([s for s in every[slot] if s.status is Status.CONVERGED], 1, budget)
         if converged and all(state.status is not Status.CONVERGED for state in states):
@@ -198,6 +203,7 @@ def _best(pool: Pool, fresh: Iterable[State], budget: SearchBudget) -> Pool:
 def _distinct(states: Iterable[State], size: int, budget: SearchBudget) -> list[State]:
     """Return the best states that differ in their likelihood; those that are not trusted come last."""
     chosen: list[State] = []
+    # fits of one optimum differ by as much as their last iterations, and are one
     for state in sorted(states, key=lambda state: (not state.status.trusted, -state.lower_bound)):
         if all(abs(state.lower_bound - other.lower_bound) > budget.same_optimum for other in chosen):
             chosen.append(state)

@@ -34,6 +34,7 @@ def neighbours(subsample: Subsample, state: State, candidates: Sequence[Candidat
         for other in candidates:
             if other.n_components == k and other != state.candidate:
                 yield from subsample.start(other.covariance_type, resp, restart)
+    # a split gives the rows on one side of a component to one half, and the others to the other half
     cut = _cut_at_mean if first else _cut_at_random
     sides = {j: cut(subsample, resp[:, j])[:, None] for j in _widest(subsample, resp, first)[: budget.splits]}
     pairs = _most_overlapping(subsample, resp, first)[: budget.merges]
@@ -124,6 +125,7 @@ def _cut_at_random(subsample: Subsample, resp: Array) -> NDArray[np.bool_]:
 def _longest_direction(subsample: Subsample, resp: Array) -> tuple[float, Array, float]:
     """Return the variance along a component's longest direction, that direction, and the mean's position along it."""
     mean, covariance = _moments(subsample, resp)
+    # eigenvalues come in ascending order: the last eigenvector is the first principal axis
     values, vectors = np.linalg.eigh(covariance)
     direction: Array = vectors[:, -1]
     return float(values[-1]), direction, float(mean @ direction)
@@ -132,6 +134,7 @@ def _longest_direction(subsample: Subsample, resp: Array) -> tuple[float, Array,
 def _moments(subsample: Subsample, resp: Array) -> tuple[Array, Array]:
     """Return a component's mean (n_directions,) and covariance (n_directions, n_directions) in whitened space."""
     rows, weights = subsample.weighted_rows(resp)
+    # a component that holds no rows has a total of zero: its mean is then zero, and its covariance too
     total = max(float(weights.sum()), np.finfo(float).tiny)
     z = subsample.whitened[rows]
     mean: Array = weights @ z / total

@@ -78,6 +78,7 @@ def start_states(
     """
     found: dict[tuple[Candidate, int], State] = {}
     for k in dict.fromkeys(candidate.n_components for candidate in candidates):
+        # scikit-learn draws all starts of a fit from one generator, one after another
         random = random_state()
         for start in range(n_init):
             resp = responsibilities(data_summary.sample, data_summary.sample_weights, k, random)
@@ -126,6 +127,7 @@ def statistics_of(family: Family, x: Array, resp: Array) -> Statistics:
 
     The sums are taken about each component's own mean, so that tight components far from each other lose no digits.
     """
+    # a component without rows gets the mean zero instead of 0 / 0, as in scikit-learn, by the floor of nk
     means = (resp.T @ x) / (resp.sum(axis=0) + NK_FLOOR)[:, None]
     statistics = family.zero_statistics(means)
     for start in range(0, len(x), _BLOCK_ROWS):

@@ -69,6 +69,7 @@ class Subsample:
         if n_rows < len(x):
             chosen = np.sort(random.choice(len(x), n_rows, replace=False))
             x, weights = x[chosen], None if weights is None else weights[chosen]
+        # a data summary of these rows alone: centre and scatter are the origin and the scale of their passes
         draw = Draw.of(len(x), x.shape[1], seed=0)
         own = finish_summary(summarize_chunk(x, weights, draw, 0))
         return cls(x, weights, _whitened(x, own), own, random, reg_covar, budget)
@@ -98,6 +99,7 @@ class Subsample:
         n_features = self.x.shape[1]
         evaluate = partial(collect_totals, self.rows, self.data_summary)
         for batch in self._batches(states):
+            # the settings are those of a whole batch: it is plain EM if one of its fits is too large for a history
             small = all(self.budget.is_accelerated(state.candidate, n_features) for state in batch)
             ran = self._em(batch, replace(settings, acceleration=FeatureScale.of(self.data_summary) if small else None))
             if usable := [state for state in ran if state.usable]:
@@ -105,6 +107,7 @@ class Subsample:
 
     def _em(self, states: Sequence[State], settings: Settings, dtype: np.dtype[Any] | None = None) -> list[State]:
         settings = replace(settings, reg_covar=self.reg_covar)
+        # new states, running again whatever their status was; their earlier iterations are counted as sample_iter
         resumed = [resume(state, state.start) for state in states]
         return loop.run(resumed, partial(self._collect, dtype=dtype), self.data_summary.total_weight, settings)
 

@@ -105,7 +105,7 @@ def test_no_cell_is_short_of_mclust(name, request):
 
 @pytest.mark.slow
 def test_old_faithful_is_three_of_one_shape(old_faithful):
-    """And not the spike of rows that are equal in one column."""
+    """And not the spurious component of rows that are equal in one column."""
     search = GaussianMixtureSearch(range(1, 10), init_params="auto", reg_covar="auto", tol=1e-6, max_iter=1000)
     assert search.fit(old_faithful).best_params_ == {"n_components": 3, "covariance_type": "tied"}
 

@@ -118,7 +118,7 @@ def test_starts_that_are_not_trusted_are_remarked():
 
 
 @pytest.mark.slow
-def test_competitions_over_clear_groups_agree(blobs):
+def test_searches_over_clear_groups_agree(blobs):
     search = GaussianMixtureSearch([2, 3, 4], n_init=3, init_params="auto", random_state=0).fit(blobs)
     winner = search.results_.loc[search.results_["delta"] == 0.0].iloc[0]
     assert (winner["n_components"], winner["agreed"], winner["agreeing"]) == (3, 3, (0, 1, 2))
