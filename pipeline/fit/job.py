@@ -128,7 +128,7 @@ def _search(config: JobConfig, checkpoint_seconds: float, progress: Progress, as
     """Fit the waves and choose, until the grid is wide enough; returns the winner's name."""
     done = 0
     while True:
-        waves = len(store.load_waves(config.output.store))
+        waves = len(store.load_checkpoint(config.output.store).waves)
         for wave in range(done, waves):
             as_task(fit_wave)(config, wave, checkpoint_seconds, progress)
         best: str = as_task(select)(config, progress)

@@ -18,7 +18,7 @@ saves the state of a run; ``criteria``, ``models`` and the two kinds of rows are
 """
 
 from pipeline.store.attributes import RefreshDecision, Widening
-from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, load_waves, save_checkpoint
+from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, save_checkpoint
 from pipeline.store.criteria import leading_candidate, row_of, write_criteria
 from pipeline.store.identity import is_same_job
 from pipeline.store.lifecycle import StoreStatus, complete, find_store, is_store, prepare_store, update_attributes
@@ -54,7 +54,6 @@ __all__ = [
     "is_store",
     "leading_candidate",
     "load_checkpoint",
-    "load_waves",
     "lock",
     "open_result",
     "prepare_scores",

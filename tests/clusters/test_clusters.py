@@ -166,7 +166,7 @@ def test_a_stage_that_is_called_alone_finds_the_scheduler(data, tmp_path, shared
     config = job(data, tmp_path / "a.zarr", kind="address", address=shared.address)
     assert pipeline.fit.job.prepare(config, False, lambda event: None) is pipeline.store.StoreStatus.NEW
     pipeline.fit.job.seed(config, lambda event: None)
-    assert len(pipeline.store.load_waves(config.output.store)) == 1
+    assert len(pipeline.store.load_checkpoint(config.output.store).waves) == 1
 
 
 @pytest.mark.slow

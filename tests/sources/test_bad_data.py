@@ -527,7 +527,7 @@ def test_a_damaged_checkpoint(here, monkeypatch):
     assert CliRunner().invoke(app, ["run", "--no-prefect", "job.json"]).exit_code == 130
     monkeypatch.undo()
     os.chdir(here)
-    (chunk,) = Path(store).glob("checkpoint/*/parameters/c/0")
+    (chunk,) = Path(store).glob("checkpoint/*/float64/c/0")
     truncate(chunk, 3)
     text = complaint(CliRunner().invoke(app, ["run", "--no-prefect", "job.json"]), MISTAKE)
     assert "of the result store r.zarr is damaged" in text

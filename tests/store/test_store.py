@@ -32,7 +32,6 @@ from pipeline.store import (
     complete,
     find_store,
     load_checkpoint,
-    load_waves,
     lock,
     open_result,
     prepare_store,
@@ -410,15 +409,15 @@ def _lose(group):
 
 
 def _lose_a_chunk(group):
-    (group / "parameters/c/0").unlink()  # read as zeros
+    (group / "float64/c/0").unlink()  # read as zeros
 
 
 def _lose_an_array(group):
-    shutil.rmtree(group / "waves")
+    shutil.rmtree(group / "int64")
 
 
 def _cut_a_chunk(group):
-    chunk = group / "scatter/c/0/0"
+    chunk = group / "float64/c/0"
     chunk.write_bytes(chunk.read_bytes()[:-3])
 
 
@@ -428,20 +427,9 @@ def test_a_damaged_checkpoint_is_refused(store, damage):
     damage(store / "checkpoint/1")
     with pytest.raises(DamagedError) as caught:
         load(store)
-    assert str(caught.value) == (
-        f"the checkpoint 1 of the result store {store} is damaged: its files are not as the run wrote them. "
-        "Run the job with --fresh to start anew."
-    )
+    assert f"the checkpoint 1 of the result store {store} is damaged" in str(caught.value)
+    assert "--fresh" in str(caught.value)
     assert isinstance(caught.value, UserError)
-
-
-def test_waves_without_the_states(store):
-    save(store, states_of_all_kinds(), data_summary(), passes=1)
-    _lose_a_chunk(store / "checkpoint/1")
-    assert load_waves(store) == (1, len(states_of_all_kinds()) - 1)
-    _lose(store / "checkpoint/1")
-    with pytest.raises(DamagedError):
-        load_waves(store)
 
 
 def test_showing_a_store_reads_again_when_the_run_replaces_its_checkpoint(tmp_path, monkeypatch):
@@ -504,10 +492,10 @@ def test_a_crash_in_any_write_leaves_this_checkpoint_or_the_one_before(tmp_path,
         if not died:
             break
     assert outcomes == [1] * (len(outcomes) - 1) + [2]  # the write that makes it current is the last
-    assert len(outcomes) > 20
+    assert len(outcomes) > 10
 
 
-@pytest.mark.parametrize("number", [1, 12, 30])
+@pytest.mark.parametrize("number", [1, 6, 11])
 def test_kill_9_while_a_checkpoint_is_saved(store, number):
     save(store, [state(seed=1)], data_summary(), passes=1)
     script = f"""
