@@ -15,6 +15,7 @@ import pipeline.sources.rows
 from gmm_dask import GaussianMixtureSearch, UserError
 from gmm_dask.memory import thread_bytes
 from gmm_dask.passes.holdout import Holdout
+from marks import slow
 from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.export import to_json
@@ -28,12 +29,15 @@ from pipeline.store import open_result, read_candidates
 
 N, SHARE, SEED = 400, 0.25, 1
 NAMES = ["height", "width", "depth"]
-KINDS = ("csv", "npy", "parquet", "zarr")
 
 
 @pytest.fixture
 def rows():
-    """Three separate groups in columns of very different units."""
+    return three_groups()
+
+
+def three_groups():
+    """Rows of three separate groups in columns of very different units."""
     rng = np.random.default_rng(0)
     centers = np.array([[0, 0, 0], [6, 6, 0], [0, 6, 6]])
     return (centers[rng.integers(0, 3, N)] + rng.normal(size=(N, 3))) * [1.0, 100.0, 0.01] + [5.0, 0.0, -1.0]
@@ -103,7 +107,14 @@ def winner(summary):
 # -- the numbers -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        *(("csv", "held"), ("npy", "in chunks"), ("parquet", "in chunks"), ("zarr", "held")),
+        *slow([("csv", "in chunks"), ("npy", "held"), ("parquet", "held"), ("zarr", "in chunks")]),
+    ],
+    indirect=["size"],
+)
 def test_every_source_is_the_search_of_the_array(tmp_path, rows, size, kind, out):
     summary = run(job(tmp_path, write(kind, tmp_path, rows)))
     search = GaussianMixtureSearch([3], ["tied", "diag"], init_params="kmeans", random_state=SEED)
@@ -172,7 +183,11 @@ def stop(event):
         raise Stop
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("csv", "in chunks"), *slow([("csv", "held"), ("parquet", "in chunks"), ("parquet", "held")])],
+    indirect=["size"],
+)
 def test_going_on(tmp_path, holes, size, kind):
     source = write(kind, tmp_path, holes[0])
     search = {"criterion": "held_out", "tol": 0.0, "max_iter": 6}
@@ -218,10 +233,11 @@ def test_a_copy_of_the_rows_is_projected(tmp_path, rows):
 # -- the choice, and what is told --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def chosen(tmp_path, rows):
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chosen")
     search = {"criterion": "held_out", "n_components": [1, 2, 3, 4], "covariance_types": ["diag", "tied"]}
-    return run(job(tmp_path, write("parquet", tmp_path, rows), search=search))
+    return run(job(folder, write("parquet", folder, three_groups()), search=search))
 
 
 def test_the_criterion_chooses(chosen, out):

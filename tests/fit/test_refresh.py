@@ -12,6 +12,7 @@ import pytest
 import zarr
 
 from gmm_dask import UserError
+from marks import slow
 from messages import names
 from pipeline import store
 from pipeline.config.job import JobConfig
@@ -57,7 +58,7 @@ def job(folder, **sections):
     return JobConfig.model_validate(values)
 
 
-@pytest.mark.parametrize("scale", ["none", "standard"])
+@pytest.mark.parametrize("scale", ["standard", *slow(["none"])])
 def test_the_winner_goes_on_until_the_data_have_drifted(night, tmp_path, scale):
     data = {"source": str(tmp_path / "rows.npy"), "scale": scale}
     first = night(0, data=data)
@@ -90,6 +91,7 @@ def test_slow_drift_adds_up_until_the_search_is_made_again(night):
     assert fourth.gained == fourth.gain
 
 
+@pytest.mark.slow
 def test_losses_do_not_make_up_for_drift_to_come(night):
     decisions = [night(n, refresh={"drift": 10.0}).decision for n in range(6)]
     assert min(decision.gain for decision in decisions[1:]) < 0.0
@@ -120,6 +122,7 @@ def test_the_refit_is_the_fit_that_a_search_for_it_alone_finds(night, tmp_path):
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_winner_beyond_the_grid_that_was_asked_for_is_kept_as_any(night):
     search = {"n_components": [1], "covariance_types": ["spherical"], "extend": True, "n_init": 3}
     first = night(0, search=search).summary

@@ -13,6 +13,7 @@ import pipeline.sources.rows
 from gmm_dask.errors import UserError
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import Rows
+from marks import slow
 from messages import names
 from mixtures import random_rows
 from pipeline.config.data import DataConfig
@@ -216,7 +217,11 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("csv", "in chunks"), *slow([("csv", "held"), ("parquet", "in chunks"), ("parquet", "held")])],
+    indirect=["size"],
+)
 def test_going_on_with_rows_dropped_and_scaled(tmp_path, holes, size, kind):
     source = write(kind, tmp_path, holes[0])
     search = {"covariance_types": ["full", "diag"], "tol": 0.0, "max_iter": 6}
