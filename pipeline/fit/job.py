@@ -30,14 +30,13 @@ from pipeline.fit.plan import FitPlan, candidates_of, data_shape, grid_of, plan_
 from pipeline.fit.seeding import em_settings, initial_states, seed
 from pipeline.progress import Progress, StageStarted, report_notes, silent
 from pipeline.report import clear_report, has_report, report_folder, write_report
-from pipeline.score.key_columns import clear_rows, read_keys
 from pipeline.score.row_pass import (
     RowRequest,
     plan_rows,
-    row_writer,
     unprepared_rows,
     write_row_outputs,
 )
+from pipeline.score.writers import clear_rows, read_keys, row_writer
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary

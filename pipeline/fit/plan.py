@@ -14,8 +14,8 @@ from gmm_dask.selection.grid import check_candidates
 from pipeline.clusters import machine_of
 from pipeline.config.job import JobConfig
 from pipeline.fit.chunking import open_job
-from pipeline.score.key_columns import read_keys
 from pipeline.score.row_pass import output_bytes
+from pipeline.score.writers import read_keys
 from pipeline.sources import Source
 
 

@@ -87,7 +87,7 @@ class Facts:
         return automatic_reg_covar(minima, maxima, deviations**2)
 
     @property
-    def held_open(self) -> list[int]:
+    def bounded_by_reg_covar(self) -> list[int]:
         """The components that only ``reg_covar`` keeps from collapsing, in some direction."""
         family, parameters = self.model.model
         try:

@@ -16,6 +16,7 @@ from pipeline.config.yaml_file import to_yaml
 from pipeline.report import figures, phrases, tables
 from pipeline.report.facts import Facts, read_facts
 from pipeline.report.figures import Picture
+from pipeline.report.phrases import counted
 from pipeline.store import RowSummary
 
 PAGE = "index.html"
@@ -117,11 +118,12 @@ def _data_url(picture: Picture) -> str:
 
 def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     """The numbers that a reader looks for first: name, value and remark."""
-    store, second, sure = facts.store, facts.runner_up, phrases.sure_share(facts)
-    tiles = [("rows", f"{facts.n_rows:,}", phrases.counted(len(facts.components.names), "feature"))]
+    store, second = facts.store, facts.runner_up
     troubled = sum(map(len, facts.troubled.values()))
-    remark = f"{troubled} did not converge" if troubled else "all converged"
-    tiles.append(("candidates", f"{len(facts.table):,}", remark))
+    tiles = [
+        ("rows", f"{facts.n_rows:,}", counted(len(facts.components.names), "feature")),
+        ("candidates", f"{len(facts.table):,}", f"{troubled} did not converge" if troubled else "all converged"),
+    ]
     if second is not None:
         criterion = CRITERIA[facts.criterion]
         scale = criterion.graded_scale
@@ -129,10 +131,9 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
         lead = f"lead in {criterion.label}"
         tiles.append((lead, phrases.difference(second["delta"]), remark.replace("mention evidence", "mention")))
     if len(facts.components.weights) > 1:
-        tiles.append(("sure labels", f"{sure:.0%}", "at least 90% probable"))
+        tiles.append(("sure labels", f"{phrases.sure_share(facts):.0%}", "at least 90% probable"))
     tiles.append(("passes", f"{store.passes:,}", f"{format_bytes(store.bytes_read)} read"))
-    if store.seconds is not None:
-        tiles.append(("time", phrases.duration(store.seconds), _attempts(store.attempts)))
+    tiles.append(("time", phrases.duration(store.seconds or 0.0), _attempts(store.attempts)))
     return tiles
 
 
@@ -140,48 +141,48 @@ def _attempts(attempts: int) -> str:
     return "in one run" if attempts == 1 else f"the last of {attempts} runs"
 
 
-def _data(facts: Facts) -> list[tuple[str, str]]:
-    """The data of the run, as names and values."""
+def _data(facts: Facts) -> dict[str, str]:
+    """The data of the run, by name; empty texts are not shown."""
     store, sample = facts.store, facts.sample
     data: dict[str, Any] = redacted(store.data)
-    found = [("source", f"{data['path']} ({data['kind']})"), ("rows", f"{facts.n_rows:,}")]
-    missing = (store.data.get("missing") or {}).get("rows")
-    if missing:
-        found.append(("left out", f"{phrases.counted(missing, 'row')} with missing values"))
-    if store.held_out_rows:
-        share = store.held_out_rows / (store.held_out_rows + facts.n_rows)
-        found.append(("held out", f"{phrases.counted(store.held_out_rows, 'more row')} ({share:.1%} of all)"))
-    if store.total_weight is not None and store.total_weight != store.n_rows:
-        found.append(("total weight", f"{store.total_weight:,.6g}"))
-    found.append(("a pass reads", format_bytes(data["bytes_per_pass"])))
-    found.append(("chunks", f"{sample.n_chunks:,}, of up to {phrases.counted(sample.chunk_rows, 'row')}"))
-    found.append(("shown in pictures", f"{phrases.counted(len(sample.rows), 'row')} drawn at random"))
-    return found
+    missing, held_out = store.data["missing"]["rows"], store.held_out_rows
+    share = held_out / (held_out + facts.n_rows)
+    return {
+        "source": f"{data['path']} ({data['kind']})",
+        "rows": f"{facts.n_rows:,}",
+        "left out": f"{counted(missing, 'row')} with missing values" if missing else "",
+        "held out": f"{counted(held_out, 'more row')} ({share:.1%} of all)" if held_out else "",
+        "total weight": f"{store.total_weight:,.6g}" if store.total_weight != store.n_rows else "",
+        "a pass reads": format_bytes(data["bytes_per_pass"]),
+        "chunks": f"{sample.n_chunks:,}, of up to {counted(sample.chunk_rows, 'row')}",
+        "shown in pictures": f"{counted(len(sample.rows), 'row')} drawn at random",
+    }
 
 
-def _run(facts: Facts) -> list[tuple[str, str]]:
-    """The run, as names and values."""
-    store = facts.store
-    found = [("store", store.store), ("started", store.started or ""), ("finished", store.finished or "")]
-    if store.seconds is not None:
-        found.append(("took", f"{phrases.duration(store.seconds)}, {_attempts(store.attempts)}"))
-    found.append(("passes", f"{store.passes:,} over the data"))
-    found.append(("read", format_bytes(store.bytes_read)))
-    found.append(("fits", store.effort_note))
-    found.append(("starts", phrases.starts(facts)))
-    found.append(("grid", store.widening_note))
-    found.append(("mean log-likelihood", f"{phrases.number(store.mean_log_likelihood, 4)} per row"))
-    if store.held_out_rows:
-        found.append(("of held-out rows", f"{phrases.number(store.held_out_log_likelihood, 4)} per row"))
-    if facts.rows and facts.rows.anomalies is not None:
-        found.append(("anomalies", _anomalies(facts.rows)))
-    return [(name, text) for name, text in found if text]
+def _run(facts: Facts) -> dict[str, str]:
+    """The run, by name; empty texts are not shown."""
+    store, number = facts.store, phrases.number
+    return {
+        "store": store.store,
+        "started": store.started or "",
+        "finished": store.finished or "",
+        "took": f"{phrases.duration(store.seconds or 0.0)}, {_attempts(store.attempts)}",
+        "passes": f"{store.passes:,} over the data",
+        "read": format_bytes(store.bytes_read),
+        "fits": store.effort_note,
+        "starts": phrases.starts(facts),
+        "grid": store.widening_note,
+        "mean log-likelihood": f"{number(store.mean_log_likelihood, 4)} per row",
+        "of held-out rows": f"{number(store.held_out_log_likelihood, 4)} per row" if store.held_out_rows else "",
+        "anomalies": _anomalies(facts.rows),
+    }
 
 
-def _anomalies(rows: RowSummary) -> str:
+def _anomalies(rows: RowSummary | None) -> str:
     """Describe the marked rows, and their threshold."""
-    threshold = phrases.number(rows.anomaly_threshold or 0.0, 4)
+    if rows is None or rows.anomalies is None or rows.anomaly_threshold is None:
+        return ""
     return (
-        f"{phrases.counted(rows.anomalies or 0, 'row')} with a log density below {threshold}, the "
+        f"{counted(rows.anomalies, 'row')} with a log density below {phrases.number(rows.anomaly_threshold, 4)}, the "
         f"{rows.anomaly_quantile:.4g} quantile (within {rows.anomaly_rank_error:.2g} of the rows)"
     )

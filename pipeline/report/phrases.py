@@ -215,7 +215,7 @@ def _about_the_components(facts: Facts) -> Iterator[str]:
     if few:
         yield f"Components of very few rows: {listed(few)}. They may describe outliers."
     reg_covar = facts.store.config["search"]["reg_covar"]
-    thin = [str(k) for k in facts.held_open]
+    thin = [str(k) for k in facts.bounded_by_reg_covar]
     if thin:
         yield (
             f"Only search.reg_covar ({reg_covar}) keeps these components from collapsing in some direction: "

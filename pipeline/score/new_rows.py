@@ -24,13 +24,12 @@ from pipeline.score.drift import Comparison, Reference, compare, read_reference
 from pipeline.score.row_pass import (
     RowRequest,
     output_bytes,
-    parquet_writer,
     plan_rows,
-    row_writer,
     unprepared_rows,
     write_row_outputs,
 )
 from pipeline.score.settings import ScoreSettings, score_config
+from pipeline.score.writers import parquet_writer, row_writer
 from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.store import Result, RowPlan, RowWriter, StoredModel

@@ -31,11 +31,9 @@ from gmm_dask.passes.row_outputs import (
     with_derived,
 )
 from gmm_dask.passes.rows import Rows, as_rows
-from pipeline import store
 from pipeline.clusters import computing
 from pipeline.config.job import JobConfig
 from pipeline.progress import ChunksDone, Progress, StageStarted
-from pipeline.score.key_columns import read_keys
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.preparation import Preparation
@@ -102,7 +100,7 @@ def unprepared_rows(source: Source) -> Rows:
     return open_rows(source) if source.n_rows is None else as_rows(source.array, source.weights)
 
 
-# -- where outputs go --------------------------------------------------------------------------------------------
+# -- the plan -----------------------------------------------------------------------------------------------------
 
 
 def plan_rows(config: JobConfig, request: RowRequest, source: Source, lengths: Sequence[float]) -> RowPlan:
@@ -113,20 +111,6 @@ def plan_rows(config: JobConfig, request: RowRequest, source: Source, lengths: S
     for array in (*astuple(parameters), model.center, model.scale):
         token.update(b"none" if array is None else np.ascontiguousarray(array))
     return RowPlan(tuple(map(int, lengths)), len(parameters.weights), request.names, token.hexdigest())
-
-
-def row_writer(config: JobConfig, source: Source, plan: RowPlan, path: str) -> RowWriter:
-    """Return the writer of arrays in the store, or of Parquet files beside it."""
-    if config.output.rows == "zarr":
-        return store.ZarrRows(path, plan)
-    return parquet_writer(config, source, plan, store.rows_folder(path), path)
-
-
-def parquet_writer(config: JobConfig, source: Source, plan: RowPlan, folder: str, path: str | None = None) -> RowWriter:
-    """Return the writer of Parquet files in a folder; ``path`` is the result store that they belong to, if any."""
-    from pipeline.store.parquet_rows import ParquetRows
-
-    return ParquetRows(folder, plan, read_keys(config, source), path)
 
 
 # -- the pass ----------------------------------------------------------------------------------------------------

@@ -324,7 +324,7 @@ def test_labels_that_were_not_finished_are_gone_on_with_at_another_moment(night,
     events = []
     done = label(6, events.append)
     assert (done.out, done.n_rows, done.reused) == (f"{tmp_path}/s-2026-11-03T05.{ending}", 300, False)
-    assert "going on after" in " ".join(getattr(event, "detail", "") for event in events)
+    assert "resuming after" in " ".join(getattr(event, "detail", "") for event in events)
     assert label(7).out.endswith(f"T07.{ending}")  # what is complete is not gone on with
     with dask.config.set(num_workers=1), pytest.raises(KeyboardInterrupt):
         label(8, stop)

@@ -17,6 +17,7 @@ from gmm_dask.families import get_family
 from gmm_dask.selection.criteria import KASS_RAFTERY
 from pages import Cells
 from pipeline.fit import job as stages
+from pipeline.fit.plan import estimate_job
 from pipeline.report import clear_report, figures, has_report, page, phrases, report_folder, tables, write_report
 from pipeline.report.facts import read_facts
 from pipeline.store import open_result
@@ -170,7 +171,7 @@ def test_components_that_collapsed_are_told_whatever_the_units(tmp_path):
     rows = np.column_stack([rows * [1.0, 1e-3, 1e3], np.full(len(rows), 1e-3)])
     search = {"n_components": [3], "covariance_types": ["full"], "init_params": "auto", "reg_covar": "auto"}
     found = read_facts(stages.run(job(tmp_path, rows, search=search, output=UNREPORTED)).store)
-    assert found.held_open == [int(np.abs(found.components.weights - 250 / 800).argmin())]
+    assert found.bounded_by_reg_covar == [int(np.abs(found.components.weights - 250 / 800).argmin())]
     assert any("nly search.reg_covar (auto) keeps" in notice for notice in phrases.notices(found))
 
 
@@ -390,3 +391,13 @@ def test_pictures_are_drawn_without_pyplot(facts, monkeypatch):
     before = dict(matplotlib.rcParams)
     assert figures.draw_choice(facts)[0].svg.startswith(b"<?xml")
     assert dict(matplotlib.rcParams) == before
+
+
+def test_validate_and_the_report_count_the_same_chunks(tmp_path):
+    """Rows in memory are cut into other chunks than the stored ones."""
+    config = job(
+        tmp_path, rows_of(2), data={"chunk_rows": 100}, search={"n_components": [1], "covariance_types": ["diag"]}
+    )
+    n_chunks = estimate_job(config).plan.shape.n_chunks
+    sample = open_result(stages.run(config).store).sample
+    assert (sample.n_chunks, sample.chunk_rows) == (n_chunks, 100)

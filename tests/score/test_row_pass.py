@@ -302,7 +302,7 @@ def test_answers_as_parquet_have_the_key_columns_beside_them(tmp_path, unheld):
     [
         ("csv", {}, r"output\.rows: .*Parquet.*data\.csv is CSV"),
         ("parquet", {"key_columns": ["idd"]}, r"output\.key_columns: .*0\.parquet has no column 'idd'; .* id\."),
-        ("parquet", {"key_columns": ["label"]}, r"output\.key_columns: label is what an answer is called"),
+        ("parquet", {"key_columns": ["label"]}, r"output\.key_columns: label is the name of a row output"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_the_fit(tmp_path, kind, output, message):
@@ -361,7 +361,7 @@ def test_only_missing_chunks_are_computed_again(tmp_path, unheld, kind, rows):
     told = [event for event in events if isinstance(event, ChunksDone)]
     total = told[0].total
     (stage,) = [event for event in events if isinstance(event, StageStarted) and event.name == "write rows"]
-    assert "going on after" in stage.detail
+    assert "resuming after" in stage.detail
     assert 6 <= total - len(told) < total
     assert told[-1].done == total
     assert everything_in(parts.output.store) == everything_in(whole.output.store)

@@ -1,4 +1,4 @@
-"""Key columns: what is copied from Parquet data beside the values of its rows, to join them by."""
+"""Where row outputs are written: arrays of a store, or Parquet files with key columns to join them by."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipeline import store
 from pipeline.config.formats import having
 from pipeline.config.job import JobConfig
 from pipeline.sources import Source, open_keys
+from pipeline.store import RowPlan, RowWriter
 
 if TYPE_CHECKING:
     from pipeline.store.parquet_rows import ReadKeys
@@ -20,12 +21,14 @@ _OUTPUTS = re.compile("|".join(f"{one.name}_[0-9]+" if one.per_component else on
 
 
 def read_keys(config: JobConfig, source: Source) -> ReadKeys | None:
-    """What reads the key columns of a chunk; None if the configuration names none. Reads headers only.
+    """Return a function that reads the key columns of a chunk; None if the configuration names none.
+
+    Reads headers only.
 
     Raises
     ------
     UserError
-        If values of rows are to be Parquet and the data are not, or lack such a column, or if an answer has its name.
+        If row outputs are to be Parquet files and the data have no key columns, lack one, or name one like an output.
     """
     if config.output.rows != "parquet":
         return None
@@ -38,10 +41,24 @@ def read_keys(config: JobConfig, source: Source) -> ReadKeys | None:
     taken = [name for name in keys if _OUTPUTS.fullmatch(name)]
     if taken:
         raise UserError(
-            f"output.key_columns: {', '.join(taken)} is what an answer is called. Leave it out, or rename it in the "
+            f"output.key_columns: {', '.join(taken)} is the name of a row output. Leave it out, or rename it in the "
             "data."
         )
     return open_keys(source, keys) if keys else None
+
+
+def row_writer(config: JobConfig, source: Source, plan: RowPlan, path: str) -> RowWriter:
+    """Return the writer of arrays in the store, or of Parquet files beside it."""
+    if config.output.rows == "zarr":
+        return store.ZarrRows(path, plan)
+    return parquet_writer(config, source, plan, store.rows_folder(path), path)
+
+
+def parquet_writer(config: JobConfig, source: Source, plan: RowPlan, folder: str, path: str | None = None) -> RowWriter:
+    """Return the writer of Parquet files in a folder; ``path`` is the result store that they belong to, if any."""
+    from pipeline.store.parquet_rows import ParquetRows
+
+    return ParquetRows(folder, plan, read_keys(config, source), path)
 
 
 def clear_rows(path: str) -> None:
@@ -53,8 +70,8 @@ def clear_rows(path: str) -> None:
         If something else lies there, which is never touched.
     """
     folder = store.rows_folder(path)
-    for place in (Path(folder), Path(f"{folder}.unfinished")):
-        if place.exists():
+    for found in (Path(folder), Path(f"{folder}.unfinished")):
+        if found.exists():
             from pipeline.store.parquet_rows import remove_parts
 
-            remove_parts(place)
+            remove_parts(found)
