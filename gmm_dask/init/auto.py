@@ -133,7 +133,7 @@ def _short_runs(
         for state in subsample.screen(left, Settings(budget.tol, n_iter)):
             if state.usable:
                 # shortened at once, so that no more states are in memory than shortlists hold
-                shortlist = shortlists.setdefault(_slot(state), [])
+                shortlist = shortlists.setdefault((state.candidate, state.start), [])
                 shortlist[:] = _distinct([*shortlist, state], size, budget)
         left = list(itertools.chain(*shortlists.values()))
     return subsample.run([*left, *unfinished], Settings(budget.tol, budget.short_run))
@@ -177,10 +177,6 @@ def _n_tries(subsample: Subsample, state: State, bounds: Sequence[float], is_lar
 # -- the best fits -------------------------------------------------------------------------------------------------
 
 
-def _slot(state: State) -> Slot:
-    return state.candidate, state.start
-
-
 def _best(pool: Pool, fresh: Iterable[State], budget: SearchBudget) -> Pool:
     """Return the best of the pool and of fresh states, for each slot.
 
@@ -189,7 +185,7 @@ def _best(pool: Pool, fresh: Iterable[State], budget: SearchBudget) -> Pool:
     every = {slot: list(states) for slot, states in pool.items()}
     for state in fresh:
         if state.usable and np.isfinite(state.lower_bound):
-            every[_slot(state)].append(state)
+            every[state.candidate, state.start].append(state)
     best = {slot: _distinct(states, budget.retained, budget) for slot, states in every.items()}
     # a fit on its way to a spurious optimum has a high likelihood, and is known as spurious only when it gets there:
     # one that has converged is retained beside it, to be moved from and to fall back on

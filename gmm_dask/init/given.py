@@ -50,17 +50,13 @@ def check_given(
         If a shape is wrong, the weights are not proportions that add up to one, or a precision is not symmetric
         and positive definite.
     """
-    checked = {
-        "weights": _check_shape("weights_init", weights, (n_components,)),
-        "means": _check_shape("means_init", means, (n_components, n_features)),
-        "covariances": None,
-        "precisions_cholesky": None,
-    }
-    _check_proportions(checked["weights"])
-    matrix = _check_shape("precisions_init", precisions, family.covariance_shape(n_components, n_features))
-    if matrix is not None:
-        checked["covariances"], checked["precisions_cholesky"] = _factor(family, matrix)
-    return GivenParameters(**checked)
+    weights = _check_shape("weights_init", weights, (n_components,))
+    means = _check_shape("means_init", means, (n_components, n_features))
+    if weights is not None:
+        _check_proportions(weights)
+    precisions = _check_shape("precisions_init", precisions, family.covariance_shape(n_components, n_features))
+    covariances, factors = (None, None) if precisions is None else _factor(family, precisions)
+    return GivenParameters(weights, means, covariances, factors)
 
 
 def _check_shape(name: str, value: Any, shape: tuple[int, ...]) -> Array | None:
@@ -72,9 +68,7 @@ def _check_shape(name: str, value: Any, shape: tuple[int, ...]) -> Array | None:
     return array
 
 
-def _check_proportions(weights: Array | None) -> None:
-    if weights is None:
-        return
+def _check_proportions(weights: Array) -> None:
     if (weights < 0).any() or (weights > 1).any() or not np.isclose(weights.sum(), 1.0, rtol=0, atol=1e-6):
         raise UserError(
             f"weights_init must be proportions between 0 and 1 that add up to 1; got minimum {weights.min():g}, "
@@ -88,6 +82,7 @@ def _factor(family: Family, precisions: Array) -> tuple[Array, Array]:
         covariances, factors = family.from_precisions(precisions)
     except (SingularError, np.linalg.LinAlgError) as error:
         raise UserError(message) from error
+    # a Cholesky factor is made from one triangle: a matrix that is not symmetric does not come back from it
     if not np.allclose(family.precisions(factors), precisions, rtol=1e-5):
         raise UserError(message)
     return covariances, factors

@@ -116,7 +116,8 @@ def start_parameters(
         resp = resp * weights[:, None]
     statistics = statistics_of(family, x, resp)
     # scikit-learn's first tied covariance is that of all rows, also of those without a component
-    moment = _second_moment(x[unassigned], None if weights is None else weights[unassigned])
+    others = x[unassigned]
+    moment = others.T @ (others if weights is None else others * weights[unassigned, None])
     s2 = family.start_s2(statistics.s2, statistics.origins, moment)
     parameters = family.maximise(replace(statistics, s2=s2), reg_covar)
     return replace(parameters, weights=(statistics.s0 + NK_FLOOR) / total)
@@ -134,7 +135,3 @@ def statistics_of(family: Family, x: Array, resp: Array) -> Statistics:
         block = slice(start, start + _BLOCK_ROWS)
         family.add_rows(statistics, x[block].T, resp[block].T)
     return statistics
-
-
-def _second_moment(x: Array, weights: Array | None) -> Array:
-    return x.T @ (x if weights is None else x * weights[:, None])

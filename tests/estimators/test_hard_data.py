@@ -93,7 +93,7 @@ def test_numbers_whose_squares_overflow_are_refused_by_name(name, init_params):
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-200, -1e-300])
-def test_a_constant_column_is_held_open_however_small_its_value(value):
+def test_a_constant_column_is_bounded_however_small_its_value(value):
     found = search(np.column_stack([ROWS, np.full(60, value)]), (1, 2), reg_covar="auto").results_
     assert not found["status"].isin(["singular", "failed"]).any()
 
