@@ -32,7 +32,7 @@ from gmm_dask.passes.model_batch import Model, Totals
 from gmm_dask.passes.predict import predict_rows, total_rows
 from gmm_dask.passes.rows import Rows
 from gmm_dask.passes.statistics import collect_statistics
-from gmm_dask.plotting import notebook
+from gmm_dask.plotting.notebook import estimator_html
 from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import shortcomings
 
@@ -53,6 +53,9 @@ class MixtureMethods(DensityMixin, BaseEstimator):  # type: ignore[misc]
         if note := weights_warning(data_summary.total_weight, data_summary.n_rows):
             warnings.warn(note, UserWarning, stacklevel=3)
         return data_summary, settings_for(data_summary, self.tol, self.max_iter, self.reg_covar, self.accelerate)
+
+    def _html_repr(self) -> str:
+        return estimator_html(super()._html_repr(), self)
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit and label the rows of X; the same as ``fit(X).predict(X)``."""
@@ -180,7 +183,7 @@ class GaussianMixture(MixtureMethods):
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
         Each component its own covariance matrix; one matrix for all; its own variances; its own single variance.
     tol : float, default=1e-3
-        EM stops when the mean log-likelihood a row changes by less.
+        EM stops when the mean log-likelihood per row changes by less.
     reg_covar : float or 'auto', default=1e-6
         Added to the diagonal of every covariance, in the squared units of the data; 'auto' adds a millionth of each
         feature's variance, so that the fit does not depend on units.
@@ -221,7 +224,7 @@ class GaussianMixture(MixtureMethods):
     n_iter_ : int
         Iterations of the best start.
     lower_bound_ : float
-        Its mean log-likelihood a row, before the last M-step.
+        Its mean log-likelihood per row, before the last M-step.
     lower_bounds_ : list of float
         The same, for each of its iterations.
     n_features_in_ : int
@@ -382,9 +385,6 @@ class GaussianMixture(MixtureMethods):
     def _model(self) -> Model:
         parameters = Parameters(self.weights_, self.means_, self.covariances_, self.precisions_cholesky_)
         return get_family(self.covariance_type), parameters
-
-    def _html_repr(self) -> str:
-        return notebook.mixture_html(super()._html_repr(), self)
 
     # -- exchange with scikit-learn -----------------------------------------------------------------------------
     def to_sklearn(self) -> sklearn.mixture.GaussianMixture:

@@ -189,8 +189,8 @@ def _zarr_to_array(stored: Any) -> da.Array:
 def _require_float_matrix(X: da.Array) -> da.Array:
     if X.ndim != 2:
         raise UserError(
-            f"Expected 2D array, got {X.ndim}D array of shape {X.shape} instead: X has a row a sample and a column "
-            "a feature. Reshape your data."
+            f"Expected 2D array, got {X.ndim}D array of shape {X.shape} instead: X has one row per sample and one "
+            "column per feature. Reshape your data."
         )
     if not _is_number(X.dtype):
         raise UserError(f"X must hold real numbers; got dtype {X.dtype}. Convert it with X.astype(float).")

@@ -23,7 +23,6 @@ from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.model_batch import Model
 from gmm_dask.passes.rows import Rows, hold_out
 from gmm_dask.passes.statistics import collect_statistics
-from gmm_dask.plotting import notebook
 from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import remarks
 from gmm_dask.selection.grid import GridExtension, check_candidates, extend_grid, generator_copies, in_grid_order
@@ -219,6 +218,3 @@ class GaussianMixtureSearch(MixtureMethods):
     @property
     def _model(self) -> Model:
         return self.best_estimator_._model
-
-    def _html_repr(self) -> str:
-        return notebook.search_html(super()._html_repr(), self)

@@ -1,7 +1,7 @@
 """Pictures of a fitted mixture and of a search; each function returns matplotlib's axes."""
 
+from gmm_dask.plotting.feature_pairs import components_of
 from gmm_dask.plotting.plots import (
-    components_of,
     plot_bounds,
     plot_clusters,
     plot_criteria,

@@ -314,13 +314,13 @@ def draw_uncertainty(axes: Axes, uncertainty: Array, labels: NDArray[np.integer[
 
 
 def draw_bounds(axes: Axes, bounds: Sequence[float]) -> None:
-    """Mean log-likelihoods a row by iteration."""
+    """Draw mean log-likelihoods per row by iteration."""
     from matplotlib.ticker import MaxNLocator
 
     dots: dict[str, Any] = {"marker": "o", "ms": 3.5} if len(bounds) <= MOST_DOTS else {}
     axes.plot(range(1, len(bounds) + 1), bounds, color=PALETTE[0], lw=1.8, **dots)
     axes.set_xlabel("iteration, each a pass over the data")
-    axes.set_ylabel("mean log-likelihood a row")
+    axes.set_ylabel("mean log-likelihood per row")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.get_major_formatter().set_useOffset(False)  # type: ignore[attr-defined]
     _soften(axes)

@@ -1,16 +1,16 @@
-"""What a notebook shows of an estimator: scikit-learn's diagram, and once it is fitted a compact table below it."""
+"""An estimator in a notebook: scikit-learn's diagram, and compact tables below it once it is fitted."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from gmm_dask.families import Parameters, get_family
-from gmm_dask.plotting.feature_pairs import Components, telling_features
+from gmm_dask.formatting import counted, decimals, number
+from gmm_dask.plotting.feature_pairs import components_of, separating_features
 from gmm_dask.selection.criteria import CRITERIA
 
 MOST_COMPONENTS = 12
@@ -29,60 +29,43 @@ _STYLE = """<style>
 </style>"""
 
 
-def mixture_html(diagram: str, mixture: Any) -> str:
-    """The diagram of a mixture; of a fitted one with its components below."""
-    return f"{diagram}{_block(_components_html(mixture))}" if hasattr(mixture, "weights_") else diagram
+def estimator_html(diagram: str, estimator: Any) -> str:
+    """Return scikit-learn's diagram of an estimator; once it is fitted, with tables below it.
 
-
-def search_html(diagram: str, search: Any) -> str:
-    """The diagram of a search; of a fitted one with its best candidates and the winner's components below."""
-    if not hasattr(search, "results_"):
+    A search has its best candidates and the winner's components, a mixture its components.
+    """
+    mixture = getattr(estimator, "best_estimator_", estimator)
+    if not hasattr(mixture, "weights_"):
         return diagram
-    parts = [*_candidates_html(search), *_components_html(search.best_estimator_)]
-    return f"{diagram}{_block(parts)}"
-
-
-def _block(parts: Iterable[str]) -> str:
-    return f'{_STYLE}<div class="gmm-dask">{"".join(parts)}</div>'
+    candidates = [] if mixture is estimator else _candidates_html(estimator)
+    return f'{diagram}{_STYLE}<div class="gmm-dask">{"".join([*candidates, *_components_html(mixture)])}</div>'
 
 
 def _components_html(mixture: Any) -> list[str]:
-    """A row a component: its weight, and its mean and standard deviation by feature."""
-    components = _components(mixture)
-    features = np.sort(telling_features(components)[:MOST_FEATURES])
+    """Return a table with one row per component: its weight, and its mean and standard deviation by feature."""
+    components = components_of(mixture)
+    features = np.sort(separating_features(components)[:MOST_FEATURES])
     shown = np.argsort(-components.weights, kind="stable")[:MOST_COMPONENTS]
     head = ["component", "weight", *(components.names[d] for d in features)]
-    digits = [_decimals(components.deviations[d]) for d in features]
+    digits = [decimals(components.deviations[d]) for d in features]
     body = []
     for k in shown:
         pairs = zip(components.means[k, features], np.sqrt(components.variances[k, features]), digits, strict=True)
-        values = [f"{mean:,.{places}f} ± {deviation:,.{places}f}" for mean, deviation, places in pairs]
+        values = [f"{number(mean, places)} ± {number(deviation, places)}" for mean, deviation, places in pairs]
         body.append([str(k), f"{components.weights[k]:.1%}", *values])
     n_components, n_features = components.means.shape
     how = "converged" if mixture.converged_ else "stopped"
     caption = (
-        f"{_counted(n_components, 'component')}, {mixture.covariance_type} covariance; {how} after "
-        f"{_counted(mixture.n_iter_, 'iteration')} at a mean log-likelihood of {mixture.lower_bound_:.4f} a row"
+        f"{counted(n_components, 'component')}, {mixture.covariance_type} covariance; {how} after "
+        f"{counted(mixture.n_iter_, 'iteration')} at a mean log-likelihood of {mixture.lower_bound_:.4f} per row"
     )
     parts = [_table(caption, head, body), "<p>mean ± standard deviation of each component</p>"]
     left_out = []
     if n_components > len(shown):
         left_out.append(f"the {len(shown)} heaviest of {n_components} components")
     if n_features > len(features):
-        left_out.append(f"the {len(features)} of {n_features} features that tell the components apart best")
+        left_out.append(f"the {len(features)} of {n_features} features that separate the components best")
     return [*parts, f"<p>Shown: {', '.join(left_out)}.</p>"] if left_out else parts
-
-
-def _components(mixture: Any) -> Components:
-    arrays = mixture.weights_, mixture.means_, mixture.covariances_, mixture.precisions_cholesky_
-    covariances = get_family(mixture.covariance_type).full_covariances(Parameters(*arrays))
-    return Components(mixture.weights_, mixture.means_, covariances, feature_names(mixture))
-
-
-def feature_names(mixture: Any) -> tuple[str, ...]:
-    """Names of a fitted mixture's features: those that X had, or x0, x1, ..."""
-    names = getattr(mixture, "feature_names_in_", None)
-    return tuple(f"x{d}" for d in range(mixture.means_.shape[1])) if names is None else tuple(map(str, names))
 
 
 def _candidates_html(search: Any) -> list[str]:
@@ -96,7 +79,7 @@ def _candidates_html(search: Any) -> list[str]:
         values = ["-", "-"] if math.isnan(row["delta"]) else [f"{row[criterion.name]:,.2f}", f"{row['delta']:,.2f}"]
         kind, k, status = row["covariance_type"], str(row["n_components"]), row["status"]
         body.append([kind, k, *values, words, str(row["n_iter"]), status])
-    caption = f"{_counted(len(table), 'candidate')}, the best first"
+    caption = f"{counted(len(table), 'candidate')}, the best first"
     parts = [_table(caption, head, body)]
     if scale and len(table) > 1:
         parts.append(f"<p>Evidence: against the candidate, beside the best ({scale.source}).</p>")
@@ -111,12 +94,3 @@ def _table(caption: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> 
         rows.append(f'<tr><th scope="row">{escape(first)}</th>{values}</tr>')
     head_row = f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>"
     return f"<table>{head_row}<tbody>{''.join(rows)}</tbody></table>"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _decimals(deviation: float) -> int:
-    """Decimals that show a hundredth of a standard deviation, but no more than six."""
-    return 2 if deviation <= 0.0 else min(6, max(0, 2 - math.floor(math.log10(deviation))))

@@ -1,6 +1,7 @@
-"""Pictures of a fitted mixture and of a search; each function returns matplotlib's axes.
+"""Plots of a fitted mixture and of a search.
 
-Matplotlib is imported when a picture is drawn. Without ``ax`` a new figure is made.
+Each function draws on the given axes, or on those of a new figure, and returns them. Matplotlib is imported when a plot
+is drawn.
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from gmm_dask.errors import UserError
-from gmm_dask.families import Parameters, get_family
+from gmm_dask.formatting import listed
 from gmm_dask.inputs import read_input
-from gmm_dask.passes.model_batch import Model
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import as_rows
 from gmm_dask.plotting import drawing
-from gmm_dask.plotting.feature_pairs import Components, telling_pairs
-from gmm_dask.plotting.notebook import feature_names
+from gmm_dask.plotting.feature_pairs import components_of, separating_pairs
 from gmm_dask.selection.criteria import CRITERIA
 
 if TYPE_CHECKING:
@@ -33,12 +32,12 @@ Array = NDArray[np.float64]
 # a fitted GaussianMixture, or a GaussianMixtureSearch, of which the winner is shown
 Fitted: TypeAlias = Any
 
-# rows in a picture: evenly spaced ones of more
+# of more rows, so many evenly spaced ones are shown: a scatter plot of more is a blot
 SHOWN_ROWS = 5000
 
 
 def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = False, ax: Axes | None = None) -> Axes:
-    """A criterion by number of components, a line a covariance type.
+    """Plot a criterion by number of components, one line per covariance type.
 
     Parameters
     ----------
@@ -47,7 +46,7 @@ def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = Fa
     criterion : str, default=None
         One of :data:`gmm_dask.selection.criteria.CRITERIA`; None takes the search's own.
     close : bool, default=False
-        Whether only the best candidates are shown; for BIC with Kass and Raftery's (1995) scale of evidence.
+        Whether to show the best candidates only; for BIC with Kass and Raftery's (1995) scale of evidence.
     ax : Axes, default=None
 
     Returns
@@ -69,7 +68,7 @@ def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = Fa
 
 
 def plot_clusters(mixture: Fitted, X: Any, features: Sequence[Any] | None = None, *, ax: Axes | None = None) -> Axes:
-    """Rows coloured by their component with the components' 95 % ellipses; of a single feature, the densities.
+    """Plot rows coloured by component with 95 % ellipses; of a single feature, the densities.
 
     Parameters
     ----------
@@ -91,13 +90,13 @@ def plot_clusters(mixture: Fitted, X: Any, features: Sequence[Any] | None = None
     if rows.shape[1] == 1:
         drawing.draw_density(axes, components, rows[:, 0])
         return axes
-    pair = telling_pairs(components, most=1)[0] if features is None else _pair(components.names, features)
+    pair = separating_pairs(components, most=1)[0] if features is None else _pair(components.names, features)
     drawing.draw_clusters(axes, components, rows, responsibilities.argmax(axis=1), pair)
     return axes
 
 
 def plot_means(mixture: Fitted, *, ax: Axes | None = None) -> Axes:
-    """The components' means by feature, in standard deviations from the mixture's mean, as colours.
+    """Plot the components' means by feature as colours, in standard deviations from the mixture's mean.
 
     Parameters
     ----------
@@ -116,7 +115,7 @@ def plot_means(mixture: Fitted, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_uncertainty(mixture: Fitted, X: Any, *, ax: Axes | None = None) -> Axes:
-    """How sure the labels are: each component's rows by the probability that they belong to another.
+    """Plot how certain the labels are: each component's rows by the probability that they belong to another one.
 
     Parameters
     ----------
@@ -132,13 +131,13 @@ def plot_uncertainty(mixture: Fitted, X: Any, *, ax: Axes | None = None) -> Axes
     """
     _, responsibilities = _shown(mixture, X)
     axes = _axes(ax)
-    weights = _winner(mixture).weights_
+    weights = mixture._model[1].weights
     drawing.draw_uncertainty(axes, 1.0 - responsibilities.max(axis=1), responsibilities.argmax(axis=1), weights)
     return axes
 
 
 def plot_bounds(mixture: Fitted, *, ax: Axes | None = None) -> Axes:
-    """The mean log-likelihood a row by iteration of the best start.
+    """Plot the mean log-likelihood per row by iteration of the best start.
 
     Parameters
     ----------
@@ -150,49 +149,30 @@ def plot_bounds(mixture: Fitted, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
+    check_is_fitted(mixture)
+    best: Any = getattr(mixture, "best_estimator_", mixture)
     axes = _axes(ax)
-    drawing.draw_bounds(axes, _winner(mixture).lower_bounds_)
+    drawing.draw_bounds(axes, best.lower_bounds_)
     return axes
 
 
-def components_of(mixture: Fitted) -> Components:
-    """A fitted mixture's components, with covariances as matrices and the features' names."""
-    mixture = _winner(mixture)
-    family, parameters = _model(mixture)
-    covariances = family.full_covariances(parameters)
-    return Components(parameters.weights, parameters.means, covariances, feature_names(mixture))
-
-
-def _model(mixture: Any) -> Model:
-    arrays = mixture.weights_, mixture.means_, mixture.covariances_, mixture.precisions_cholesky_
-    return get_family(mixture.covariance_type), Parameters(*arrays)
-
-
-def _winner(mixture: Fitted) -> Any:
-    check_is_fitted(mixture)
-    return getattr(mixture, "best_estimator_", mixture)
-
-
 def _shown(mixture: Fitted, X: Any) -> tuple[Array, Array]:
-    """Some rows of X and their responsibilities."""
-    mixture = _winner(mixture)
+    """Return the rows of X that are shown, and their responsibilities."""
+    check_is_fitted(mixture)
     array = read_input(mixture, X, reset=False)
     if isinstance(array, da.Array) and np.isnan(array.shape[0]):
         array = array.compute_chunk_sizes()
     rows = array[:: max(1, -(-array.shape[0] // SHOWN_ROWS))]
     (rows,) = dask.compute(rows)
-    answers = predict_rows(as_rows(rows), *_model(mixture), ["responsibility"])
-    return rows, answers["responsibility"]
+    family, parameters = mixture._model
+    return rows, predict_rows(as_rows(rows), family, parameters, ["responsibility"])["responsibility"]
 
 
 def _pair(names: tuple[str, ...], features: Sequence[Any]) -> tuple[int, int]:
     """Positions of two features, by name or position."""
     known: dict[Any, int] = {name: i for i, name in enumerate(names)} | {i: i for i in range(len(names))}
     if len(features) != 2 or any(feature not in known for feature in features):
-        raise UserError(
-            f"features must be two of {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}, or their positions; "
-            f"got {list(features)!r}."
-        )
+        raise UserError(f"features must be two of {listed(names)}, or their positions; got {list(features)!r}.")
     return known[features[0]], known[features[1]]
 
 

@@ -1,4 +1,4 @@
-"""How sure a choice is: which starts agreed, whether fewer components do as well, and what the grid left out."""
+"""Diagnostics of a choice: which starts agreed, whether fewer components do as well, and what the grid left out."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gmm_dask.em.loop import State, Status
-from gmm_dask.selection.criteria import CRITERIA
+from gmm_dask.formatting import counted
+from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
 from gmm_dask.selection.outcomes import Outcome, best_outcome
 
-# mean log-likelihoods a row that are closer than this are the same optimum
+# mean log-likelihoods per row that are closer than this are the same optimum: a tenth of the default tol, at which
+# starts stop on their way to it
 SAME_OPTIMUM = 1e-4
-# what to do about a winner at an end of the grid
+# about starts that cannot be compared, and the advice about a winner at an end of the grid
+UNTRUSTED = "{:.0f} ended degenerate, spurious or without a density"
 WIDEN = "Widen n_components, or let the search do so (extend: true)."
-# differences of a criterion up to this are no reason to take the larger model (as in Kass and Raftery 1995, and in
-# Burnham and Anderson 2002 for AIC)
-FLAT = 10.0
+# differences of a criterion up to this are no reason to prefer the larger model: the last level but one of both scales
+FLAT = KASS_RAFTERY.levels[-2].upper
 
 
 class Agreement(NamedTuple):
@@ -27,15 +29,15 @@ class Agreement(NamedTuple):
     Attributes
     ----------
     starts : int
-        Those that were tried.
+        Number of starts.
     untrusted : int
-        Those of them that do not compare: without usable parameters, or not trusted where the best one is.
+        How many of them cannot be compared: without usable parameters, or not trusted where the best one is.
     agreed : float
-        Those that ended at the best one's likelihood, itself among them; NaN where that tells nothing.
+        How many ended at the best one's likelihood, the best included; NaN where no likelihood is known.
     spread : float
-        How far the worst of those that compare ended below the best, in log-likelihood a row; NaN likewise.
+        Distance of the worst comparable start below the best, in log-likelihood per row; NaN likewise.
     agreeing : tuple of int
-        Numbers of those that agreed.
+        Numbers of the starts that agreed.
     """
 
     starts: int
@@ -45,12 +47,12 @@ class Agreement(NamedTuple):
     agreeing: tuple[int, ...] = ()
 
 
-# those of its fields that are numbers
+# its fields that are numbers: columns of the table of candidates, arrays of a result store
 AGREEMENT_NUMBERS = tuple(name for name in Agreement._fields if name != "agreeing")
 
 
 def agreement(outcomes: Sequence[Outcome]) -> Agreement:
-    """The agreement of one candidate's starts with the best of them.
+    """Compare one candidate's starts with the best of them.
 
     Parameters
     ----------
@@ -68,35 +70,31 @@ def agreement(outcomes: Sequence[Outcome]) -> Agreement:
 
 
 def compares_starts(table: pd.DataFrame) -> bool:
-    """Whether a table of candidates, with :class:`Agreement`'s numbers, knows of any how several starts agreed."""
+    """Whether any candidate of a table, with :class:`Agreement`'s numbers, has several starts that were compared."""
     return "starts" in table and bool(((table["starts"] > 1) & table["agreed"].notna()).any())
 
 
 def shortcomings(states: Sequence[State], best: State) -> list[str]:
-    """What did not go well in a fit of one candidate, of which the best start is kept."""
-    said, lost = [], [state.status for state in states if not state.usable]
+    """Return warnings about the fit of one candidate, by all its starts and the best one."""
+    found, lost = [], [state.status for state in states if not state.usable]
     if lost:
-        said.append(f"{len(lost)} of {len(states)} starts were dropped: {lost[0].remedy}")
+        found.append(f"{len(lost)} of {len(states)} starts were dropped: {lost[0].remedy}")
     if not best.status.trusted:
-        said.append(f"The best start is {best.status}: {best.status.remedy}")
+        found.append(f"The best start is {best.status}: {best.status.remedy}")
     if best.lower_bounds and not best.converged:
-        said.append(f"The best start did not converge: {Status.MAX_ITER.remedy}")
-    return said
+        found.append(f"The best start did not converge: {Status.MAX_ITER.remedy}")
+    return found
 
 
 def smallest_within(table: pd.DataFrame, within: float = FLAT) -> dict[str, Any]:
-    """The candidate with the fewest components whose criterion is within so much of the winner's.
+    """Return the row of the candidate with the fewest components whose criterion is close to the winner's.
 
     Parameters
     ----------
     table : DataFrame
-        A row a candidate, with ``n_components`` and ``delta``; NaN where a candidate may not win.
+        One row per candidate, with ``n_components`` and ``delta``; NaN where a candidate may not win.
     within : float
-
-    Returns
-    -------
-    dict
-        Its row; of equally many components, that of the smaller ``delta``.
+        The largest ``delta`` that counts as close. Among equally many components the smaller ``delta`` is taken.
     """
     close = table[table["delta"] <= within].sort_values(["n_components", "delta"], kind="stable")
     found: dict[str, Any] = {str(name): value for name, value in close.iloc[0].items()}
@@ -104,18 +102,18 @@ def smallest_within(table: pd.DataFrame, within: float = FLAT) -> dict[str, Any]
 
 
 def remarks(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any], stopped: str | None = None) -> list[str]:
-    """What to know before the choice is trusted, a sentence or two each; empty if nothing speaks against it.
+    """Return the reasons to doubt a choice, in a sentence or two each; empty if there are none.
 
     Parameters
     ----------
     table : DataFrame
-        A row a candidate, with ``n_components``, ``covariance_type`` and ``delta``, and, where it is known,
+        One row per candidate, with ``n_components``, ``covariance_type`` and ``delta``, and, where it is known,
         :class:`Agreement`'s numbers.
     criterion : str
     winner : mapping
         The winner's row.
     stopped : str, optional
-        Why a search that widens its grid did not widen it further; None of one that does not.
+        Why a search that extends its grid did not extend it further; None for one that does not.
     """
     found = [_on_the_edge(table, winner, stopped), _fewer_do(table, criterion, winner), _starts_disagree(winner)]
     return [remark for remark in found if remark]
@@ -139,11 +137,10 @@ def _fewer_do(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) ->
     fewest = smallest_within(table)
     if fewest["n_components"] >= winner["n_components"]:
         return ""
-    count = fewest["n_components"]
-    components = f"{count} component{'' if count == 1 else 's'}"
+    model = f"{counted(fewest['n_components'], 'component')}, {fewest['covariance_type']} covariance"
     return (
-        f"{components}, {fewest['covariance_type']} covariance, has {CRITERIA[criterion].label} only "
-        f"{fewest['delta']:.1f} higher: below {FLAT:.0f} the evidence for more components is not very strong."
+        f"{model}, has {CRITERIA[criterion].label} only {fewest['delta']:.1f} higher: below {FLAT:.0f} the evidence "
+        "for more components is not very strong."
     )
 
 
@@ -151,26 +148,24 @@ def _starts_disagree(winner: Mapping[Any, Any]) -> str:
     starts, untrusted = winner.get("starts", 0), winner.get("untrusted", 0)
     if starts < 2 or winner.get("agreed") != 1:
         return ""
-    others = [_untrusted_words(untrusted)] if untrusted else []
+    others = [UNTRUSTED.format(untrusted)] if untrusted else []
     if starts - untrusted > 1:
-        others.append(f"the others ended up to {winner['spread']:.2g} a row below")
+        others.append(f"the others ended up to {winner['spread']:.2g} per row below")
     return (
         f"Only one of the winner's {starts:.0f} starts reached its likelihood; {', '.join(others)}: there may be a "
         "better one. Take more starts (n_init)."
     )
 
 
-def _untrusted_words(count: float) -> str:
-    return f"{count:.0f} ended degenerate, spurious or without a density"
-
-
 def starts_compared(winner: Mapping[Any, Any]) -> str:
-    """Which of the winner's starts agreed, and how far apart they ended; empty if it had one, or that is not known."""
+    """Say which of the winner's starts agreed, and how far apart they ended; empty for one start, or if unknown."""
     starts, untrusted, agreeing = winner.get("starts", 0), winner.get("untrusted", 0), winner.get("agreeing", ())
     if starts < 2 or not agreeing:
         return ""
     numbers = f"number{'s' if len(agreeing) > 1 else ''} {', '.join(map(str, agreeing))}"
-    said = [f"{len(agreeing)} of the winner's {starts:.0f} starts ended at its likelihood ({numbers})"]
-    said += [_untrusted_words(untrusted)] if untrusted else []
-    apart = len(agreeing) < starts - untrusted
-    return "; ".join([*said, *([f"the farthest ended {winner['spread']:.2g} a row below it"] if apart else [])])
+    parts = [f"{len(agreeing)} of the winner's {starts:.0f} starts ended at its likelihood ({numbers})"]
+    if untrusted:
+        parts.append(UNTRUSTED.format(untrusted))
+    if len(agreeing) < starts - untrusted:
+        parts.append(f"the farthest ended {winner['spread']:.2g} per row below it")
+    return "; ".join(parts)

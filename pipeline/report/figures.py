@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gmm_dask.formatting import capital, counted
 from gmm_dask.plotting import drawing
-from gmm_dask.plotting.feature_pairs import telling_pairs
+from gmm_dask.plotting.feature_pairs import separating_pairs
 from gmm_dask.selection.criteria import CRITERIA
 from pipeline.report.facts import Facts
-from pipeline.report.phrases import capital, counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,7 @@ def draw_components(facts: Facts) -> list[Picture]:
         caption = f"{components.names[0]}: histogram of {len(sample.rows):,} sampled rows, and the model's density."
         rows = sample.rows[:, 0]
         return [_picture("clusters", alt, caption, lambda axes: drawing.draw_density(axes, components, rows))]
-    pairs = telling_pairs(components, MOST_PAIRS)
+    pairs = separating_pairs(components, MOST_PAIRS)
     return [_draw_pair(facts, "clusters" if i == 0 else f"clusters-{i + 1}", pair) for i, pair in enumerate(pairs)]
 
 

@@ -10,13 +10,13 @@ from dask.utils import format_bytes
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from gmm_dask.formatting import counted, number
 from gmm_dask.selection.criteria import CRITERIA
 from pipeline.config.environment import redacted
 from pipeline.config.yaml_file import to_yaml
 from pipeline.report import figures, phrases, tables
 from pipeline.report.facts import Facts, read_facts
 from pipeline.report.figures import Picture
-from pipeline.report.phrases import counted
 from pipeline.store import RowSummary
 
 PAGE = "index.html"
@@ -161,7 +161,7 @@ def _data(facts: Facts) -> dict[str, str]:
 
 def _run(facts: Facts) -> dict[str, str]:
     """The run, by name; empty texts are not shown."""
-    store, number = facts.store, phrases.number
+    store = facts.store
     return {
         "store": store.store,
         "started": store.started or "",
@@ -183,6 +183,6 @@ def _anomalies(rows: RowSummary | None) -> str:
     if rows is None or rows.anomalies is None or rows.anomaly_threshold is None:
         return ""
     return (
-        f"{counted(rows.anomalies, 'row')} with a log density below {phrases.number(rows.anomaly_threshold, 4)}, the "
+        f"{counted(rows.anomalies, 'row')} with a log density below {number(rows.anomaly_threshold, 4)}, the "
         f"{rows.anomaly_quantile:.4g} quantile (within {rows.anomaly_rank_error:.2g} of the rows)"
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from gmm_dask.em.loop import Status
 from gmm_dask.families import get_family
+from gmm_dask.formatting import capital, counted, joined, listed, number
 from gmm_dask.init.starts import STARTS
 from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.plotting.drawing import UNSURE
@@ -21,34 +22,12 @@ from pipeline.report.facts import Facts
 FEW_ROWS = 10
 # a label is sure if another component has at most this probability
 SURE = UNSURE[1]
-LISTED = 12
 NOTHING = "–"  # noqa: RUF001
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """A count with its noun: ``1 row``, ``272 rows``."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def listed(names: list[str]) -> str:
-    """Names, the first few of many."""
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def joined(names: list[str]) -> str:
-    """Names in a sentence: ``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
 
 
 def mixture_words(row: dict[str, Any]) -> str:
     """A candidate in words: ``3 components with tied covariance``."""
     return f"{counted(int(row['n_components']), 'component')} with {row['covariance_type']} covariance"
-
-
-def capital(text: str) -> str:
-    """A text that begins with a capital letter."""
-    return text[:1].upper() + text[1:]
 
 
 def difference(value: float) -> str:
@@ -58,19 +37,6 @@ def difference(value: float) -> str:
     if value >= 1e5:
         return f"{value / 1e6:,.1f} M" if value >= 1e6 else f"{value / 1e3:,.0f} k"
     return f"{value:,.1f}" if value < 1e3 else f"{value:,.0f}"
-
-
-def decimals(deviation: float) -> int | None:
-    """Decimals that show a hundredth of a standard deviation; None where only powers of ten do."""
-    if not 0.0 < deviation < math.inf:
-        return None
-    places = 2 - math.floor(math.log10(deviation))
-    return max(0, places) if -6 <= places <= 6 else None
-
-
-def number(value: float, places: int | None) -> str:
-    """A number with so many decimals; None stands for four significant digits."""
-    return (f"{value:.4g}" if places is None else f"{value:,.{places}f}").replace("-", "\u2212")
 
 
 def duration(seconds: float) -> str:

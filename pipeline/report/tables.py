@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from gmm_dask.em.loop import Status
+from gmm_dask.formatting import counted, decimals, listed, number
 from gmm_dask.plotting.drawing import color_of
-from gmm_dask.plotting.feature_pairs import telling_features
+from gmm_dask.plotting.feature_pairs import separating_features
 from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
 from gmm_dask.selection.diagnostics import compares_starts
 from pipeline.report.facts import Facts, rows_of
-from pipeline.report.phrases import NOTHING, counted, decimals, difference, listed, number
+from pipeline.report.phrases import NOTHING, difference
 
 MOST_CLOSEST = 8
 MOST_COUNTS = 24
@@ -139,7 +140,7 @@ def components_table(facts: Facts) -> Table:
     """One row per component: its weight, and mean and standard deviation by feature, in the units of the data."""
     components = facts.components
     n_components, n_features = components.means.shape
-    features = np.sort(telling_features(components)[:MOST_FEATURES])
+    features = np.sort(separating_features(components)[:MOST_FEATURES])
     shown = np.argsort(-components.weights, kind="stable")[:MOST_COMPONENTS]
     places = [decimals(components.deviations[d]) for d in features]
     rows = []

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 # each package's folders and single modules, lowest first: one imports from those before it, and from itself
 LAYERS = {
     "gmm_dask": (
-        *("errors", "kernels", "families", "passes", "em", "init", "memory", "selection", "inputs", "plotting"),
-        *("estimator", "search"),
+        *("errors", "formatting", "kernels", "families", "passes", "em", "init", "memory"),
+        *("selection", "inputs", "plotting", "estimator", "search"),
     ),
     "pipeline": (
         *("progress", "stages", "config", "sources", "store", "clusters", "score", "report", "fit", "export", "synth"),

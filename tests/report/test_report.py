@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from flows import cli
 from gmm_dask import UserError
 from gmm_dask.families import get_family
+from gmm_dask.formatting import decimals, number
 from gmm_dask.selection.criteria import KASS_RAFTERY
 from pages import Cells
 from pipeline.fit import job as stages
@@ -135,9 +136,9 @@ def test_numbers_in_words():
         "2.5 M",
     ]
     assert [phrases.duration(s) for s in (2.34, 59.6, 800.0, 18_120.0)] == ["2.3 s", "60 s", "13 min 20 s", "5 h 2 min"]
-    assert phrases.number(-1234.5678, phrases.decimals(12.0)) == "\u22121,234.6"
-    assert phrases.number(1.5e-12, phrases.decimals(1e-12)) == "1.5e\u221212"
-    assert phrases.number(7.0, phrases.decimals(0.0)) == "7"
+    assert number(-1234.5678, decimals(12.0)) == "\u22121,234.6"
+    assert number(1.5e-12, decimals(1e-12)) == "1.5e\u221212"
+    assert number(7.0, decimals(0.0)) == "7"
 
 
 # -- what is worth a look ------------------------------------------------------------------------------------

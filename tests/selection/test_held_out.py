@@ -21,7 +21,7 @@ from gmm_dask.passes.data_summary import Draw, summarize_rows
 from gmm_dask.passes.holdout import Holdout
 from gmm_dask.passes.rows import as_rows, hold_out
 from gmm_dask.passes.statistics import collect_totals
-from gmm_dask.plotting.notebook import search_html
+from gmm_dask.plotting.notebook import estimator_html
 from gmm_dask.plotting.plots import plot_criteria
 from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import smallest_within
@@ -216,7 +216,7 @@ def test_held_out_rows_tell_of_too_many_components():
 def test_pictures_tables_and_remarks_name_the_criterion(blobs):
     search = searched(blobs, n_components=[1, 2], criterion="held_out")
     assert plot_criteria(search).get_ylabel() == "held-out deviance above the smallest"
-    assert f"Δ{CRITERIA['held_out'].label}" in search_html("", search)
+    assert f"Δ{CRITERIA['held_out'].label}" in estimator_html("", search)
     with pytest.raises(UserError, match=names("held_out", "search")):
         plot_criteria(searched(blobs, held_out=0.0), "held_out")
 
