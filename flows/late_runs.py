@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 from prefect import get_client
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-SKIPPED = "Skipped"
-_CANCELLED = {StateType.CANCELLED, StateType.CANCELLING}
+_CANCELLED = [StateType.CANCELLED, StateType.CANCELLING]
 
 
 def skip_missed_runs(deployment: str) -> int:
@@ -96,23 +95,21 @@ def _newer_run(run: FlowRun) -> FlowRun | None:
     assert run.deployment_id is not None
     assert run.expected_start_time is not None
     with get_client(sync_client=True) as client:
-        picked_up = [state.timestamp for state in client.read_flow_run_states(run.id) if state.is_pending()]
-        due = FlowRunFilterExpectedStartTime(
-            after_=run.expected_start_time, before_=cast("DateTime", max(picked_up, default=_now()))
-        )
+        pending = [state.timestamp for state in client.read_flow_run_states(run.id) if state.is_pending()]
+        # both bounds are inclusive, hence the microsecond
+        after = run.expected_start_time + timedelta(microseconds=1)
+        due = FlowRunFilterExpectedStartTime(after_=after, before_=cast("DateTime", max(pending, default=_now())))
         later = FlowRunFilter(
-            deployment_id=FlowRunFilterDeploymentId(any_=[run.deployment_id]), expected_start_time=due
+            deployment_id=FlowRunFilterDeploymentId(any_=[run.deployment_id]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(not_any_=_CANCELLED)),
+            expected_start_time=due,
         )
-        runs = client.read_flow_runs(flow_run_filter=later, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=10)
-    for other in runs:  # the filter's bounds are inclusive
-        is_later = other.expected_start_time is not None and other.expected_start_time > run.expected_start_time
-        if other.id != run.id and is_later and other.state_type not in _CANCELLED:
-            return other
-    return None
+        runs = client.read_flow_runs(flow_run_filter=later, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
+    return runs[0] if runs else None
 
 
 def _skipped(reason: str) -> State[Any]:
-    return Completed(name=SKIPPED, message=reason)
+    return Completed(name="Skipped", message=reason)
 
 
 def _skipped_for(run: FlowRun, newer: FlowRun) -> State[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,60 +172,43 @@ def show_candidates(
         print_paragraph(line, "yellow")
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the candidates' table: its header, and the text of its cell in a row."""
-
-    header: str
-    cell: Callable[[dict[Any, Any]], str]
-    numeric: bool = True
-
-
 def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> Table:
     """Return a table with a row per candidate; the held-out column and the agreement of starts only if known."""
     from gmm_dask.families.candidate import Candidate
-
-    columns = _columns(table, criterion)
-    # with all columns the table fits 80 characters only without padding on both sides
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=len(columns) > 6)
-    for column in columns:
-        grid.add_column(column.header, justify="right" if column.numeric else "left", no_wrap=column.numeric)
-    grid.add_column("")
-    for row in table.to_dict("records"):
-        wins = Candidate.of(row).name == best
-        cells = [Text(column.cell(row)) for column in columns]
-        if not wins:
-            cells[2].stylize(_status_style(row["status"]))
-        grid.add_row(*cells, "<- best" if wins else "", style="bold green" if wins else None)
-    return grid
-
-
-def _columns(table: pd.DataFrame, criterion: str) -> list[Column]:
     from gmm_dask.selection.criteria import CRITERIA
     from gmm_dask.selection.diagnostics import compares_starts
 
-    columns = [
-        Column("K", lambda row: str(row["n_components"])),
-        Column("covariance", lambda row: row["covariance_type"], numeric=False),
-        Column("status", lambda row: row["status"], numeric=False),
-        Column(CRITERIA[criterion].label.replace(" ", "\n"), lambda row: _number(row[criterion])),
-        Column("delta", lambda row: _number(row["delta"])),
-    ]
-    if "held_out_log_likelihood" in table and bool(table["held_out_log_likelihood"].notna().any()):
-        columns.append(Column("held out\nper row", lambda row: _number(row["held_out_log_likelihood"], 4)))
-    columns.append(Column("iterations", lambda row: str(row["n_iter"])))
+    rows = table.to_dict("records")
+    wins = [Candidate.of(row).name == best for row in rows]
+    columns = {
+        "K": [str(row["n_components"]) for row in rows],
+        "covariance": [row["covariance_type"] for row in rows],
+        "status": [
+            Text(row["status"], "" if won else _style(row["status"])) for row, won in zip(rows, wins, strict=True)
+        ],
+        CRITERIA[criterion].label.replace(" ", "\n"): [_number(row[criterion]) for row in rows],
+        "delta": [_number(row["delta"]) for row in rows],
+    }
+    if "held_out_log_likelihood" in table and table["held_out_log_likelihood"].notna().any():
+        columns["held out\nper row"] = [_number(row["held_out_log_likelihood"], 4) for row in rows]
+    columns["iterations"] = [str(row["n_iter"]) for row in rows]
     if compares_starts(table):
-        columns.append(Column("agree", _agreement))
-    return columns
+        columns["agree"] = [
+            "" if math.isnan(row["agreed"]) else f"{row['agreed']:.0f}/{row['starts']:.0f}" for row in rows
+        ]
+    columns[""] = ["<- best" if won else "" for won in wins]
+    # seven columns and more fit 80 characters only without padding on both sides
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=len(columns) > 7)
+    for header in columns:
+        is_text = header in ("covariance", "status", "")
+        grid.add_column(header, justify="left" if is_text else "right", no_wrap=not is_text)
+    for won, *cells in zip(wins, *columns.values(), strict=True):
+        grid.add_row(*cells, style="bold green" if won else None)
+    return grid
 
 
-def _agreement(row: dict[Any, Any]) -> str:
-    """Return how many of a candidate's starts agree; empty where that is not known."""
-    return "" if math.isnan(row["agreed"]) else f"{row['agreed']:.0f}/{row['starts']:.0f}"
-
-
-def _status_style(status: str) -> str:
-    from gmm_dask.em.loop import Status
+def _style(status: str) -> str:
+    from gmm_dask.em.status import Status
 
     return {Status.CONVERGED: "", Status.RUNNING: "cyan", Status.MAX_ITER: "yellow"}.get(Status(status), "red")
 
@@ -245,7 +227,7 @@ def winner_line(table: pd.DataFrame, criterion: str, best: str, label: str = "be
 
 def remedies(table: pd.DataFrame) -> list[str]:
     """Return a line for each status of candidates that did not converge: how many, the cause, and the remedy."""
-    from gmm_dask.em.loop import Status
+    from gmm_dask.em.status import Status
 
     counts = table["status"].value_counts()
     unconverged = [status for status in Status if status not in (Status.RUNNING, Status.CONVERGED)]
