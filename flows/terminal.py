@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -80,9 +80,7 @@ def show_summary(summary: Summary) -> None:
     """Print the result of a job: the candidates, the winner, and the paths of the store and the report."""
     if summary.reused:
         print_line("The result is complete: nothing was computed. --fresh starts over.")
-    show_candidates(summary.table, summary.criterion, summary.best, summary.store, rows_on_screen(_console()))
-    print_line(winner_line(summary.table, summary.criterion, str(summary.best)), "bold green")
-    show_remarks(summary.remarks, summary.notes)
+    _show_choice(summary, rows_on_screen(_console()))
     print_paragraph(f"  weights {', '.join(f'{weight:.3f}' for weight in summary.weights)}")
     print_line(f"  mean log-likelihood {summary.mean_log_likelihood:.4f} per row")
     if summary.held_out_rows:
@@ -131,22 +129,21 @@ def show_result(result: Result) -> None:
             "same gmm-dask run resumes it). Values and order may still change.",
             "bold yellow",
         )
-    if len(result.table):
-        show_candidates(result.table, result.criterion, result.leader, result.store)
-    if result.leader:
-        label = "best" if result.is_complete else "best so far"
-        print_line(winner_line(result.table, result.criterion, result.leader, label), "bold green")
-    if result.is_complete:
-        show_remarks(result.remarks, result.notes)
+    _show_choice(result)
     print_line(f"store: {result.store}")
 
 
-def show_remarks(remarks: list[str], notes: list[str]) -> None:
-    """Print the remarks against the choice of the winner, and further notes."""
-    for line in remarks:
-        print_paragraph(f"  {line}", "yellow")
-    for line in notes:
-        print_paragraph(f"  {line}")
+def _show_choice(result: Result, max_rows: int | None = None) -> None:
+    """Print the candidates, the winner or the leader so far, and what is known for and against the choice."""
+    if len(result.table):
+        show_candidates(result.table, result.criterion, result.leader, result.store, max_rows)
+    if result.leader:
+        print_line(winner_line(result), "bold green")
+    if result.is_complete:
+        for line in result.remarks:
+            print_paragraph(f"  {line}", "yellow")
+        for line in result.notes:
+            print_paragraph(f"  {line}")
 
 
 # -- candidates ---------------------------------------------------------------------------------------------------
@@ -213,15 +210,15 @@ def _style(status: str) -> str:
     return {Status.CONVERGED: "", Status.RUNNING: "cyan", Status.MAX_ITER: "yellow"}.get(Status(status), "red")
 
 
-def winner_line(table: pd.DataFrame, criterion: str, best: str, label: str = "best") -> str:
-    """Return the line that names the winner and its criterion."""
-    from gmm_dask.families.candidate import Candidate
+def winner_line(result: Result) -> str:
+    """Return the line that names the winner, or the leader so far, and its criterion."""
     from gmm_dask.selection.criteria import CRITERIA
 
-    (row,) = [row for row in table.to_dict("records") if Candidate.of(row).name == best]
+    row = result.row(result.leader)
     return (
-        f"{label}: {row['covariance_type']} covariance, {_counted(row['n_components'], 'component')} ({best}), "
-        f"{CRITERIA[criterion].label} {_number(row[criterion])}"
+        f"{'best' if result.is_complete else 'best so far'}: {row['covariance_type']} covariance, "
+        f"{_counted(row['n_components'], 'component')} ({result.leader}), "
+        f"{CRITERIA[result.criterion].label} {_number(row[result.criterion])}"
     )
 
 

@@ -300,7 +300,7 @@ def test_the_terminal_shows_it_within_80_columns(chosen):
     text = console.file.getvalue()
     assert "…" not in text
     assert f"{chosen.held_out_log_likelihood:.4f}" in text
-    assert "held-out deviance" in winner_line(chosen.table, "held_out", chosen.best)
+    assert "held-out deviance" in winner_line(chosen)
 
 
 def test_the_export_tells_it(chosen):
