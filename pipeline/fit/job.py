@@ -110,7 +110,7 @@ def run(
     begin = time.monotonic()
     config = placed(config, fresh=fresh)
     path = config.output.store
-    with store.lock(path), writing(path), held(config.cluster, progress):
+    with store.lock(path), writing(path, disk_only=True), held(config.cluster, progress):
         found = as_task(prepare)(config, fresh, progress)
         if found is not StoreStatus.COMPLETE:
             if found is StoreStatus.NEW:

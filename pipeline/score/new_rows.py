@@ -159,13 +159,13 @@ def _prepare(config: JobConfig, source: Source, plan: RowPlan, result: Result, f
                 "score --fresh)."
             )
         return writer.begin(), writer
-    attributes = {
-        "model": {"store": result.store, "name": result.best},
-        "config": config.model_dump(mode="json", include={"data", "output"}),
-        "data": header_of(source),
-        "software": result.software,
-        "token": plan.token,
-    }
+    attributes = store.ScoreAttributes(
+        model={"store": result.store, "name": str(result.best)},
+        config=config.model_dump(mode="json", include={"data", "output"}),
+        data=header_of(source),
+        software=result.software,
+        token=plan.token,
+    )
     return store.prepare_scores(out, attributes, fresh), row_writer(config, source, plan, out)
 
 

@@ -20,13 +20,27 @@ saves the state of a run; ``criteria``, ``models`` and the two kinds of rows are
 from pipeline.store.attributes import RefreshDecision, Widening
 from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, save_checkpoint
 from pipeline.store.criteria import leading_candidate, row_of, write_criteria
-from pipeline.store.identity import is_same_job
-from pipeline.store.lifecycle import StoreStatus, complete, find_store, is_store, prepare_store, update_attributes
+from pipeline.store.lifecycle import (
+    StoreStatus,
+    complete,
+    find_store,
+    is_same_job,
+    is_store,
+    prepare_store,
+    update_attributes,
+)
 from pipeline.store.locks import LockedError, is_locked, lock
 from pipeline.store.models import Sample, StoredModel, write_models, write_sample
 from pipeline.store.result import Result, open_result, read_candidates
 from pipeline.store.row_summary import RowSummary
-from pipeline.store.scores import ELSEWHERE, complete_scores, find_unfinished, prepare_scores, read_scores
+from pipeline.store.scores import (
+    ELSEWHERE,
+    ScoreAttributes,
+    complete_scores,
+    find_unfinished,
+    prepare_scores,
+    read_scores,
+)
 from pipeline.store.zarr_rows import RowPlan, RowWriter, Totals, ZarrRows, read_summary, rows_folder
 
 __all__ = [
@@ -40,6 +54,7 @@ __all__ = [
     "RowSummary",
     "RowWriter",
     "Sample",
+    "ScoreAttributes",
     "StoreStatus",
     "StoredModel",
     "Totals",

@@ -11,11 +11,24 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 
 StorePath = str | Path
+# Zarr writes a file under such a name first; one that stays was left by a process that was killed
+HALF_WRITTEN = "*.partial"
 
 
 def open_root(path: StorePath, mode: Literal["r", "r+"] = "r") -> zarr.Group:
     """The store's root, which must exist."""
     return zarr.open_group(str(path), mode=mode, zarr_format=3, use_consolidated=False)
+
+
+def attributes_at(path: StorePath) -> dict[str, Any] | None:
+    """Return the attributes of the group at a path: None where nothing lies, none where something else lies."""
+    place = Path(path)
+    if not place.exists() or (place.is_dir() and all(file.match(HALF_WRITTEN) for file in place.iterdir())):
+        return None
+    try:
+        return dict(open_root(path).attrs.asdict())
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def put(group: zarr.Group, name: str, values: ArrayLike, dimensions: tuple[str, ...]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,17 +15,33 @@ import zarr
 
 import gmm_dask
 from gmm_dask.errors import UserError
-from pipeline.store.arrays import StorePath, as_json, open_root
+from pipeline.store import scores
+from pipeline.store.arrays import HALF_WRITTEN, StorePath, as_json, attributes_at, open_root
 from pipeline.store.attributes import RunStatus, StoreAttributes
-from pipeline.store.errors import cannot_write
-from pipeline.store.identity import require_same
+from pipeline.store.errors import writing
 
 FORMAT = "gmm-dask-result"
 FORMAT_VERSION = 1
 
 _SOFTWARE = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
-# Zarr writes a file under such a name first; one that stays was left by a process that was killed
-_HALF_WRITTEN = "*.partial"
+# keys that do not change the result: the job's name, how its data are reached, what computes and when, where the store
+# lies, and whether there is a report
+_FREE_KEYS = (
+    "name",
+    "cluster.",
+    "data.storage_options",
+    "output.store",
+    "output.report",
+    "tasks.",
+    "schedule",
+    "score",
+    "refresh",
+)
+# what the run looks into when it differs: a file's time may change without its contents
+_LOOSE_DATA = ("chunks", "modified", "contents", "missing", "notes")
+
+
+Values = dict[str, Any]
 
 
 class StoreStatus(StrEnum):
@@ -77,7 +92,7 @@ def prepare_store(path: StorePath, config: dict[str, Any], data: dict[str, Any],
         _create(Path(path), _first_attributes(config, data, attempts), exists)
         return StoreStatus.NEW
     store = read_attributes(path)
-    require_same(str(path), (store.config, config), (store.data, data))
+    _require_same(str(path), (store.config, config), (store.data, data))
     _tidy(Path(path), store)
     if status is StoreStatus.UNFINISHED:
         update_attributes(path, attempts=store.attempts + 1)
@@ -134,14 +149,12 @@ def _create(path: Path, first: StoreAttributes, replaces: bool) -> None:
     """Write the root's attributes, at once; what an earlier result left goes after that."""
     _remove_half_written(path)
     attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, **first.to_dict()}
-    try:
+    with writing(path):
         if replaces:
             open_root(path, "r+").attrs.put(attributes)
             _remove_groups(path)
         else:
             zarr.create_group(str(path), zarr_format=3, attributes=attributes)
-    except OSError as error:
-        raise cannot_write(path, error) from None
 
 
 def _tidy(path: Path, store: StoreAttributes) -> None:
@@ -158,13 +171,60 @@ def _tidy(path: Path, store: StoreAttributes) -> None:
 
 
 def _remove_half_written(path: Path) -> None:
-    for file in path.rglob(_HALF_WRITTEN):
+    for file in path.rglob(HALF_WRITTEN):
         file.unlink()
 
 
 def _remove_groups(path: Path) -> None:
     for group in path.glob("*/"):
         shutil.rmtree(group)
+
+
+# -- the same job or another -----------------------------------------------------------------------------------
+
+
+def _require_same(path: str, configs: tuple[Values, Values], data: tuple[Values, Values]) -> None:
+    """Compare a store's configuration and data, there, with a job's, here.
+
+    Raises
+    ------
+    UserError
+        If they differ in what changes the result.
+    """
+    remedy = "Choose another output.store, or replace this one with --fresh."
+    changed = _differences(*configs)
+    if changed:
+        raise UserError(f"the result store {path} is of another configuration: {'; '.join(changed)}. {remedy}")
+    strict = [{key: value for key, value in d.items() if key not in _LOOSE_DATA} for d in data]
+    changed = _differences(*strict)
+    if changed:
+        raise UserError(
+            f"the result store {path} is of other data, or its data has changed: {'; '.join(changed)}. {remedy}"
+        )
+
+
+def is_same_job(configs: tuple[Values, Values], data: tuple[Values, Values]) -> bool:
+    """Whether a store's configuration and data, there, are a job's, here, and nobody has touched the data since."""
+    there, here = data
+    known = {key: value for key, value in there.items() if key in here}
+    return not (_differences(*map(as_json, configs)) or _differences(known, as_json(here)))
+
+
+def _differences(there: Values, here: Values) -> list[str]:
+    """Where two nested mappings differ, each with its dotted key and both values; free keys aside."""
+    before, now = _flat(there), _flat(here)
+    return [
+        f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
+        for key in dict.fromkeys((*before, *now))
+        if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS)
+    ]
+
+
+def _flat(values: Values, prefix: str = "") -> Values:
+    flat: Values = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 # -- ours or not ---------------------------------------------------------------------------------------------
@@ -178,23 +238,16 @@ def is_store(path: StorePath) -> bool:
         return False
 
 
-def _what_else(attributes: Mapping[str, Any]) -> str:
-    return ", but scores of new rows" if attributes.get("format") == "gmm-dask-scores" else ""
-
-
 def _is_ours(path: StorePath) -> bool:
     """Whether a result store is there; nothing or an empty folder is not, and anything else is an error."""
-    place = Path(path)
-    if not place.exists() or (place.is_dir() and all(file.match(_HALF_WRITTEN) for file in place.iterdir())):
+    attributes = attributes_at(path)
+    if attributes is None:
         return False
-    try:
-        attributes = open_root(path).attrs.asdict()
-    except (OSError, ValueError, KeyError):
-        attributes = {}
-    if attributes.get("format") != FORMAT:
+    found = attributes.get("format")
+    if found != FORMAT:
+        but = ", but scores of new rows" if found == scores.FORMAT["format"] else ""
         raise UserError(
-            f"{path} exists and is not a result store of gmm-dask{_what_else(attributes)}, so it is left as it is. "
-            "Choose another path."
+            f"{path} exists and is not a result store of gmm-dask{but}, so it is left as it is. Choose another path."
         )
     if attributes.get("format_version") != FORMAT_VERSION:
         raise UserError(

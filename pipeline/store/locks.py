@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from gmm_dask.errors import UserError
 from pipeline.store.arrays import StorePath
-from pipeline.store.errors import cannot_write
+from pipeline.store.errors import writing
 
 
 class LockedError(UserError):
@@ -29,17 +29,16 @@ def lock(path: StorePath) -> Iterator[None]:
         If another run holds it.
     """
     file = _lock_file(path)
-    try:
+    held = FileLock(file, blocking=False)
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(file, blocking=False)
-        held.acquire()
-    except Timeout:
-        raise LockedError(
-            f"another run is at work on the result store {path} (it holds {file}). Wait for it, or choose another "
-            "output.store."
-        ) from None
-    except OSError as error:
-        raise cannot_write(file, error) from None
+        try:
+            held.acquire()
+        except Timeout:
+            raise LockedError(
+                f"another run is at work on the result store {path} (it holds {file}). Wait for it, or choose another "
+                "output.store."
+            ) from None
     try:
         yield
     finally:

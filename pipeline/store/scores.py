@@ -1,4 +1,4 @@
-"""Scores: what a stored model says about other rows, as a Zarr v3 group like a result store.
+"""Scores: the row outputs of a stored model for other rows, as a Zarr v3 group like a result store.
 
 ::
 
@@ -12,32 +12,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import zarr
 
 from gmm_dask.errors import UserError
-from pipeline.store.arrays import StorePath, as_json, open_root
-from pipeline.store.zarr_rows import writing
+from pipeline.store.arrays import StorePath, as_json, attributes_at, open_root
+from pipeline.store.attributes import Attributes, RunStatus
+from pipeline.store.errors import writing
 
-FORMAT = "gmm-dask-scores"
-FORMAT_VERSION = 1
-RUNNING = "running"
-COMPLETE = "complete"
+FORMAT = {"format": "gmm-dask-scores", "format_version": 1}
 ELSEWHERE = "Choose another path (-o; in a configuration score.out, with a date in it)"
 
 
-def prepare_scores(path: StorePath, attributes: dict[str, Any], fresh: bool) -> bool:
-    """Make the group, or find what an earlier call left; returns whether that is whole.
+@dataclass(frozen=True, kw_only=True)
+class ScoreAttributes(Attributes):
+    """The attributes of scores.
+
+    Attributes
+    ----------
+    model : dict
+        The path of its store (``store``) and its ``name``.
+    config, data, software : dict
+        As in a result store, of the rows that are scored.
+    token : str
+        Tells these scores from those of any other model, data or settings.
+    summary : dict or None
+        Of the rows; None until the scores are complete.
+    status : RunStatus
+    """
+
+    model: dict[str, str]
+    config: dict[str, Any]
+    data: dict[str, Any]
+    software: dict[str, str]
+    token: str
+    summary: dict[str, Any] | None = None
+    status: RunStatus = RunStatus.RUNNING
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all rows are scored."""
+        return self.status is RunStatus.COMPLETE
+
+
+def prepare_scores(path: StorePath, attributes: ScoreAttributes, fresh: bool) -> bool:
+    """Make the group, or find what an earlier call left; returns whether that is complete.
 
     Call it while :func:`pipeline.store.lock` is held.
 
     Parameters
     ----------
     path : str or Path
-    attributes : dict
-        With ``token``, which tells these scores from those of any other model, data or settings.
+    attributes : ScoreAttributes
     fresh : bool
         Replace other scores that are there.
 
@@ -47,30 +75,23 @@ def prepare_scores(path: StorePath, attributes: dict[str, Any], fresh: bool) -> 
         If something else lies at the path, which is never touched, or other scores that are complete, unless
         ``fresh``.
     """
-    found = _attributes(path)
+    found = _scores_at(path)
     if found is not None and not fresh:
-        complete, same = bool(found["status"] == COMPLETE), found["token"] == attributes["token"]
-        if same:
-            return complete
-        if complete:
+        if found.token == attributes.token:
+            return found.is_complete
+        if found.is_complete:
             raise UserError(
                 f"{path} holds the scores of another model, of other data or with other settings. {ELSEWHERE}, or "
                 "replace them (gmm-dask score --fresh)."
             )
-    with writing(str(path)):
-        zarr.create_group(
-            str(path),
-            zarr_format=3,
-            overwrite=found is not None,
-            attributes=as_json(
-                {"format": FORMAT, "format_version": FORMAT_VERSION, "status": RUNNING, "summary": None, **attributes}
-            ),
-        )
+    with writing(path):
+        values = as_json({**FORMAT, **attributes.to_dict()})
+        zarr.create_group(str(path), zarr_format=3, overwrite=found is not None, attributes=values)
     return False
 
 
 def find_unfinished(paths: Sequence[str], token: str) -> str | None:
-    """The scores that an earlier call has begun and not finished.
+    """Find the scores that an earlier call has begun and not finished.
 
     Parameters
     ----------
@@ -86,52 +107,48 @@ def find_unfinished(paths: Sequence[str], token: str) -> str | None:
     """
     for path in paths:
         try:
-            found = _attributes(path)
+            found = _scores_at(path)
         except UserError:  # something else
             continue
-        if found is not None and found["status"] == COMPLETE:
+        if found is not None and found.is_complete:
             return None
-        if found is not None and found["token"] == token:
+        if found is not None and found.token == token:
             return path
     return None
 
 
 def complete_scores(path: StorePath, summary: dict[str, Any]) -> None:
     """Mark scores complete, as the last thing that is written."""
-    with writing(str(path)):
-        open_root(path, "r+").update_attributes(as_json({"summary": summary, "status": COMPLETE}))
+    with writing(path):
+        open_root(path, "r+").update_attributes(as_json({"summary": summary, "status": RunStatus.COMPLETE}))
 
 
-def read_scores(path: StorePath) -> dict[str, Any]:
-    """The attributes of scores, for reading them.
+def read_scores(path: StorePath) -> ScoreAttributes:
+    """Read the attributes of complete scores.
 
     Raises
     ------
     UserError
         If there are none, or they are not complete.
     """
-    found = _attributes(path)
+    found = _scores_at(path)
     if found is None:
         raise UserError(f"there are no scores {path}; 'gmm-dask score' writes them.")
-    if found["status"] != COMPLETE:
+    if not found.is_complete:
         raise UserError(
-            f"the scores {path} are not complete (status {found['status']!r}): a command is at work on them, or was "
+            f"the scores {path} are not complete (status '{found.status}'): a command is at work on them, or was "
             "stopped. Run the same gmm-dask score again to finish them."
         )
     return found
 
 
-def _attributes(path: StorePath) -> dict[str, Any] | None:
-    """Attributes of scores that are there; nothing or an empty folder has none, and anything else is an error."""
-    place = Path(path)
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+def _scores_at(path: StorePath) -> ScoreAttributes | None:
+    """The attributes of scores; None where there is nothing, and anything else is an error."""
+    attributes = attributes_at(path)
+    if attributes is None:
         return None
-    try:
-        attributes: dict[str, Any] = open_root(path).attrs.asdict()
-    except (OSError, ValueError, KeyError):
-        attributes = {}
-    if (attributes.get("format"), attributes.get("format_version")) != (FORMAT, FORMAT_VERSION):
+    if {name: attributes.get(name) for name in FORMAT} != FORMAT:
         raise UserError(
             f"{path} exists and does not hold scores that this gmm-dask knows, so it is left as it is. {ELSEWHERE}."
         )
-    return attributes
+    return ScoreAttributes.from_dict(attributes)

@@ -9,9 +9,7 @@ finished by one small write, the last of its task: a run that was killed goes on
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, cast
@@ -20,9 +18,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from gmm_dask.errors import FaultError
 from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
 from pipeline.store.arrays import StorePath, as_json, get, open_root
+from pipeline.store.errors import writing
 
 Array = NDArray[np.float64]
 Values = Mapping[str, NDArray[Any]]
@@ -350,20 +348,3 @@ def row_shapes(path: StorePath) -> dict[str, tuple[int, ...]]:
         return {}
     group = cast(zarr.Group, root["rows"])
     return {name: cast(zarr.Array[Any], group[name]).shape for name in ROW_OUTPUTS if name in group}
-
-
-@contextmanager
-def writing(place: str) -> Iterator[None]:
-    """Turn what the operating system refuses into a :class:`FaultError` that names the place and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        raise FaultError(
-            f"cannot write {place}: {_reason(error)}. What is written is kept: free some space or mend the "
-            "disk, and run the same command again to go on."
-        ) from error
-
-
-def _reason(error: OSError) -> str:
-    """The operating system's words; libraries add theirs."""
-    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())

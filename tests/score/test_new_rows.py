@@ -107,8 +107,8 @@ def test_the_rows_of_the_fit_have_the_answers_of_the_fit(tmp_path, store, unheld
         found["responsibility"] = frame[[f"responsibility_{k}" for k in range(3)]]
     else:
         found = rows_of(out)
-        assert read_scores(out)["status"] == "complete"
-        assert read_scores(out)["summary"]["n_rows"] == 2000
+        assert read_scores(out).status == "complete"
+        assert read_scores(out).summary["n_rows"] == 2000
     np.testing.assert_array_equal(found["label"], expected["label"])
     np.testing.assert_allclose(found["log_density"], expected["log_density"], rtol=1e-12)
     np.testing.assert_allclose(found["responsibility"], expected["responsibility"], atol=1e-12)
@@ -337,7 +337,7 @@ def test_a_link_that_is_set_to_another_store_meanwhile_changes_nothing(tmp_path,
     data = write_new(tmp_path, "csv", some_rows(50, 1))
     out = score(link, data, tmp_path / "out.zarr", progress=swap).out
     assert link.resolve() == new
-    assert read_scores(out)["model"]["store"] == str(Path(store).resolve())
+    assert read_scores(out).model["store"] == str(Path(store).resolve())
 
 
 def test_a_little_memory_is_refused_with_the_remedy(tmp_path, store):

@@ -464,7 +464,7 @@ def test_a_disk_that_fills_in_the_row_pass(tmp_path, unheld, rows):
     last = done.stderr.strip().splitlines()[-1]
     place = rows_folder(config.output.store) if rows == "parquet" else f"{config.output.store}/rows"
     assert f"gmm-dask: cannot write {place}: File too large." in last
-    assert "free some space" in last
+    assert "Free some space" in last
     assert "Traceback" not in done.stderr
     assert not open_result(config.output.store, unfinished=True).is_complete
     assert not Path(rows_folder(config.output.store)).exists()

@@ -238,10 +238,14 @@ def test_another_configuration_is_refused_with_the_difference(store):
     other = {**CONFIG, "search": {"tol": 1e-5, "n_init": 3, "n_components": [1, 2]}}
     with pytest.raises(UserError) as caught:
         prepare_store(store, other, DATA)
-    assert str(caught.value) == (
-        f"the result store {store} is of another configuration: search.n_init is 1 there and 3 here; "
-        "search.tol is 0.001 there and 1e-05 here. Choose another output.store, or replace this one with --fresh."
-    )
+    text = str(caught.value)
+    for name in (
+        str(store),
+        "search.n_init is absent there and 3 here",
+        "search.tol is 0.001 there and 1e-05 here",
+        "--fresh",
+    ):
+        assert name in text
     assert open_result(store, unfinished=True).attempts == 1
 
 
@@ -836,22 +840,10 @@ def test_criteria_open_with_xarray(whole):
     assert np.isnan(criteria["bic"].sel(n_components=9, covariance_type="full").item())
 
 
-# -- configurations of other versions ------------------------------------------------------------------------
-
-
-def test_a_configuration_that_lacks_newer_keys_is_compared_by_their_defaults(store):
-    save(store, [state()], data_summary(), passes=1)
-    newer = JobConfig.model_validate(CONFIG).model_dump(mode="json")
-    assert set(newer["data"]) > set(CONFIG["data"])
-    assert prepare_store(store, newer, DATA) is StoreStatus.UNFINISHED
-    newer["data"]["missing"] = "drop"
-    with pytest.raises(UserError, match=names("data.missing", "error", "drop")):
-        prepare_store(store, newer, DATA)
-
-
 @pytest.mark.parametrize(("section", "key"), [("data", "storage_options"), ("output", "report")])
-def test_what_does_not_change_the_result_may_differ(store, section, key):
+def test_what_does_not_change_the_result_may_differ(tmp_path, section, key):
+    store, other = tmp_path / "r.zarr", JobConfig.model_validate(CONFIG).model_dump(mode="json")
+    prepare_store(store, other, DATA)
     save(store, [state()], data_summary(), passes=1)
-    other = JobConfig.model_validate(CONFIG).model_dump(mode="json")
     other[section][key] = {"anon": True} if key == "storage_options" else False
     assert prepare_store(store, other, DATA) is StoreStatus.UNFINISHED
