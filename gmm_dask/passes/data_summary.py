@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import UnusableError, UserError
 from gmm_dask.families.base import LARGEST
-from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, random_by_place, usable_rows
+from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, Weighted, random_by_place, usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.rows import Rows, first_rows
 
@@ -81,16 +81,115 @@ class Unusable:
         How many such values in each column.
     weights : int
         How many such weights.
+    first : tuple of int, or None
+        Chunk, row in it and column of the first such value.
     """
 
     chunk_rows: tuple[int, ...]
     columns: NDArray[np.int64]
     weights: int
+    first: tuple[int, int, int] | None = None
+
+    @classmethod
+    def of(cls, x: NDArray[np.floating[Any]], w: Array | None, usable: NDArray[np.bool_], number: int) -> Unusable:
+        """Count those of a chunk, by its number."""
+        n_rows = len(x) - int(np.count_nonzero(usable))
+        if not n_rows:
+            return cls((0,), np.zeros(x.shape[1], dtype=np.int64), 0)
+        bad = ~np.isfinite(x)
+        positions = np.argwhere(bad)
+        first = (number, int(positions[0, 0]), int(positions[0, 1])) if len(positions) else None
+        n_weights = 0 if w is None else int(np.count_nonzero(~np.isfinite(w)))
+        return cls((n_rows,), np.count_nonzero(bad, axis=0).astype(np.int64), n_weights, first)
+
+    def __add__(self, other: Unusable) -> Unusable:
+        return Unusable(
+            self.chunk_rows + other.chunk_rows,
+            self.columns + other.columns,
+            self.weights + other.weights,
+            self.first or other.first,
+        )
 
     @property
     def n_rows(self) -> int:
         """How many rows there are."""
         return sum(self.chunk_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Total weight of some rows, their mean and their scatter ``sum w (x - mean)(x - mean)^T``."""
+
+    weight: float
+    mean: Array
+    scatter: Array
+
+    @classmethod
+    def of(cls, x: NDArray[np.floating[Any]], w: Array | None) -> Moments:
+        """Take them from rows (n_rows, n_features), in blocks, so that no copy of the chunk is made."""
+        d = x.shape[1]
+        total = float(len(x)) if w is None else float(w.sum())
+        scatter, drift = np.zeros((d, d)), np.zeros(d)
+        if total == 0.0:
+            return cls(0.0, drift, scatter)
+        with np.errstate(over="ignore", invalid="ignore"):  # values that overflow are refused by name, in the end
+            mean = (x.sum(axis=0, dtype=np.float64) if w is None else w @ x) / total
+            for start in range(0, len(x), 4096):
+                y = x[start : start + 4096] - mean
+                wy = y if w is None else y * w[start : start + 4096, None]
+                scatter += wy.T @ y
+                drift += wy.sum(axis=0)
+            # the corrected two-pass algorithm: sum w (x - mean) would be 0 if the mean had no rounding error of its
+            # own. What it is instead, over the weight, is that error, and is taken out of both.
+            drift /= total
+            return cls(total, mean + drift, scatter - total * np.outer(drift, drift))
+
+    def __add__(self, other: Moments) -> Moments:
+        weight = self.weight + other.weight
+        share = other.weight / weight if weight else 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Chan et al. (1983): the two scatters, and the scatter of the two means about their common one
+            delta = other.mean - self.mean
+            scatter = self.scatter + other.scatter + np.outer(delta, delta) * (self.weight * share)
+            return Moments(weight, self.mean + delta * share, scatter)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows drawn at random: those of the smallest ``priority``, whatever the order in which chunks are merged."""
+
+    priority: Array
+    rows: Array
+    weights: Array | None
+
+    @classmethod
+    def of(cls, x: NDArray[np.floating[Any]], w: Array | None, priority: Array, ceiling: float) -> Sample:
+        """Draw from the rows of a chunk."""
+        eligible = priority < ceiling
+        if w is not None:
+            eligible &= w > 0  # a row without weight is as good as absent, and starts are not made from it
+        candidates = np.flatnonzero(eligible)
+        chosen = candidates[_smallest(priority[candidates], sample_limit(x.shape[1]))]
+        return cls(priority[chosen], x[chosen].astype(np.float64), None if w is None else w[chosen])
+
+    def __add__(self, other: Sample) -> Sample:
+        priority = np.concatenate([self.priority, other.priority])
+        rows = np.concatenate([self.rows, other.rows])
+        weights = None
+        if self.weights is not None and other.weights is not None:
+            weights = np.concatenate([self.weights, other.weights])
+        limit = sample_limit(rows.shape[1])
+        if len(priority) <= limit:
+            return Sample(priority, rows, weights)
+        chosen = _smallest(priority, limit)
+        return Sample(priority[chosen], rows[chosen], None if weights is None else weights[chosen])
+
+
+def _smallest(priority: Array, limit: int) -> NDArray[np.int64]:
+    """Positions of the ``limit`` smallest priorities, in order of position."""
+    if len(priority) <= limit:
+        return np.arange(len(priority))
+    return np.sort(np.argpartition(priority, limit)[:limit])
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,60 +240,33 @@ class DataSummary:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """The summary of some chunks, as it is merged.
+class SummaryPart:
+    """The summary of some consecutive chunks.
 
-    ``chunk_rows`` counts usable rows, ``bad_rows`` those with a value or a weight that is NaN or infinite, and all
-    else is of the usable ones, without ``held_out``. ``bad`` (n_features,) counts such values, ``first_bad`` is
-    (chunk, row, column) of the first, or None, ``bad_weights`` counts such weights and ``negative`` those below zero.
-
-    ``priority`` (n_sampled,) are random numbers, one a row of positive weight: the smallest make the sample, in
-    whatever order the chunks are merged.
+    ``chunk_rows`` counts usable rows, ``negative`` their weights below zero; moments, extremes and the sample are of
+    the usable rows without those that are held out.
     """
 
     chunk_rows: tuple[int, ...]
-    bad_rows: tuple[int, ...]
-    weight: float
-    mean: Array
-    scatter: Array
+    moments: Moments
     minimum: Array
     maximum: Array
-    bad: NDArray[np.int64]
-    first_bad: tuple[int, int, int] | None
-    bad_weights: int
+    sample: Sample
+    unusable: Unusable
     negative: int
-    priority: Array
-    sample: Array
-    sample_weights: Array | None
-    held_out: HeldOut | None = None
+    held_out: HeldOut | None
 
-    def __add__(self, other: Part) -> Part:
-        """The summary of these chunks and of those that follow them."""
-        weight = self.weight + other.weight
-        share = other.weight / weight if weight else 0.0
-        with np.errstate(over="ignore", invalid="ignore"):  # values that overflow are refused by name, in the end
-            delta = other.mean - self.mean
-            # Chan et al. (1983): the two scatters, and the scatter of the two means about their common one
-            mean = self.mean + delta * share
-            scatter = self.scatter + other.scatter + np.outer(delta, delta) * (self.weight * share)
-        merged = Part(
+    def __add__(self, other: SummaryPart) -> SummaryPart:
+        return SummaryPart(
             chunk_rows=self.chunk_rows + other.chunk_rows,
-            bad_rows=self.bad_rows + other.bad_rows,
-            weight=weight,
-            mean=mean,
-            scatter=scatter,
+            moments=self.moments + other.moments,
             minimum=np.minimum(self.minimum, other.minimum),
             maximum=np.maximum(self.maximum, other.maximum),
-            bad=self.bad + other.bad,
-            first_bad=self.first_bad if self.first_bad is not None else other.first_bad,
-            bad_weights=self.bad_weights + other.bad_weights,
+            sample=self.sample + other.sample,
+            unusable=self.unusable + other.unusable,
             negative=self.negative + other.negative,
-            priority=np.concatenate([self.priority, other.priority]),
-            sample=np.concatenate([self.sample, other.sample]),
-            sample_weights=_concatenate(self.sample_weights, other.sample_weights),
-            held_out=None if self.held_out is None or other.held_out is None else self.held_out + other.held_out,
+            held_out=self.held_out + other.held_out if self.held_out and other.held_out else None,
         )
-        return _thin(merged, sample_limit(len(mean)))
 
 
 def summarize_rows(
@@ -232,114 +304,44 @@ def summarize_rows(
     return finish_summary(map_reduce(rows, summarize_chunk, draw, "data-summary"), columns, drop)
 
 
-def summarize_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Part:
+def summarize_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> SummaryPart:
     """Summarize a chunk: rows (n_rows, n_features), weights (n_rows,) or None, the sample's draw, chunk's number."""
     x, w = np.asarray(rows), None if weights is None else np.asarray(weights, dtype=np.float64)
     if w is not None and len(w) != len(x):
         raise UserError(
             f"sample_weight has {len(w)} numbers where X has {len(x)} rows (chunk {number}): partition both alike."
         )
-    priority = draw.priorities(number, len(x))
     usable = usable_rows(x, w)
-    bad = np.zeros(x.shape[1], dtype=np.int64)
-    n_rows, first_bad, bad_weights = len(x), None, 0
-    if not usable.all():
-        bad, first_bad = _count_bad(x, number)
-        bad_weights = 0 if w is None else int(np.count_nonzero(~np.isfinite(w)))
-        x, w, priority = x[usable], None if w is None else w[usable], priority[usable]
-    n_usable, negative, held_out = len(x), 0 if w is None else int(np.count_nonzero(w < 0)), None
+    unusable = Unusable.of(x, w, usable, number)
+    n_usable, fitted, held_out = len(x) - unusable.n_rows, usable, None
+    negative = 0 if w is None else int(np.count_nonzero(usable & (w < 0)))
     if draw.holdout is not None:
-        out = draw.holdout.is_held_out(number, n_rows)[usable]
-        held_out = HeldOut.of(x[out], None if w is None else w[out])
-        x, w, priority = x[~out], None if w is None else w[~out], priority[~out]
-    mean, scatter, weight = _moments(x, w)
-    low, high = (x.min(axis=0), x.max(axis=0)) if len(x) else (mean + np.inf, mean - np.inf)
-    chosen = _drawn(priority, w, draw.ceiling, sample_limit(x.shape[1]))
-    return Part(
+        out = draw.holdout.is_held_out(number, len(x))
+        held_out = HeldOut.of(*_take(x, w, usable & out))
+        fitted = usable & ~out
+    priority = draw.priorities(number, len(x))
+    if not fitted.all():
+        priority = priority[fitted]
+        x, w = _take(x, w, fitted)
+    moments = Moments.of(x, w)
+    low, high = (x.min(axis=0), x.max(axis=0)) if len(x) else (moments.mean + np.inf, moments.mean - np.inf)
+    return SummaryPart(
         chunk_rows=(n_usable,),
-        bad_rows=(n_rows - n_usable,),
-        weight=weight,
-        mean=mean,
-        scatter=scatter,
+        moments=moments,
         minimum=low.astype(np.float64),
         maximum=high.astype(np.float64),
-        bad=bad,
-        first_bad=first_bad,
-        bad_weights=bad_weights,
+        sample=Sample.of(x, w, priority, draw.ceiling),
+        unusable=unusable,
         negative=negative,
-        priority=priority[chosen],
-        sample=x[chosen].astype(np.float64),
-        sample_weights=None if w is None else w[chosen],
         held_out=held_out,
     )
 
 
-def _count_bad(x: NDArray[np.floating], number: int) -> tuple[NDArray[np.int64], tuple[int, int, int] | None]:
-    """How many values of each column are NaN or infinite, and where in the data the first is."""
-    bad = ~np.isfinite(x)
-    places = np.argwhere(bad)
-    first = (number, int(places[0, 0]), int(places[0, 1])) if len(places) else None
-    return np.count_nonzero(bad, axis=0).astype(np.int64), first
+def _take(x: NDArray[np.floating[Any]], w: Array | None, chosen: NDArray[np.bool_]) -> Weighted:
+    return x[chosen], None if w is None else w[chosen]
 
 
-def _drawn(priority: Array, w: Array | None, ceiling: float, limit: int) -> NDArray[np.int64]:
-    """Positions of the rows that may be in the sample."""
-    eligible = priority < ceiling
-    if w is not None:
-        eligible &= w > 0  # a row without weight is as good as absent, and starts are not made from it
-    candidates = np.flatnonzero(eligible)
-    return candidates[_smallest(priority[candidates], limit)]
-
-
-def _moments(x: NDArray[np.floating], w: Array | None) -> tuple[Array, Array, float]:
-    """Mean, scatter about it and total weight of rows, in blocks, so that no copy of the chunk is made."""
-    d = x.shape[1]
-    total = float(len(x)) if w is None else float(w.sum())
-    if total == 0.0:
-        return np.zeros(d), np.zeros((d, d)), 0.0
-    with np.errstate(over="ignore", invalid="ignore"):  # values that overflow are refused by name, in the end
-        return *_sums(x, w, total), total
-
-
-def _sums(x: NDArray[np.floating], w: Array | None, total: float) -> tuple[Array, Array]:
-    d = x.shape[1]
-    mean = (x.sum(axis=0, dtype=np.float64) if w is None else w @ x) / total
-    scatter = np.zeros((d, d))
-    drift = np.zeros(d)
-    for start in range(0, len(x), 4096):
-        y = x[start : start + 4096] - mean
-        wy = y if w is None else y * w[start : start + 4096, None]
-        scatter += wy.T @ y
-        drift += wy.sum(axis=0)
-    # the mean's own rounding error, taken out of both
-    drift /= total
-    return mean + drift, scatter - total * np.outer(drift, drift)
-
-
-def _smallest(priority: Array, limit: int) -> NDArray[np.int64]:
-    """Positions of the ``limit`` smallest priorities, in order of position."""
-    if len(priority) <= limit:
-        return np.arange(len(priority))
-    return np.sort(np.argpartition(priority, limit)[:limit])
-
-
-def _concatenate(a: Array | None, b: Array | None) -> Array | None:
-    return None if a is None or b is None else np.concatenate([a, b])
-
-
-def _thin(part: Part, limit: int) -> Part:
-    if len(part.priority) <= limit:
-        return part
-    chosen = _smallest(part.priority, limit)
-    return replace(
-        part,
-        priority=part.priority[chosen],
-        sample=part.sample[chosen],
-        sample_weights=None if part.sample_weights is None else part.sample_weights[chosen],
-    )
-
-
-def finish_summary(part: Part, columns: Sequence[str] | None = None, drop: bool = False) -> DataSummary:
+def finish_summary(part: SummaryPart, columns: Sequence[str] | None = None, drop: bool = False) -> DataSummary:
     """The summary of all chunks; ``columns`` are names for messages, ``drop`` leaves unusable rows out.
 
     Raises
@@ -356,21 +358,21 @@ def finish_summary(part: Part, columns: Sequence[str] | None = None, drop: bool 
     _refuse_overflow(part, columns)
     return DataSummary(
         n_rows=n_rows,
-        total_weight=part.weight,
-        center=part.mean,
-        scatter=part.scatter,
+        total_weight=part.moments.weight,
+        center=part.moments.mean,
+        scatter=part.moments.scatter,
         minimum=part.minimum,
         maximum=part.maximum,
         chunk_rows=part.chunk_rows,
-        sample=part.sample,
-        sample_weights=part.sample_weights,
-        unusable=Unusable(part.bad_rows, part.bad, part.bad_weights) if any(part.bad_rows) else None,
+        sample=part.sample.rows,
+        sample_weights=part.sample.weights,
+        unusable=part.unusable if part.unusable.n_rows else None,
         held_out=part.held_out,
     )
 
 
-def _refuse_few_rows(part: Part, n_rows: int) -> None:
-    n_usable, left_out, held_out = sum(part.chunk_rows), sum(part.bad_rows), part.held_out
+def _refuse_few_rows(part: SummaryPart, n_rows: int) -> None:
+    n_usable, left_out, held_out = sum(part.chunk_rows), part.unusable.n_rows, part.held_out
     if n_rows < 2:
         of = f" that are usable, of {n_usable + left_out:,}" if left_out else ""
         of += f", {held_out.n_rows:,} of them held out" if held_out and n_usable else ""
@@ -381,26 +383,28 @@ def _refuse_few_rows(part: Part, n_rows: int) -> None:
         )
 
 
-def _refuse_bad_values(part: Part, columns: Sequence[str] | None) -> None:
-    if part.first_bad is None:
+def _refuse_bad_values(part: SummaryPart, columns: Sequence[str] | None) -> None:
+    if part.unusable.first is None:
         return
-    names = [str(i) for i in range(len(part.bad))] if columns is None else [repr(name) for name in columns]
-    counts = ", ".join(f"{part.bad[i]} in column {names[i]}" for i in np.flatnonzero(part.bad))
-    chunk, row, column = part.first_bad
-    row += sum(part.chunk_rows[:chunk]) + sum(part.bad_rows[:chunk])
-    n_rows = sum(part.chunk_rows) + sum(part.bad_rows)
+    names = [str(i) for i in range(len(part.unusable.columns))] if columns is None else [repr(name) for name in columns]
+    counts = ", ".join(
+        f"{part.unusable.columns[i]} in column {names[i]}" for i in np.flatnonzero(part.unusable.columns)
+    )
+    chunk, row, column = part.unusable.first
+    row += sum(part.chunk_rows[:chunk]) + sum(part.unusable.chunk_rows[:chunk])
+    n_rows = sum(part.chunk_rows) + part.unusable.n_rows
     raise UnusableError(
-        f"Input X contains NaN or infinity in {sum(part.bad_rows):,} of {n_rows:,} rows: {counts}; the first in row "
+        f"Input X contains NaN or infinity in {part.unusable.n_rows:,} of {n_rows:,} rows: {counts}; the first in row "
         f"{row} (counted from 0), column {names[column]}. A mixture needs finite numbers: drop or impute these rows "
         "first."
     )
 
 
-def _refuse_overflow(part: Part, columns: Sequence[str] | None) -> None:
+def _refuse_overflow(part: SummaryPart, columns: Sequence[str] | None) -> None:
     largest = np.maximum(np.abs(part.minimum), np.abs(part.maximum))
     if part.held_out:
         largest = np.maximum(largest, np.abs(part.held_out.center))
-    if np.isfinite(part.scatter).all() and largest.max() <= LARGEST:
+    if np.isfinite(part.moments.scatter).all() and largest.max() <= LARGEST:
         return
     i = int(largest.argmax())
     name = str(i) if columns is None else repr(columns[i])
@@ -410,12 +414,12 @@ def _refuse_overflow(part: Part, columns: Sequence[str] | None) -> None:
     )
 
 
-def _refuse_bad_weights(part: Part, n_rows: int, drop: bool) -> None:
-    bad = part.negative + (0 if drop else part.bad_weights)
+def _refuse_bad_weights(part: SummaryPart, n_rows: int, drop: bool) -> None:
+    bad = part.negative + (0 if drop else part.unusable.weights)
     if bad:
         raise UserError(
             f"{bad} sample weights are negative{'' if drop else ', NaN or infinite'}: "
             "every weight must be a finite number of at least 0."
         )
-    if part.weight == 0.0 and n_rows:
+    if part.moments.weight == 0.0 and n_rows:
         raise UserError("The sample weights add up to zero; at least one row needs a positive weight.")

@@ -152,8 +152,8 @@ def test_merging_associates_in_the_sample_too(monkeypatch):
     X = random_rows(300, 2)
     a, b, c = (summarize_chunk(part, None, Draw(5, 1.0, None), n) for n, part in enumerate(np.split(X, [100, 200])))
     left, right = (a + b) + c, a + (b + c)
-    np.testing.assert_array_equal(left.sample, right.sample)
-    np.testing.assert_allclose(left.scatter, right.scatter, rtol=1e-12)
+    np.testing.assert_array_equal(left.sample.rows, right.sample.rows)
+    np.testing.assert_allclose(left.moments.scatter, right.moments.scatter, rtol=1e-12)
 
 
 def test_the_sample_has_a_limit_in_bytes():
@@ -179,7 +179,7 @@ def test_a_ceiling_on_the_priorities_leaves_the_sample_as_it_is():
         [summarize_chunk(c, None, draw, n) for n, c in enumerate(chunks)]
         for draw in (Draw(1, 1.0, starts), Draw.of(n_rows, 8, 1, starts))
     ]
-    assert sum(len(part.sample) for part in parts[1]) < 1.1 * sample_limit(8)
+    assert sum(len(part.sample.rows) for part in parts[1]) < 1.1 * sample_limit(8)
     unknown, known = (finish_summary(reduce(add, found)) for found in parts)
     assert len(known.sample) == sample_limit(8)
     np.testing.assert_array_equal(known.sample, unknown.sample)

@@ -42,8 +42,8 @@ def inits_of(covariance_type, parameters: Parameters) -> dict:
 
 def moments(X, weights=None):
     """Centre and scatter of rows, as pass 0 takes them."""
-    part = summarize_chunk(X, weights, Draw.of(len(X), X.shape[1], seed=0), 0)
-    return part.mean, part.scatter
+    found = summarize_chunk(X, weights, Draw.of(len(X), X.shape[1], seed=0), 0).moments
+    return found.mean, found.scatter
 
 
 def every_model(n_features, n_components=(1, 3)):
