@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import UnusableError, UserError
 from gmm_dask.families.base import LARGEST
-from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, Weighted, random_by_place, usable_rows
+from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, Weighted, random_by_row, usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.rows import Rows, first_rows
 
@@ -66,7 +66,7 @@ class Draw:
 
     def priorities(self, number: int, n_rows: int) -> Array:
         """Priorities of a chunk's rows, by the chunk's number."""
-        return random_by_place(self.seed, SAMPLING, self.starts, number, n_rows)
+        return random_by_row(self.seed, SAMPLING, self.starts, number, n_rows)
 
 
 @dataclass(frozen=True, eq=False)

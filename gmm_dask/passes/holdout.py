@@ -25,7 +25,7 @@ def usable_rows(rows: NDArray[np.floating[Any]], weights: Array | None = None) -
     return usable if weights is None else usable & np.isfinite(weights)
 
 
-def random_by_place(seed: int, use: int, starts: tuple[int, ...] | None, number: int, n_rows: int) -> Array:
+def random_by_row(seed: int, use: int, starts: tuple[int, ...] | None, number: int, n_rows: int) -> Array:
     """A random number between 0 and 1 for each row of a chunk, by the row's number among all rows.
 
     How the rows are cut into chunks does not matter. Where the chunks' first rows, ``starts``, are not known, chunks
@@ -60,7 +60,7 @@ class Holdout:
 
     def is_held_out(self, number: int, n_rows: int) -> NDArray[np.bool_]:
         """Which rows of a chunk, by its number, are held out."""
-        return random_by_place(self.seed, HOLDING_OUT, self.starts, number, n_rows) < self.share
+        return random_by_row(self.seed, HOLDING_OUT, self.starts, number, n_rows) < self.share
 
     def split(self, chunk: Weighted, number: int) -> tuple[Weighted, Weighted]:
         """The rows of a chunk that are fitted, and those that are held out."""
@@ -76,8 +76,8 @@ class Holdout:
         if self.drop:
             chosen = chosen & usable_rows(rows, weights)
         # taken by position, rows are copied nearly twice as fast as by a mask
-        places = np.flatnonzero(chosen)
-        return rows.take(places, axis=0), None if weights is None else weights[places]
+        positions = np.flatnonzero(chosen)
+        return rows.take(positions, axis=0), None if weights is None else weights[positions]
 
 
 @dataclass(frozen=True, eq=False)

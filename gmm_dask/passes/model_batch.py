@@ -110,7 +110,7 @@ class ModelBatch:
 
 
 def rows_of_block(n_lines: int) -> int:
-    """Rows of a block that has so many lines, log densities and answers a row."""
+    """Rows of a block that has so many lines, log densities and other values a row."""
     rows = BLOCK_BYTES // (8 * n_lines)
     return max(ROW_MULTIPLE, rows // ROW_MULTIPLE * ROW_MULTIPLE)
 
@@ -120,12 +120,12 @@ def build_batch(
     center: Array,
     scatter: Array,
     *,
-    answers: bool = False,
+    densities: bool = False,
     dtype: np.dtype[Any] = DOUBLE,
 ) -> ModelBatch:
     """Batch models over the data's centre and scatter.
 
-    ``answers`` takes the columns that each row's density needs. ``dtype`` is that of the rows: what is stored in single
+    ``densities`` takes the columns that each density needs. ``dtype`` is that of the rows: what is stored in single
     precision is computed in it, by the models that it is good enough for.
     """
     groups: list[Group] = []
@@ -137,7 +137,7 @@ def build_batch(
         mapped = [i for i, kappa in zip(mine, kappas, strict=True) if kappa <= MAX_KAPPA]
         centred += [i for i in mine if i not in mapped]
         if mapped:
-            groups += _build_groups(family, mapped, models, center, scatter, answers, dtype)
+            groups += _build_groups(family, mapped, models, center, scatter, densities, dtype)
     return ModelBatch(tuple(models), center, scatter, tuple(groups), tuple(sorted(centred)))
 
 
@@ -165,14 +165,14 @@ def _build_groups(
     models: Sequence[Model],
     center: Array,
     scatter: Array,
-    answers: bool,
+    densities: bool,
     dtype: np.dtype[Any],
 ) -> Iterator[Group]:
     """The groups of one family's models: one of each precision."""
     parameters = [models[i][1] for i in members]
-    eta = family.naturals(parameters, center, answers)
+    eta = family.naturals(parameters, center, densities)
     edges = edges_of([len(p.weights) for p in parameters])
-    columns = family.density_columns(len(center)) if answers else family.fit_columns(len(center))
+    columns = family.density_columns(len(center)) if densities else family.fit_columns(len(center))
     first, second = (part[columns] for part in factors(len(center)))
     singles = np.zeros(len(members), dtype=bool)
     if dtype == np.float32:
@@ -214,16 +214,16 @@ def _aligned(n_lines: int, n_rows: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def centred_blocks(rows: NDArray[np.floating], n_components: int) -> Iterator[tuple[slice, Array]]:
-    """Blocks of rows for the component-centred kernels: place in the chunk, and rows (n_features, n_filled).
+    """Blocks of rows for the component-centred kernels: position in the chunk, and rows (n_features, n_filled).
 
     Each is filled up with rows of zeros to a multiple of :data:`ROW_MULTIPLE`.
     """
     step = rows_of_block(2 * rows.shape[1] + n_components)
     for start in range(0, len(rows), step):
-        place = slice(start, min(start + step, len(rows)))
-        x = np.zeros((rows.shape[1], _filled(place.stop - place.start)))
-        x[:, : place.stop - place.start] = rows[place].T
-        yield place, x
+        block = rows[start : start + step]
+        x = np.zeros((rows.shape[1], _filled(len(block))))
+        x[:, : len(block)] = block.T
+        yield slice(start, start + len(block)), x
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,11 +313,11 @@ def _add_centred(
 ) -> None:
     """Add the log-likelihoods of a model that is computed about its own means, and its statistics if there are."""
     family, parameters = batch.models[member]
-    for place, x in centred_blocks(rows, len(parameters.weights)):
-        resp, n_rows = family.centred_logits(x, parameters), place.stop - place.start
+    for block, x in centred_blocks(rows, len(parameters.weights)):
+        resp, n_rows = family.centred_logits(x, parameters), block.stop - block.start
         # rows that fill up a block count nothing: their weights stay 0
         block_weights, shares = np.zeros(x.shape[1]), np.empty((2, x.shape[1]))
-        block_weights[:n_rows] = 1.0 if weights is None else weights[place]
+        block_weights[:n_rows] = 1.0 if weights is None else weights[block]
         kernels.softmax(
             logits=resp,
             edges=np.array([0, len(resp)]),

@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 def prediction_batch(family: Family, parameters: Parameters) -> ModelBatch:
     """A batch of one model, for row outputs; the mixture's own mean is its centre."""
     center = parameters.weights @ parameters.means
-    return build_batch([(family, parameters)], center, np.zeros((len(center), len(center))), answers=True)
+    return build_batch([(family, parameters)], center, np.zeros((len(center), len(center))), densities=True)
 
 
 def predict_rows(rows: Rows, family: Family, parameters: Parameters, requested: Sequence[str]) -> dict[str, Any]:
@@ -109,13 +109,13 @@ def kernel_outputs(rows: NDArray[np.floating], batch: ModelBatch, requested: Seq
             **buffers,
         )
     if batch.centred:
-        for place, x in centred_blocks(rows, n_components):
+        for block, x in centred_blocks(rows, n_components):
             kernels.predict_block(
                 logits=family.centred_logits(x, parameters),
                 edges=np.array([0, n_components]),
                 shares=np.ones((3, x.shape[1])),
                 n_rows=x.shape[1],
-                **{name: buffer[place] for name, buffer in buffers.items()},
+                **{name: buffer[block] for name, buffer in buffers.items()},
             )
     return {name: buffers[name] for name in requested}
 

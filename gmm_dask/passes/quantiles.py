@@ -32,7 +32,7 @@ class Sketch:
     Attributes
     ----------
     bins : ndarray of int64
-        The bins in use, ascending: each number's place among all float64, without its last ``shift`` bits.
+        The bins in use, ascending: each number's ordinal among all float64, without its last ``shift`` bits.
     counts : ndarray of int64
     shift : int
         0 where each bin holds one number only.
@@ -66,8 +66,8 @@ class Threshold:
 def sketch_values(values: Array) -> Sketch:
     """Count numbers, of any shape; NaN is none."""
     numbers = np.ravel(values)
-    places = np.sort(_places(np.clip(numbers[~np.isnan(numbers)], _LOWEST, None)))
-    return _coarsen(places, np.ones(len(places), dtype=np.int64), 0)
+    ordinals = np.sort(_ordinals(np.clip(numbers[~np.isnan(numbers)], _LOWEST, None)))
+    return _coarsen(ordinals, np.ones(len(ordinals), dtype=np.int64), 0)
 
 
 NO_VALUES = Sketch(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), 0)
@@ -83,15 +83,15 @@ def find_threshold(sketch: Sketch, quantile: float) -> Threshold:
     return Threshold(_edge(int(sketch.bins[nearest]) << sketch.shift), int(below[nearest]), total)
 
 
-def _places(numbers: Array) -> NDArray[np.int64]:
+def _ordinals(numbers: Array) -> NDArray[np.int64]:
     """Integers in the same order as the numbers: the bits of a float64, turned around where it is negative."""
     bits: NDArray[np.int64] = (numbers + 0.0).view(np.int64)  # + 0.0: there is one zero only
     return np.where(bits < 0, bits ^ _MANTISSA_AND_EXPONENT, bits)
 
 
-def _edge(place: int) -> float:
-    """The number at a place, or the lowest there is."""
-    at = np.array([max(place, int(_places(np.array([_LOWEST]))[0]))], dtype=np.int64)
+def _edge(ordinal: int) -> float:
+    """The number of an ordinal, or the lowest there is."""
+    at = np.array([max(ordinal, int(_ordinals(np.array([_LOWEST]))[0]))], dtype=np.int64)
     bits = np.where(at < 0, at ^ _MANTISSA_AND_EXPONENT, at)
     return float(bits.view(np.float64)[0])
 

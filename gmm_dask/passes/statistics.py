@@ -60,7 +60,7 @@ def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model
     """
     is_split = rows.holdout is not None
     scatter = np.zeros_like(data_summary.scatter) if is_split else data_summary.scatter
-    batch = build_batch(models, data_summary.center, scatter, answers=is_split)
+    batch = build_batch(models, data_summary.center, scatter, densities=is_split)
     sums = map_reduce(rows, _totals_of_chunk, _Shared(batch, rows.holdout), "log-likelihood")
     totals = unpack_totals(batch, sums.fitted)
     if sums.held_out is None:

@@ -64,7 +64,7 @@ def test_one_em_step_matches_loops(covariance_type, n_features, weighted):
 @pytest.mark.usefixtures("kernel")
 def test_answers_match_loops(covariance_type):
     X, parameters = random_rows(N_ROWS, 3), random_parameters(covariance_type, 4, 3)
-    batch = build_batch([(get_family(covariance_type), parameters)], *moments(X), answers=True)
+    batch = build_batch([(get_family(covariance_type), parameters)], *moments(X), densities=True)
     found = predict_chunk(X, batch, ["label", "log_density", "responsibility"])
     resp, densities = naive.e_step(naive.numbers(X), naive.model_of(covariance_type, parameters))
     np.testing.assert_allclose(found["responsibility"], resp, atol=1e-12)
