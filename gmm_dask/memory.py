@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
@@ -72,7 +73,7 @@ def model_bytes(candidate: Candidate, n_features: int) -> int:
 def thread_bytes(shape: Shape) -> int:
     """What a thread works on: a chunk as it is read, decoded and computed, a block of it, its rows' outputs."""
     block = max(BLOCK_BYTES, ROW_MULTIPLE * 8 * (shape.n_features + 2))
-    # which rows, their places, their weights and themselves
+    # the mask of the rows that are fitted, their positions, their weights and themselves
     copied = 8 * shape.chunk_rows * (shape.n_features + 3) if shape.held_out else 0
     return CHUNK_COPIES * shape.chunk_bytes + copied + 2 * block + 3 * shape.output_bytes * shape.chunk_rows
 
@@ -86,7 +87,7 @@ def affordable_threads(shape: Shape, memory_limit: int, most: int) -> int:
 def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
     """What a pass needs whatever is in its batch: imports, the threads' work, the states of all fits.
 
-    A state is held before and after its step, as covariances and as their factors.
+    Of each fit there are two states, before and after a step, each with covariances and their Cholesky factors.
     """
     states = 0
     for name, k in candidates:
@@ -97,6 +98,8 @@ def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate
 
 def copies_of_sums(shape: Shape, machine: Machine) -> int:
     """How many times a batch's sums can be alive: in work twice, waiting in the tree of merges, and as coefficients."""
+    # each thread has the sums of its chunk and those of a merge; at each level of the tree up to MERGE_WIDTH - 1
+    # results wait for the last of their merge; the merged sums, the statistics and the next coefficients come last
     depth = max(1, math.ceil(math.log(max(2, shape.n_chunks), MERGE_WIDTH)))
     return 2 * machine.threads + (MERGE_WIDTH - 1) * depth + 3
 
@@ -124,15 +127,14 @@ def projected_bytes(
     ----------
     shape : Shape
     machine : Machine
-    candidates : sequence of (covariance_type, n_components)
+    candidates : sequence of Candidate
     n_init : int
         Fits of each candidate.
     waves : iterable of int
         Number of fits in each wave, from :func:`plan_waves`.
     """
-    sizes = _sizes(shape, candidates, n_init)
-    starts = _starts(waves)
-    heaviest = max(sum(sizes[a:b]) for a, b in starts)
+    sizes = iter(_sizes(shape, candidates, n_init))
+    heaviest = max(sum(islice(sizes, n_fits)) for n_fits in waves)
     passing = resting_bytes(shape, machine, candidates, n_init) + copies_of_sums(shape, machine) * heaviest
     return max(passing, starting_bytes(shape, machine, candidates, n_init))
 
@@ -154,7 +156,7 @@ def plan_waves(
 ) -> tuple[int, ...]:
     """Cut the batch, candidate by candidate and start by start, into waves whose sums fit the memory.
 
-    ``done`` are other candidates, whose fits have ended: their states are held meanwhile.
+    ``done`` are other candidates, whose fits have ended: their states stay in memory.
 
     Returns
     -------
@@ -172,6 +174,7 @@ def plan_waves(
     needed = max(resting + copies * max(sizes), starting_bytes(shape, machine, candidates, n_init))
     if needed > machine.memory_limit:
         raise _too_small(shape, machine, needed)
+    # a wave is filled up in the order of the candidates, so that the same limit gives the same waves, and the same bits
     available = machine.memory_limit - resting
     waves, used = [0], 0
     for size in sizes:
@@ -185,15 +188,6 @@ def plan_waves(
 
 def _sizes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> list[int]:
     return [model_bytes(candidate, shape.n_features) for candidate in candidates for _ in range(n_init)]
-
-
-def _starts(waves: Iterable[int]) -> list[tuple[int, int]]:
-    """First and last position of each wave."""
-    bounds, stop = [], 0
-    for length in waves:
-        bounds.append((stop, stop + length))
-        stop += length
-    return bounds
 
 
 def _too_small(shape: Shape, machine: Machine, needed: int) -> UserError:

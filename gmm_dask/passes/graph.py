@@ -68,6 +68,8 @@ def _chunk_tasks(
     shared_key = f"parameters-{token}"
     graph[shared_key] = DataNode(shared_key, shared)
     keys: list[Hashable] = []
+    # the read becomes a part of the task that uses it: a chunk that waited in memory for its task would be one more
+    # than the memory projection counts for each thread
     for number, (row_key, weight_key) in enumerate(zip(reading.rows, reading.weights, strict=True)):
         key = (f"{name}-{token}", number)
         weights = None if weight_key is None else TaskRef(weight_key)
@@ -80,6 +82,7 @@ def _chunk_tasks(
 
 def _merge_tasks(graph: dict[Hashable, GraphNode], level: list[Hashable], name: str) -> Hashable:
     """Add the tree of merges over the chunks' keys to the graph; returns the key of its root."""
+    # the shape depends on the number of chunks alone, never on which task ends first: the same bits each time
     for depth in itertools.count():
         groups = [level[i : i + MERGE_WIDTH] for i in range(0, len(level), MERGE_WIDTH)]
         level = [(name, depth, i) for i in range(len(groups))]

@@ -25,7 +25,10 @@ from gmm_dask.kernels.feature_map import Factors, factors
 Array = NDArray[np.float64]
 Model = tuple[Family, Parameters]
 
-# past this the feature map's rounding error, about kappa * 1e-16, is no longer negligible beside tol
+# The feature map expands (x - mu)' Lambda (x - mu) about the data's centre c, into terms as large as
+# kappa = |mu - c|^2 tr(Lambda) that cancel for rows near mu: about kappa * 1e-16 is lost of a log density, and of the
+# covariances, which the sums over the map give as a difference of second moments. At 1e7 that is 1e-9, no longer
+# negligible beside tol = 1e-3 and the tests' comparison with extended precision (tests/passes/test_tight_clusters.py)
 MAX_KAPPA = 1e7
 # single precision is safe while the terms of a log density at its component's own mean stay below this: a log density
 # is then off by some 5e-4, and parameters, over which such errors average, by less than 1e-4 (measured)
@@ -133,7 +136,7 @@ def build_batch(
     for family in dict.fromkeys(family for family, _ in models):
         mine = [i for i, (other, _) in enumerate(models) if other is family]
         kappas = family.kappas([models[i][1] for i in mine], center)
-        # a kappa that is no number is none that is small enough
+        # NaN is never <= MAX_KAPPA: a kappa that overflowed counts as too large
         mapped = [i for i, kappa in zip(mine, kappas, strict=True) if kappa <= MAX_KAPPA]
         centred += [i for i in mine if i not in mapped]
         if mapped:
@@ -148,11 +151,14 @@ def _are_safe_in_single(
 
     Where the data reach, which their scatter bounds, squares must not overflow either.
     """
+    # at its own mean a component's log density is a sum of terms eta_p phi_p(mu) that nearly cancel; single precision
+    # keeps 6e-8 of the largest, so that the sum of their sizes bounds the error
     m = (means - center).T
     lines = np.vstack([np.ones(m.shape[1]), m, np.sum(m * m, axis=0)])
     first, second = of_lines
     sizes = np.abs(np.where(np.isfinite(eta), eta, 0.0))
     terms = np.einsum("kp,pk->k", sizes, np.abs(lines[first] * lines[second]))
+    # every row lies within sqrt(tr(scatter)) of the centre, so that no monomial of it is larger than that squared
     reach = sizes.max(axis=1) * max(1.0, float(np.trace(scatter)))
     unsafe = (terms > MAX_SINGLE) | (reach >= LARGEST_SINGLE)
     safe: NDArray[np.bool_] = ~np.logical_or.reduceat(unsafe, edges[:-1])
@@ -178,6 +184,7 @@ def _build_groups(
     if dtype == np.float32:
         means = np.concatenate([p.means for p in parameters])
         singles = _are_safe_in_single(eta, means, edges, center, scatter, (first, second))
+    # the sums' tiles take three monomials at a time, so that their number is filled up to a multiple of 3
     filled = (np.append(first, FILL[: -len(first) % 3]), np.append(second, FILL[: -len(second) % 3]))
     for single in dict.fromkeys(singles.tolist()):
         of_precision = [j for j, other in enumerate(singles) if other == single]

@@ -33,6 +33,7 @@ Array = NDArray[np.float64]
 
 def prediction_batch(family: Family, parameters: Parameters) -> ModelBatch:
     """A batch of one model, for row outputs; the mixture's own mean is its centre."""
+    # about its own mean a mixture's kappa is smallest; no scatter is needed where each density is complete
     center = parameters.weights @ parameters.means
     return build_batch([(family, parameters)], center, np.zeros((len(center), len(center))), densities=True)
 

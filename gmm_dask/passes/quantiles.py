@@ -98,6 +98,8 @@ def _edge(ordinal: int) -> float:
 
 def _coarsen(bins: NDArray[np.int64], counts: NDArray[np.int64], shift: int) -> Sketch:
     """A sketch of ascending bins that may come several times, with as many bits dropped as leave few enough."""
+    # the number of bins in use never rises as bits are dropped, so that the fewest that suffice are found by bisection;
+    # they depend on the numbers alone, not on the order in which sketches were merged
     fewer = bisect_left(range(64), True, key=lambda bits: _in_use(bins >> bits) <= MOST_BINS)
     coarse = bins >> fewer
     first = np.flatnonzero(np.diff(coarse, prepend=coarse[:1] - 1))

@@ -58,6 +58,8 @@ def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model
 
     Rows that are held out have a scatter of their own, so that each row's density is computed as a whole then.
     """
+    # a tied model leaves out its quadratic term and adds -tr(Lambda scatter) / 2 at the end, from pass 0's scatter of
+    # the fitted rows; of the rows held out no scatter is known, so that their densities are computed in full
     is_split = rows.holdout is not None
     scatter = np.zeros_like(data_summary.scatter) if is_split else data_summary.scatter
     batch = build_batch(models, data_summary.center, scatter, densities=is_split)
