@@ -284,6 +284,7 @@ def test_a_start_without_a_spurious_component_is_taken_instead():
     assert best_outcome(outcomes).state.start == 1
 
 
+@pytest.mark.slow
 def test_a_search_over_too_many_components_ends_without_spurious_components():
     """Two overlapping groups, up to five components: every cell that is trusted has no spurious component."""
     rng = np.random.RandomState(5)

@@ -120,7 +120,7 @@ def test_equal_rows_are_one_component():
     assert (found.results_.status[found.results_.n_components > 1] == "degenerate").all()
 
 
-@pytest.mark.parametrize("init_params", ["kmeans", "random_from_data", "auto"])
+@pytest.mark.parametrize("init_params", ["kmeans", "random_from_data", *slow(["auto"])])
 def test_a_component_for_one_outlier_does_not_win(init_params):
     found = search(OUTLIER, reg_covar="auto", init_params=init_params)
     assert found.best_estimator_.weights_.min() * len(OUTLIER) > 1.5 or found.best_params_["n_components"] == 1

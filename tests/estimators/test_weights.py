@@ -9,6 +9,7 @@ import pytest
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.errors import UserError
+from marks import slow
 from messages import names
 from mixtures import assert_same_parameters, inits_of, random_parameters, random_rows
 from pipeline.config.job import JobConfig
@@ -75,7 +76,7 @@ def apart():
     return X, weights, np.repeat(X, weights.astype(int), axis=0)
 
 
-@pytest.mark.parametrize("init_params", ["auto", "kmeans"])
+@pytest.mark.parametrize("init_params", ["kmeans", *slow(["auto"])])
 def test_a_search_of_three_groups_with_weights_is_one_of_copies(apart, init_params):
     X, weights, copies = apart
     settings = {"init_params": init_params, "n_init": 2, "tol": 1e-10, "max_iter": 3000, "random_state": 0}

@@ -32,6 +32,11 @@ runner = CliRunner(env={"COLUMNS": "80"})
 def job(tmp_path, monkeypatch):
     """A small job in the current directory: 300 rows in three clusters."""
     monkeypatch.chdir(tmp_path)
+    write_small_job()
+    return tmp_path
+
+
+def write_small_job():
     random = np.random.default_rng(3)
     rows = np.concatenate([random.normal(center, 0.3, (100, 2)) for center in (-3.0, 0.0, 3.0)])
     np.save("rows.npy", rows)
@@ -40,7 +45,24 @@ def job(tmp_path, monkeypatch):
         "search: {n_components: {min: 1, max: 4}, n_init: 2, init_params: kmeans}\n"
         "output: {report: false}\n"
     )
-    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory):
+    """The folder of the small job and the result of running it, with a report, for the tests that read them."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_small_job()
+        return folder, invoke("run", "job.yaml", "--no-prefect", "--set", "output.report=true")
+
+
+@pytest.fixture
+def finished(run_once, monkeypatch):
+    """What the command printed; its folder is the current one."""
+    folder, result = run_once
+    monkeypatch.chdir(folder)
+    return result
 
 
 def settings(*given):
@@ -87,10 +109,9 @@ def test_version_is_the_distributions():
 # -- run and show --------------------------------------------------------------------------------------------
 
 
-def test_run_shows_the_candidates_the_winner_and_where_things_are(job):
-    result = invoke("run", "job.yaml", "--no-prefect", "--set", "output.report=true")
-    assert result.exit_code == 0, result.output
-    lines = [line.rstrip() for line in result.stdout.splitlines()]
+def test_run_shows_the_candidates_the_winner_and_where_things_are(finished):
+    assert finished.exit_code == 0, finished.output
+    lines = [line.rstrip() for line in finished.stdout.splitlines()]
     assert lines[0] == "gmm-dask run job.yaml"
     rows = [line for line in lines if re.match(r"\s*[1-4] +(full|tied|diag|spherical) ", line)]
     assert len(rows) == 16
@@ -103,28 +124,24 @@ def test_run_shows_the_candidates_the_winner_and_where_things_are(job):
     assert max(map(len, lines)) <= 80
 
 
-def test_progress_goes_to_standard_error_only(job):
-    result = invoke("run", "job.yaml", "--no-prefect")
-    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
-        "seed",
-        "fit",
-        "select",
-        "write rows",
-    ]
-    assert "best" not in result.stderr
+def test_progress_goes_to_standard_error_only(finished):
+    stages = [line.split(":")[0] for line in finished.stderr.splitlines()]
+    assert stages == ["seed", "fit", "select", "write rows", "draw"]
+    assert "best" not in finished.stderr
 
 
 def test_run_again_computes_nothing_and_fresh_starts_over(job):
-    invoke("run", "job.yaml", "--no-prefect")
-    again = invoke("run", "job.yaml", "--no-prefect")
+    first = settings("n_components=[3]", "covariance_types=[spherical]")
+    invoke("run", "job.yaml", "--no-prefect", *first)
+    again = invoke("run", "job.yaml", "--no-prefect", *first)
     assert "nothing was computed" in again.stdout
     assert "spherical-k3" in again.stdout
-    fresh = invoke("run", "job.yaml", "--no-prefect", "--fresh")
+    fresh = invoke("run", "job.yaml", "--no-prefect", "--fresh", *first)
     assert "nothing was computed" not in fresh.stdout
 
 
-def test_show_prints_what_run_printed(job):
-    ran = invoke("run", "job.yaml", "--no-prefect").stdout.splitlines()
+def test_show_prints_what_run_printed(finished):
+    ran = finished.stdout.splitlines()
     shown = invoke("show", "results/small.zarr").stdout.splitlines()
     table = slice(1, 20)
     assert [line for line in ran[table] if "converged" in line] == [line for line in shown if "converged" in line]

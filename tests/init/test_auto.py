@@ -110,6 +110,7 @@ def test_old_faithful_is_three_of_one_shape(old_faithful):
     assert search.fit(old_faithful).best_params_ == {"n_components": 3, "covariance_type": "tied"}
 
 
+@pytest.mark.slow
 def test_each_start_is_a_search_of_its_own(iris):
     candidates = [("diag", 7), ("full", 5)]
     alone, several = auto_states(iris, candidates), auto_states(iris, candidates, n_init=4)

@@ -188,6 +188,7 @@ def test_of_many_rows_the_sample_is_full_and_has_none_that_is_held_out(monkeypat
     assert not Holdout(0.9, 2, (0,)).is_held_out(0, 50_000)[sample].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["bic", "held_out"])
 def test_the_criterion_finds_the_components_of_a_clear_mixture(blobs, criterion):
     """Held-out rows alone hardly tell three components from more: it is the smallest of the like that is right."""
