@@ -1,5 +1,5 @@
-"""Where a job computes: threads, worker processes on this machine, a Dask scheduler, any class of clusters."""
+"""Where a job computes: threads, local worker processes, a running Dask scheduler, or any class of clusters."""
 
-from pipeline.clusters.client import computing, held, keep, keeps_rows, machine_of
+from pipeline.clusters.client import computing, connected, machine_of, persist_rows, rows_are_persisted
 
-__all__ = ["computing", "held", "keep", "keeps_rows", "machine_of"]
+__all__ = ["computing", "connected", "machine_of", "persist_rows", "rows_are_persisted"]

@@ -1,4 +1,4 @@
-"""Whether a cluster can do a job: its workers' packages, and whether they see what the job reads and writes."""
+"""Checks of a cluster: the packages of its workers, and that they see what the job reads and writes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 from gmm_dask.errors import FaultError, UserError
 
-# without these a worker can compute nothing
+# packages that a worker needs
 NEEDED = ("gmm-dask", "numba", "numpy", "pyarrow", "scikit-learn", "scipy", "zarr")
-# what must be alike here and there: what they send each other is made by the first, the numbers' last bits by the rest
-ALIKE = ("python", "dask", "distributed", "cloudpickle", "msgpack", "gmm-dask", "numba", "numpy", "scipy")
-# what Dask tells of besides its own
+# versions that must be equal on both sides: the first of these serialize messages, the rest decide the last bits
+EQUAL = ("python", "dask", "distributed", "cloudpickle", "msgpack", "gmm-dask", "numba", "numpy", "scipy")
+# packages that Dask reports only on request
 PACKAGES = ("gmm-dask", "numba", "pyarrow", "scikit-learn", "scipy", "zarr")
-# workers that a message names
-NAMED = 3
+# workers that a message lists by name
+LISTED = 3
 
 
 class ClusterError(FaultError):
-    """A cluster does not answer, or was lost: whoever tries again must find or start one anew."""
+    """A cluster does not answer, or was lost; a retry must connect to one, or start one, again."""
 
 
 def versions_of(client: Any) -> Mapping[str, Any]:
-    """The packages here, at the scheduler, and on all workers that answer, as ``distributed.Client.get_versions``."""
+    """Return the packages of this process, the scheduler and all workers, by ``distributed.Client.get_versions``."""
     versions: Mapping[str, Any] = client.get_versions(packages=list(PACKAGES))
     return versions
 
@@ -41,14 +41,14 @@ def require_packages(versions: Mapping[str, Any]) -> None:
     here = versions["client"]["packages"]
     workers = {address: found["packages"] for address, found in versions["workers"].items()}
     missing = {name: [at for at, found in workers.items() if found.get(name) is None] for name in NEEDED}
-    missing = {name: places for name, places in missing.items() if places}
+    missing = {name: addresses for name, addresses in missing.items() if addresses}
     if missing:
         raise UserError(
-            f"cluster: workers lack what they need: {'; '.join(f'{n} on {_some(at)}' for n, at in missing.items())}. "
-            "Install gmm-dask, in the version that is here, into the environment that the workers are started from."
+            f"cluster: workers lack packages: {'; '.join(f'{n} on {_some(at)}' for n, at in missing.items())}. "
+            "Install the same version of gmm-dask as here into the environment of the workers."
         )
     found = {"the scheduler": versions["scheduler"]["packages"], **workers}
-    differing = list(filter(None, (_difference(name, here, found) for name in ALIKE)))
+    differing = list(filter(None, (_difference(name, here, found) for name in EQUAL)))
     if differing:
         raise UserError(
             f"cluster: versions differ between this program and the cluster: {'; '.join(differing)}. Install the same "
@@ -57,41 +57,41 @@ def require_packages(versions: Mapping[str, Any]) -> None:
 
 
 def _difference(name: str, here: Mapping[str, str], found: Mapping[str, Mapping[str, str]]) -> str | None:
-    """In words where a package has another version than here; the scheduler need not have all."""
+    """Return a message about the workers whose version of a package differs; the scheduler need not have it."""
     mine = _version(name, here)
     theirs: dict[str, list[str]] = {}
-    for place, packages in found.items():
+    for address, packages in found.items():
         version = _version(name, packages)
         if version is not None and version != mine:
-            theirs.setdefault(version, []).append(place)
-    there = ", ".join(f"{version} on {_some(places)}" for version, places in theirs.items())
+            theirs.setdefault(version, []).append(address)
+    there = ", ".join(f"{version} on {_some(addresses)}" for version, addresses in theirs.items())
     return f"{name} is {mine} here and {there}" if there else None
 
 
 def _version(name: str, packages: Mapping[str, str]) -> str | None:
     version = packages.get(name)
-    # patch releases of Python understand each other
+    # patch releases of Python are compatible
     return ".".join(version.split(".")[:2]) if name == "python" and version else version
 
 
 def require_visible(client: Any, path: str, key: str) -> None:
-    """Raise :class:`UserError` if a local path is not there for some workers; of a glob, the folder that it is in."""
-    place = path
-    while glob.has_magic(place) and not os.path.exists(place):
-        place = os.path.dirname(place)
-    found = client.run(os.path.exists, place or ".", on_error="ignore")  # of a worker that has just gone
-    missing = [address for address, is_there in found.items() if not is_there]
+    """Raise :class:`UserError` if some workers do not see a local path; for a glob, the folder that it is in."""
+    seen = path
+    while glob.has_magic(seen) and not os.path.exists(seen):
+        seen = os.path.dirname(seen)
+    found = client.run(os.path.exists, seen or ".", on_error="ignore")  # a worker may leave meanwhile
+    missing = [address for address, exists in found.items() if not exists]
     if missing:
         relative = not os.path.isabs(path)
         raise UserError(
-            f"{key}: {path} is here, and {len(missing)} of {len(found)} workers do not see it ({_some(missing)}). Put "
-            "it where all machines find it under the same path"
-            + (f", and give that in full: here it is {Path(path).absolute()}." if relative else ".")
+            f"{key}: {path} exists here, but {len(missing)} of {len(found)} workers do not see it ({_some(missing)}). "
+            "Put it where all machines find it under the same path"
+            + (f", and give the absolute path: here it is {Path(path).absolute()}." if relative else ".")
         )
 
 
-def _some(places: Iterable[str]) -> str:
-    """A few places, and how many more there are."""
-    every = list(places)
-    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
-    return ", ".join(every[:NAMED]) + more
+def _some(addresses: Iterable[str]) -> str:
+    """Return the first few addresses, and the number of the others."""
+    every = list(addresses)
+    more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
+    return ", ".join(every[:LISTED]) + more

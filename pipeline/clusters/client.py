@@ -1,4 +1,4 @@
-"""What a job computes with: threads of this process, or a client of a cluster that is held for the whole job."""
+"""The client that a job computes with: one for all its stages, or threads of this process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from gmm_dask.memory import Machine, Shape, affordable_threads, spare_bytes
 from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.rows import Rows, rows_bytes
 from pipeline.clusters.checks import ClusterError, require_packages, require_visible, versions_of
-from pipeline.clusters.getter import Getter
-from pipeline.clusters.start import described, started, workers_of
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.job import JobConfig
 from pipeline.progress import Progress, StageStarted, silent
@@ -23,11 +21,17 @@ from pipeline.sources import Source
 
 
 @dataclass
-class _Held:
-    """The cluster of a job: started when it is needed first, ended with the job.
+class _Connection:
+    """The cluster of a job: started when a stage first needs it, closed with the job.
 
-    ``paths`` are what its workers must see, with the keys that name them, ``checked`` the workers that were found to do
-    and to have the packages, ``kept`` the rows that they keep, by their name.
+    Attributes
+    ----------
+    paths : dict
+        What the workers must see, with the key of the configuration that names it.
+    checked : set
+        Addresses of the workers that passed the checks.
+    persisted : dict of Rows
+        Rows in the workers' memory, by name.
     """
 
     cluster: ClusterConfig
@@ -36,10 +40,10 @@ class _Held:
     client: Any = None
     paths: dict[str, str] = field(default_factory=dict)
     checked: set[str] = field(default_factory=set)
-    kept: dict[str, Rows] = field(default_factory=dict)
+    persisted: dict[str, Rows] = field(default_factory=dict)
 
     def require_workers(self) -> None:
-        """Raise :class:`UserError` if a worker that has come since the last call cannot do the job."""
+        """Raise :class:`UserError` if a worker that has joined since the last call cannot do the job."""
         if set(self.client.ncores()) <= self.checked:
             return
         versions = versions_of(self.client)
@@ -49,23 +53,23 @@ class _Held:
         self.checked.update(versions["workers"])
 
     def drop(self) -> None:
-        """Let go of a cluster that has failed: another try of a stage starts or finds one anew."""
-        self.kept.clear()
+        """Close the client of a cluster that has failed: a retry of the stage connects again."""
+        self.persisted.clear()
         self.paths.clear()
         self.checked.clear()
         self.client = None
         self.stack.close()
 
 
-# of this process, so that a stage that is called from any thread finds it
-_current: _Held | None = None
+# global, so that stages find it from any thread
+_current: _Connection | None = None
 
 
 @contextmanager
-def held(cluster: ClusterConfig, progress: Progress = silent) -> Iterator[None]:
-    """Within it, all stages of a job compute with one client, which is made when the first needs it.
+def connected(cluster: ClusterConfig, progress: Progress = silent) -> Iterator[None]:
+    """Compute all stages of a job within it with one client, which connects when the first stage needs it.
 
-    A stage that is called outside of it makes a client for itself.
+    A stage that is called outside of it connects a client of its own.
     """
     global _current
     if cluster.kind == "threads" or (_current is not None and _current.cluster == cluster):
@@ -73,66 +77,70 @@ def held(cluster: ClusterConfig, progress: Progress = silent) -> Iterator[None]:
         return
     before = _current
     with ExitStack() as stack:
-        _current = _Held(cluster, progress, stack)
+        _current = _Connection(cluster, progress, stack)
         try:
             yield
         finally:
-            _current.kept.clear()
+            _current.persisted.clear()
             _current = before
 
 
 @contextmanager
 def computing(config: JobConfig, source: Source, shape: Shape, written: str | None = None) -> Iterator[None]:
-    """Within it, Dask computes where the configuration says, with BLAS in one thread each.
+    """Make Dask compute where the configuration says, with BLAS in one thread each.
 
     Parameters
     ----------
     config : JobConfig
     source : Source
-        What is read: the workers must see it.
+        The data, which the workers must see.
     shape : Shape
-        Of what is read: as many threads are used as the memory allows.
+        Of the data, by which the number of threads is limited to what fits in memory.
     written : str, optional
         A path in which the workers write.
 
     Raises
     ------
     UserError
-        If the cluster cannot do it: packages, paths; also of workers that come later.
+        If workers lack packages or do not see the paths, also those that join later.
     ClusterError
-        If it cannot be reached, or is lost: the next call finds or starts one anew.
+        If the cluster cannot be reached, or is lost; the next call connects again.
     """
     if config.cluster.kind == "threads":
         with one_blas_thread(), dask.config.set(num_workers=machine_of(config, shape).threads):
             yield
         return
-    with one_blas_thread(), held(config.cluster):
-        current = _connected(config, shape)
+    with one_blas_thread(), connected(config.cluster):
+        current = _connect(config, shape)
         _require_paths(current, source, written)
         from distributed import span
 
+        from pipeline.clusters.getter import Getter
+
         getter = Getter(current.client, config.cluster.timeout, current.require_workers)
         try:
-            # a scheduler keeps a record of every span: one for a stage, not one for each pass
+            # the scheduler remembers every span: one per stage, not one per pass
             with span("gmm-dask"), dask.config.set(scheduler=getter):
                 yield
-        except ClusterError:  # once Dask's settings are as they were, as a client that closes changes them, too
+        except ClusterError:  # after Dask's settings are restored, since closing a client changes them, too
             current.drop()
             raise
 
 
-def _connected(config: JobConfig, shape: Shape) -> _Held:
+def _connect(config: JobConfig, shape: Shape) -> _Connection:
+    from pipeline.clusters.start import describe, started
+
     assert _current is not None
     if _current.client is None:
         _current.progress(StageStarted("cluster", f"waiting for {config.cluster.kind}"))
         threads = machine_of(config, shape).threads
         _current.client = _current.stack.enter_context(started(config.cluster, threads))
-        _current.progress(StageStarted("cluster", described(config.cluster, _current.client)))
+        _current.progress(StageStarted("cluster", describe(config.cluster, _current.client)))
     return _current
 
 
-def _require_paths(current: _Held, source: Source, written: str | None) -> None:
-    """What the workers must see, seen once."""
+def _require_paths(current: _Connection, source: Source, written: str | None) -> None:
+    """Check each path that the workers must see, once."""
     paths = {written: "output.store"} if written else {}
     if source.location.is_local:
         paths[source.location.path] = "data.source"
@@ -146,7 +154,7 @@ def _require_paths(current: _Held, source: Source, written: str | None) -> None:
 
 
 def machine_of(config: JobConfig, shape: Shape) -> Machine:
-    """The memory that a process may use, and the threads in it: of the workers, once a cluster is connected."""
+    """Return the memory limit and the threads of one process: of a worker, once a cluster is connected."""
     cluster, limit = config.cluster, config.cluster.memory_bytes
     if cluster.kind == "threads":
         cores = dask.config.get("num_workers", None) or CPU_COUNT
@@ -156,16 +164,16 @@ def machine_of(config: JobConfig, shape: Shape) -> Machine:
         limits = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
         return Machine(max((worker["nthreads"] for worker in workers), default=1), min([limit, *limits]))
     if cluster.kind == "local":
-        most = max(1, CPU_COUNT // workers_of(cluster))
+        most = max(1, CPU_COUNT // cluster.n_local_workers)
         return Machine(cluster.threads_per_worker or affordable_threads(shape, limit, most), limit)
-    return Machine(1, limit)  # as long as nobody has asked the workers
+    return Machine(1, limit)  # until the workers can be asked
 
 
-# -- rows that are kept ------------------------------------------------------------------------------------------
+# -- rows in the workers' memory -------------------------------------------------------------------------------
 
 
-def keep(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Rows:
-    """The rows as the workers keep them, if they are to: they are read once then, and not in each pass.
+def persist_rows(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Rows:
+    """Persist the rows in the workers' memory if ``cluster.persist`` says so: they are read once, not in each pass.
 
     Parameters
     ----------
@@ -180,18 +188,18 @@ def keep(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Rows:
     if current is None or current.client is None or rows.in_memory or config.cluster.persist == "never":
         return rows
     name = rows.array.name
-    if name not in current.kept:
+    if name not in current.persisted:
         if config.cluster.persist == "auto" and not _is_room(config, rows, shape, needed, current):
             return rows
-        current.progress(StageStarted("keep", "the workers keep the chunks in memory"))
-        current.kept[name] = _persisted(rows, current.client)
+        current.progress(StageStarted("persist", "the workers keep the chunks in memory"))
+        current.persisted[name] = _persisted(rows, current.client)
     else:
-        _read_again(current.kept[name], current.client, config.cluster.timeout)
-    return current.kept[name]
+        _read_again(current.persisted[name], current.client, config.cluster.timeout)
+    return current.persisted[name]
 
 
-def _is_room(config: JobConfig, rows: Rows, shape: Shape, needed: int, current: _Held) -> bool:
-    """Whether the workers that are there have the memory; those that come and go keep nothing."""
+def _is_room(config: JobConfig, rows: Rows, shape: Shape, needed: int, current: _Connection) -> bool:
+    """Whether the present workers have the memory; with adaptive scaling, workers come and go."""
     if config.cluster.adaptive is not None:
         return False
     n_workers = len(current.client.ncores())
@@ -205,18 +213,18 @@ def _persisted(rows: Rows, client: Any) -> Rows:
     return replace(rows, array=array, weights=weights)
 
 
-def _read_again(kept: Rows, client: Any, timeout: float) -> None:
-    """Chunks that a worker could not read for a try of a stage are read again for the next."""
+def _read_again(persisted: Rows, client: Any, timeout: float) -> None:
+    """Read the chunks again that failed in an earlier try of a stage."""
     from distributed import futures_of, wait
 
-    futures = futures_of([kept.array, kept.weights])
+    futures = futures_of([persisted.array, persisted.weights])
     if not any(future.status == "error" for future in futures):
         return
-    with suppress(TimeoutError):  # without workers there is no end of it, and the pass will say so
+    with suppress(TimeoutError):  # without workers this never ends, and the pass reports it
         wait(futures, timeout=timeout)
     client.retry([future for future in futures if future.status == "error"])
 
 
-def keeps_rows() -> bool:
-    """Whether the workers of the job that is running keep its rows."""
-    return _current is not None and bool(_current.kept)
+def rows_are_persisted() -> bool:
+    """Whether the rows of the running job are in the workers' memory."""
+    return _current is not None and bool(_current.persisted)

@@ -1,4 +1,4 @@
-"""Computing a graph on a cluster, and saying in words when the cluster goes away meanwhile."""
+"""Computing a graph on a cluster, with messages for the user when workers or the scheduler are lost."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from distributed import KilledWorker, wait
+from distributed.client import FutureCancelledError, FuturesCancelledError
+
 from pipeline.clusters.checks import ClusterError
 
-# the scheduler is asked for its workers so often while a pass takes its time
-LOOK_SECONDS = 2.0
-RESUME = "What the job had finished is in the result store: the same command goes on from the last checkpoint."
+# how often the scheduler is asked for its workers during a pass
+POLL_SECONDS = 2.0
+RESUME = "What the job had finished is in the result store: the same command resumes from the last checkpoint."
 
 
 class Getter:
-    """Dask's scheduler function for a client: what a graph's keys are, or an error that says what became of it.
+    """A Dask scheduler function that computes with a client, and reports lost workers as :class:`ClusterError`.
 
     Parameters
     ----------
     client : distributed.Client
     timeout : float
-        Seconds to wait for a worker when all were lost.
+        Seconds to wait for a new worker after all were lost.
     require_workers : callable
-        Raises :class:`UserError` if a worker that has come meanwhile cannot do the job.
+        Raises :class:`UserError` if a worker that has joined meanwhile cannot do the job.
     """
 
     def __init__(self, client: Any, timeout: float, require_workers: Callable[[], None]) -> None:
@@ -32,19 +35,16 @@ class Getter:
         self._address = client.scheduler.address
 
     def __call__(self, graph: Any, keys: Any, **options: Any) -> Any:
-        """Compute the keys; the results are as those of any of Dask's scheduler functions."""
-        from distributed import KilledWorker
-        from distributed.client import FutureCancelledError, FuturesCancelledError
-
+        """Compute the keys, as any of Dask's scheduler functions does."""
         try:
             futures = self._client.get(graph, keys, sync=False, **options)
             self._wait(futures)
-            self._require_workers()  # before anything is taken that one of them has made, an error included
+            self._require_workers()  # before any result, or error, of an unsuitable worker is used
             return self._client.gather(futures)
         except KilledWorker as error:
             raise ClusterError(
-                f"cluster: workers ended three times over at one task ({error.task}), most likely for want of memory. "
-                "Give them more, or use smaller chunks: data.chunk_rows. " + RESUME
+                f"cluster: one task ({error.task}) ended its worker several times, most likely for lack of memory. "
+                "Give the workers more, or use smaller chunks: data.chunk_rows. " + RESUME
             ) from error
         except (FutureCancelledError, FuturesCancelledError) as error:
             raise self._lost() from error
@@ -54,29 +54,24 @@ class Getter:
             raise self._lost() from error
 
     def _wait(self, futures: Any) -> None:
-        """Wait for futures as long as there are workers, or some may yet come."""
-        from distributed import wait
-
+        """Wait for futures as long as there are workers, or new ones may join within the timeout."""
         seen = time.monotonic()
         while True:
             try:
-                wait(futures, timeout=LOOK_SECONDS)
+                wait(futures, timeout=POLL_SECONDS)
             except TimeoutError:
                 self._require_workers()
-                if self._has_workers():
+                if self._client.ncores():
                     seen = time.monotonic()
                 elif time.monotonic() - seen > self._timeout:
                     raise ClusterError(
-                        f"cluster: all workers of the scheduler at {self._address} were lost, and none came within "
-                        f"{self._timeout:g} s (cluster.timeout). Start workers. {RESUME}"
+                        f"cluster: all workers of the scheduler at {self._address} were lost, and no new one joined "
+                        f"within {self._timeout:g} s (cluster.timeout). Start workers. {RESUME}"
                     ) from None
             else:
                 return
 
-    def _has_workers(self) -> bool:
-        return bool(self._client.ncores())
-
     def _lost(self) -> ClusterError:
         return ClusterError(
-            f"cluster: the scheduler at {self._address} went away while it was computing. Start it again. {RESUME}"
+            f"cluster: the scheduler at {self._address} was lost during a computation. Start it again. {RESUME}"
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
+from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, Field, ValidationInfo
 
@@ -155,6 +156,11 @@ class ClusterConfig(Section):
         if persist == "always" and info.data.get("kind") == "threads":
             raise ValueError("expected auto or never, as threads read the data in each pass")
         return persist
+
+    @property
+    def n_local_workers(self) -> int:
+        """Worker processes of a cluster of kind ``local``."""
+        return int(self.workers or CPU_COUNT)
 
     @property
     def memory_bytes(self) -> int:

@@ -21,7 +21,7 @@ from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.selection.grid import in_grid_order
 from gmm_dask.selection.outcomes import best_outcome, by_candidate, choose, evaluate_states
 from pipeline import store
-from pipeline.clusters import computing, held, keep, keeps_rows
+from pipeline.clusters import computing, connected, persist_rows, rows_are_persisted
 from pipeline.config.job import JobConfig
 from pipeline.fit.checkpointer import CHECKPOINT_SECONDS, Checkpointer
 from pipeline.fit.chunking import open_job
@@ -110,7 +110,7 @@ def run(
     begin = time.monotonic()
     config = placed(config, fresh=fresh)
     path = config.output.store
-    with store.lock(path), writing(path, disk_only=True), held(config.cluster, progress):
+    with store.lock(path), writing(path, disk_only=True), connected(config.cluster, progress):
         found = as_task(prepare)(config, fresh, progress)
         if found is not StoreStatus.COMPLETE:
             if found is StoreStatus.NEW:
@@ -339,7 +339,7 @@ def _count_reads(source: Source, checkpoint: Checkpoint, after_fit: int) -> int:
     ):  # once by each stage: seed, the waves, the choice between two grids, and those after them
         return seeding + checkpoint.widened + len(checkpoint.waves) + after_fit
     counting = seeding * source.is_counted
-    if keeps_rows():  # by pass 0, for the workers that keep them, and for the row outputs
+    if rows_are_persisted():  # by pass 0, for the workers that keep them, and for the row outputs
         return seeding + counting + after_fit
     return checkpoint.passes + counting + after_fit
 
@@ -369,4 +369,4 @@ def _fitted_rows(config: JobConfig, source: Source, checkpoint: Checkpoint) -> R
     """Return the rows as they are fitted; the workers of a cluster keep them if there is room."""
     rows = open_prepared_rows(config, source, _preparation(config), checkpoint.data_summary)
     plan = _plan_of(config, source, checkpoint)
-    return keep(config, rows, plan.shape, plan.memory_bytes)
+    return persist_rows(config, rows, plan.shape, plan.memory_bytes)

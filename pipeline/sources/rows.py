@@ -66,7 +66,7 @@ def read_data_summary(config: JobConfig, source: Source) -> DataSummary:
         return summarize_rows(rows, seed, source.columns, drop=drop, starts=starts)
     except UnusableError as error:
         raise UserError(
-            f"data.missing: {source.path} has rows that cannot be used. {error} Or set data.missing to drop, "
+            f"data.missing: {source.path} has rows that cannot be used. {error} Or set data.missing: drop, "
             "which leaves them out of the fit; they keep their rows in the result."
         ) from None
 
