@@ -1,4 +1,4 @@
-"""Synthetic mixtures of any size, written chunk by chunk with their true parameters beside them."""
+"""Synthetic mixtures of any size, written chunk by chunk, with their true parameters in a file beside them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gmm_dask.errors import UserError
 Array = NDArray[np.float64]
 
 CHUNK_BYTES = 16 << 20
-# standard deviation of the means, where the components' own is about 1
+# standard deviation of the means; that of the components is about 1
 SPREAD = 4.0
 
 
@@ -40,7 +40,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to write: ``n_rows`` rows of ``n_features`` columns, ``chunk_rows`` at a time, from ``seed``."""
+    """The data to write: ``n_rows`` rows of ``n_features`` columns, ``chunk_rows`` at a time, drawn from ``seed``."""
 
     n_rows: int
     n_features: int
@@ -64,10 +64,10 @@ def write_synthetic(out: Path, plan: Plan, progress: Callable[[int, int], None] 
     Parameters
     ----------
     out : Path
-        Ends in .zarr, .npy or .parquet, and does not exist. It appears when it is whole.
+        Ends in .zarr, .npy or .parquet, and does not exist. It appears when it is complete.
     plan : Plan
     progress : callable
-        Told the chunks done and those in all, after each.
+        Called after each chunk with the number of chunks done and the total.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def write_synthetic(out: Path, plan: Plan, progress: Callable[[int, int], None] 
 
 
 def draw_truth(plan: Plan) -> Truth:
-    """Parameters of a random mixture: clusters of unequal weight, correlated, mostly apart."""
+    """Draw the parameters of a mixture: clusters of unequal weight, with correlated columns, mostly separated."""
     rng = np.random.default_rng(plan.seed)
     k, d = plan.n_components, plan.n_features
     weights = np.sort(rng.dirichlet(np.full(k, 5.0)))[::-1]
@@ -105,7 +105,7 @@ def draw_truth(plan: Plan) -> Truth:
 
 
 def draw_chunks(truth: Truth, plan: Plan) -> Iterator[Array]:
-    """The rows, chunk by chunk, each (n_rows, n_features) from a stream of its own."""
+    """Yield the rows chunk by chunk, (n_rows, n_features), each from a random stream of its own."""
     lowers = np.linalg.cholesky(truth.covariances)
     for number in range(plan.n_chunks):
         n_rows = min(plan.chunk_rows, plan.n_rows - number * plan.chunk_rows)
@@ -172,7 +172,7 @@ def _check(out: Path, plan: Plan) -> Writer:
     if out.suffix not in WRITERS:
         raise UserError(f"expected a path that ends in {', '.join(WRITERS)}; got {out}.")
     if out.exists():
-        raise UserError(f"{out} exists and is left as it is. Choose another path, or remove it first.")
+        raise UserError(f"{out} exists and is not replaced. Choose another path, or remove it first.")
     for name in ("n_rows", "n_features", "n_components"):
         if getattr(plan, name) < 1:
             raise UserError(f"{name} must be at least 1; got {getattr(plan, name)}.")

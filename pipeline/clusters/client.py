@@ -192,7 +192,9 @@ def persist_rows(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Ro
         if config.cluster.persist == "auto" and not _is_room(config, rows, shape, needed, current):
             return rows
         current.progress(StageStarted("persist", "the workers keep the chunks in memory"))
-        current.persisted[name] = _persisted(rows, current.client)
+        arrays = [rows.array] if rows.weights is None else [rows.array, rows.weights]
+        array, *weights = current.client.persist(arrays)
+        current.persisted[name] = replace(rows, array=array, weights=weights[0] if weights else None)
     else:
         _read_again(current.persisted[name], current.client, config.cluster.timeout)
     return current.persisted[name]
@@ -204,13 +206,6 @@ def _is_room(config: JobConfig, rows: Rows, shape: Shape, needed: int, current: 
         return False
     n_workers = len(current.client.ncores())
     return rows_bytes(rows, shape.chunk_rows) <= n_workers * spare_bytes(machine_of(config, shape), needed)
-
-
-def _persisted(rows: Rows, client: Any) -> Rows:
-    if rows.weights is None:
-        return replace(rows, array=client.persist(rows.array))
-    array, weights = client.persist([rows.array, rows.weights])
-    return replace(rows, array=array, weights=weights)
 
 
 def _read_again(persisted: Rows, client: Any, timeout: float) -> None:

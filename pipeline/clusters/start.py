@@ -204,8 +204,5 @@ def describe(cluster: ClusterConfig, client: Any) -> str:
     plural = "" if len(workers) == 1 else "s"
     where = f" at {cluster.address}" if cluster.kind == "address" else ""
     memory = f", {format_bytes(limit)}" if limit else ""
-    return f"{len(workers)} worker{plural} with {threads} threads in all{memory}{where}{_dashboard(client)}"
-
-
-def _dashboard(client: Any) -> str:
-    return f", dashboard {client.dashboard_link}" if importlib.util.find_spec("bokeh") else ""
+    dashboard = f", dashboard {client.dashboard_link}" if importlib.util.find_spec("bokeh") else ""
+    return f"{len(workers)} worker{plural} with {threads} threads in all{memory}{where}{dashboard}"

@@ -1,7 +1,6 @@
-"""Values from the environment: ``${NAME}`` in a configuration, and what must never be shown or stored.
+"""Variables of the environment in a configuration, ``${NAME}``, and secrets, which are never shown or stored.
 
-A secret stands in a configuration as ``${NAME}`` only. It is filled in when the data are opened, and every message
-made from there on has ``${NAME}`` in its place again.
+A secret is written as ``${NAME}`` only. It is filled in when the data are opened, and messages show ``${NAME}``.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _SECRET_KEY = re.compile(
     r"secret|token|passw|credential|authorization|cookie|signature|connection_string|(^|[_-])(key|sas|sig|auth|pwd)($|[_-])",
     re.IGNORECASE,
 )
-# what file systems take in the place of a secret and is none
+# values that file systems accept instead of a secret
 _HARMLESS = frozenset({"", "anon", "google_default", "cloud", "browser", "cache"})
 # user:password@ of a URL, and signatures in its query
 _SECRET_IN_URL = re.compile(
@@ -30,7 +29,7 @@ _SECRET_IN_URL = re.compile(
 
 
 def fill_in(value: Any, key: str) -> Any:
-    """A value with each ``${NAME}`` of its strings filled in; ``key`` is the configuration's, for messages.
+    """Return a value with each ``${NAME}`` of its strings filled in; ``key`` is the configuration's, for messages.
 
     Raises
     ------
@@ -49,14 +48,14 @@ def fill_in(value: Any, key: str) -> Any:
 def _variable(name: str, key: str) -> str:
     if name not in os.environ:
         raise UserError(
-            f"{key}: the environment variable {name} is not set, and the configuration asks for it as ${{{name}}}. "
+            f"{key}: the environment variable {name} is not set, but the configuration refers to it as ${{{name}}}. "
             f"Set it: export {name}=..."
         )
     return os.environ[name]
 
 
 def hide(text: str, *origins: Any) -> str:
-    """Text in which the values of the variables that ``origins`` name are ``${NAME}`` again."""
+    """Return text with ``${NAME}`` instead of the values of the variables that occur in ``origins``."""
     names = {name for origin in origins for string in _strings(origin) for name in _VARIABLE.findall(string)}
     values = {os.environ.get(name, ""): f"${{{name}}}" for name in names}
     for value in sorted(filter(None, values), key=len, reverse=True):
@@ -65,14 +64,14 @@ def hide(text: str, *origins: Any) -> str:
 
 
 def literal_secrets(value: Any, key: str = "") -> Iterator[str]:
-    """Keys under which a secret is written out, where ``${NAME}`` is expected."""
+    """Yield the keys under which a secret is written out, where ``${NAME}`` is expected."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            place = f"{key}.{name}" if key else str(name)
+            path = f"{key}.{name}" if key else str(name)
             if _SECRET_KEY.search(str(name)) and _is_written_out(inner):
-                yield place
+                yield path
             else:
-                yield from literal_secrets(inner, place)
+                yield from literal_secrets(inner, path)
 
 
 def _is_written_out(value: Any) -> bool:
@@ -82,12 +81,12 @@ def _is_written_out(value: Any) -> bool:
 
 
 def has_secret(url: str) -> bool:
-    """Whether a URL holds a password or a signature that is written out."""
+    """Whether a URL contains a password or a signature that is written out."""
     return any(not _VARIABLE.search(match.group()) for match in _SECRET_IN_URL.finditer(url))
 
 
 def without_secrets(value: Any) -> Any:
-    """Options or a URL in which no secret is written out."""
+    """Return options or a URL; raises :class:`ValueError` if a secret is written out in it."""
     if isinstance(value, str) and has_secret(value):
         raise ValueError("expected a URL without a password or a signature; write ${NAME}, and set NAME outside")
     written = list(literal_secrets(value))
@@ -97,7 +96,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def redacted(value: Any) -> Any:
-    """A value as it may be printed: what looks like a secret is ``***``."""
+    """Return a value as it may be printed, with ``***`` for everything that looks like a secret."""
     if isinstance(value, Mapping):
         return {
             name: HIDDEN if _SECRET_KEY.search(str(name)) and _is_written_out(inner) else redacted(inner)

@@ -1,4 +1,4 @@
-"""The configuration's reference, as Markdown made from its JSON Schema."""
+"""The reference of the configuration in Markdown, from its JSON Schema."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _INTRODUCTION = """\
 
 <!-- This page is what `gmm-dask schema --markdown` prints: do not edit it. -->
 
-A job is one YAML file. All keys but `data.source` have a default; an unknown key is an error.
+A job is one YAML 1.2 file. All keys except `data.source` have a default; an unknown key is an error.
 `gmm-dask run CONFIG --set section.key=value` replaces a value for one run. `${NAME}` in a text is filled in from the
-environment. `gmm-dask schema` prints the same reference as a JSON Schema, with which editors check and complete a file.
+environment. `gmm-dask schema` prints this reference as a JSON Schema, by which editors check and complete a file.
 """
 _TYPES = {
     "string": "text",
@@ -28,12 +28,12 @@ _TYPES = {
     "object": "mapping",
 }
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-# what is code within a description: {name}, ${NAME}, {min: 1, max: 9}
+# parts of a description that are set as code: {name}, ${NAME}, {min: 1, max: 9}
 _BRACES = re.compile(r"\$?\{(?:[^{}]|\$\{[^{}]*\})*\}")
 
 
 def config_markdown() -> str:
-    """The reference of the configuration: a table for each section, a row a key."""
+    """Return the reference: a table for each section, with a row per key."""
     schema = config_schema()
     sections = {name: list(_sections(node, schema["$defs"])) for name, node in schema["properties"].items()}
     parts = [_INTRODUCTION, _table({name: schema["properties"][name] for name in sections if not sections[name]}, {})]
@@ -45,7 +45,7 @@ def config_markdown() -> str:
 
 
 def _sections(node: Node, definitions: dict[str, Node]) -> Iterator[Node]:
-    """The sections that a key of the top level holds; none if its value is plain."""
+    """Yield the sections that a key of the top level may hold; none if its value is plain."""
     for choice in [node, *node.get("anyOf", []), *node.get("oneOf", [])]:
         if "$ref" in choice:
             yield definitions[_target(choice)]
@@ -66,7 +66,7 @@ def _table(properties: dict[str, Node], definitions: dict[str, Node], section: s
 
 
 def _values(node: Node, definitions: dict[str, Node]) -> str:
-    """What a key's value may be, in words."""
+    """Return a description of the values that a key takes."""
     if "$ref" in node:
         return _mapping(definitions[_target(node)])
     choices = node.get("anyOf") or node.get("oneOf")
@@ -81,12 +81,12 @@ def _values(node: Node, definitions: dict[str, Node]) -> str:
 
 
 def _mapping(section: Node) -> str:
-    """A small section in the place of a value, by its defaults: ``{min: 1, max: 9}``."""
+    """Return a small section within a value, by its defaults: ``{min: 1, max: 9}``."""
     return f"`{_yaml({name: node.get('default') for name, node in section['properties'].items()})}`"
 
 
 def _yaml(value: Any) -> str:
-    """A value as it is written in a configuration, on one line."""
+    """Return a value as it is written in a configuration, on one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):

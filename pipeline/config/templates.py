@@ -1,4 +1,4 @@
-"""Paths that hold the moment when a run began: ``results/nightly-{started:%Y-%m-%d}.zarr``."""
+"""Paths with the date when a run began: ``results/nightly-{started:%Y-%m-%d}.zarr``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SOMETIME = datetime(2026, 11, 23, 14, 5, 9)
 
 
 def check_template(value: str) -> str:
-    """Return a path with placeholders that are known; raises :class:`ValueError` for any other."""
+    """Return a path whose placeholders are known; raises :class:`ValueError` for any other."""
     try:
         fields = [field for field in _fields(value) if field[1] is not None]
     except ValueError as error:
@@ -31,7 +31,7 @@ def check_template(value: str) -> str:
 
 
 def _check_format(spec: str) -> None:
-    """Raise unless what a moment is written as can be read again: a store's date is known from its path."""
+    """Raise unless a date survives formatting and parsing: the date of a store is read from its path."""
     try:
         again = datetime.strptime(_SOMETIME.strftime(spec), spec)
     except ValueError:
@@ -41,7 +41,7 @@ def _check_format(spec: str) -> None:
 
 
 def _fields(template: str) -> Iterator[tuple[str, str | None, str]]:
-    """Text, and the placeholder after it with its format."""
+    """Yield each text, with the placeholder after it and its format."""
     for text, name, spec, conversion in string.Formatter().parse(template):
         if conversion is not None:
             raise ValueError(f"!{conversion} is not known here")
@@ -49,7 +49,7 @@ def _fields(template: str) -> Iterator[tuple[str, str | None, str]]:
 
 
 def with_name(template: str, name: str) -> str:
-    """The path with ``{name}`` filled in; a template as before if it has a date, and a plain path if it has none."""
+    """Fill in ``{name}``; the result is a template if the path has a date, and a plain path otherwise."""
     if not is_dated(template):
         return template.format(name=name)
     return "".join(
@@ -63,7 +63,7 @@ def _escaped(text: str) -> str:
 
 
 def is_dated(template: str) -> bool:
-    """Whether a path waits for a date."""
+    """Whether a path has a placeholder for the date."""
     try:
         return any(name == "started" for _, name, _ in _fields(template))
     except ValueError:  # a plain path with a brace in it
@@ -71,12 +71,12 @@ def is_dated(template: str) -> bool:
 
 
 def at(template: str, moment: datetime) -> str:
-    """The path of a run that began at a moment."""
+    """Return the path of a run that began at a moment."""
     return template.format(started=moment)
 
 
 def dated_paths(template: str) -> list[tuple[datetime, str]]:
-    """Paths that are there of runs that began some time, the newest first."""
+    """Return the existing paths of a template with their dates, the newest first."""
     pattern = "".join(glob.escape(text) + _DIRECTIVE.sub("*", spec) for text, _, spec in _fields(template))
     form = "".join(text.replace("%", "%%") + spec for text, _, spec in _fields(template))
     found = []
@@ -91,5 +91,5 @@ def dated_paths(template: str) -> list[tuple[datetime, str]]:
 
 
 def latest(template: str) -> str:
-    """The path of a link to the newest: ``latest`` in the place of the date."""
+    """Return the path of the link to the newest result: ``latest`` instead of the date."""
     return "".join(text + ("latest" if field == "started" else "") for text, field, _ in _fields(template))

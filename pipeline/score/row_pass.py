@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from gmm_dask.memory import Shape
+from gmm_dask.passes.holdout import usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.model_batch import ModelBatch
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch
@@ -214,7 +215,7 @@ def _write_chunk(rows: Any, weights: Any, task: _Task, number: int) -> Sketch:
             f"data.source: {task.path} was changed while it was read: chunk {number} has {len(array):,} rows, and had "
             f"{task.writer.plan.lengths[number]:,}. Run the command again when nobody writes to the data."
         )
-    usable = request.preparation.usable(array, None if weights is None else np.asarray(weights))
+    usable = usable_rows(array, None if weights is None else np.asarray(weights))
     if not (request.drop or usable.all()):
         raise _unusable(array, int(task.writer.plan.starts[number]), task)
     found = _outputs(array, usable, request, task.batch)

@@ -1,4 +1,4 @@
-"""Sizes of chunks: large enough to be worth a task, small enough for the memory, the same when a job goes on."""
+"""Sizes of chunks: large enough to outweigh the cost of a task, small enough for the memory, equal after a resume."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from dataclasses import dataclass
 
 from pipeline.config.data import DataConfig
 
-# without a job that tells more: a chunk of so many bytes as float64, and what fits a task at most
+# defaults where no job sets them: bytes of a chunk as float64, and of one that a storage format imposes
 CHUNK_BYTES = 16 * 2**20
 GROUP_BYTES = 128 * 2**20
 WORTHWHILE_ROWS = 100_000
-# more rows bring nothing, and fewer chunks than this leave threads idle
-MOST_ROWS = 1_000_000
-CHUNKS_WANTED = 16
-
-
-def _worthwhile(n_fields: int) -> int:
-    return WORTHWHILE_ROWS
+# larger chunks save nothing, and fewer chunks than this leave threads idle
+MAX_ROWS = 1_000_000
+MIN_CHUNKS = 16
 
 
 @dataclass(frozen=True)
 class ChunkPolicy:
-    """How large automatic chunks are.
+    """The sizes of automatic chunks.
 
     Attributes
     ----------
@@ -37,17 +33,17 @@ class ChunkPolicy:
 
     chunk_bytes: int = CHUNK_BYTES
     group_bytes: int = GROUP_BYTES
-    worthwhile: Callable[[int], int] = _worthwhile
+    worthwhile: Callable[[int], int] = lambda n_fields: WORTHWHILE_ROWS
 
     def rows(self, data: DataConfig, n_rows: int, n_fields: int) -> int:
-        """Rows that a chunk should have: as configured; or worth a task, not too few to share, and within the bytes."""
+        """Return the rows of a chunk: as configured; or worth a task, in enough chunks, within the bytes."""
         if data.chunk_rows != "auto":
             return data.chunk_rows
-        wanted = max(self.worthwhile(n_fields), min(MOST_ROWS, math.ceil(n_rows / CHUNKS_WANTED)))
+        wanted = max(self.worthwhile(n_fields), min(MAX_ROWS, math.ceil(n_rows / MIN_CHUNKS)))
         return max(1, min(wanted, self.chunk_bytes // (8 * n_fields)))
 
     def largest(self, data: DataConfig, n_rows: int, n_fields: int) -> int:
-        """Rows from which on what is stored as one is read in parts."""
+        """Return the most rows of a stored unit, such as a row group, that is read as one chunk."""
         wanted = self.rows(data, n_rows, n_fields)
         if data.chunk_rows != "auto":
             return wanted

@@ -80,7 +80,9 @@ def open_csv(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sourc
     n_rows = math.ceil((size - sample.offset) / sample.line_bytes)
     step = math.ceil(policy.rows(data, n_rows, len(selection.fields)) * sample.line_bytes)
     pieces = list(cut(size, step))
-    types = {name: _read_type(sample.types.field(name).type) for name in selection.fields}
+    # all but booleans are read as floats in every block: one block may hold 1 and 2, and the next 1.5
+    inferred = {name: sample.types.field(name).type for name in selection.fields}
+    types = {name: kind if pa.types.is_boolean(kind) else pa.float64() for name, kind in inferred.items()}
     reader = _CsvReader(location, sample.offset, size, sample.names, tuple(types.items()), selection)
     chunks = Chunks(reader, pieces, [math.nan] * len(pieces), (location.source, location.version()))
     chunk_rows = math.ceil(SHORTER_LINES * max(map(len, pieces)) / sample.line_bytes)
@@ -97,11 +99,6 @@ def _column(field: pa.Field) -> Column:
         return Column(field.name, "empty", np.dtype(np.float64))
     column = arrow_column(field)
     return column if field.name else replace(column, offered=False)
-
-
-def _read_type(inferred: pa.DataType) -> pa.DataType:
-    """Return the type of a column in every block: one block may hold 1 and 2, and the next 1.5."""
-    return inferred if pa.types.is_boolean(inferred) else pa.float64()
 
 
 # -- the beginning of the file -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Whether data is the data that a result was made from: its header, its files' time, and what pass 0 found."""
+"""The fingerprint of data, by which a resumed job recognises them: the header, the files' times, and pass 0."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gmm_dask.errors import UserError
 from gmm_dask.passes.data_summary import DataSummary
 from pipeline.sources import Source, last_modified
 
-# moments of the same rows, summed by other versions or processors, agree to better than this
+# relative: moments of the same rows, summed by other versions or processors, agree to better than this
 TOLERANCE = 1e-9
-# in so many fixed directions it is compared how the columns vary together: all pairs would be too many to store
+# covariances are compared by the variances in this many fixed directions: all pairs would be too many to store
 DIRECTIONS = 8
 
 Array = NDArray[np.float64]
 
 
 def header_of(source: Source) -> dict[str, Any]:
-    """What the data's header tells, without reading a row."""
+    """Return what the data's header contains, without reading a row."""
     return {
         "path": source.path,
         "kind": source.format.name,
@@ -73,7 +73,7 @@ def _directions(deviations: Array) -> Array:
 
 
 def _digest(data_summary: DataSummary) -> str:
-    """A hash of the sample's rows and weights, in their order."""
+    """Return a hash of the sample's rows and weights, in their order."""
     found = hashlib.sha256(np.ascontiguousarray(data_summary.sample))
     if data_summary.sample_weights is not None:
         found.update(np.ascontiguousarray(data_summary.sample_weights))
@@ -81,7 +81,7 @@ def _digest(data_summary: DataSummary) -> str:
 
 
 def require_same_contents(path: str, columns: tuple[str, ...], there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Compare what pass 0 finds with what a stored result was made from.
+    """Compare the contents of the data with those that a stored result was made from.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def require_same_contents(path: str, columns: tuple[str, ...], there: dict[str, 
     difference = _difference(columns, there, here)
     if difference:
         raise UserError(
-            f"the result store {path} is of other data, or its data has changed: {difference}. Choose another "
+            f"the result store {path} belongs to other data, or its data have changed: {difference}. Set another "
             "output.store, or replace this one with --fresh."
         )
 

@@ -146,7 +146,7 @@ class Location:
         except (UserError, FaultError):
             raise
         except Exception as error:
-            if not _is_about_files(error):
+            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _REMOTE_PACKAGES:
                 raise
             # without the cause, whose text may show secrets: a logged traceback includes all causes
             raise self._explained(error) from None
@@ -301,8 +301,3 @@ def _read_into(file: Any, target: memoryview) -> int:
             break
         n_read += count
     return n_read
-
-
-def _is_about_files(error: Exception) -> bool:
-    package = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError) or package in _REMOTE_PACKAGES

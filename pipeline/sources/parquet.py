@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ from pipeline.sources.location import Location, matches
 
 # rows that are decoded at once
 BATCH_ROWS = 65_536
+# files and folders whose names begin so are not data
+_HIDDEN = frozenset("._")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def open_parquet(data: DataConfig, location: Location, policy: ChunkPolicy) -> S
     lengths = [len(part.span) for part in pieces]
     reader = _ParquetReader(selection.fields, selection.block_dtype)
     chunks = Chunks(reader, pieces, lengths, ())
-    n_bytes = _bytes_read(pieces, selection.fields, {footer.location: footer.group_bytes for footer in footers})
+    sizes_of = {footer.location: footer.group_bytes for footer in footers}
+    groups = [sizes_of[part.location][group] for part in pieces for group in part.groups]
+    n_bytes = sum(group.get(name, 0) for group in groups for name in selection.fields)
     return Source(location, PARQUET, selection, chunks, n_rows, max(lengths), n_bytes)
 
 
@@ -106,12 +110,12 @@ def _files_under(location: Location, path: str) -> list[str]:
         return [path]
     with location.reading():
         inside = Path(path).rglob("*.parquet") if location.is_local else map(PurePosixPath, location.fs.find(path))
-        files = [file for file in inside if file.suffix == ".parquet" and not _is_hidden(file.relative_to(path))]
+        files = [
+            file
+            for file in inside
+            if file.suffix == ".parquet" and not _HIDDEN.intersection(p[0] for p in file.relative_to(path).parts)
+        ]
         return [str(file) for file in sorted(files) if not location.is_local or Path(file).is_file()]
-
-
-def _is_hidden(path: PurePath) -> bool:
-    return any(part.startswith((".", "_")) for part in path.parts)
 
 
 def _read_footer(location: Location) -> _Footer:
@@ -221,12 +225,6 @@ def _parts(footer: _Footer, wanted: int, largest: int) -> Iterator[_Part]:
             rows += n_rows
     if groups:
         yield _Part(footer.location, footer.identity, tuple(groups), Span(0, rows))
-
-
-def _bytes_read(
-    parts: Sequence[_Part], fields: Sequence[str], sizes: dict[Location, tuple[dict[str, int], ...]]
-) -> int:
-    return sum(sizes[part.location][group].get(name, 0) for part in parts for group in part.groups for name in fields)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rows made ready for a fit, chunk by chunk as they are read: unusable ones left out, columns scaled."""
+"""The preparation of rows for a fit, chunk by chunk as they are read: unusable rows dropped, columns scaled."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from pipeline.config.data import DataConfig
 Array = NDArray[np.float64]
 Chunk = NDArray[np.floating[Any]]
 
-# columns are called dependent if their squared correlation is this close to one: rounding, and no more
+# columns are reported as dependent if their squared correlation is this close to one: no more than rounding
 DEPENDENT = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
-    """What happens to a chunk between the read and the fit.
+    """The preparation of a chunk between the read and the fit.
 
     Attributes
     ----------
     center, scale : ndarray of shape (n_features,), or None
         Rows are fitted as ``(x - center) / scale``; None where they are fitted as they are.
     drop : bool
-        Whether rows that are not usable are left out.
+        Whether rows that are not usable are dropped.
     """
 
     center: Array | None = None
@@ -40,16 +40,11 @@ class Preparation:
 
     @property
     def log_scale(self) -> float:
-        """What a log density in fitted units has more than in the user's: the sum of the scales' logarithms."""
+        """The log density in fitted units minus that in the user's units: the sum of the scales' logarithms."""
         return 0.0 if self.scale is None else float(np.log(self.scale).sum())
 
-    def usable(self, rows: Chunk, weights: Array | None = None) -> NDArray[np.bool_]:
-        """Which rows, (n_rows, n_features), have finite numbers only, their weight included."""
-        usable: NDArray[np.bool_] = usable_rows(rows, weights)
-        return usable
-
     def rows(self, rows: Chunk) -> Chunk:
-        """Rows in fitted units, as (n_rows, n_features) of the same dtype: float32 stays float32."""
+        """Return rows in fitted units, (n_rows, n_features), of the same dtype: float32 stays float32."""
         if self.center is None or self.scale is None:
             return rows
         scaled = np.empty_like(rows)
@@ -59,16 +54,16 @@ class Preparation:
         return scaled
 
     def chunk(self, rows: Chunk, weights: Array | None = None) -> tuple[Chunk, Array | None]:
-        """A chunk as it is fitted: without unusable rows, if they are dropped, and scaled."""
+        """Return a chunk as it is fitted: without unusable rows, if they are dropped, and scaled."""
         if self.drop:
-            usable = self.usable(rows, weights)
+            usable = usable_rows(rows, weights)
             if not usable.all():
                 rows, weights = rows[usable], None if weights is None else weights[usable]
         return self.rows(rows), weights
 
 
 def preparation_of(data: DataConfig, contents: Mapping[str, Any]) -> Preparation:
-    """The preparation that a configuration asks for; ``contents`` is what pass 0 found, as the store holds it."""
+    """Return the preparation that a configuration sets, with ``contents``, the results of pass 0 as stored."""
     drop = data.missing == "drop"
     if data.scale == "none":
         return Preparation(drop=drop)
@@ -93,21 +88,21 @@ def scaled_summary(data_summary: DataSummary, preparation: Preparation) -> DataS
     )
 
 
-# -- columns that tell nothing, or nothing new ---------------------------------------------------------------
+# -- constant and dependent columns ---------------------------------------------------------------
 
 
 def require_varying(data_summary: DataSummary, columns: Sequence[str]) -> None:
     """Raise :class:`UserError` if a column that is to be scaled has one value only."""
-    constant = [columns[i] for i in _constant(data_summary)]
+    constant = [repr(columns[i]) for i in _constant(data_summary)]
     if constant:
         raise UserError(
-            f"data.scale: {_listed(constant)} the same value in every row, so that no scale makes the standard "
-            "deviation one. Leave it out of data.columns, or take data.scale: none."
+            f"data.scale: the same value is in every row of {', '.join(constant)}, so that no scale makes the standard "
+            "deviation one. Leave it out of data.columns, or set data.scale: none."
         )
 
 
 def missing_of(data_summary: DataSummary, columns: Sequence[str]) -> dict[str, Any]:
-    """Rows that were left out, and how many values each column lacks, as the store holds them."""
+    """Return the number of rows that were dropped, and of missing values by column, as the store holds them."""
     unusable = data_summary.unusable
     if unusable is None:
         return {"rows": 0, "columns": {}}
@@ -116,7 +111,7 @@ def missing_of(data_summary: DataSummary, columns: Sequence[str]) -> dict[str, A
 
 
 def column_notes(data_summary: DataSummary, columns: Sequence[str]) -> list[str]:
-    """What pass 0 noticed about columns: those of one value, and those that follow from another."""
+    """Return remarks of pass 0 about the columns: constant ones, and those that depend on another."""
     constant = _constant(data_summary)
     notes = [
         f"the column {columns[i]!r} has the same value in every row ({data_summary.minimum[i]:g})" for i in constant
@@ -139,7 +134,7 @@ def _constant(data_summary: DataSummary) -> list[int]:
 
 
 def _dependent(data_summary: DataSummary, constant: Sequence[int]) -> list[tuple[int, int]]:
-    """Each column that is perfectly correlated with an earlier one, and the first such."""
+    """Return each column that is perfectly correlated with an earlier one, after the first such column."""
     variances = np.diagonal(data_summary.scatter).copy()
     variances[list(constant)] = np.nan
     squared = data_summary.scatter**2 / np.outer(variances, variances)
@@ -153,8 +148,3 @@ def _dependent(data_summary: DataSummary, constant: Sequence[int]) -> list[tuple
 def _is_same(data_summary: DataSummary, i: int, j: int) -> bool:
     ends = np.array([data_summary.minimum, data_summary.maximum, data_summary.center])
     return bool(np.allclose(ends[:, i], ends[:, j], rtol=1e-12) and data_summary.scatter[i, j] > 0.0)
-
-
-def _listed(names: Sequence[str]) -> str:
-    words = ", ".join(map(repr, names))
-    return f"the column {words} has" if len(names) == 1 else f"the columns {words} have"

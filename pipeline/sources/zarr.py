@@ -141,7 +141,9 @@ def _column(name: str, array: zarr.Array[Any]) -> Column:
     dtype = _dtype(array)
     if array.ndim != 1:
         return Column(name, f"of shape {array.shape}", None)
-    return Column(name, str(dtype), numeric_dtype(dtype), offered=_dimensions(array) != (name,))
+    # v2 has no names of dimensions, except in an attribute that xarray writes
+    dimensions: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS", ())
+    return Column(name, str(dtype), numeric_dtype(dtype), offered=tuple(dimensions) != (name,))
 
 
 def _require_plain(arrays: dict[str, zarr.Array[Any]], path: str) -> None:
@@ -233,12 +235,6 @@ def _storage_rows(arrays: Sequence[zarr.Array[Any]]) -> int:
 def _dtype(array: zarr.Array[Any]) -> np.dtype[Any]:
     dtype: np.dtype[Any] = np.dtype(cast(Any, array.dtype))
     return dtype
-
-
-def _dimensions(array: zarr.Array[Any]) -> tuple[Any, ...]:
-    """Return the names of the dimensions; in v2 only xarray writes them, as an attribute."""
-    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS", ())
-    return tuple(cast(Any, names))
 
 
 def _missing(array: zarr.Array[Any]) -> float | None:

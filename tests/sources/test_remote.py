@@ -286,8 +286,8 @@ def test_no_credentials_at_all(bucket, monkeypatch, tmp_path):
 def test_a_variable_that_is_not_set(credentials, monkeypatch):
     monkeypatch.delenv("BUCKET_SECRET")
     assert refusal(UserError, "s3://data/faithful.parquet", credentials) == (
-        "data.storage_options.secret: the environment variable BUCKET_SECRET is not set, and the configuration asks "
-        "for it as ${BUCKET_SECRET}. Set it: export BUCKET_SECRET=..."
+        "data.storage_options.secret: the environment variable BUCKET_SECRET is not set, but the configuration refers "
+        "to it as ${BUCKET_SECRET}. Set it: export BUCKET_SECRET=..."
     )
 
 
