@@ -43,7 +43,7 @@ from pipeline.sources.preparation import Preparation, preparation_of, scaled_sum
 from pipeline.sources.rows import fits_in_memory, open_prepared_rows, read_data_summary, require_same_chunks
 from pipeline.stages import Stage, unchanged
 from pipeline.store import Checkpoint, Result, StoreStatus, Widening, open_result
-from pipeline.store.errors import writing
+from pipeline.store.arrays import writing
 from pipeline.store.paths import placed
 
 

@@ -17,7 +17,7 @@ Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE
 saves the state of a run; ``criteria``, ``models`` and the two kinds of rows are what it consists of.
 """
 
-from pipeline.store.attributes import RefreshDecision, Widening
+from pipeline.store.attributes import RefreshDecision, RowSummary, Totals, Widening
 from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, save_checkpoint
 from pipeline.store.criteria import leading_candidate, row_of, write_criteria
 from pipeline.store.lifecycle import (
@@ -32,7 +32,6 @@ from pipeline.store.lifecycle import (
 from pipeline.store.locks import LockedError, is_locked, lock
 from pipeline.store.models import Sample, StoredModel, write_models, write_sample
 from pipeline.store.result import Result, open_result, read_candidates
-from pipeline.store.row_summary import RowSummary
 from pipeline.store.scores import (
     ELSEWHERE,
     ScoreAttributes,
@@ -41,7 +40,7 @@ from pipeline.store.scores import (
     prepare_scores,
     read_scores,
 )
-from pipeline.store.zarr_rows import RowPlan, RowWriter, Totals, ZarrRows, read_summary, rows_folder
+from pipeline.store.zarr_rows import RowPlan, RowWriter, ZarrRows, read_summary, rows_folder
 
 __all__ = [
     "ELSEWHERE",

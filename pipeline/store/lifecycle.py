@@ -16,9 +16,8 @@ import zarr
 import gmm_dask
 from gmm_dask.errors import UserError
 from pipeline.store import scores
-from pipeline.store.arrays import HALF_WRITTEN, StorePath, as_json, attributes_at, open_root
+from pipeline.store.arrays import HALF_WRITTEN, StorePath, as_json, attributes_at, open_root, writing
 from pipeline.store.attributes import RunStatus, StoreAttributes
-from pipeline.store.errors import writing
 
 FORMAT = "gmm-dask-result"
 FORMAT_VERSION = 1

@@ -9,8 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from gmm_dask.errors import UserError
-from pipeline.store.arrays import StorePath
-from pipeline.store.errors import writing
+from pipeline.store.arrays import StorePath, writing
 
 
 class LockedError(UserError):

@@ -22,9 +22,9 @@ from pyarrow import parquet
 
 from gmm_dask.errors import UserError
 from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
-from pipeline.store.arrays import StorePath
-from pipeline.store.errors import writing
-from pipeline.store.zarr_rows import RowPlan, Totals, Values, write_summary
+from pipeline.store.arrays import StorePath, writing
+from pipeline.store.attributes import Totals
+from pipeline.store.zarr_rows import RowPlan, Values, write_summary
 
 Array = NDArray[np.float64]
 # number of a chunk -> the key columns of its rows

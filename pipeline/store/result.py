@@ -13,12 +13,11 @@ from gmm_dask.selection.criteria import best_position
 from gmm_dask.selection.diagnostics import remarks, starts_compared
 from gmm_dask.selection.results import outcome_table, with_delta
 from pipeline.store.arrays import StorePath
-from pipeline.store.attributes import StoreAttributes
+from pipeline.store.attributes import RowSummary, StoreAttributes
 from pipeline.store.checkpoint import DamagedError, load_checkpoint
 from pipeline.store.criteria import Effort, names_of, read_criteria, read_effort, row_of, table_so_far
 from pipeline.store.lifecycle import read_attributes, require_store
 from pipeline.store.models import Sample, StoredModel, read_model, read_sample
-from pipeline.store.row_summary import RowSummary
 from pipeline.store.zarr_rows import read_summary, row_shapes
 
 # a run at work may replace the checkpoint while it is read

@@ -18,9 +18,8 @@ from typing import Any
 import zarr
 
 from gmm_dask.errors import UserError
-from pipeline.store.arrays import StorePath, as_json, attributes_at, open_root
+from pipeline.store.arrays import StorePath, as_json, attributes_at, open_root, writing
 from pipeline.store.attributes import Attributes, RunStatus
-from pipeline.store.errors import writing
 
 FORMAT = {"format": "gmm-dask-scores", "format_version": 1}
 ELSEWHERE = "Choose another path (-o; in a configuration score.out, with a date in it)"

@@ -19,8 +19,8 @@ import zarr
 from numpy.typing import NDArray
 
 from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
-from pipeline.store.arrays import StorePath, as_json, get, open_root
-from pipeline.store.errors import writing
+from pipeline.store.arrays import StorePath, as_json, get, open_root, writing
+from pipeline.store.attributes import Totals
 
 Array = NDArray[np.float64]
 Values = Mapping[str, NDArray[Any]]
@@ -60,35 +60,6 @@ class RowPlan:
     def n_rows(self) -> int:
         """Rows of the data."""
         return int(self.starts[-1])
-
-
-@dataclass(frozen=True, eq=False)
-class Totals:
-    """Sums over rows that have an answer.
-
-    Attributes
-    ----------
-    usable : int
-        How many rows these are.
-    deviation, squares : float
-        Sums of the log densities' distances from a number that is the same for all chunks, and of their squares.
-    labels : ndarray of shape (n_components,)
-        Rows of each component.
-    """
-
-    usable: int
-    deviation: float
-    squares: float
-    labels: NDArray[np.int64]
-
-    def to_array(self) -> Array:
-        """As one array, (3 + n_components,)."""
-        return np.array([self.usable, self.deviation, self.squares, *self.labels], dtype=np.float64)
-
-    @classmethod
-    def from_array(cls, values: Array) -> Totals:
-        """From one array, (3 + n_components,)."""
-        return cls(int(values[0]), float(values[1]), float(values[2]), values[3:].astype(np.int64))
 
 
 class RowWriter(Protocol):

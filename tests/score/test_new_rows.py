@@ -28,7 +28,7 @@ from pipeline.score.drift import Reference, compare
 from pipeline.score.new_rows import score
 from pipeline.score.settings import ScoreSettings
 from pipeline.store import open_result, read_scores, read_summary
-from pipeline.store.row_summary import RowSummary
+from pipeline.store.attributes import RowSummary
 from pipeline.synth import Plan, write_synthetic
 
 COLUMNS = ["a", "b", "c"]
