@@ -1,4 +1,6 @@
-"""Drawing on matplotlib axes: criteria, components and rows, uncertainty, bounds. Everything comes as arrays.
+"""Drawing on matplotlib axes: criteria, components and rows, uncertainty of labels, lower bounds.
+
+These functions take arrays and tables: :mod:`gmm_dask.plotting.plots` calls them with estimators, reports with stores.
 
 Colours are those of Okabe and Ito (2008), which the colour-blind can tell apart; components bear their numbers too.
 """
@@ -6,7 +8,7 @@ Colours are those of Okabe and Ito (2008), which the colour-blind can tell apart
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +32,28 @@ RADIUS_95 = float(np.sqrt(-2.0 * np.log(0.05)))
 OUTSIDE = 0.005
 # of more components than the first, so many of the heaviest are drawn
 MANY, MOST_DRAWN = 20, 12
-# bounds of 1 - max_k r_k: how unsure a row's label is, and in words
-UNSURE = (0.01, 0.1, 0.3, 1.0)
-UNSURE_WORDS = ("up to 1%", "1 to 10%", "10 to 30%", "over 30%")
-UNSURE_COLORS = ("#dce6ee", "#8fb8d6", "#3a7fb5", "#0b2f52")
 MOST_TICKS = 30
 # differences of a criterion up to this are shown to scale; larger ones, from 10 on, by their logarithm
 FAR, LINEAR = 100.0, KASS_RAFTERY.levels[-2].upper
 # opacity of the bands that show how strong the evidence is, from the weakest on
 SHADES = (0.10, 0.06, 0.03, 0.0)
 MOST_DOTS = 60
+
+
+class UncertaintyBand(NamedTuple):
+    """A range of ``1 - max_k r_k``, the probability that a row belongs to another component than its label says."""
+
+    upper: float
+    label: str
+    color: str
+
+
+UNCERTAINTY = (
+    UncertaintyBand(0.01, "up to 1%", "#dce6ee"),
+    UncertaintyBand(0.1, "1 to 10%", "#8fb8d6"),
+    UncertaintyBand(0.3, "10 to 30%", "#3a7fb5"),
+    UncertaintyBand(1.0, "over 30%", "#0b2f52"),
+)
 
 
 def color_of(k: int) -> str:
@@ -51,16 +65,16 @@ def color_of(k: int) -> str:
 
 
 def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool = False) -> bool:
-    """A criterion by number of components, as its distance from the smallest: a line a covariance type.
+    """Draw a criterion by number of components, as its distance from the smallest: one line per covariance type.
 
     Parameters
     ----------
     axes : Axes
     table : DataFrame
-        A row a candidate, with n_components, covariance_type, status, n_parameters and the criterion's column.
+        One row per candidate, with n_components, covariance_type, status, n_parameters and the criterion's column.
     criterion : str
     close : bool
-        Whether only what comes close to the winner is shown.
+        Whether to show only candidates close to the winner.
 
     Returns
     -------
@@ -92,8 +106,9 @@ def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool =
 
 
 def _come_close(axes: Axes, counts: pd.Series[Any], delta: pd.Series[Any]) -> float:
-    """Show the few best; returns the upper end."""
+    """Limit the axes to the few best candidates; returns the upper end."""
     known = delta.dropna().sort_values().to_numpy()
+    # the fourth best is shown with some room, and the levels of evidence up to "very strong" always are
     top = max(14.0, 1.25 * float(known[min(3, len(known) - 1)]))
     shown = counts[delta <= top]
     axes.set_xlim(shown.min() - 0.6, shown.max() + 0.6)
@@ -108,14 +123,14 @@ def _draw_bands(axes: Axes, scale: EvidenceScale) -> None:
         end = min(level.upper, top)
         axes.axhspan(lower, end, color="black", alpha=SHADES[min(i, len(SHADES) - 1)], lw=0)
         if end - lower > 0.04 * top:
-            place = axes.get_yaxis_transform()
+            inside = axes.get_yaxis_transform()  # across the axes as a fraction, upwards in units of the criterion
             text: dict[str, Any] = {"ha": "right", "va": "center", "color": "#555555", "path_effects": _halo()}
-            axes.text(0.985, (lower + end) / 2, level.label, transform=place, **text)
+            axes.text(0.985, (lower + end) / 2, level.label, transform=inside, **text)
         lower = end
 
 
 def _halo() -> list[Any]:
-    """A white edge that keeps a line or a text apart from what lies below."""
+    """Return a white edge that separates a line or a text from what lies below."""
     from matplotlib.patheffects import withStroke
 
     return [withStroke(linewidth=3.0, foreground="white")]
@@ -139,7 +154,7 @@ def _soften(axes: Axes, grid: bool = True) -> None:
 
 
 def add_legend(axes: Axes, columns: int, **options: Any) -> None:
-    """A legend above the axes, where it covers nothing."""
+    """Add a legend above the axes, where it covers nothing."""
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "borderaxespad": 0.2}
     axes.legend(ncols=columns, frameon=False, handletextpad=0.4, columnspacing=1.2, **place, **options)
 
@@ -150,7 +165,7 @@ def add_legend(axes: Axes, columns: int, **options: Any) -> None:
 def draw_clusters(
     axes: Axes, components: Components, rows: Array, labels: NDArray[np.integer[Any]], pair: tuple[int, int]
 ) -> int:
-    """Rows by component, and the components' numbers and 95 % ellipses, in the plane of two features.
+    """Draw rows by component, and the components' numbers and 95 % ellipses, in the plane of two features.
 
     Parameters
     ----------
@@ -164,7 +179,7 @@ def draw_clusters(
     Returns
     -------
     int
-        Rows that lie outside the frame, which is drawn about nearly all of them and about the heavier components.
+        Number of rows outside the frame, which holds nearly all of them and the ellipses.
     """
     from matplotlib.patches import Ellipse
 
@@ -187,14 +202,14 @@ def draw_clusters(
 
 
 def _ellipse(covariance: Array) -> tuple[float, float, float]:
-    """Width, height and angle in degrees of the ellipse that holds 95 %."""
+    """Return width, height and angle in degrees of the ellipse that holds 95 %."""
     variances, directions = np.linalg.eigh(covariance)
     width, height = 2.0 * RADIUS_95 * np.sqrt(np.maximum(variances, 0.0))
     return float(width), float(height), float(np.degrees(np.arctan2(directions[1, 0], directions[0, 0])))
 
 
 def heaviest(weights: Array) -> list[int]:
-    """The components that are drawn, the heaviest first: all, unless they are many."""
+    """Return the components to draw, the heaviest first: all, unless there are many."""
     most = len(weights) if len(weights) <= MANY else MOST_DRAWN
     return [int(k) for k in np.argsort(-weights, kind="stable")[:most]]
 
@@ -219,7 +234,7 @@ def _frame(axes: Axes, points: Array, boxes: Sequence[tuple[Array, Array]]) -> i
 
 
 def draw_density(axes: Axes, components: Components, values: Array) -> None:
-    """A histogram of a single feature, the components' densities and their sum.
+    """Draw a histogram of a single feature, the components' densities and their sum.
 
     Parameters
     ----------
@@ -246,7 +261,7 @@ def draw_density(axes: Axes, components: Components, values: Array) -> None:
 
 
 def draw_means(axes: Axes, components: Components) -> None:
-    """The means as a table of colours: how far each lies from the mixture's, in the mixture's standard deviations."""
+    """Draw the means as colours: the distance of each from the mixture's mean, in its standard deviations."""
     z = (components.means - components.center) / components.deviations
     reach = max(1.0, float(np.abs(z).max()))
     image = axes.imshow(z, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest")
@@ -264,7 +279,7 @@ def draw_means(axes: Axes, components: Components) -> None:
 
 
 def _tick(axis: Any, names: Sequence[str]) -> None:
-    """Name every place, or every n-th where there are too many."""
+    """Name every tick, or every n-th one if there are too many."""
     step = -(-len(names) // MOST_TICKS)
     shown = [name if len(name) <= 16 else f"{name[:8]}…{name[-7:]}" for name in names[::step]]
     axis.set_ticks(range(0, len(names), step), shown)
@@ -273,10 +288,10 @@ def _tick(axis: Any, names: Sequence[str]) -> None:
 # -- uncertainty and bounds ----------------------------------------------------------------------------------
 
 
-def unsure_shares(uncertainty: Array, labels: NDArray[np.integer[Any]], n_components: int) -> Array:
-    """Part of each component's rows in each band of uncertainty, (n_components, 4); NaN for one without rows."""
-    bands = np.searchsorted(UNSURE[:-1], uncertainty, side="left")
-    counts = np.zeros((n_components, len(UNSURE)))
+def uncertainty_shares(uncertainty: Array, labels: NDArray[np.integer[Any]], n_components: int) -> Array:
+    """Return each component's fractions of rows by band of uncertainty, (n_components, 4); NaN without rows."""
+    bands = np.searchsorted([band.upper for band in UNCERTAINTY[:-1]], uncertainty, side="left")
+    counts = np.zeros((n_components, len(UNCERTAINTY)))
     np.add.at(counts, (labels, bands), 1.0)
     with np.errstate(invalid="ignore"):
         shares: Array = counts / counts.sum(axis=1, keepdims=True)
@@ -284,7 +299,7 @@ def unsure_shares(uncertainty: Array, labels: NDArray[np.integer[Any]], n_compon
 
 
 def draw_uncertainty(axes: Axes, uncertainty: Array, labels: NDArray[np.integer[Any]], weights: Array) -> None:
-    """For each component, how sure its rows' labels are: parts of them by ``1 - max_k r_k``.
+    """Draw how certain each component's labels are: fractions of its rows by ``1 - max_k r_k``.
 
     Parameters
     ----------
@@ -296,13 +311,12 @@ def draw_uncertainty(axes: Axes, uncertainty: Array, labels: NDArray[np.integer[
         The heaviest components are shown.
     """
     shown = sorted(heaviest(weights))
-    shares = np.nan_to_num(unsure_shares(uncertainty, labels, len(weights))[shown])
-    places, left = np.arange(len(shown)), np.zeros(len(shown))
-    for band, (words, color) in enumerate(zip(UNSURE_WORDS, UNSURE_COLORS, strict=True)):
-        width = 100.0 * shares[:, band]
-        axes.barh(places, width, left=left, height=0.78, color=color, label=words)
-        left += width
-    axes.set_yticks(places, [str(k) for k in shown])
+    shares = np.nan_to_num(uncertainty_shares(uncertainty, labels, len(weights))[shown])
+    positions, left = np.arange(len(shown)), np.zeros(len(shown))
+    for band, share in zip(UNCERTAINTY, shares.T, strict=True):
+        axes.barh(positions, 100.0 * share, left=left, height=0.78, color=band.color, label=band.label)
+        left += 100.0 * share
+    axes.set_yticks(positions, [str(k) for k in shown])
     axes.invert_yaxis()
     axes.set_xlim(0.0, 100.0)
     axes.set_xlabel("% of the rows with this label")

@@ -64,21 +64,23 @@ def evaluate_states(rows: Rows, data_summary: DataSummary, states: Sequence[Stat
 
     The log-likelihoods are those of the rows before they were scaled.
     """
-    usable = [state for state in states if state.usable]
-    weight, held_out = (
-        data_summary.total_weight,
-        data_summary.held_out.total_weight if data_summary.held_out else math.nan,
-    )
-    checked, every = (
-        check_components(usable, partial(collect_totals, rows, data_summary), weight) if usable else ([], [])
-    )
-    scaling = weight * data_summary.log_scale, held_out * data_summary.log_scale
-    found = iter(
-        (state, each._replace(log_likelihood=each.log_likelihood - scaling[0], held_out=each.held_out - scaling[1]))
-        for state, each in zip(checked, every, strict=True)
-    )
-    pairs = [next(found) if state.usable else (state, None) for state in states]
-    return [evaluate(state, rows.n_features, totals, weight, held_out) for state, totals in pairs]
+    weight, log_scale = data_summary.total_weight, data_summary.log_scale
+    held_out_weight = data_summary.held_out.total_weight if data_summary.held_out else math.nan
+    outcomes = [evaluate(state, rows.n_features, None, weight) for state in states]
+    usable = [i for i, state in enumerate(states) if state.usable]
+    if not usable:
+        return outcomes
+    # the same pass also evaluates mixtures without their doubtful components, which shows whether these are spurious
+    collect = partial(collect_totals, rows, data_summary)
+    checked, totals = check_components([states[i] for i in usable], collect, weight)
+    for i, state, total in zip(usable, checked, totals, strict=True):
+        # dividing each feature by its scale multiplies densities by the product of the scales: undone here
+        unscaled = total._replace(
+            log_likelihood=total.log_likelihood - weight * log_scale,
+            held_out=total.held_out - held_out_weight * log_scale,
+        )
+        outcomes[i] = evaluate(state, rows.n_features, unscaled, weight, held_out_weight)
+    return outcomes
 
 
 def by_candidate(outcomes: Sequence[Outcome]) -> dict[Candidate, list[Outcome]]:

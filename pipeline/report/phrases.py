@@ -13,7 +13,7 @@ from gmm_dask.families import get_family
 from gmm_dask.formatting import capital, counted, joined, listed, number
 from gmm_dask.init.starts import STARTS
 from gmm_dask.passes.data_summary import sample_limit
-from gmm_dask.plotting.drawing import UNSURE
+from gmm_dask.plotting.drawing import UNCERTAINTY
 from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
 from gmm_dask.selection.diagnostics import starts_compared
 from pipeline.report.facts import Facts
@@ -21,7 +21,7 @@ from pipeline.report.facts import Facts
 # a component is worth a look with fewer rows than this
 FEW_ROWS = 10
 # a label is sure if another component has at most this probability
-SURE = UNSURE[1]
+SURE = UNCERTAINTY[1].upper
 NOTHING = "–"  # noqa: RUF001
 
 

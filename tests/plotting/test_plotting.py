@@ -150,7 +150,7 @@ def test_rows_outside_the_frame_are_counted(axes):
 
 
 def test_uncertainty_by_component(axes):
-    shares = drawing.unsure_shares(np.array([0.0, 0.01, 0.05, 0.2, 0.5]), np.array([0, 0, 0, 2, 2]), 3)
+    shares = drawing.uncertainty_shares(np.array([0.0, 0.01, 0.05, 0.2, 0.5]), np.array([0, 0, 0, 2, 2]), 3)
     np.testing.assert_allclose(shares[[0, 2]], [[2 / 3, 1 / 3, 0, 0], [0, 0, 0.5, 0.5]])
     assert np.isnan(shares[1]).all()
 
