@@ -9,8 +9,7 @@ from typing import Any
 from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import ENDINGS, MANY_FILES, Format, format_of, having
-from pipeline.sources.base import MissingColumnsError, Source
-from pipeline.sources.chunk_policy import ChunkPolicy
+from pipeline.sources.base import ChunkPolicy, MissingColumnsError, Source
 from pipeline.sources.location import Location, find_location, last_modified, url_path
 
 AUTOMATIC = ChunkPolicy()

@@ -27,6 +27,7 @@ from pipeline.config.formats import CSV
 from pipeline.sources.arrow import arrow_column, table_block
 from pipeline.sources.base import (
     Block,
+    ChunkPolicy,
     Chunks,
     Column,
     Selection,
@@ -36,7 +37,6 @@ from pipeline.sources.base import (
     refuse_empty,
     select_columns,
 )
-from pipeline.sources.chunk_policy import ChunkPolicy
 from pipeline.sources.location import Location
 
 # the types of the columns and the length of a line are inferred from the beginning of the file

@@ -15,6 +15,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.formats import HDF5
 from pipeline.sources.base import (
     Block,
+    ChunkPolicy,
     Column,
     Source,
     Span,
@@ -23,7 +24,6 @@ from pipeline.sources.base import (
     numeric_dtype,
     select_columns,
 )
-from pipeline.sources.chunk_policy import ChunkPolicy
 from pipeline.sources.location import Location
 
 

@@ -15,13 +15,13 @@ from pipeline.config.data import DataConfig
 from pipeline.config.formats import NPY
 from pipeline.sources.base import (
     Block,
+    ChunkPolicy,
     Source,
     Span,
     column_positions,
     numbered_columns,
     select_columns,
 )
-from pipeline.sources.chunk_policy import ChunkPolicy
 from pipeline.sources.location import Location
 
 # larger than any header

@@ -20,6 +20,7 @@ from pipeline.config.formats import PARQUET
 from pipeline.sources.arrow import arrow_column, table_block
 from pipeline.sources.base import (
     Block,
+    ChunkPolicy,
     Chunks,
     Column,
     Source,
@@ -28,7 +29,6 @@ from pipeline.sources.base import (
     refuse_empty,
     select_columns,
 )
-from pipeline.sources.chunk_policy import ChunkPolicy
 from pipeline.sources.location import Location, matches
 
 # rows that are decoded at once

@@ -24,6 +24,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.formats import ZARR
 from pipeline.sources.base import (
     Block,
+    ChunkPolicy,
     Column,
     Reader,
     Selection,
@@ -34,7 +35,6 @@ from pipeline.sources.base import (
     numeric_dtype,
     select_columns,
 )
-from pipeline.sources.chunk_policy import ChunkPolicy
 from pipeline.sources.location import Location, filled_in
 
 
