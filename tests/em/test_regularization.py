@@ -48,7 +48,7 @@ def test_with_auto_a_fit_does_not_depend_on_units(iris, name):
 def test_auto_bounds_variances_from_below(covariance_type):
     X = np.repeat(np.array([[0.0, 5.0], [1.0, 7.0]]), 20, axis=0)
     mixture = GaussianMixture(2, covariance_type=covariance_type, reg_covar="auto", random_state=0).fit(X)
-    variances = get_family(covariance_type).full_covariances(mixture._parameters).diagonal(axis1=1, axis2=2)
+    variances = get_family(covariance_type).full_covariances(mixture._model[1]).diagonal(axis1=1, axis2=2)
     expected = 1e-6 * X.var(axis=0)
     if covariance_type == "spherical":
         expected = np.full(2, expected.mean())

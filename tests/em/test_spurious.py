@@ -134,7 +134,7 @@ def test_a_component_of_rows_in_line_ends_spurious_and_another_start_of_the_cand
     assert narrow.converged_
     honest = GaussianMixture(2, random_state=0).fit(X)
     assert narrow.bic(X) < honest.bic(X) - 50
-    assert check_parameters(FAMILIES["full"], narrow._parameters, 210.0, 1e-6) is Status.SPURIOUS
+    assert check_parameters(FAMILIES["full"], narrow._model[1], 210.0, 1e-6) is Status.SPURIOUS
 
 
 @pytest.mark.parametrize("init_params", ["kmeans", "random_from_data"])
@@ -252,7 +252,7 @@ def test_a_check_costs_no_pass_of_its_own(iris):
         return collect_totals(rows, data_summary, models)
 
     mixture = GaussianMixture(4, random_state=0).fit(iris)
-    narrow = State(Candidate("full", 4), 0, mixture._parameters, (0.0,), Status.CONVERGED)
+    narrow = State(Candidate("full", 4), 0, mixture._model[1], (0.0,), Status.CONVERGED)
     states = [narrow, State(Candidate("tied", 1), 0, random_parameters("tied", 1, 4), (0.0,), Status.CONVERGED)]
     checked_states, totals = check_components(states, evaluate, float(len(iris)))
     assert len(calls) == 1
@@ -277,7 +277,7 @@ def test_a_start_without_a_spurious_component_is_taken_instead():
     plain = GaussianMixture(2, random_state=0).fit(X)
     states = [
         State(Candidate("full", 2), 0, slim, (0.0,), Status.CONVERGED, converged=True),
-        State(Candidate("full", 2), 1, plain._parameters, (plain.lower_bound_,), Status.CONVERGED, converged=True),
+        State(Candidate("full", 2), 1, plain._model[1], (plain.lower_bound_,), Status.CONVERGED, converged=True),
     ]
     outcomes = evaluate_states(rows, data_summary, states)
     assert [outcome.state.status for outcome in outcomes] == [Status.SPURIOUS, Status.CONVERGED]

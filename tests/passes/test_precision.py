@@ -26,7 +26,7 @@ def mixture_rows(n_features, n_components=5, n_rows=20_000, offset=0.0):
 
 
 def batch_of(mixture, X):
-    model = get_family(mixture.covariance_type), mixture._parameters
+    model = mixture._model
     data_summary = summarize_rows(as_rows(X), 0)
     return build_batch([model], data_summary.center, data_summary.scatter, dtype=X.dtype)
 
@@ -53,7 +53,7 @@ def test_parameters_are_those_of_double_precision(covariance_type, n_features, o
 
 def test_what_is_too_tight_for_single_precision_is_computed_in_double():
     X = mixture_rows(3)
-    family, parameters = get_family("full"), GaussianMixture(3, random_state=0).fit(X)._parameters
+    family, parameters = get_family("full"), GaussianMixture(3, random_state=0).fit(X)._model[1]
     tight = family.parameters(parameters.weights, parameters.means, parameters.covariances * 1e-5)
     data_summary = summarize_rows(as_rows(X), 0)
     batch = build_batch(
@@ -70,7 +70,7 @@ def test_the_bound_is_where_parameters_begin_to_suffer():
     """Moving all clusters away from the centre raises the terms; just below the bound one step is good to 1e-4."""
     X = mixture_rows(4, n_components=2)
     family = get_family("full")
-    start = GaussianMixture(2, random_state=0).fit(X)._parameters
+    start = GaussianMixture(2, random_state=0).fit(X)._model[1]
     found = {}
     for far in np.geomspace(1, 1e3, 30):
         rows = np.concatenate([X, X + np.float32(far)])
@@ -102,7 +102,7 @@ def test_criteria_and_answers_are_in_double_precision():
     X = mixture_rows(3)
     mixture = GaussianMixture(3, random_state=0).fit(X)
     data_summary = summarize_rows(as_rows(X), 0)
-    model = get_family("full"), mixture._parameters
+    model = get_family("full"), mixture._model[1]
     [single] = collect_totals(as_rows(X), data_summary, [model])
     [double] = collect_totals(as_rows(X.astype(float)), data_summary, [model])
     assert single.log_likelihood == pytest.approx(double.log_likelihood, rel=1e-13)
