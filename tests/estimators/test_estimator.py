@@ -73,7 +73,7 @@ def test_pipelines(iris):
     scaled = StandardScaler().fit_transform(iris)
     expected = GaussianMixture(3, random_state=0).fit(scaled)
     np.testing.assert_array_equal(pipeline.predict(iris), expected.predict(scaled))
-    assert pipeline.score.new_rows(iris) == expected.score(scaled)
+    assert pipeline.score(iris) == expected.score(scaled)
     pipeline.set_params(gaussianmixture__n_components=2).fit(iris)
     assert pipeline[-1].means_.shape == (2, 4)
 
