@@ -428,7 +428,7 @@ def test_synth_never_overwrites(tmp_path):
     (tmp_path / "rows.npy").touch()
     result = invoke("synth", str(tmp_path / "rows.npy"), "--rows", "500")
     assert result.exit_code == 2
-    assert "exists and is left as it is" in result.stderr
+    assert "rows.npy exists" in result.stderr
 
 
 @pytest.mark.parametrize(("option", "value"), [("rows", 0), ("features", 0), ("components", 0), ("seed", -1)])
