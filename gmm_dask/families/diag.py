@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gmm_dask.families.base import NK_FLOOR, Array, Parameters, Statistics
-from gmm_dask.families.diagonal import DiagonalFamily
+from gmm_dask.families.diagonal_base import DiagonalFamily
 from gmm_dask.kernels.centred import mahalanobis_diagonal, scatter_diagonal
 
 

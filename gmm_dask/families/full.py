@@ -9,7 +9,7 @@ from gmm_dask.families.base import (
     Parameters,
     Statistics,
 )
-from gmm_dask.families.matrices import MatrixFamily, add_to_diagonal, pack_quadratic, unpack_scatter
+from gmm_dask.families.matrix_base import MatrixFamily, add_to_diagonal, pack_quadratic, unpack_scatter
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
 
 

@@ -14,7 +14,7 @@ from gmm_dask.families.base import (
     Statistics,
     slices_of,
 )
-from gmm_dask.families.matrices import MatrixFamily, add_to_diagonal, pack_quadratic
+from gmm_dask.families.matrix_base import MatrixFamily, add_to_diagonal, pack_quadratic
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
 
 

@@ -24,7 +24,7 @@ from pyarrow import csv
 from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import CSV
-from pipeline.sources.arrow import arrow_column, table_block
+from pipeline.sources.arrow_tables import arrow_column, table_block
 from pipeline.sources.base import (
     Block,
     ChunkPolicy,

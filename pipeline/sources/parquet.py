@@ -17,7 +17,7 @@ from pyarrow import parquet
 from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import PARQUET
-from pipeline.sources.arrow import arrow_column, table_block
+from pipeline.sources.arrow_tables import arrow_column, table_block
 from pipeline.sources.base import (
     Block,
     ChunkPolicy,

@@ -11,7 +11,7 @@ import pytest
 
 import naive
 from gmm_dask import kernels
-from gmm_dask.families.matrices import pack_quadratic, unpack_scatter
+from gmm_dask.families.matrix_base import pack_quadratic, unpack_scatter
 from gmm_dask.kernels.centred import mahalanobis_diagonal, mahalanobis_matrix, scatter_diagonal, scatter_matrix
 from gmm_dask.kernels.feature_map import factors, n_monomials
 from gmm_dask.passes.model_batch import ROW_MULTIPLE
