@@ -123,7 +123,7 @@ def _measured(side: Callable[..., tuple[float, dict[Fit, float]]], data: Path, *
 
 
 def run_ours(X: np.ndarray, starts: list[State], iterations: int) -> tuple[float, dict[Fit, float]]:
-    """Seconds and BICs of the whole sweep: pass 0, the iterations and the closing pass."""
+    """Seconds and BICs of the whole sweep: pass 0, the iterations and the final pass."""
     settings = Settings(tol=0.0, max_iter=iterations)
     begin = time.perf_counter()
     with one_blas_thread():

@@ -6,7 +6,7 @@ section 3.10, who call them spurious). They must not win a comparison by BIC. Tw
 
 1. :func:`check_parameters` looks at the parameters alone, whenever a fit ends: components of one row, and components of
    few rows whose width is far out of proportion.
-2. :func:`check_components` looks at the data, in the closing pass: among enough rows some always lie in line, and a
+2. :func:`check_components` looks at the data, in the final pass: among enough rows some always lie in line, and a
    slim component over them raises the likelihood a little. A real group gains at least what BIC charges for its
    parameters; how much a component gains is known from the same mixture without it, over the same rows.
 """

@@ -54,7 +54,7 @@ def collect_statistics(
 
 
 def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model]) -> list[Totals]:
-    """The closing pass: the log-likelihood of every model, from one read of the data, in double precision.
+    """The final pass: the log-likelihood of every model, from one read of the data, in double precision.
 
     Rows that are held out have a scatter of their own, so that each row's density is computed as a whole then.
     """

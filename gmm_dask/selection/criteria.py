@@ -74,7 +74,7 @@ class Criterion:
     label : str
         In reports and plots.
     formula : callable
-        ``formula(totals, n_parameters, total_weight)`` returns the value, with the :class:`Totals` of the closing pass,
+        ``formula(totals, n_parameters, total_weight)`` returns the value, with the :class:`Totals` of the final pass,
         the number of free parameters and the weight of the fitted rows.
     description : str
         The definition and its source, in one sentence.

@@ -21,7 +21,7 @@ from gmm_dask.selection.criteria import CRITERIA, best_position
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One start of one candidate after the closing pass; NaN where it has no usable parameters.
+    """One start of one candidate after the final pass; NaN where it has no usable parameters.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Outcome:
 def evaluate(
     state: State, n_features: int, totals: Totals | None, total_weight: float, held_out_weight: float = math.nan
 ) -> Outcome:
-    """Return the outcome of a state from the closing pass's totals, which are None if the state is not usable."""
+    """Return the outcome of a state from the final pass's totals, which are None if the state is not usable."""
     n_parameters = get_family(state.covariance_type).n_parameters(state.n_components, n_features)
     if totals is None:
         return Outcome(state, n_parameters, dict.fromkeys(CRITERIA, math.nan))
@@ -60,7 +60,7 @@ def evaluate(
 
 
 def evaluate_states(rows: Rows, data_summary: DataSummary, states: Sequence[State]) -> list[Outcome]:
-    """Compute the criteria of the final parameters of all states: the closing pass, one read of the data.
+    """Compute the criteria of the final parameters of all states: the final pass, one read of the data.
 
     The log-likelihoods are those of the rows before they were scaled.
     """

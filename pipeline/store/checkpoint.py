@@ -39,7 +39,7 @@ class Checkpoint:
     waves : tuple of int
         The number of states that are fitted at a time, one wave after the other.
     widened : int
-        How often the grid was widened so far; each time took the closing pass and pass 0 once more.
+        How often the grid was widened so far; each time took the final pass and pass 0 once more.
     """
 
     states: Sequence[State]

@@ -49,7 +49,7 @@ class Result(StoreAttributes):
 
     @cached_property
     def criteria(self) -> pd.DataFrame:
-        """The criteria of the last closing pass, by :func:`read_criteria`; :class:`UserError` before it."""
+        """The criteria of the last final pass, by :func:`read_criteria`; :class:`UserError` before it."""
         return read_criteria(self.store)
 
     def _table_so_far(self) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Rows that are held out: as if they were not there, and scored by the closing pass."""
+"""Rows that are held out: as if they were not there, and scored by the final pass."""
 
 from __future__ import annotations
 
