@@ -309,21 +309,6 @@ def test_the_export_tells_it(chosen):
     assert exported.criteria.held_out_log_likelihood == chosen.held_out_log_likelihood
 
 
-def test_stores_of_before_are_read(tmp_path, rows):
-    """Without what they did not know."""
-    summary = run(job(tmp_path, write("npy", tmp_path, rows), search={"held_out": 0.0}))
-    group = zarr.open_group(summary.store, mode="r+")
-    for name in ("held_out", "held_out_log_likelihood", "start_held_out", "start_held_out_log_likelihood"):
-        del group[f"criteria/{name}"]
-    config = dict(group.attrs["config"])
-    config["search"] = {key: value for key, value in config["search"].items() if key != "held_out"}
-    group.attrs["config"] = config
-    pd.testing.assert_frame_equal(summary.criteria, summary.table.drop(columns="delta"))
-    again = run(job(tmp_path, tmp_path / "data.npy", search={"held_out": 0.0}))
-    assert again.reused
-    assert read_candidates(summary.store).best == summary.best
-
-
 # -- mistakes ----------------------------------------------------------------------------------------------------
 
 

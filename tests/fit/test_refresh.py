@@ -275,7 +275,7 @@ def test_what_the_configuration_sets_holds_for_other_rows_and_the_rest_is_as_in_
     assert arrays_of(more) == {"label", "responsibility", "log_density", "anomaly"}
     root = zarr.open_group(more.out, mode="r")
     assert np.isfinite(root["rows/log_density"][:7]).all()
-    assert root["rows/anomaly"][:].sum() == more.anomalies > 0
+    assert root["rows/anomaly"][:].sum() == more.rows.anomalies > 0
     assert root.attrs["config"]["data"]["chunk_rows"] == 50
     fewer = label("fewer.zarr", log_density=True, labels=False, responsibilities=False)
     assert arrays_of(fewer) == {"log_density"}
@@ -323,7 +323,7 @@ def test_labels_that_were_not_finished_are_gone_on_with_at_another_moment(night,
         label(5, stop)
     events = []
     done = label(6, events.append)
-    assert (done.out, done.n_rows, done.reused) == (f"{tmp_path}/s-2026-11-03T05.{ending}", 300, False)
+    assert (done.out, done.rows.n_rows, done.reused) == (f"{tmp_path}/s-2026-11-03T05.{ending}", 300, False)
     assert "resuming after" in " ".join(getattr(event, "detail", "") for event in events)
     assert label(7).out.endswith(f"T07.{ending}")  # what is complete is not gone on with
     with dask.config.set(num_workers=1), pytest.raises(KeyboardInterrupt):
