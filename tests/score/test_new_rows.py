@@ -415,7 +415,7 @@ def test_the_command_prints_the_comparison_and_warns(tmp_path, store):
     assert "component share here in the fit difference" in text
     assert "600 rows, by full-k3" in text
     assert re.search(r"mean log density -\d+\.\d{4} per row, -\d\.\d{4} in the fit", text)
-    assert "under the density that 0.01 of the rows of the fit are under" in text
+    assert re.search(r"anomalies: \d+ .*quantile 0\.01 .*the fit", text)
     assert "drift: the mean log density is" in text
     assert f"scores: {tmp_path}/out.zarr" in text
     assert "write rows: label, log_density, responsibility, anomaly" in result.stderr
