@@ -13,8 +13,8 @@ from sklearn.mixture import GaussianMixture as Peer
 import naive
 from gmm_dask import GaussianMixture
 from gmm_dask.families import get_family
-from gmm_dask.passes import map_reduce
 from gmm_dask.passes import model_batch as batch_module
+from gmm_dask.passes import statistics
 from gmm_dask.passes.model_batch import MAX_KAPPA, build_batch, chunk_sums, unpack_sums
 from mixtures import inits_of, moments
 
@@ -49,7 +49,7 @@ def batches(monkeypatch):
         seen.append(build_batch(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr(map_reduce, "build_batch", recording)
+    monkeypatch.setattr(statistics, "build_batch", recording)
     return seen
 
 

@@ -51,7 +51,14 @@ def told(facts, **changes):
         for name, value in values.items():
             table.loc[name, column] = value
     table["delta"] = table[facts.criterion] - table[facts.criterion].min()
-    return replace(facts, table=table.reset_index(drop=True))
+    return with_table(facts, table.reset_index(drop=True))
+
+
+def with_table(facts, table):
+    """The facts of a store that would hold this table."""
+    store = replace(facts.store)
+    vars(store)["table"] = table
+    return replace(facts, store=store, table=table)
 
 
 def with_criterion(facts, criterion):
@@ -145,9 +152,9 @@ def test_numbers_in_words():
 
 
 def test_a_winner_at_the_end_of_the_range_is_told(facts):
-    fewer = replace(facts, table=facts.table[facts.table["n_components"] <= 3].reset_index(drop=True))
+    fewer = with_table(facts, facts.table[facts.table["n_components"] <= 3].reset_index(drop=True))
     assert "The winner has 3 components, the most that were tried" in phrases.notices(fewer)[0]
-    more = replace(facts, table=facts.table[facts.table["n_components"] >= 3].reset_index(drop=True))
+    more = with_table(facts, facts.table[facts.table["n_components"] >= 3].reset_index(drop=True))
     assert "The winner has 3 components, the fewest that were tried" in phrases.notices(more)[0]
     assert not phrases.notices(facts)
 
@@ -160,7 +167,9 @@ def test_small_and_collapsed_components_are_told(facts):
     covariances[1, :, 0] = covariances[1, 0, :] = [1.5e-6, 0.0, 0.0]
     fitted = get_family("full").parameters(parameters.weights, parameters.means, covariances)
     candidate = facts.model.candidate._replace(covariance_type="full")
-    thin = replace(facts, model=replace(facts.model, candidate=candidate, parameters=fitted))
+    store = replace(facts.store)
+    vars(store).update(table=facts.table, best_model=replace(facts.model, candidate=candidate, parameters=fitted))
+    thin = replace(facts, store=store)
     (notice,) = phrases.notices(thin)
     assert "search.reg_covar (1e-06) keeps these components from collapsing in some direction: 1." in notice
 

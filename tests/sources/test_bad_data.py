@@ -219,7 +219,10 @@ CASES = {
     "a Parquet file without rows": Case(parquet(frame=FRAME[:0]), ("x.parquet has no rows",)),
     "Parquet files that differ": Case(
         folder(FRAME, FRAME.astype({"b": "int64"})),
-        ("the files of rows differ: the column 'b' is double in rows/0.parquet and int64 in rows/1.parquet", "alike"),
+        (
+            "the files of rows differ: the column 'b' is double in rows/0.parquet and int64 in rows/1.parquet",
+            "same types",
+        ),
         config=data(source="rows"),
     ),
     "a date that is asked for": Case(
@@ -244,7 +247,7 @@ CASES = {
     # Zarr
     "a missing Zarr chunk": Case(
         array(lambda: Path("x.zarr/c/1/0").unlink()),
-        ("the chunk c/1/0 of x.zarr is not stored", "data.missing_chunks: fill"),
+        ("the chunk c/1/0 of x.zarr is not stored", "data.missing_chunks"),
     ),
     "a missing chunk of a column": Case(
         group(lambda: Path("x.zarr/b/c/2").unlink()), ("the chunk b/c/2 of x.zarr is not stored",)
@@ -294,7 +297,7 @@ CASES = {
     ),
     "a constant column to scale": Case(
         parquet(frame=FRAME.assign(b=1.0)),
-        ("the column 'b' has the same value", "data.columns"),
+        ("'b'", "same value", "data.columns"),
         config=data(scale="standard"),
     ),
     "values whose squares overflow": Case(npy(ROWS * 1e200), ("x", "too large for float64", "Scale the data")),
