@@ -93,6 +93,6 @@ def test_a_killed_worker_changes_no_bit(rows, on_threads, cluster, monkeypatch):
         if states[0].n_iter == PASSES // 4:
             threading.Timer(0.02, os.kill, (killed, signal.SIGKILL)).start()
 
-    monkeypatch.setattr(GaussianMixture, "_report_pass", kill_in_next_pass)
+    monkeypatch.setattr(GaussianMixture, "_print_progress", kill_in_next_pass)
     assert_same_bits(fitted_mixture(rows), on_threads[0])
     assert cluster.workers[0].pid != killed

@@ -493,7 +493,7 @@ def small_disk(here):
     subprocess.run([umount, str(disk)], check=True)
 
 
-@pytest.mark.parametrize("taken", [0.5, 0.9, 1.0])
+@pytest.mark.parametrize("taken", [0.8, 0.9, 1.0])
 def test_a_full_disk(here, small_disk, taken):
     wide = np.random.default_rng(1).normal(size=(20_000, 5))
     np.save("x.npy", wide)
