@@ -123,7 +123,7 @@ def test_a_job_of_weights_is_one_of_copies_and_so_are_its_scores(apart, tmp_path
     data = str(tmp_path / "weights.parquet")
     one, other = (score(each.store, data, tmp_path / f"{name}-scores.zarr") for name, each in found.items())
     assert one.mean_log_density == pytest.approx(other.mean_log_density, rel=1e-7)
-    assert sorted(one.shares) == pytest.approx(sorted(other.shares))
+    assert sorted(one.rows.label_shares) == pytest.approx(sorted(other.rows.label_shares))
     assert not one.drift  # of its own rows, each counted once
 
 
@@ -150,7 +150,7 @@ def test_weights_that_add_up_to_one_are_told(estimator):
 
 @pytest.mark.parametrize(
     ("weights", "what"),
-    [([1.0, -1.0, 1.0], "1 are not"), ([0.0] * 3, "at least one non-zero"), ([1.0, 1.0], r"sample_weight.*shape")],
+    [([1.0, -1.0, 1.0], "1 are not"), ([0.0] * 3, "one of them above 0"), ([1.0, 1.0], r"sample_weight.*shape")],
 )
 def test_weights_that_are_none_are_refused(weights, what):
     X = random_rows(3, 2)

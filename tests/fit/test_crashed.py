@@ -32,7 +32,7 @@ def test_runs_that_vanished_or_never_began_are_ended_and_one_that_lives_is_not(t
         until(lambda: pick_up(server), "the run that is ordered")
         assert states(server) == ["Running", "Pending"]
         until(lambda: states(server) == ["Crashed", "Crashed"], "the end of both", 2 * TIMEOUT)
-    assert all("Nothing was heard of the run" in message for _, message, _ in server.runs("gone"))
+    assert all("No heartbeat came" in message for _, message, _ in server.runs("gone"))
 
 
 def automate(server, folder):
