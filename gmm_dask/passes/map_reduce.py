@@ -59,6 +59,8 @@ def map_reduce(rows: Rows, function: ChunkFunction[Result], shared: Any, name: s
     """
     if rows.in_memory:
         return functools.reduce(operator.add, map_in_memory(rows, function, shared))
+    if rows.on_read is not None:
+        rows.on_read(len(rows.lengths))
     result: Result = pass_graph(rows, function, shared, name).compute()
     return result
 

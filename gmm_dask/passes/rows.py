@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,12 +33,15 @@ class Rows:
         Which rows the passes of a fit hold out; None holds out none.
     n_chunks : int
         Into how many chunks rows in memory are cut at least.
+    on_read : callable or None
+        Called with the number of chunks whenever a pass reads them from where they are stored.
     """
 
     array: Any
     weights: Any = None
     holdout: Holdout | None = None
     n_chunks: int = 1
+    on_read: Callable[[int], None] | None = None
 
     @property
     def n_features(self) -> int:

@@ -194,7 +194,10 @@ def persist_rows(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Ro
         current.progress(StageStarted("persist", "the workers keep the chunks in memory"))
         arrays = [rows.array] if rows.weights is None else [rows.array, rows.weights]
         array, *weights = current.client.persist(arrays)
-        current.persisted[name] = replace(rows, array=array, weights=weights[0] if weights else None)
+        if rows.on_read is not None:
+            rows.on_read(len(rows.lengths))
+        persisted = replace(rows, array=array, weights=weights[0] if weights else None, on_read=None)
+        current.persisted[name] = persisted
     else:
         _read_again(current.persisted[name], current.client, config.cluster.timeout)
     return current.persisted[name]
@@ -218,8 +221,3 @@ def _read_again(persisted: Rows, client: Any, timeout: float) -> None:
     with suppress(TimeoutError):  # without workers this never ends, and the pass reports it
         wait(futures, timeout=timeout)
     client.retry([future for future in futures if future.status == "error"])
-
-
-def rows_are_persisted() -> bool:
-    """Whether the rows of the running job are in the workers' memory."""
-    return _current is not None and bool(_current.persisted)

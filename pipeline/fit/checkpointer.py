@@ -11,6 +11,7 @@ from dataclasses import replace
 from gmm_dask.em.loop import Settings, State, Status
 from pipeline import store
 from pipeline.progress import PassDone, Progress
+from pipeline.sources import Source
 from pipeline.store import Checkpoint, leading_candidate
 
 # by default a checkpoint is written after a pass, but not more often than this: what a killed run loses at most
@@ -24,6 +25,8 @@ class Checkpointer:
     ----------
     path : str
         The result store.
+    source : Source
+        Knows how much was read.
     checkpoint : Checkpoint
         At the begin of the wave.
     part : slice
@@ -39,6 +42,7 @@ class Checkpointer:
     def __init__(
         self,
         path: str,
+        source: Source,
         checkpoint: Checkpoint,
         part: slice,
         settings: Settings,
@@ -47,6 +51,7 @@ class Checkpointer:
         seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         self._path = path
+        self._source = source
         self._checkpoint = checkpoint
         self._part = part
         self._settings = settings
@@ -71,7 +76,8 @@ class Checkpointer:
 
     def save(self, states: Sequence[State]) -> None:
         """Save a checkpoint with these states of the wave."""
-        store.save_checkpoint(self._path, self._with(states, self._checkpoint.passes))
+        checkpoint = self._with(states, self._checkpoint.passes)
+        store.save_checkpoint(self._path, checkpoint, bytes_read=self._source.take_bytes_read())
         self._last_save = time.monotonic()
 
     def _with(self, states: Sequence[State], passes: int) -> Checkpoint:

@@ -7,7 +7,8 @@ as a task, and a job that was stopped resumes from its last checkpoint.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -21,7 +22,7 @@ from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.selection.grid import in_grid_order
 from gmm_dask.selection.outcomes import best_outcome, by_candidate, choose, evaluate_states
 from pipeline import store
-from pipeline.clusters import computing, connected, persist_rows, rows_are_persisted
+from pipeline.clusters import computing, connected, persist_rows
 from pipeline.config.job import JobConfig
 from pipeline.fit.checkpointer import CHECKPOINT_SECONDS, Checkpointer
 from pipeline.fit.chunking import open_job
@@ -196,7 +197,7 @@ def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any]
     if known["modified"] == header["modified"]:
         return
     progress(StageStarted("compare", "the data files were modified after the run began: reading them to compare"))
-    with computing(config, source, data_shape(config, source)):
+    with _reading(config, source):
         data_summary = read_data_summary(config, source)
     require_same_contents(path, source.columns, known["contents"], contents_of(data_summary))
     store.update_attributes(path, data={**known, "modified": header["modified"]})
@@ -218,7 +219,9 @@ def fit_wave(config: JobConfig, wave: int, checkpoint_seconds: float, progress: 
     progress(StageStarted("fit", f"{n_fits} fit{'s' * (n_fits != 1)}{count}, after pass {checkpoint.passes}"))
     source, data_summary = open_job(config), checkpoint.data_summary
     settings = em_settings(config, data_summary)
-    checkpointer = Checkpointer(path, checkpoint, part, settings, config.search.criterion, progress, checkpoint_seconds)
+    checkpointer = Checkpointer(
+        path, source, checkpoint, part, settings, config.search.criterion, progress, checkpoint_seconds
+    )
     with computing(config, source, data_shape(config, source)):
         collect = partial(collect_statistics, _fitted_rows(config, source, checkpoint), data_summary)
         states = loop.run(states, collect, data_summary.total_weight, settings, checkpointer.after_pass)
@@ -230,7 +233,7 @@ def select(config: JobConfig, progress: Progress) -> str:
     progress(StageStarted("select", "reading the data once for the criteria of all candidates"))
     checkpoint = store.load_checkpoint(config.output.store)
     source, preparation = open_job(config), _preparation(config)
-    with computing(config, source, data_shape(config, source)):
+    with _reading(config, source):
         rows = _fitted_rows(config, source, checkpoint)
         outcomes = in_grid_order(evaluate_states(rows, checkpoint.data_summary, checkpoint.states))
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
@@ -255,7 +258,7 @@ def extend(config: JobConfig, best: str, progress: Progress) -> bool:
         store.update_attributes(path, widening=Widening(checkpoint.widened, extension.reason))
         return False
     progress(StageStarted("extend", extension.reason))
-    with computing(config, source, data_shape(config, source)):
+    with _reading(config, source):
         found = read_data_summary(config, source)
         require_same_contents(path, source.columns, result.data["contents"], contents_of(found))
         states = initial_states(config, scaled_summary(found, _preparation(config)), extension.candidates)
@@ -291,6 +294,7 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
     )
     writer = row_writer(config, source, plan_rows(config, request, source, lengths), path)
     write_row_outputs(config, source, rows, request, writer, progress)
+    store.add_bytes_read(path, source.take_bytes_read())
 
 
 def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> None:
@@ -305,7 +309,6 @@ def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> 
         path,
         best=best,
         passes=checkpoint.passes + after_fit,
-        bytes_read=_count_reads(source, checkpoint, after_fit) * source.bytes_per_pass,
         n_rows=data_summary.n_rows,
         total_weight=data_summary.total_weight,
         seconds=seconds,
@@ -331,19 +334,6 @@ def _store_sample(path: str, best: str, source: Source, checkpoint: Checkpoint) 
     store.write_sample(path, sample)
 
 
-def _count_reads(source: Source, checkpoint: Checkpoint, after_fit: int) -> int:
-    """Return how often the data were read, with ``after_fit`` passes after the last fit."""
-    seeding = 1 + checkpoint.widened
-    if fits_in_memory(
-        source
-    ):  # once by each stage: seed, the waves, the choice between two grids, and those after them
-        return seeding + checkpoint.widened + len(checkpoint.waves) + after_fit
-    counting = seeding * source.is_counted
-    if rows_are_persisted():  # by pass 0, for the workers that keep them, and for the row outputs
-        return seeding + counting + after_fit
-    return checkpoint.passes + counting + after_fit
-
-
 def draw(config: JobConfig, progress: Progress) -> None:
     """Write the report, beside the complete store."""
     progress(StageStarted("draw", "the report"))
@@ -351,6 +341,14 @@ def draw(config: JobConfig, progress: Progress) -> None:
 
 
 # -- shared by the stages ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reading(config: JobConfig, source: Source) -> Iterator[None]:
+    """Compute where the configuration says, and add what is read to the store's count."""
+    with computing(config, source, data_shape(config, source)):
+        yield
+    store.add_bytes_read(config.output.store, source.take_bytes_read())
 
 
 def _preparation(config: JobConfig) -> Preparation:

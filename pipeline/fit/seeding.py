@@ -85,7 +85,7 @@ def seed_states(config: JobConfig, make_states: MakeStates, progress: Progress) 
     )
     step = -(-len(data_summary.sample) // DRAWN_ROWS)
     data_summary = replace(data_summary, sample=data_summary.sample[::step], sample_weights=None)
-    store.save_checkpoint(path, Checkpoint(states, data_summary, 1, waves))
+    store.save_checkpoint(path, Checkpoint(states, data_summary, 1, waves), bytes_read=source.take_bytes_read())
 
 
 def initial_states(config: JobConfig, data_summary: DataSummary, candidates: Sequence[Candidate]) -> list[State]:

@@ -98,7 +98,9 @@ def output_bytes(names: Sequence[str], n_components: int) -> int:
 
 def unprepared_rows(source: Source) -> Rows:
     """Return the rows as they are stored, chunk by chunk; a small CSV, whose chunk lengths are unknown, in memory."""
-    return open_rows(source) if source.n_rows is None else as_rows(source.array, source.weights)
+    if source.n_rows is None:
+        return open_rows(source)
+    return replace(as_rows(source.array, source.weights), on_read=source.reads.add)
 
 
 # -- the plan -----------------------------------------------------------------------------------------------------
@@ -173,7 +175,8 @@ def _select_chunks(rows: Rows, numbers: Sequence[int]) -> Rows:
     if len(numbers) == len(rows.lengths):
         return rows
     chosen = list(numbers)
-    return Rows(rows.array.blocks[chosen], None if rows.weights is None else rows.weights.blocks[chosen])
+    weights = None if rows.weights is None else rows.weights.blocks[chosen]
+    return replace(rows, array=rows.array.blocks[chosen], weights=weights)
 
 
 @contextmanager

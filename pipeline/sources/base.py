@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from operator import itemgetter
@@ -37,6 +37,22 @@ MAX_ROWS = 1_000_000
 MIN_CHUNKS = 16
 
 
+@dataclass
+class ReadCount:
+    """Chunks of a source that were read since the count was last taken."""
+
+    chunks: int = 0
+
+    def add(self, n_chunks: int) -> None:
+        """Count chunks that are read."""
+        self.chunks += n_chunks
+
+    def take(self) -> int:
+        """Return the count, and begin a new one."""
+        taken, self.chunks = self.chunks, 0
+        return taken
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """Rows that are read when they are computed.
@@ -54,6 +70,8 @@ class Source:
         Rows of the largest chunk; of a CSV an estimate, on the large side.
     bytes_per_pass : int
         Bytes of the columns that one pass reads; of Zarr arrays before compression.
+    reads : ReadCount
+        Counts what is read, in memory or by a pass, at the place that starts the read.
     """
 
     location: Location
@@ -63,6 +81,7 @@ class Source:
     n_rows: int | None
     chunk_rows: int
     bytes_per_pass: int
+    reads: ReadCount = field(default_factory=ReadCount)
 
     @classmethod
     def of_rows(
@@ -131,14 +150,14 @@ class Source:
         pieces, lengths = zip(*kept, strict=True)
         return lazy_rows(replace(self.chunks, pieces=pieces, lengths=lengths), self.selection, preparation)
 
-    @property
-    def is_counted(self) -> bool:
-        """Whether numbering the rows takes a read."""
-        return self.n_rows is None
+    def take_bytes_read(self) -> int:
+        """Return the bytes that were read since the last call."""
+        return round(self.bytes_per_pass * self.reads.take() / len(self.chunks.pieces))
 
     def first_rows(self) -> tuple[int, ...]:
         """Return the number of each chunk's first row; of a CSV by counting lines, which takes a read."""
-        if self.is_counted:
+        if self.n_rows is None:
+            self.reads.add(len(self.chunks.pieces))
             counts = [self.chunks.reader.count_lines(piece) for piece in self.chunks.pieces]
         else:
             counts = [int(length) for length in self.chunks.lengths]

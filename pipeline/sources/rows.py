@@ -36,7 +36,8 @@ def open_prepared_rows(config: JobConfig, source: Source, preparation: Preparati
 
 def _load_if_small(source: Source, array: da.Array, weights: da.Array | None) -> Rows:
     if not fits_in_memory(source):
-        return as_rows(array, weights)
+        return replace(as_rows(array, weights), on_read=source.reads.add)
+    source.reads.add(len(array.chunks[0]))
     return as_rows(*dask.compute(*([array] if weights is None else [array, weights])))
 
 

@@ -22,6 +22,7 @@ from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint,
 from pipeline.store.criteria import leading_candidate, row_of, write_criteria
 from pipeline.store.lifecycle import (
     StoreStatus,
+    add_bytes_read,
     complete,
     find_store,
     is_same_job,
@@ -59,6 +60,7 @@ __all__ = [
     "Totals",
     "Widening",
     "ZarrRows",
+    "add_bytes_read",
     "complete",
     "complete_scores",
     "find_store",

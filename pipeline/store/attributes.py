@@ -94,6 +94,7 @@ class StoreAttributes(Attributes):
     passes : int
         Reads of the data so far.
     bytes_read : int
+        By all runs; what a run read after its last checkpoint is not counted if it is killed.
     n_rows, total_weight : int, float or None
         Rows of the fits, and the sum of their weights; None until the store is complete.
     attempts : int

@@ -49,9 +49,13 @@ class Checkpoint:
     widened: int = 0
 
 
-def save_checkpoint(path: StorePath, checkpoint: Checkpoint) -> None:
-    """Save the state of a run in its result store; a crash at any moment leaves this checkpoint or the one before."""
-    before = read_attributes(path).checkpoint
+def save_checkpoint(path: StorePath, checkpoint: Checkpoint, *, bytes_read: int = 0) -> None:
+    """Save the state of a run in its result store; a crash at any moment leaves this checkpoint or the one before.
+
+    ``bytes_read`` were read since the count in the store was last raised.
+    """
+    attributes = read_attributes(path)
+    before, bytes_read = attributes.checkpoint, attributes.bytes_read + bytes_read
     number = 1 if before is None else before + 1
     checkpoints = open_root(path, "r+").require_group("checkpoint")
     group = checkpoints.create_group(str(number), overwrite=True)
@@ -59,7 +63,7 @@ def save_checkpoint(path: StorePath, checkpoint: Checkpoint) -> None:
     for name, values in arrays.items():
         put(group, name, values, (f"{name}_value",))
     group.update_attributes(as_json({"layout": layout, "sha256": digest(arrays, layout)}))
-    update_attributes(path, checkpoint=number, passes=checkpoint.passes)
+    update_attributes(path, checkpoint=number, passes=checkpoint.passes, bytes_read=bytes_read)
     if before is not None:
         del checkpoints[str(before)]
 

@@ -282,6 +282,11 @@ def update_attributes(path: StorePath, **changes: Any) -> None:
     open_root(path, "r+").update_attributes(as_json({name: after[name] for name in changes}))
 
 
+def add_bytes_read(path: StorePath, n_bytes: int) -> None:
+    """Raise the count of bytes that the runs of a store have read."""
+    update_attributes(path, bytes_read=read_attributes(path).bytes_read + n_bytes)
+
+
 def complete(path: StorePath, **found: Any) -> None:
     """Mark a store complete, as the last thing that is written; its checkpoint is removed after that.
 
@@ -289,7 +294,7 @@ def complete(path: StorePath, **found: Any) -> None:
     ----------
     path : str or Path
     **found
-        The attributes ``best, passes, bytes_read, n_rows, total_weight, seconds`` of :class:`StoreAttributes`.
+        The attributes ``best, passes, n_rows, total_weight, seconds`` of :class:`StoreAttributes`.
     """
     update_attributes(path, **found, finished=_now(), checkpoint=None, status=RunStatus.COMPLETE)
     _tidy(Path(path), read_attributes(path))

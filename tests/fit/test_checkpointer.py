@@ -54,7 +54,7 @@ def test_a_checkpointer_counts_the_fits_of_its_wave(monkeypatch):
     columns = np.zeros(1)
     data_summary = DataSummary(9, 9.0, columns, np.eye(1), columns, columns, (9,), np.zeros((0, 1)), None)
     checkpoint = Checkpoint(states, data_summary, 4, (1, 2))
-    checkpointer = Checkpointer("r.zarr", checkpoint, slice(0, 1), SETTINGS, "bic", events.append)
+    checkpointer = Checkpointer("r.zarr", None, checkpoint, slice(0, 1), SETTINGS, "bic", events.append)
     checkpointer.after_pass([approaching(0.06, 0.03, 0.015)])
     assert (events[0].running, events[0].seconds) == (3, 2.0)
     assert events[0].seconds_left == pytest.approx(2.0 * (4 + 5 + 5))

@@ -49,7 +49,7 @@ def stop_at(number):
 
 
 def everything_in(store):
-    """All arrays of a store, byte by byte, and its attributes but for the runs' count and times."""
+    """All arrays of a store, byte by byte, and its attributes but for the runs' count, reads and times."""
     root = zarr.open_group(store, mode="r")
     arrays = {
         name: np.asarray(node[...]) for name, node in root.members(max_depth=None) if isinstance(node, zarr.Array)
@@ -58,6 +58,6 @@ def everything_in(store):
         name: (array.shape, array.tolist() if array.dtype.kind == "T" else array.tobytes())
         for name, array in arrays.items()
     }
-    of_this_run = ("attempts", "config", "started", "finished", "seconds")
+    of_this_run = ("attempts", "bytes_read", "config", "started", "finished", "seconds")
     attributes = {k: v for k, v in root.attrs.items() if k not in of_this_run}
     return kinds, attributes
