@@ -33,7 +33,7 @@ def open_hdf5(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sour
         dataset = _dataset(file, data)
         name, shape, dtype, storage = dataset.name, dataset.shape, dataset.dtype, dataset.chunks
         n_stored = dataset.id.get_storage_size() or dataset.nbytes
-    found = _columns(shape, dtype)
+    found = _columns(f"{name} of {data.source}", shape, dtype)
     selection = select_columns(found, data)
     positions = None if dtype.names else tuple(column_positions(selection.fields, found).tolist())
     reader = _Hdf5Reader(location, name, selection.fields, positions, selection.block_dtype)
@@ -101,14 +101,14 @@ def _dataset(file: Any, data: DataConfig) -> Any:
     return file[name]
 
 
-def _columns(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[Column]:
+def _columns(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[Column]:
     if dtype.names and len(shape) == 1:
         fields = [(name, dtype[name]) for name in dtype.names]
         return [Column(name, str(kind), numeric_dtype(kind)) for name, kind in fields]
     if len(shape) not in (1, 2):
         raise UserError(
-            f"data.dataset: expected a dataset of shape (n_rows, n_columns), or one with named fields; its shape is "
-            f"{shape}."
+            f"data.dataset: expected a dataset of shape (n_rows, n_columns), or one with named fields; the shape of "
+            f"{where} is {shape}."
         )
     return numbered_columns(shape, dtype)
 
