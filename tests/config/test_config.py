@@ -6,7 +6,9 @@ import pytest
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES
+from messages import names
 from paths import ROOT
+from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig, config_schema, load_config
 
 MINIMAL = "data: {source: a.csv}\n"
@@ -25,16 +27,20 @@ def load(tmp_path, monkeypatch):
 
 @pytest.fixture
 def error(load):
-    """The lines of the error that a configuration gives, without its first and without where each key stands."""
+    """The error, of one line for its key, that a configuration gives: the key, and what is said of it."""
 
     def error(text, *overrides):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=names("job.yaml")) as caught:
             load(text, *overrides)
-        first, *lines = str(caught.value).splitlines()
-        assert first.startswith("the configuration job.yaml has ")
-        return [re.sub(r"^(\S+) \((line \d+|--set)\):", r"\1:", line.strip()) for line in lines]
+        _, line = str(caught.value).splitlines()
+        return re.fullmatch(r"\s*(\S+)(?: \((?:line \d+|--set)\))?: (.*)", line).groups()
 
     return error
+
+
+def assert_names(error, key, *parts):
+    assert error[0] == key
+    assert re.search(names(*parts), error[1])
 
 
 def test_defaults(load):
@@ -190,8 +196,7 @@ def test_times_with_their_unit(load, text, seconds):
 
 @pytest.mark.parametrize("text", ["30", "soon", "5 parsecs", "0.1s"])
 def test_intervals_that_are_none(error, text):
-    (line,) = error(MINIMAL + f"schedule: {{interval: '{text}'}}")
-    assert line.startswith("schedule.interval: expected a time")
+    assert_names(error(MINIMAL + f"schedule: {{interval: '{text}'}}"), "schedule.interval", "time", repr(text))
 
 
 # -- overrides -----------------------------------------------------------------------------------------------
@@ -221,217 +226,145 @@ def test_overrides_alone_can_make_a_configuration(load):
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "parts"),
     [
-        ("search.n_init", "--set expects section.key=value, such as search.n_init=5; got 'search.n_init'."),
-        (".n_init=3", "--set expects section.key=value, such as search.n_init=5; got '.n_init=3'."),
-        ("data.source.x=1", "--set data.source.x: source is 'a.csv', which has no key 'x' to set."),
-        (
-            "data.columns=[a",
-            "the value of --set data.columns=[a is not valid YAML: "
-            "expected ',' or ']', but got '<stream end>' (line 1, column 3).",
-        ),
+        ("search.n_init", ("section.key=value", "search.n_init=5", "'search.n_init'")),
+        (".n_init=3", ("section.key=value", "search.n_init=5", "'.n_init=3'")),
+        ("data.source.x=1", ("data.source.x", "'a.csv'", "'x'")),
+        ("data.columns=[a", ("data.columns=[a", "YAML", "',' or ']'", "line 1, column 3")),
     ],
 )
-def test_bad_overrides(load, override, message):
-    with pytest.raises(UserError) as caught:
+def test_bad_overrides(load, override, parts):
+    with pytest.raises(UserError, match=names("--set", *parts)):
         load(MINIMAL, override)
-    assert str(caught.value) == message
 
 
 def test_overrides_are_validated(error):
-    (line,) = error(MINIMAL, "search.n_int=3")
-    assert line.startswith("search.n_int: unknown key (did you mean n_init?)")
+    assert_names(error(MINIMAL, "search.n_int=3"), "search.n_int", "n_init?")
 
 
 # -- errors --------------------------------------------------------------------------------------------------
 
 
+KEYS_OF_SEARCH = (
+    "n_components, covariance_types, criterion, held_out, extend, n_init, init_params, tol, max_iter, reg_covar, "
+    "accelerate, random_state"
+)
+SECTIONS = "name, data, search, cluster, output, tasks, score, refresh, schedule"
+
+
 @pytest.mark.parametrize(
-    ("text", "line"),
+    ("text", "key", "parts"),
     [
-        (
-            "search: {tole: 1}",
-            "search.tole: unknown key (did you mean tol?); the keys here are n_components, covariance_types, "
-            "criterion, held_out, extend, n_init, init_params, tol, max_iter, reg_covar, accelerate, random_state.",
-        ),
-        (
-            "foo: 1",
-            "foo: unknown key; the keys here are name, data, search, cluster, output, tasks, score, refresh, schedule.",
-        ),
-        ("2: 1", "2: expected a key that is text; got 2."),
-        (
-            "name: a b",
-            "name: expected text of the form ^[A-Za-z0-9][A-Za-z0-9._-]*$; got 'a b'.",
-        ),
-        ("name: 3", "name: expected text; got 3."),
-        ("search: 3", "search: expected a mapping of keys to values; got 3."),
-        ("search:", "search: expected a mapping of keys to values; got nothing."),
-        ("search: {n_init: 2.5}", "search.n_init: expected a whole number; got 2.5."),
-        ("search: {n_init: true}", "search.n_init: expected a whole number; got True."),
-        ("search: {n_init: 0}", "search.n_init: expected a number of at least 1; got 0."),
-        ("search: {max_iter: -1}", "search.max_iter: expected a number of at least 0; got -1."),
-        ("search: {tol: abc}", "search.tol: expected a number; got 'abc'."),
-        ("search: {tol: -1}", "search.tol: expected a number of at least 0; got -1."),
-        ("search: {reg_covar: .nan}", "search.reg_covar: expected a finite number or 'auto'; got nan."),
-        (
-            "search: {random_state: 4294967296}",
-            "search.random_state: expected a number below 4294967296; got 4294967296.",
-        ),
-        ("search: {criterion: bix}", "search.criterion: expected 'bic', 'aic', 'icl' or 'held_out'; got 'bix'."),
+        ("search: {tole: 1}", "search.tole", ("tol?", KEYS_OF_SEARCH)),
+        ("foo: 1", "foo", (SECTIONS,)),
+        ("schedules: {cron: 0 2 * * *}", "schedules", ("schedule?", SECTIONS)),
+        ("cluster: {n_workers: 3}", "cluster.n_workers", ("workers?", "threads_per_worker")),
+        ("2: 1", "2", ("text", "2")),
+        ("name: a b", "name", ("^[A-Za-z0-9][A-Za-z0-9._-]*$", "'a b'")),
+        ("name: 3", "name", ("text", "3")),
+        ("search: 3", "search", ("mapping", "3")),
+        ("search:", "search", ("mapping", "nothing")),
+        ("search: {n_init: 2.5}", "search.n_init", ("whole number", "2.5")),
+        ("search: {n_init: true}", "search.n_init", ("whole number", "True")),
+        ("search: {n_init: 0}", "search.n_init", ("1", "0")),
+        ("search: {max_iter: -1}", "search.max_iter", ("0", "-1")),
+        ("search: {tol: abc}", "search.tol", ("number", "'abc'")),
+        ("search: {tol: -1}", "search.tol", ("0", "-1")),
+        ("search: {reg_covar: .nan}", "search.reg_covar", ("finite", "'auto'", "nan")),
+        ("search: {random_state: 4294967297}", "search.random_state", ("4294967296", "4294967297")),
+        ("search: {criterion: bix}", "search.criterion", ("'bic'", "'aic'", "'icl'", "'held_out'", "'bix'")),
         (
             "search: {init_params: best}",
-            "search.init_params: expected 'kmeans', 'k-means++', 'random', 'random_from_data' or 'auto'; got 'best'.",
+            "search.init_params",
+            ("'kmeans'", "'k-means++'", "'random'", "'random_from_data'", "'auto'", "'best'"),
         ),
-        ("search: {covariance_types: full}", "search.covariance_types: expected a list; got 'full'."),
-        (
-            "search: {covariance_types: []}",
-            "search.covariance_types: expected a list with at least one entry; got [].",
-        ),
+        ("search: {covariance_types: full}", "search.covariance_types", ("list", "'full'")),
+        ("search: {covariance_types: []}", "search.covariance_types", ("list", "one", "[]")),
         (
             "search: {covariance_types: [full, fool]}",
-            "search.covariance_types: expected 'full', 'tied', 'diag' or 'spherical'; got 'fool'.",
+            "search.covariance_types",
+            (*map(repr, FAMILIES), "'fool'"),
         ),
-        (
-            "search: {covariance_types: [full, full]}",
-            "search.covariance_types: expected each value once; 'full' is repeated; got ['full', 'full'].",
-        ),
-        (
-            "search: {n_components: 3}",
-            "search.n_components: expected {min: 1, max: 9} or a list of whole numbers from 1, "
-            "such as [2, 3, 5]; got 3.",
-        ),
-        (
-            "search: {n_components: [0, 1]}",
-            "search.n_components: expected {min: 1, max: 9} or a list of whole numbers from 1, "
-            "such as [2, 3, 5]; got [0, 1].",
-        ),
-        (
-            "search: {n_components: []}",
-            "search.n_components: expected a list with at least one entry; got [].",
-        ),
-        (
-            "search: {n_components: [2, 2]}",
-            "search.n_components: expected each value once; 2 is repeated; got [2, 2].",
-        ),
+        ("search: {covariance_types: [full, full]}", "search.covariance_types", ("once", "['full', 'full']")),
+        ("search: {n_components: 7}", "search.n_components", ("{min: 1, max: 9}", "[2, 3, 5]", "7")),
+        ("search: {n_components: [0, 1]}", "search.n_components", ("{min: 1, max: 9}", "[2, 3, 5]", "[0, 1]")),
+        ("search: {n_components: []}", "search.n_components", ("list", "one", "[]")),
+        ("search: {n_components: [2, 2]}", "search.n_components", ("once", "[2, 2]")),
         (
             "search: {n_components: {min: 3, max: 2}}",
-            "search.n_components: expected {min: 1, max: 9} with whole numbers, 1 <= min <= max; "
-            "got {'min': 3, 'max': 2}.",
+            "search.n_components",
+            ("{min: 1, max: 9}", "1 <= min <= max", "{'min': 3, 'max': 2}"),
         ),
-        (
-            "search: {n_components: {mn: 3}}",
-            "search.n_components: expected {min: 1, max: 9} with whole numbers, 1 <= min <= max; got {'mn': 3}.",
-        ),
-        ("cluster: {kind: ray}", "cluster.kind: expected 'threads', 'local', 'address' or 'class'; got 'ray'."),
-        (
-            "cluster: {workers: 3}",
-            "cluster.workers: expected no value, as it applies to cluster.kind: local or class; got 3.",
-        ),
-        ("cluster: {kind: address}", "cluster.address: expected a value, as cluster.kind is address; got nothing."),
-        (
-            "cluster: {persist: always}",
-            "cluster.persist: expected auto or never, as threads read the data in each pass; got 'always'.",
-        ),
+        ("search: {n_components: {mn: 3}}", "search.n_components", ("{min: 1, max: 9}", "{'mn': 3}")),
+        ("cluster: {kind: ray}", "cluster.kind", ("'threads'", "'local'", "'address'", "'class'", "'ray'")),
+        ("cluster: {workers: 3}", "cluster.workers", ("cluster.kind", "local", "class", "3")),
+        ("cluster: {kind: address}", "cluster.address", ("cluster.kind", "nothing")),
+        ("cluster: {persist: always}", "cluster.persist", ("auto", "never", "threads", "'always'")),
         (
             "cluster: {kind: class, class_path: a.B, kwargs: {token: abc}}",
-            "cluster.kwargs: expected ${NAME}, a variable of the environment, for the secret token; "
-            "got {'token': '***'}.",
+            "cluster.kwargs",
+            ("${NAME}", "token", "{'token': '***'}"),
         ),
         (
             "cluster: {kind: class, class_path: a.B, adaptive: {minimum: 3, maximum: 2}}",
-            "cluster.adaptive.maximum: expected a number of at least cluster.adaptive.minimum; got 2.",
+            "cluster.adaptive.maximum",
+            ("cluster.adaptive.minimum", "2"),
         ),
-        (
-            "cluster: {memory_limit: huge}",
-            "cluster.memory_limit: expected an amount of memory such as 1GiB or 500MB; got 'huge'.",
-        ),
-        (
-            "cluster: {memory_limit: 0GiB}",
-            "cluster.memory_limit: expected an amount of memory such as 1GiB or 500MB; got '0GiB'.",
-        ),
-        ("output: {anomaly_quantile: 0}", "output.anomaly_quantile: expected a number above 0; got 0."),
-        ("output: {anomaly_quantile: 0.6}", "output.anomaly_quantile: expected a number of at most 0.5; got 0.6."),
-        ("output: {rows: csv}", "output.rows: expected 'zarr' or 'parquet'; got 'csv'."),
-        ("output: {key_columns: [id]}", "output.key_columns: expected none unless output.rows is parquet; got ['id']."),
-        ("output: {labels: 1}", "output.labels: expected true or false; got 1."),
-        ("output: {store: ''}", "output.store: expected text that is not empty; got ''."),
-        (
-            "output: {store: 'a{b}.zarr'}",
-            "output.store: expected a path with {name}, and {started:%Y-%m-%d} in any such form, as its only "
-            "placeholders, {started} once; got 'a{b}.zarr'.",
-        ),
-        (
-            "output: {store: 's3://bucket/r.zarr'}",
-            "output.store: expected a path on a local disk; got 's3://bucket/r.zarr'.",
-        ),
-        (
-            "output: {store: 'a{.zarr'}",
-            "output.store: expected a path with {name}, and {started:%Y-%m-%d} in any such form, as its only "
-            "placeholders; expected '}' before end of string; got 'a{.zarr'.",
-        ),
+        ("cluster: {memory_limit: huge}", "cluster.memory_limit", ("1GiB", "500MB", "'huge'")),
+        ("cluster: {memory_limit: 0GiB}", "cluster.memory_limit", ("1GiB", "500MB", "'0GiB'")),
+        ("output: {anomaly_quantile: 0}", "output.anomaly_quantile", ("above 0",)),
+        ("output: {anomaly_quantile: 0.6}", "output.anomaly_quantile", ("0.5", "0.6")),
+        ("output: {rows: csv}", "output.rows", ("'zarr'", "'parquet'", "'csv'")),
+        ("output: {key_columns: [id]}", "output.key_columns", ("output.rows", "parquet", "['id']")),
+        ("output: {labels: 1}", "output.labels", ("true", "false", "1")),
+        ("output: {store: ''}", "output.store", ("empty", "''")),
+        ("output: {store: 'a{b}.zarr'}", "output.store", ("{name}", "{started:%Y-%m-%d}", "'a{b}.zarr'")),
+        ("output: {store: 's3://bucket/r.zarr'}", "output.store", ("local", "'s3://bucket/r.zarr'")),
+        ("output: {store: 'a{.zarr'}", "output.store", ("{name}", "{started:%Y-%m-%d}", "'}'", "'a{.zarr'")),
     ],
 )
-def test_errors_name_the_key_and_what_is_allowed(error, text, line):
-    assert error(f"{MINIMAL}{text}\n") == [line]
+def test_errors_name_the_key_and_what_is_allowed(error, text, key, parts):
+    assert_names(error(f"{MINIMAL}{text}\n"), key, *parts)
 
 
 @pytest.mark.parametrize(
-    ("text", "line"),
+    ("text", "key", "parts"),
     [
-        ("data: a.csv", "data: expected a mapping of keys to values; got 'a.csv'."),
-        ("name: a", "data: this key is required. The rows to cluster."),
-        ("data: {source: ''}", "data.source: expected text that is not empty; got ''."),
-        ("data: {source: a, missing: fill}", "data.missing: expected 'error' or 'drop'; got 'fill'."),
-        ("data: {source: a, scale: robust}", "data.scale: expected 'none' or 'standard'; got 'robust'."),
+        ("data: a.csv", "data", ("mapping", "'a.csv'")),
+        ("name: a", "data", ("required", JobConfig.model_fields["data"].description)),
+        ("data: {columns: [a]}", "data.source", ("required", DataConfig.model_fields["source"].description)),
+        ("data: {source: ''}", "data.source", ("empty", "''")),
+        ("data: {source: a, missing: fill}", "data.missing", ("'error'", "'drop'", "'fill'")),
+        ("data: {source: a, scale: robust}", "data.scale", ("'none'", "'standard'", "'robust'")),
         (
             "data: {source: s3://me:hunter2@bucket/a.parquet}",
-            "data.source: expected a URL without a password or a signature; write ${NAME}, and set NAME outside; "
-            "got 's3://me:***@bucket/a.parquet'.",
+            "data.source",
+            ("${NAME}", "password", "'s3://me:***@bucket/a.parquet'"),
         ),
         (
             "data: {source: s3://b/a.parquet, storage_options: {secret: hunter2}}",
-            "data.storage_options: expected ${NAME}, a variable of the environment, for the secret secret; "
-            "got {'secret': '***'}.",
+            "data.storage_options",
+            ("${NAME}", "{'secret': '***'}"),
         ),
-        (
-            "data: {source: a, chunk_rows: 0}",
-            "data.chunk_rows: expected a number of at least 1 or 'auto'; got 0.",
-        ),
-        (
-            "data: {source: a, chunk_rows: some}",
-            "data.chunk_rows: expected a whole number or 'auto'; got 'some'.",
-        ),
-        ("data: {source: a, columns: x}", "data.columns: expected a list; got 'x'."),
-        (
-            "data: {source: a, columns: []}",
-            "data.columns: expected a list with at least one entry; got [].",
-        ),
-        ("data: {source: a, columns: [1]}", "data.columns: expected text; got 1."),
-        (
-            "data: {source: a, columns: [x, x]}",
-            "data.columns: expected each value once; 'x' is repeated; got ['x', 'x'].",
-        ),
-        (
-            "data: {source: a, columns: [x], weights: x}",
-            "data.weights: expected a column that data.columns does not list; got 'x'.",
-        ),
+        ("data: {source: a, chunk_rows: 0}", "data.chunk_rows", ("1", "'auto'", "0")),
+        ("data: {source: a, chunk_rows: some}", "data.chunk_rows", ("whole number", "'auto'", "'some'")),
+        ("data: {source: a, columns: x}", "data.columns", ("list", "'x'")),
+        ("data: {source: a, columns: []}", "data.columns", ("list", "one", "[]")),
+        ("data: {source: a, columns: [1]}", "data.columns", ("text", "1")),
+        ("data: {source: a, columns: [x, x]}", "data.columns", ("once", "['x', 'x']")),
+        ("data: {source: a, columns: [x], weights: x}", "data.weights", ("data.columns", "'x'")),
     ],
 )
-def test_errors_in_data(error, text, line):
-    assert error(text) == [line]
-
-
-def test_a_required_key_says_what_it_is_for(error):
-    (line,) = error("data: {columns: [a]}")
-    assert line.startswith("data.source: this key is required. Path or URL of the data")
+def test_errors_in_data(error, text, key, parts):
+    assert_names(error(text), key, *parts)
 
 
 def test_all_errors_come_at_once(load):
     with pytest.raises(UserError) as caught:
         load("data: {sorce: a.csv}\nsearch: {tol: x}")
     first, *lines = str(caught.value).splitlines()
-    assert first == "the configuration job.yaml has 3 errors:"
+    assert re.search(names("job.yaml", 3), first)
     assert [line.split(":")[0].strip() for line in lines] == [
         "data.source (line 1)",
         "data.sorce (line 1)",
@@ -452,51 +385,40 @@ def test_errors_name_the_line_or_the_override(load):
     ]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "schedules: {cron: 0 2 * * *}",
-        "cluster: {n_workers: 3}",
-    ],
-)
-def test_keys_that_nothing_implements_are_refused(error, text):
-    (line,) = error(MINIMAL + text)
-    assert "unknown key" in line
+ALIASES = ("aliases", "*name", "too many")
+TENFOLD = [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(9)]
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "parts"),
     [
-        ("[1, 2]", "must be a mapping of keys to values, such as 'name: my-job'; got [1, 2]."),
-        ("a: [1", "is not valid YAML: expected ',' or ']', but got '<stream end>' (line 1, column 6)."),
-        ("name: a\nname: b", 'is not valid YAML: found duplicate key "name" (line 2, column 1).'),
-        ("data: {storage_options: {key: hunter2, key: x}}", 'found duplicate key "key" (line 1, column 40).'),
-        ("a: !!python/object:os.system x", "is not valid YAML: could not determine a constructor for the tag"),
-        ("a: &a [*a]", "has aliases (*name) that expand to too many values"),
-        ("a: 1\n---\nb: 2", "is not valid YAML: but found another document (line 2, column 1)."),
-        ("a: \x00", "is not valid YAML: unacceptable character"),
+        ("[1, 2]", ("mapping", "[1, 2]")),
+        ("a: [1", ("YAML", "',' or ']'", "line 1, column 6")),
+        ("name: a\nname: b", ("YAML", "duplicate", '"name"', "line 2, column 1")),
+        ("data: {storage_options: {key: hunter2, key: x}}", ("duplicate", '"key"', "line 1, column 40")),
+        ("a: !!python/object:os.system x", ("YAML", "tag", "os.system")),
+        ("a: &a [*a]", ALIASES),
+        ("\n".join(["a0: &a0 x", *TENFOLD]), ALIASES),
+        ("a: 1\n---\nb: 2", ("YAML", "document", "line 2, column 1")),
+        ("a: \x00", ("YAML", "character")),
     ],
 )
-def test_files_that_are_no_configuration(load, text, message):
-    with pytest.raises(UserError) as caught:
+def test_files_that_are_no_configuration(load, text, parts):
+    with pytest.raises(UserError, match=names("job.yaml", *parts)):
         load(text)
-    assert message in str(caught.value)
 
 
-def test_nested_aliases_are_refused(load):
-    tenfold = [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(9)]
-    with pytest.raises(UserError, match=r"aliases .* expand to too many values"):
-        load("\n".join(["a0: &a0 x", *tenfold]))
+def test_an_alias_may_be_used(load):
     assert load("data: &d {source: a.csv}\nscore: *d\n").score.source == "a.csv"
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read .*no\.yaml: No such file.*Give the path of a YAML file"):
+    with pytest.raises(UserError, match=names(tmp_path / "no.yaml", "No such file", "YAML")):
         load_config(tmp_path / "no.yaml")
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match=names(tmp_path, "Is a directory")):
         load_config(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"name: \xff\n")
-    with pytest.raises(UserError, match="it is not UTF-8 text"):
+    with pytest.raises(UserError, match=names("latin.yaml", "UTF-8")):
         load_config(tmp_path / "latin.yaml")
 
 
