@@ -44,7 +44,7 @@ FRAME = pd.DataFrame(ROWS, columns=["a", "b"])
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of bad input: what makes it, how the command ends, and what its complaint says, part by part."""
+    """A kind of bad input: what makes it, how the command ends, and what its complaint names."""
 
     make: Callable[[], Any]
     says: tuple[str, ...]
@@ -145,185 +145,158 @@ def unreachable():
 LONG = 120_000  # lines: more than the beginning of a CSV that tells its types
 CASES = {
     # paths
-    "no such file": Case(
-        lambda: None, ("there is no file or folder no.csv", "current directory"), config=data(source="no.csv")
-    ),
+    "no such file": Case(lambda: None, ("data.source", "no.csv", "directory"), config=data(source="no.csv")),
     "a glob that matches nothing": Case(
-        lambda: None, ("no file matches rows/*.parquet",), config=data(source="rows/*.parquet")
+        lambda: None, ("data.source", "rows/*.parquet"), config=data(source="rows/*.parquet")
     ),
     "an ending that nobody knows": Case(
         lambda: Path("x.xlsx").write_text("x"),
-        ("one path that ends in .csv, .npy", "got x.xlsx"),
+        ("x.xlsx", ".csv", ".npy"),
         config=data(source="x.xlsx"),
     ),
-    "a folder named like a CSV": Case(
-        lambda: Path("x.csv").mkdir(), ("the folder x.csv", "no file that ends in .parquet")
-    ),
+    "a folder named like a CSV": Case(lambda: Path("x.csv").mkdir(), ("folder x.csv", ".parquet")),
     "a folder without Parquet files": Case(
-        lambda: Path("rows").mkdir(), ("the folder rows has no file that ends in .parquet",), config=data(source="rows")
+        lambda: Path("rows").mkdir(), ("folder rows", ".parquet"), config=data(source="rows")
     ),
     "a scheme that nobody knows": Case(
         lambda: None,
-        ("cannot open ftpx://a/x.csv", "Protocol not known", "Correct the URL"),
+        ("ftpx://a/x.csv", "Protocol not known", "URL"),
         config=data(source="ftpx://a/x.csv"),
     ),
     "a bucket that is not there": Case(
-        lambda: None, ("memory://no/x.parquet", "Correct the path"), config=data(source="memory://no/x.parquet")
+        lambda: None, ("memory://no/x.parquet", "path"), config=data(source="memory://no/x.parquet")
     ),
     "a server that does not answer": Case(
-        lambda: None, ("cannot read http://127.0.0.1", "Check the network"), FAULT, data(source=unreachable())
+        lambda: None, ("http://127.0.0.1", "network"), FAULT, data(source=unreachable())
     ),
     "a secret that is written out": Case(
         lambda: None,
-        ("data.storage_options", "expected ${NAME}", "'***'"),
+        ("data.storage_options", "${NAME}", "'***'"),
         config=data(source="s3://a/x.csv", storage_options={"secret": "hunter2"}),
     ),
     "a variable that is not set": Case(
         lambda: None,
-        ("data.source: the environment variable NO_SUCH_VARIABLE is not set", "export NO_SUCH_VARIABLE"),
+        ("data.source", "${NO_SUCH_VARIABLE}", "export NO_SUCH_VARIABLE"),
         config=data(source="${NO_SUCH_VARIABLE}/x.csv"),
     ),
     # CSV
-    "an empty CSV": Case(csv(""), ("x.csv is empty", "expected a header line")),
-    "a CSV of a header alone": Case(csv("a,b\n"), ("x.csv has no rows",)),
-    "a CSV without a header": Case(csv("1.5,2\n3,4\n"), ("the first line of x.csv holds numbers", "Add one")),
-    "a header that names a column twice": Case(
-        csv("a,a\n1,2\n"), ("header of x.csv names the column 'a' twice", "Rename")
-    ),
-    "a ragged CSV": Case(csv(numbers("1,2,3")), ("x.csv cannot be read as CSV", "Row #301", "Correct the file")),
+    "an empty CSV": Case(csv(""), ("x.csv", "empty", "header")),
+    "a CSV of a header alone": Case(csv("a,b\n"), ("x.csv", "no rows")),
+    "a CSV without a header": Case(csv("1.5,2\n3,4\n"), ("x.csv", "first line", "1.5, 2", "header")),
+    "a header that names a column twice": Case(csv("a,a\n1,2\n"), ("x.csv", "header", "'a' twice")),
+    "a ragged CSV": Case(csv(numbers("1,2,3")), ("x.csv", "Row #301", "Correct the file")),
     "a CSV that is ragged far down": Case(
         csv(numbers("1,2,3", n_rows=LONG)),
-        ("x.csv cannot be read as CSV, in the lines from byte", "Expected 2 columns, got 3"),
+        ("x.csv", "byte", "Expected 2 columns, got 3"),
     ),
-    "a CSV with text far down": Case(
-        csv(numbers("1,oops", n_rows=LONG)), ("x.csv cannot be read as CSV", "column 'b'", "invalid value 'oops'")
-    ),
-    "a CSV that ends in the middle of a line": Case(csv(numbers("1")), ("x.csv cannot be read as CSV", "got 1: 1")),
+    "a CSV with text far down": Case(csv(numbers("1,oops", n_rows=LONG)), ("x.csv", "byte", "'b'", "'oops'")),
+    "a CSV that ends in the middle of a line": Case(csv(numbers("1")), ("x.csv", "got 1: 1")),
     "a CSV of bytes that are no text": Case(
         lambda: Path("x.csv").write_bytes(b"a,b\n1,\xff\xfe\n2,3\n"),
-        ("data.columns: the column 'b' of x.csv is not numeric",),
+        ("data.columns", "'b'", "x.csv", "numeric"),
         config=data(columns=["a", "b"]),
     ),
     # Parquet
-    "a truncated Parquet file": Case(
-        parquet(lambda: truncate("x.parquet", 7)), ("x.parquet is not a valid Parquet file", "Copy or write it again")
-    ),
+    "a truncated Parquet file": Case(parquet(lambda: truncate("x.parquet", 7)), ("x.parquet", "Parquet", "again")),
     "a Parquet file of another kind": Case(
-        lambda: Path("x.parquet").write_text("a,b\n1,2\n"), ("x.parquet is not a valid Parquet file",)
+        lambda: Path("x.parquet").write_text("a,b\n1,2\n"), ("x.parquet", "Parquet")
     ),
-    "an empty Parquet file": Case(lambda: Path("x.parquet").touch(), ("x.parquet is not a valid Parquet file",)),
+    "an empty Parquet file": Case(lambda: Path("x.parquet").touch(), ("x.parquet", "Parquet")),
     "a Parquet file with a damaged page": Case(
         parquet(lambda: spoil("x.parquet", 40, b"\xff" * 200), write_page_checksum=True),
-        ("x.parquet is not a valid Parquet file", "Copy or write it again"),
+        ("x.parquet", "Parquet", "again"),
     ),
-    "a Parquet file without rows": Case(parquet(frame=FRAME[:0]), ("x.parquet has no rows",)),
+    "a Parquet file without rows": Case(parquet(frame=FRAME[:0]), ("x.parquet", "no rows")),
     "Parquet files that differ": Case(
         folder(FRAME, FRAME.astype({"b": "int64"})),
-        (
-            "the files of rows differ: the column 'b' is double in rows/0.parquet and int64 in rows/1.parquet",
-            "same types",
-        ),
+        ("data.source", "'b'", "double in rows/0.parquet", "int64 in rows/1.parquet"),
         config=data(source="rows"),
     ),
     "a date that is asked for": Case(
         parquet(frame=FRAME.assign(b=pd.Timestamp("2013-01-01"))),
-        ("the column 'b' of x.parquet is not numeric (timestamp", "the numeric columns are a"),
+        ("data.columns", "'b'", "x.parquet", "(timestamp", "numeric"),
         config=data(columns=["a", "b"]),
     ),
     "lists in a column": Case(
         lambda: pq.write_table(pa.table({"a": [[1.0], [2.0]]}), "x.parquet"),
-        ("x.parquet has no numeric columns", "a (list<"),
+        ("x.parquet", "numeric", "a (list<"),
     ),
     # NPY
     "a truncated NPY file": Case(
-        npy(ROWS, lambda: truncate("x.npy", 8)), ("x.npy is truncated", "4792 are there", "Copy")
+        npy(ROWS, lambda: truncate("x.npy", 8)), ("x.npy", "truncated", "4800", "4792", "again")
     ),
-    "an NPY file of another kind": Case(
-        lambda: Path("x.npy").write_text("hello"), ("x.npy is not a valid NPY file", "numpy.save")
-    ),
-    "an NPY file of three dimensions": Case(npy(ROWS[None]), ("x.npy must hold an array of shape", "(1, 300, 2)")),
-    "an NPY file of complex numbers": Case(npy(ROWS * 1j), ("x.npy has no numeric columns", "complex128")),
-    "an NPY file of objects": Case(npy(np.array([[1, "a"]], dtype=object)), ("x.npy has no numeric columns", "object")),
+    "an NPY file of another kind": Case(lambda: Path("x.npy").write_text("hello"), ("x.npy", "NPY", "numpy.save")),
+    "an NPY file of three dimensions": Case(npy(ROWS[None]), ("x.npy", "shape", "(1, 300, 2)")),
+    "an NPY file of complex numbers": Case(npy(ROWS * 1j), ("x.npy", "numeric", "complex128")),
+    "an NPY file of objects": Case(npy(np.array([[1, "a"]], dtype=object)), ("x.npy", "numeric", "object")),
     # Zarr
     "a missing Zarr chunk": Case(
         array(lambda: Path("x.zarr/c/1/0").unlink()),
-        ("the chunk c/1/0 of x.zarr is not stored", "data.missing_chunks"),
+        ("x.zarr", "c/1/0", "data.missing_chunks"),
     ),
-    "a missing chunk of a column": Case(
-        group(lambda: Path("x.zarr/b/c/2").unlink()), ("the chunk b/c/2 of x.zarr is not stored",)
-    ),
-    "a truncated Zarr chunk": Case(
-        array(lambda: truncate("x.zarr/c/2/0", 30)), ("x.zarr is damaged somewhere in rows", "Copy or write it again")
-    ),
+    "a missing chunk of a column": Case(group(lambda: Path("x.zarr/b/c/2").unlink()), ("x.zarr", "b/c/2")),
+    "a truncated Zarr chunk": Case(array(lambda: truncate("x.zarr/c/2/0", 30)), ("x.zarr", "damaged", "rows", "again")),
     "a Zarr chunk of another kind": Case(
         group(lambda: Path("x.zarr/a/c/0").write_text("hello")),
-        ("the column 'a' of x.zarr is damaged somewhere in rows 0 to",),
+        ("x.zarr", "'a'", "damaged", "rows 0"),
     ),
-    "a folder that is no Zarr store": Case(lambda: Path("x.zarr").mkdir(), ("x.zarr is not a Zarr array or group",)),
-    "broken Zarr metadata": Case(
-        array(lambda: Path("x.zarr/zarr.json").write_text('{"shape": [')), ("x.zarr is not a Zarr array or group",)
-    ),
+    "a folder that is no Zarr store": Case(lambda: Path("x.zarr").mkdir(), ("x.zarr", "Zarr")),
+    "broken Zarr metadata": Case(array(lambda: Path("x.zarr/zarr.json").write_text('{"shape": [')), ("x.zarr", "Zarr")),
     "Zarr columns of different lengths": Case(
-        group(a=300, b=200), ("the columns of x.zarr differ in length: a 300, b 200", "data.columns")
+        group(a=300, b=200), ("x.zarr", "length", "a 300, b 200", "data.columns")
     ),
     # HDF5
-    "a truncated HDF5 file": Case(
-        hdf5(lambda: truncate("x.h5", 1000)), ("x.h5 is not a valid HDF5 file", "truncated", "Copy")
-    ),
-    "an HDF5 file of another kind": Case(lambda: Path("x.h5").write_text("hello"), ("x.h5 is not a valid HDF5 file",)),
-    "several HDF5 datasets": Case(
-        hdf5(rows=ROWS, more=ROWS), ("data.dataset: x.h5 has 2 datasets (more, rows)", "Name the one")
-    ),
+    "a truncated HDF5 file": Case(hdf5(lambda: truncate("x.h5", 1000)), ("x.h5", "HDF5", "truncated", "again")),
+    "an HDF5 file of another kind": Case(lambda: Path("x.h5").write_text("hello"), ("x.h5", "HDF5")),
+    "several HDF5 datasets": Case(hdf5(rows=ROWS, more=ROWS), ("data.dataset", "x.h5", "2 datasets", "more, rows")),
     "an HDF5 dataset that is not there": Case(
-        hdf5(), ("x.h5 has no dataset '/no'; it has rows",), config=data(dataset="/no")
+        hdf5(), ("data.dataset", "x.h5", "'/no'", "rows"), config=data(dataset="/no")
     ),
     # columns and values
     "a column that is not there": Case(
-        csv(numbers()), ("x.csv has no column 'c'", "its columns are a, b"), config=data(columns=["a", "c"])
+        csv(numbers()), ("data.columns", "x.csv", "'c'", "a, b"), config=data(columns=["a", "c"])
     ),
     "text in a column that is asked for": Case(
-        csv("a,b\n1,x\n2,y\n"), ("the column 'b' of x.csv is not numeric (string)",), config=data(columns=["a", "b"])
+        csv("a,b\n1,x\n2,y\n"), ("data.columns", "'b'", "x.csv", "(string)"), config=data(columns=["a", "b"])
     ),
-    "text alone": Case(
-        csv("a,b\nx,y\n"), ("x.csv has no numeric columns to cluster on; it has a (string), b (string)",)
-    ),
+    "text alone": Case(csv("a,b\nx,y\n"), ("x.csv", "numeric", "a (string), b (string)")),
     "missing values": Case(
         csv(numbers("1,", ",2")),
-        ("x.csv has rows that cannot be used", "in 2 of 302 rows", "row 300", "data.missing: drop"),
+        ("x.csv", "2 of 302 rows", "row 300", "data.missing: drop"),
     ),
-    "infinite values": Case(npy(np.where(ROWS.max() == ROWS, np.inf, ROWS)), ("in 1 of 300 rows", "column 'x")),
+    "infinite values": Case(
+        npy(np.where(ROWS.max() == ROWS, np.inf, ROWS)), ("1 of 300 rows", "'x", "data.missing: drop")
+    ),
     "no usable row": Case(
-        csv("a,b\n1,\n2,\n"), ("no rows that are usable, of 2",), config=data(missing="drop", columns=["a", "b"])
+        csv("a,b\n1,\n2,\n"), ("no rows", "usable", "2"), config=data(missing="drop", columns=["a", "b"])
     ),
     "a constant column to scale": Case(
         parquet(frame=FRAME.assign(b=1.0)),
         ("'b'", "same value", "data.columns"),
         config=data(scale="standard"),
     ),
-    "values whose squares overflow": Case(npy(ROWS * 1e200), ("x", "too large for float64", "Scale the data")),
-    "negative weights": Case(parquet(), ("sample weights are negative", "at least 0"), config=data(weights="b")),
+    "values whose squares overflow": Case(npy(ROWS * 1e200), ("'x", "float64", "cale the data")),
+    "negative weights": Case(parquet(), ("weights", "negative", "0"), config=data(weights="b")),
     "fewer rows than components": Case(
         csv("a,b\n1,2\n2,1\n3,3\n"), ("n_samples = 3", "fewer components"), config={"search": {"n_components": [5]}}
     ),
     # the job
-    "a key that nobody knows": Case(
-        lambda: None, ("search.n_int", "unknown key (did you mean n_init?)"), config={"search": {"n_int": 3}}
-    ),
+    "a key that nobody knows": Case(lambda: None, ("search.n_int", "n_init?"), config={"search": {"n_int": 3}}),
     "an option of another format": Case(
-        csv(numbers()), ("data.dataset: expected none for x.csv", "HDF5"), config=data(dataset="/rows")
+        csv(numbers()), ("data.dataset", "x.csv", "HDF5"), config=data(dataset="/rows")
     ),
     "too little memory": Case(
         csv(numbers()),
-        ("memory limit is 1 MiB", "Raise cluster.memory_limit"),
+        ("1 MiB", "cluster.memory_limit"),
         config={"cluster": {"memory_limit": "1MiB"}},
     ),
     "a store that is something else": Case(
         lambda: (csv(numbers())(), Path("r.zarr").write_text("mine")),
-        ("r.zarr exists and is not a result store", "another path"),
+        ("r.zarr", "result store", "another path"),
     ),
     "a store below a file": Case(
         lambda: (csv(numbers())(), Path("f").touch()),
-        ("output.store: cannot write", "f/r.zarr.lock", "Choose a path"),
+        ("output.store", "f/r.zarr.lock", "path"),
         config={"output": {"store": "f/r.zarr"}},
     ),
 }
@@ -351,8 +324,8 @@ def complaint(found, code):
     assert "Traceback" not in found.output
     _, mark, text = found.stderr.rpartition("gmm-dask: ")
     assert mark, found.output
-    if not text.startswith("the configuration "):  # those list each key that is wrong in a line of its own
-        assert text.count("\n") == 1, text
+    _, *items = text.splitlines()
+    assert all(item.startswith("  ") for item in items), text  # each key that is wrong is in a line of its own
     assert text.rstrip().endswith("."), text
     return text
 
@@ -408,7 +381,7 @@ def test_the_command_itself(here, options):
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == MISTAKE
     assert found.stdout == "gmm-dask run job.json\n"
-    assert found.stderr.count("x.parquet is not a valid Parquet file") == 1
+    assert found.stderr.count("x.parquet") == 1
     assert "Traceback" not in found.stderr
 
 
@@ -463,7 +436,7 @@ def test_no_permission_to_read(open_folder, kind):
     with as_nobody():
         found = CliRunner().invoke(app, ["run", "--no-prefect", "job.json"])
     text = complaint(found, MISTAKE)
-    assert f"cannot read x.{kind}" in text
+    assert f"x.{kind}" in text
     assert "ermission denied" in text
     assert not is_whole("r.zarr")
 
@@ -473,8 +446,8 @@ def test_no_permission_to_write(open_folder):
     Path("shut").mkdir(mode=0o555)
     store, found = run_without_rights({"output": {"store": "shut/r.zarr"}})
     text = complaint(found, MISTAKE)
-    assert text.startswith("output.store: cannot write ")
-    assert "shut/r.zarr.lock: Permission denied. Choose a path that can be written." in text
+    for part in ("output.store", "shut/r.zarr.lock", "ermission denied", "path"):
+        assert part in text
     assert not Path(store).exists()
 
 
@@ -505,9 +478,8 @@ def test_a_full_disk(here, small_disk, taken):
         }
     )
     text = complaint(CliRunner().invoke(app, ["run", "--no-prefect", "job.json"]), FAULT)
-    assert "cannot write disk/r.zarr" in text
-    assert "No space left on device" in text
-    assert "ree some space" in text
+    for part in ("disk/r.zarr", "No space left on device", "ree some space"):
+        assert part in text
     assert not is_whole(store)
     (small_disk / "other").unlink()
     again = CliRunner().invoke(app, ["run", "--no-prefect", "job.json"])
@@ -520,7 +492,8 @@ def test_another_run_at_work(here):
     store = write_config({})
     with lock(store):
         text = complaint(CliRunner().invoke(app, ["run", "--no-prefect", "job.json"]), MISTAKE)
-    assert "another run is at work on the result store r.zarr" in text
+    assert "another run" in text
+    assert "r.zarr" in text
 
 
 def test_a_damaged_checkpoint(here, monkeypatch):
@@ -533,5 +506,5 @@ def test_a_damaged_checkpoint(here, monkeypatch):
     (chunk,) = Path(store).glob("checkpoint/*/float64/c/0")
     truncate(chunk, 3)
     text = complaint(CliRunner().invoke(app, ["run", "--no-prefect", "job.json"]), MISTAKE)
-    assert "of the result store r.zarr is damaged" in text
-    assert "--fresh" in text
+    for part in ("r.zarr", "damaged", "--fresh"):
+        assert part in text

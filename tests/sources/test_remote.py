@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from gmm_dask.errors import FaultError, UserError
 from marks import slow
+from messages import names
 from paths import ROOT
 from pipeline.config.data import DataConfig
 from pipeline.config.job import load_config
@@ -167,7 +168,7 @@ def test_old_faithful_from_s3_and_no_secret_anywhere(job, bucket, tmp_path, name
     arguments = job(name)
     found = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
     assert found.exit_code == 0, found.output
-    assert "best: tied covariance, 3 components" in found.output
+    assert "tied-k3" in found.output
     store = open_result(tmp_path / "r.zarr")
     local = run(load_config(ROOT / "configs/quickstart.yaml", [
         f"data.source={ROOT}/configs/data/old_faithful.csv", f"output.store={tmp_path}/local.zarr",
@@ -195,36 +196,40 @@ def test_a_complete_store_is_found_again_and_changed_data_are_seen(job, bucket, 
     before = last_modified(location)
     assert CliRunner().invoke(app, ["run", "--no-prefect", *arguments]).exit_code == 0
     again = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
-    assert "nothing was computed" in again.output
+    assert "--fresh" in again.output  # it was complete
     FAITHFUL[::-1].assign(waiting=FAITHFUL["waiting"][::-1] + 1).to_parquet(tmp_path / "a.parquet", index=False)
     upload(Body=(tmp_path / "a.parquet").read_bytes())
     assert last_modified(find_location(DataConfig(source=location.source, storage_options=credentials))) != before
     changed = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
     assert changed.exit_code == 2
-    assert "of other data, or its data has changed" in changed.output
+    assert "changed" in changed.output
+    assert "--fresh" in changed.output
 
 
 # -- what goes wrong there -----------------------------------------------------------------------------------
 
 
-def refusal(kind, url, options=None, **data):
-    with pytest.raises(kind) as caught:
-        source(url, options, **data).array.compute(scheduler="sync")
+CREDENTIALS = ("credentials", "${NAME}", "data.storage_options")
+
+
+def refusal(kind, url, options, *parts):
+    """The message, one line that names all the parts, with which the data cannot be read."""
+    with pytest.raises(kind, match=names(*parts)) as caught:
+        source(url, options).array.compute(scheduler="sync")
     text = str(caught.value)
     assert "\n" not in text
     return text
 
 
-def test_a_bucket_that_is_not_there(credentials):
-    text = refusal(UserError, "s3://vanished/a.parquet", credentials)
-    assert text.startswith("data.source: cannot read s3://vanished/a.parquet: ")
-    assert text.endswith("Correct the path, or put the data there.")
-
-
-@pytest.mark.parametrize("name", ["no.parquet", "no.zarr", "no/*.parquet", "faithful.zarr/no"])
-def test_a_key_that_is_not_there(credentials, name):
-    text = refusal(UserError, f"s3://data/{name}", credentials)
-    assert f"s3://data/{name}" in text
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://vanished/a.parquet",
+        *(f"s3://data/{name}" for name in ("no.parquet", "no.zarr", "no/*.parquet", "faithful.zarr/no")),
+    ],
+)
+def test_a_bucket_or_a_key_that_is_not_there(credentials, url):
+    refusal(UserError, url, credentials, "data.source", url)
 
 
 def test_a_bucket_that_vanishes_while_it_is_read(credentials, bucket, files):
@@ -236,7 +241,7 @@ def test_a_bucket_that_vanishes_while_it_is_read(credentials, bucket, files):
         bucket.client.delete_object(Bucket="brief", Key=file.name)
     bucket.client.delete_bucket(Bucket="brief")
     opened.location.fs.invalidate_cache()
-    with pytest.raises(UserError, match=r"cannot read s3://brief/part-\d\.parquet: .*Correct the path"):
+    with pytest.raises(UserError, match=names("data.source", "s3://brief/part-", "path")):
         opened.array.compute(scheduler="sync")
 
 
@@ -246,30 +251,29 @@ def test_credentials_that_do_not_do(credentials, bucket, monkeypatch, name, who)
     key, secret = bucket.stranger if who == "stranger" else ("AKIAXXXXXXXXXXXXXXXX", "wrong-secret")
     monkeypatch.setenv("BUCKET_KEY", key)
     monkeypatch.setenv("BUCKET_SECRET", secret)
-    text = refusal(UserError, f"s3://data/{name}", credentials)
-    assert "Give credentials that may read it, in the environment or as ${NAME} in data.storage_options." in text
+    text = refusal(UserError, f"s3://data/{name}", credentials, *CREDENTIALS)
     assert key not in text
     assert secret not in text
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "code", "says"),
+    ("name", "change", "part"),
     [
-        ("faithful.zarr", {"BUCKET_KEY": "AKIAXXXXXXXXXXXXXXXX"}, 2, "Give credentials"),
-        ("faithful.parquet", {"BUCKET_SECRET": "wrong"}, 2, "Give credentials"),
-        ("nowhere.zarr", {}, 2, "s3://data/nowhere.zarr"),
-        ("s3://vanished/a.parquet", {}, 2, "Correct the path"),
+        ("faithful.zarr", {"BUCKET_KEY": "AKIAXXXXXXXXXXXXXXXX"}, "credentials"),
+        ("faithful.parquet", {"BUCKET_SECRET": "wrong"}, "credentials"),
+        ("nowhere.zarr", {}, "s3://data/nowhere.zarr"),
+        ("s3://vanished/a.parquet", {}, "s3://vanished/a.parquet"),
     ],
 )
-def test_the_command_ends_with_a_paragraph(job, tmp_path, monkeypatch, name, change, code, says):
+def test_the_command_ends_with_a_paragraph(job, tmp_path, monkeypatch, name, change, part):
     arguments = job(name)
     for variable, value in change.items():
         monkeypatch.setenv(variable, value)
     found = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
-    assert found.exit_code == code, found.output
+    assert found.exit_code == 2, found.output
     last = found.stderr.splitlines()[-1]
     assert last.startswith("gmm-dask: data.source: ")
-    assert says in last
+    assert part in last
     assert "Traceback" not in found.output
     assert not (tmp_path / "r.zarr").exists()
 
@@ -279,16 +283,13 @@ def test_no_credentials_at_all(bucket, monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
-    text = refusal(UserError, "s3://data/faithful.parquet", {"client_kwargs": {"endpoint_url": bucket.url}})
-    assert "Give credentials that may read it" in text
+    refusal(UserError, "s3://data/faithful.parquet", {"client_kwargs": {"endpoint_url": bucket.url}}, *CREDENTIALS)
 
 
 def test_a_variable_that_is_not_set(credentials, monkeypatch):
     monkeypatch.delenv("BUCKET_SECRET")
-    assert refusal(UserError, "s3://data/faithful.parquet", credentials) == (
-        "data.storage_options.secret: the environment variable BUCKET_SECRET is not set, but the configuration refers "
-        "to it as ${BUCKET_SECRET}. Set it: export BUCKET_SECRET=..."
-    )
+    parts = ("data.storage_options.secret", "${BUCKET_SECRET}", "export BUCKET_SECRET=")
+    refusal(UserError, "s3://data/faithful.parquet", credentials, *parts)
 
 
 @pytest.mark.parametrize("name", ["faithful.parquet", "faithful.zarr"])
@@ -298,27 +299,24 @@ def test_no_server_is_a_fault(credentials, name):
         "client_kwargs": {"endpoint_url": f"http://127.0.0.1:{free_port()}"},
         "config_kwargs": {"retries": {"max_attempts": 1}},
     }
-    text = refusal(FaultError, f"s3://data/{name}", options)
-    assert text.startswith(f"data.source: cannot read s3://data/{name}: ")
-    assert "Check the network and the address" in text
+    refusal(FaultError, f"s3://data/{name}", options, "data.source", f"s3://data/{name}", "network", "address")
 
 
 def test_a_file_system_whose_package_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "s3", raising=False)
-    text = refusal(UserError, "s3://data/a.parquet")
-    assert text.endswith('Install it: pip install "gmm-dask[s3]".')
+    refusal(UserError, "s3://data/a.parquet", {}, 'pip install "gmm-dask[s3]"')
 
 
 def test_schemes_that_nobody_knows():
-    text = refusal(UserError, "nope://a/b.parquet")
-    assert text.startswith("data.source: cannot open nope://a/b.parquet: Protocol not known: nope.")
+    refusal(UserError, "nope://a/b.parquet", {}, "data.source", "nope://a/b.parquet", "Protocol not known", "URL")
 
 
 def test_options_for_a_local_path(tmp_path):
     (tmp_path / "a.csv").write_text("a\n1\n")
-    text = refusal(UserError, str(tmp_path / "a.csv"), {"anon": True})
-    assert text.startswith("data.storage_options: expected none for the local path")
+    refusal(
+        UserError, str(tmp_path / "a.csv"), {"anon": True}, "data.storage_options", "local path", tmp_path / "a.csv"
+    )
 
 
 # -- HTTP, memory and file:// --------------------------------------------------------------------------------
@@ -386,20 +384,15 @@ def test_http_with_a_token(web, monkeypatch, name):
     options = {"headers": {"Authorization": "Bearer ${WEB_TOKEN}"}}
     opened = source(f"{web}/{name}", options)
     np.testing.assert_array_equal(opened.array.compute(), FAITHFUL)
-    missing = refusal(UserError, f"{web}/no-{name}", options)
-    assert "is not a Zarr array or group" in missing or "Correct the path, or put the data there." in missing
+    refusal(UserError, f"{web}/no-{name}", options, "data.source", f"{web}/no-{name}")
     monkeypatch.setenv("WEB_TOKEN", "wrong-one")
-    text = refusal(UserError, f"{web}/{name}", options)
-    assert "Give credentials" in text
-    assert "wrong-one" not in text
+    assert "wrong-one" not in refusal(UserError, f"{web}/{name}", options, *CREDENTIALS)
 
 
 def test_a_token_in_the_query_stays_hidden(monkeypatch):
     monkeypatch.setenv("SIGNATURE", "abc123xyz")
     url = f"http://127.0.0.1:{free_port()}/a.parquet?sig=${{SIGNATURE}}"
-    text = refusal(FaultError, url)
-    assert "${SIGNATURE}" in text
-    assert "abc123xyz" not in text
+    assert "abc123xyz" not in refusal(FaultError, url, {}, "${SIGNATURE}")
 
 
 @pytest.mark.parametrize("name", EVERY_KIND)
@@ -440,7 +433,8 @@ def test_secrets_that_are_written_out_are_refused_and_not_repeated(tmp_path, opt
     (tmp_path / "job.yaml").write_text(json.dumps({"data": {"source": "s3://b/a.parquet", "storage_options": options}}))
     found = CliRunner().invoke(app, ["validate", str(tmp_path / "job.yaml")])
     assert found.exit_code == 2
-    assert "expected ${NAME}, a variable of the environment, for the secret" in found.output
+    assert "data.storage_options" in found.output
+    assert "${NAME}" in found.output
     assert "hunter2" not in found.output
     assert "42" not in found.output
 
@@ -492,5 +486,5 @@ def test_variables_are_filled_in_when_the_configuration_is_read_or_the_data_open
     assert config.output.store == f"{tmp_path}/r.zarr"
     np.testing.assert_array_equal(open_source(config.data).array.compute()[:, 0], FAITHFUL["waiting"])
     monkeypatch.delenv("COLUMN")
-    with pytest.raises(UserError, match=r"data\.columns: the environment variable COLUMN is not set"):
+    with pytest.raises(UserError, match=names("data.columns", "${COLUMN}", "export COLUMN")):
         load_config(tmp_path / "job.yaml")

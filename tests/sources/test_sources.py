@@ -1,5 +1,6 @@
 import math
 import pickle
+import re
 from pathlib import Path
 
 import dask
@@ -40,11 +41,10 @@ def source(path, **options):
     return open_source(DataConfig(source=str(path), **options))
 
 
-def message(path, **options):
-    """The text of the error that opening, or then reading, gives."""
-    with pytest.raises(UserError) as caught:
+def assert_refused(path, *parts, **options):
+    """Opening the data, or then reading it, fails with a message that names the path and all the parts."""
+    with pytest.raises(UserError, match=names(path, *parts)):
         source(path, **options).array.compute(scheduler="sync")
-    return str(caught.value)
 
 
 def write(kind, frame):
@@ -180,9 +180,8 @@ def test_the_names_of_tasks_follow_the_data(here, frame, kind):
 @pytest.mark.parametrize("kind", TABLES)
 def test_missing_column(here, frame, kind):
     path = write(kind, frame)
-    expected = f"data.columns: {path} has no column 'aa' (did you mean a?); its columns are a, b, c."
-    assert message(path, columns=["aa"]) == expected
-    assert message(path, weights="w") == f"data.weights: {path} has no column 'w'; its columns are a, b, c."
+    assert_refused(path, "data.columns", "'aa'", "a?", "a, b, c", columns=["aa"])
+    assert_refused(path, "data.weights", "'w'", "a, b, c", weights="w")
 
 
 @pytest.mark.parametrize(
@@ -195,29 +194,24 @@ def test_text_columns_are_left_out_and_refused_by_name(here, frame, kind, type_n
     else:
         write(kind, frame.assign(s="x"))
     assert source(f"data.{kind}").columns == ("a", "b", "c")
-    text = message(f"data.{kind}", columns=["a", "s"])
-    assert text.startswith(f"data.columns: the column 's' of data.{kind} is not numeric ({type_name}")
-    assert text.endswith("the numeric columns are a, b, c.")
-    assert message(f"data.{kind}", weights="s").startswith("data.weights: the column 's'")
+    assert_refused(f"data.{kind}", "data.columns", "'s'", "numeric", type_name, "a, b, c", columns=["a", "s"])
+    assert_refused(f"data.{kind}", "data.weights", "'s'", type_name, weights="s")
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_no_numeric_columns(here, kind):
     path = write(kind, pd.DataFrame({"s": ["x"], "t": ["y"]}))
-    text = message(path)
-    assert text.startswith(f"data.source: {path} has no numeric columns to cluster on; it has s (")
+    assert_refused(path, "data.source", "numeric", "s (", "t (")
 
 
 def test_a_group_without_arrays(here):
     zarr.create_group("data.zarr")
-    expected = "data.source: data.zarr has no numeric columns to cluster on; it has no columns at all."
-    assert message("data.zarr") == expected
+    assert_refused("data.zarr", "data.source", "no columns")
 
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_no_rows(here, frame, kind):
-    path = write(kind, frame[:0])
-    assert message(path) == f"data.source: {path} has no rows; a mixture needs at least two."
+    assert_refused(write(kind, frame[:0]), "data.source", "no rows")
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -231,23 +225,14 @@ def test_missing_values_are_nan(here, frame, kind):
 
 
 def test_paths_that_do_not_exist(here):
-    where = f"A relative path is looked up from the current directory, {here}."
-    assert message("no.csv") == f"data.source: there is no file or folder no.csv. {where}"
-    assert message("no/*.parquet") == f"data.source: no file matches no/*.parquet. {where}"
+    for path in ("no.csv", "no/*.parquet"):
+        assert_refused(path, "data.source", here)
 
 
-@pytest.mark.parametrize("path", ["data.txt", "data.csv.gz", "noending", "*.txt", "a.npz"])
+@pytest.mark.parametrize("path", ["data.txt", "data.csv.gz", "noending", "*.txt", "a.npz", "*.csv"])
 def test_endings_that_are_not_supported(here, path):
     Path(path.replace("*", "x")).write_text("a\n1\n")
-    assert message(path) == (
-        "data.source: expected one path that ends in .csv, .npy, .zarr, .parquet, .h5, .hdf5, a folder of Parquet "
-        f"files, or a glob that ends in .parquet; got {path}."
-    )
-
-
-def test_globs_are_for_parquet(here, frame):
-    write("csv", frame)
-    assert "expected one path that ends in" in message("*.csv")
+    assert_refused(path, "data.source", ".csv, .npy, .zarr, .parquet, .h5, .hdf5", "folder", "glob")
 
 
 # -- CSV -----------------------------------------------------------------------------------------------------
@@ -280,11 +265,7 @@ def test_csv_integers_before_floats_beyond_the_sample(here, monkeypatch):
 def test_csv_text_beyond_the_sample(here, monkeypatch):
     monkeypatch.setattr("pipeline.sources.csv.SAMPLE_BYTES", 100)
     Path("a.csv").write_text("\n".join(["a,b", *["1,2"] * 500, "1,oops"]) + "\n")
-    assert message("a.csv") == (
-        "data.source: a.csv cannot be read as CSV, in the lines from byte 4 on: in the column 'b': Row #501: CSV "
-        "conversion error to double: invalid value 'oops'. Correct the file, or list the columns to read in "
-        "data.columns."
-    )
+    assert_refused("a.csv", "data.source", "byte 4", "'b'", "Row #501", "'oops'", "data.columns")
     np.testing.assert_array_equal(source("a.csv", columns=["a"]).array.compute(), np.ones((501, 1)))
 
 
@@ -334,46 +315,26 @@ def test_csv_names_of_unnamed_pandas_columns(here):
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("content", "parts"),
     [
-        (b"", "data.source: a.csv is empty; expected a header line with the columns' names."),
-        (b"\n1,2\n", "data.source: a.csv is empty; expected a header line with the columns' names."),
-        (b"a,b\n\n\n", "data.source: a.csv has no rows; a mixture needs at least two."),
-        (
-            b"1.5,-2e3\n3,4\n",
-            "data.source: the first line of a.csv holds numbers (1.5, -2e3); expected a header line with the "
-            "columns' names. Add one.",
-        ),
-        (b"a,a\n1,2\n", "data.source: the header of a.csv names the column 'a' twice. Rename one."),
+        (b"", ("empty", "header")),
+        (b"\n1,2\n", ("empty", "header")),
+        (b"a,b\n\n\n", ("no rows",)),
+        (b"1.5,-2e3\n3,4\n", ("first line", "1.5, -2e3", "header")),
+        (b"a,a\n1,2\n", ("header", "'a' twice")),
+        (b"\xff\xfe\x00,b\n1,2\n", ("first line", "header")),  # no text
+        (b"a,b\n1,2\n1,2,3\n", ("byte 0", "Row #2: Expected 2 columns, got 3: 1,2,3")),
+        (b"a,b\n1\n", ("byte 0", "Row #1: Expected 2 columns, got 1: 1")),
     ],
 )
-def test_csv_headers_that_are_wrong(here, content, expected):
+def test_csv_that_is_wrong(here, content, parts):
     Path("a.csv").write_bytes(content)
-    assert message("a.csv") == expected
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"a,b\n1,2\n1,2,3\n", "CSV parse error: Row #2: Expected 2 columns, got 3: 1,2,3"),
-        (b"a,b\n1\n", "CSV parse error: Row #1: Expected 2 columns, got 1: 1"),
-    ],
-)
-def test_csv_lines_of_the_wrong_length(here, content, reason):
-    Path("a.csv").write_bytes(content)
-    text = message("a.csv")
-    assert text.startswith("data.source: a.csv cannot be read as CSV, in the lines from byte 0 on: ")
-    assert reason in text
-
-
-def test_csv_that_is_not_text(here):
-    Path("a.csv").write_bytes(b"\xff\xfe\x00,b\n1,2\n")
-    assert message("a.csv").startswith("data.source: the first line of a.csv is not a CSV header: ")
+    assert_refused("a.csv", "data.source", *parts)
 
 
 def test_a_folder_is_not_a_csv_file(here):
     Path("a.csv").mkdir()
-    assert message("a.csv") == "data.source: the folder a.csv has no file that ends in .parquet."
+    assert_refused("a.csv", "data.source", "folder", ".parquet")
 
 
 def test_the_sets_that_come_with_the_program(monkeypatch):
@@ -430,40 +391,24 @@ def test_npy_versions(here, frame):
 
 
 @pytest.mark.parametrize(
-    ("array", "expected"),
+    ("array", "parts"),
     [
-        (np.zeros((0, 2)), "data.source: a.npy has no rows; a mixture needs at least two."),
-        (
-            np.zeros((2, 0)),
-            "data.source: a.npy has no numeric columns to cluster on; it has no columns at all.",
-        ),
-        (
-            np.zeros((2, 2, 2)),
-            "data.source: a.npy must hold an array of shape (n_rows, n_columns); its shape is (2, 2, 2).",
-        ),
-        (
-            np.zeros((2, 1), complex),
-            "data.source: a.npy has no numeric columns to cluster on; it has x0 (complex128).",
-        ),
-        (
-            np.array([["a"]]),
-            "data.source: a.npy has no numeric columns to cluster on; it has x0 (<U1).",
-        ),
-        (
-            np.array([[{}]]),
-            "data.source: a.npy has no numeric columns to cluster on; it has x0 (object).",
-        ),
+        (np.zeros((0, 2)), ("no rows",)),
+        (np.zeros((2, 0)), ("no columns",)),
+        (np.zeros((2, 2, 2)), ("(n_rows, n_columns)", "(2, 2, 2)")),
+        (np.zeros((2, 1), complex), ("numeric", "x0 (complex128)")),
+        (np.array([["a"]]), ("numeric", "x0 (<U1)")),
+        (np.array([[{}]]), ("numeric", "x0 (object)")),
     ],
 )
-def test_npy_that_holds_no_rows_of_numbers(here, array, expected):
+def test_npy_that_holds_no_rows_of_numbers(here, array, parts):
     np.save("a.npy", array)
-    assert message("a.npy") == expected
+    assert_refused("a.npy", "data.source", *parts)
 
 
 def test_npy_missing_column(here):
     np.save("a.npy", np.zeros((2, 2)))
-    expected = "data.columns: a.npy has no column 'x2'; its columns are x0, x1."
-    assert message("a.npy", columns=["x2"]) == expected
+    assert_refused("a.npy", "data.columns", "'x2'", "x0, x1", columns=["x2"])
 
 
 def test_npy_truncated(here):
@@ -473,15 +418,12 @@ def test_npy_truncated(here):
     Path("a.npy").write_bytes(content[:-8])
     with pytest.raises(UserError, match=names("a.npy", "truncated", "8 bytes")):
         opened.array.compute()
-    assert message("a.npy") == (
-        "data.source: a.npy is truncated: its header promises 1600 bytes of numbers, and 1592 are there. "
-        "Copy or write it again."
-    )
+    assert_refused("a.npy", "data.source", "truncated", 1600, 1592)
 
 
 def test_npy_that_is_none(here):
     Path("a.npy").write_text("hello")
-    assert message("a.npy").startswith("data.source: a.npy is not a valid NPY file: ")
+    assert_refused("a.npy", "data.source", "NPY")
 
 
 # -- Zarr ----------------------------------------------------------------------------------------------------
@@ -514,9 +456,7 @@ def test_zarr_group_of_columns(here, frame, zarr_format):
     opened = source("g.zarr")
     assert opened.columns == ("a", "b", "c")
     np.testing.assert_array_equal(opened.array.compute(), frame.to_numpy())
-    assert message("g.zarr", columns=["matrix"]).startswith(
-        f"data.columns: the column 'matrix' of g.zarr is not numeric (of shape ({N}, 2))"
-    )
+    assert_refused("g.zarr", "data.columns", "'matrix'", f"({N}, 2)", columns=["matrix"])
 
 
 def test_zarr_chunks_are_whole_storage_chunks(here):
@@ -572,10 +512,7 @@ def test_zarr_of_xarray_packed(here):
     xr = pytest.importorskip("xarray")
     data = xr.Dataset({"t": ("profile", [1.0, 2.0])})
     data.to_zarr("x.zarr", consolidated=False, encoding={"t": {"dtype": "i2", "scale_factor": 0.1, "_FillValue": -1}})
-    assert message("x.zarr") == (
-        "data.source: the column 't' of x.zarr is packed (scale_factor): its numbers are not in its unit. "
-        "Write it unpacked, without these attributes."
-    )
+    assert_refused("x.zarr", "data.source", "'t'", "scale_factor", "unpacked")
 
 
 def test_zarr_zeros_that_are_not_stored_are_zeros_if_asked_for(here):
@@ -588,17 +525,13 @@ def test_zarr_errors(here):
     group = zarr.create_group("g.zarr")
     group.create_array("a", data=np.zeros(3))
     group.create_array("b", data=np.zeros(4))
-    assert message("g.zarr") == (
-        "data.source: the columns of g.zarr differ in length: a 3, b 4. List those of one length in data.columns."
-    )
+    assert_refused("g.zarr", "data.source", "length", "a 3, b 4", "data.columns")
     zarr.create_array("d.zarr", data=np.zeros((2, 2, 2)))
-    assert message("d.zarr") == (
-        "data.source: the array d.zarr must have the shape (n_rows, n_columns); its shape is (2, 2, 2)."
-    )
+    assert_refused("d.zarr", "data.source", "(n_rows, n_columns)", "(2, 2, 2)")
     zarr.create_array("e.zarr", shape=(0, 2), dtype="f8")
-    assert message("e.zarr") == "data.source: e.zarr has no rows; a mixture needs at least two."
+    assert_refused("e.zarr", "data.source", "no rows")
     Path("f.zarr").mkdir()
-    assert message("f.zarr").startswith("data.source: f.zarr is not a Zarr array or group: ")
+    assert_refused("f.zarr", "data.source", "Zarr")
 
 
 def test_zarr_foreign_files_do_no_harm(here, frame):
@@ -669,8 +602,8 @@ def test_parquet_of_pandas_nullable_and_bool_columns(here):
     opened = source("a.parquet")
     assert opened.columns == ("i", "f", "b")
     (note,) = opened.notes
-    assert note.startswith("left out, not numeric: s (")
-    assert note.endswith("when (timestamp[us]); data.columns lists those to cluster on")
+    for part in ("s (", "when (timestamp[us])", "data.columns"):
+        assert part in note
     np.testing.assert_array_equal(opened.array.compute(), [[1, 1.5, 1], [np.nan] * 3, [3, 2.5, 0]])
     named = source("a.parquet", columns=["b"])
     np.testing.assert_array_equal(named.array.compute(), [[1], [np.nan], [0]])
@@ -697,9 +630,7 @@ def test_parquet_schemas_that_differ(here, frame):
     Path("d").mkdir()
     frame.to_parquet("d/a.parquet")
     frame.astype({"b": "float32"}).to_parquet("d/b.parquet")
-    text = message("d")
-    for name in ("data.source", "column 'b' is double in d/a.parquet and float in d/b.parquet", "data.columns"):
-        assert name in text
+    assert_refused("d", "data.source", "'b'", "double in d/a.parquet", "float in d/b.parquet", "data.columns")
     assert source("d", columns=["a", "c"]).n_rows == 2 * N
 
 
@@ -709,7 +640,7 @@ def test_parquet_columns_that_some_files_lack(here, frame, missing_in):
     for name in "ab":
         frame[["a", "b"] if name == missing_in else ["a", "b", "c"]].to_parquet(f"d/{name}.parquet")
     there, lacking = ("missing", "double") if missing_in == "a" else ("double", "missing")
-    assert f"the column 'c' is {there} in d/a.parquet and {lacking} in d/b.parquet" in message("d")
+    assert_refused("d", "'c'", f"{there} in d/a.parquet", f"{lacking} in d/b.parquet")
     assert source("d", columns=["a"]).n_rows == 2 * N
 
 
@@ -724,9 +655,9 @@ def test_parquet_files_without_rows_between_others(here, frame):
 
 def test_parquet_errors(here, frame):
     Path("d").mkdir()
-    assert message("d") == "data.source: the folder d has no file that ends in .parquet."
+    assert_refused("d", "data.source", "folder", ".parquet")
     Path("a.parquet").write_text("hello")
-    assert message("a.parquet").startswith("data.source: a.parquet is not a valid Parquet file: ")
+    assert_refused("a.parquet", "data.source", "Parquet")
     frame.to_parquet("b.parquet")
     opened = source("b.parquet")
     frame[:50].to_parquet("b.parquet")
@@ -765,18 +696,20 @@ def test_hdf5_of_named_fields(here, frame):
     write_hdf5(table=(records, (20,)))
     opened = source("a.h5", chunk_rows=20)
     assert opened.columns == ("a", "b")
-    assert opened.notes == ("left out, not numeric: name (|S3); data.columns lists those to cluster on",)
+    (note,) = opened.notes
+    assert "name (|S3)" in note
+    assert "data.columns" in note
     np.testing.assert_array_equal(opened.array.compute(), np.column_stack([frame["a"], np.arange(N)]))
 
 
 def test_hdf5_datasets_are_named(here, frame):
     write_hdf5(**{"run/rows": (frame.to_numpy(), None), "other": (np.zeros(3), None)})
     np.testing.assert_array_equal(source("a.h5", dataset="/run/rows").array.compute(), frame)
-    assert message("a.h5") == "data.dataset: a.h5 has 2 datasets (other, run/rows). Name the one to read."
+    assert_refused("a.h5", "data.dataset", "2 datasets", "other, run/rows")
     write_hdf5("b.hdf5", cube=(np.zeros((2, 2, 2)), None))
-    assert "its shape is (2, 2, 2)" in message("b.hdf5")
+    assert_refused("b.hdf5", "data.dataset", "/cube", "(2, 2, 2)")
     write_hdf5("c.h5", rows=(np.zeros((0, 2)), None))
-    assert message("c.h5") == "data.source: c.h5 has no rows; a mixture needs at least two."
+    assert_refused("c.h5", "data.source", "no rows")
 
 
 # -- notes ---------------------------------------------------------------------------------------------------
@@ -787,13 +720,12 @@ def test_columns_that_are_left_out_are_told_unless_columns_are_named(here, frame
     path = write("parquet", days.set_index("day"))
     opened = source(path)
     assert opened.columns == ("a", "b", "c", "flag")
-    assert len(opened.notes) == 1
-    assert opened.notes[0].startswith("left out, not numeric: s (")
+    (note,) = opened.notes
+    assert "s (" in note
     assert source(path, columns=["a"]).notes == ()
     wide = pd.DataFrame({f"s{i}": ["x"] for i in range(30)} | {"a": [1.0]})
-    assert (
-        source(write("csv", wide)).notes[0].endswith("s11 (string) and 18 more; data.columns lists those to cluster on")
-    )
+    (note,) = source(write("csv", wide)).notes
+    assert re.search(names("s11 (string)", "18 more", "data.columns"), note)
 
 
 # -- sizes of chunks -----------------------------------------------------------------------------------------
