@@ -61,3 +61,17 @@ def line():
     rng = np.random.RandomState(0)
     groups = [rng.normal(-2, 1, 200), rng.normal(1, 0.5, 150), rng.normal(6, 2, 100)]
     return np.concatenate(groups)[:, None]
+
+
+@pytest.fixture
+def unheld(monkeypatch):
+    """Small data is read chunk by chunk, like large data."""
+    monkeypatch.setattr("pipeline.sources.rows.IN_MEMORY_BYTES", 0)
+
+
+@pytest.fixture(params=["held", "in chunks"])
+def size(request):
+    """Small data is held in memory, or read chunk by chunk, like large data."""
+    if request.param == "in chunks":
+        request.getfixturevalue("unheld")
+    return request.param

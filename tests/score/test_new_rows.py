@@ -17,7 +17,6 @@ import zarr
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-import pipeline.sources.rows
 from flows import cli
 from gmm_dask.errors import UserError
 from messages import names
@@ -60,12 +59,6 @@ def fit(folder, scale="none", columns=COLUMNS, **output):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return fit(tmp_path_factory.mktemp("fit"))
-
-
-@pytest.fixture
-def unheld(monkeypatch):
-    """Small data is read chunk by chunk, like large data."""
-    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
 
 
 def rows_of(out):
@@ -169,7 +162,7 @@ def test_rows_that_are_infinitely_far(tmp_path, store):
     assert 0 <= found["label"][5] < 3
     assert np.isfinite(found["log_density"].values[np.arange(300) != 5]).all()
     assert summary.mean_log_density == -np.inf
-    assert "zero in float64" in summary.drift[0]
+    assert "float64" in summary.drift[0]
 
 
 def test_another_quantile_takes_its_threshold_from_the_new_rows(tmp_path, store):
@@ -202,9 +195,7 @@ def test_key_columns_of_new_rows(tmp_path, store):
 
 def test_columns_that_are_lacking_are_all_named(tmp_path, store):
     pd.DataFrame(some_rows(9, 1), columns=["x", "b", "z"]).to_csv(tmp_path / "new.csv", index=False)
-    with pytest.raises(
-        UserError, match=r"new\.csv lacks 2 of the model's 3 features: a, c\. .*--columns, in the order"
-    ):
+    with pytest.raises(UserError, match=names("new.csv", "2 of", "3 features", "a, c", "--columns", "a, b, c")):
         score(store, str(tmp_path / "new.csv"), tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()
 
@@ -212,7 +203,7 @@ def test_columns_that_are_lacking_are_all_named(tmp_path, store):
 def test_columns_by_other_names(tmp_path, store):
     rows = some_rows(200, 1)
     np.save(tmp_path / "new.npy", rows[:, [2, 0, 1]])
-    with pytest.raises(UserError, match="lacks 3 of the model's 3 features"):
+    with pytest.raises(UserError, match=names("new.npy", "3 of", "3 features", "--columns")):
         score(store, str(tmp_path / "new.npy"), tmp_path / "a.zarr")
     score(store, str(tmp_path / "new.npy"), tmp_path / "a.zarr", columns=["x1", "x2", "x0"])
     score(store, write_new(tmp_path, "csv", rows), tmp_path / "b.zarr")
@@ -225,7 +216,7 @@ def test_columns_by_other_names(tmp_path, store):
 def test_a_column_that_is_no_number_is_refused_by_name(tmp_path, store):
     frame = pd.DataFrame(some_rows(9, 1), columns=COLUMNS).assign(b="text")
     frame.to_parquet(tmp_path / "new.parquet")
-    with pytest.raises(UserError, match=r"the column 'b' of .* is not numeric"):
+    with pytest.raises(UserError, match=names("'b'", "new.parquet", "numeric")):
         score(store, str(tmp_path / "new.parquet"), tmp_path / "out.zarr")
 
 
@@ -238,7 +229,7 @@ def test_what_the_model_fixes_cannot_be_set(tmp_path, store, override):
 
 
 def test_values_that_are_wrong_are_explained(tmp_path, store):
-    with pytest.raises(UserError, match=r"of the scores has an error:\s+data\.missing"):
+    with pytest.raises(UserError, match=names("scores", "data.missing", "'error'", "'drop'", "'maybe'")):
         score(store, "new.csv", tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["data.missing=maybe"]))
 
 
@@ -270,7 +261,7 @@ def test_scores_go_on_where_they_were_stopped(tmp_path, store, unheld, out):
     told = [event for event in events if isinstance(event, ChunksDone)]
     assert 0 < len(told) < told[-1].total
     (detail,) = [event.detail for event in events if isinstance(event, StageStarted) and event.name == "write rows"]
-    assert "resuming after" in detail
+    assert f"{told[-1].total - len(told)} of {told[-1].total}" in detail
     again = score(store, data, out, **settings)
     assert again.reused
     assert again.rows == first.rows
@@ -296,7 +287,7 @@ def test_something_else_is_never_touched(tmp_path, store, out):
     (tmp_path / out).mkdir()
     (tmp_path / out / "precious.txt").write_text("mine")
     for fresh in (False, True):
-        with pytest.raises(UserError, match=r"left as it is|does not hold these scores"):
+        with pytest.raises(UserError, match=names(tmp_path / out, "another path")):
             score(store, data, tmp_path / out, fresh=fresh)
     assert (tmp_path / out / "precious.txt").read_text() == "mine"
 
@@ -320,7 +311,7 @@ def test_an_unfinished_store_is_no_model(tmp_path):
     )
     with pytest.raises(StopFit):
         run(config, progress=watch)
-    with pytest.raises(UserError, match=r"the result store .* is not complete"):
+    with pytest.raises(UserError, match=names(config.output.store, "not complete")):
         score(config.output.store, str(tmp_path / "fit.csv"), tmp_path / "out.zarr")
 
 
@@ -373,7 +364,7 @@ def test_the_bound_of_the_density(mean, n_rows, warns):
 
 
 def test_rows_without_density_are_drift():
-    assert "zero in float64" in compare(new_rows(5, None), known()).drift[0]
+    assert "float64" in compare(new_rows(5, None), known()).drift[0]
     assert not compare(new_rows(0, None), known()).drift
 
 
@@ -384,7 +375,7 @@ def test_rows_without_density_are_drift():
 def test_the_bound_of_the_shares(shares, n_rows, warns):
     lines = compare(new_rows(n_rows, shares=shares), known()).drift
     assert bool(lines) == warns
-    assert not lines or "6.0% of the rows have moved" in lines[0]
+    assert not lines or "6.0% of the rows" in lines[0]
 
 
 def test_new_rows_of_the_same_kind_do_not_drift(tmp_path, store):
@@ -396,7 +387,7 @@ def test_new_rows_of_the_same_kind_do_not_drift(tmp_path, store):
 def test_without_rows_in_the_store_the_weights_stand_for_the_shares(tmp_path):
     bare = fit(tmp_path / "bare", labels=False, log_density=False, responsibilities=False, anomaly_quantile=None)
     data = write_new(tmp_path, "parquet", some_rows(2000, 0))
-    with pytest.raises(UserError, match="no row output is requested"):
+    with pytest.raises(UserError, match=names("output.labels=true")):
         score(bare, data, tmp_path / "out.zarr")
     summary = score(bare, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["output.labels=true"]))
     assert summary.rows.label_shares == pytest.approx(summary.fit_shares, abs=0.01)
@@ -413,10 +404,10 @@ def test_the_command_prints_the_comparison_and_warns(tmp_path, store):
     assert result.exit_code == 0, result.stderr
     text = " ".join(result.stdout.split())
     assert "component share here in the fit difference" in text
-    assert "600 rows, by full-k3" in text
-    assert re.search(r"mean log density -\d+\.\d{4} per row, -\d\.\d{4} in the fit", text)
+    assert re.search(r"\b600 rows.* full-k3", text)
+    assert re.search(r"mean log density -\d+\.\d{4} .*-\d\.\d{4} in the fit", text)
     assert re.search(r"anomalies: \d+ .*quantile 0\.01 .*the fit", text)
-    assert "drift: the mean log density is" in text
+    assert "drift: " in text
     assert f"scores: {tmp_path}/out.zarr" in text
     assert "write rows: label, log_density, responsibility, anomaly" in result.stderr
 
@@ -427,7 +418,8 @@ def test_the_command_fails_in_a_paragraph(tmp_path, store):
     assert "nowhere.csv" in result.stderr
     result = runner.invoke(cli.app, ["score", str(tmp_path / "no.zarr"), "nowhere.csv", "-o", str(tmp_path / "o.zarr")])
     assert result.exit_code == 2
-    assert "there is no result store" in result.stderr
+    assert f"{tmp_path}/no.zarr" in result.stderr
+    assert "gmm-dask run" in result.stderr
     assert not Path(tmp_path / "out.zarr").exists()
     assert open_result(store).is_complete
 

@@ -28,6 +28,7 @@ from flows import cli
 from flows.progress import LiveLine, describe
 from gmm_dask import UserError
 from gmm_dask.errors import FaultError
+from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import ChunksDone, StageStarted
@@ -61,10 +62,10 @@ def write_data(tmp_path, rows, kind, chunk=100):
 
 
 def job(tmp_path, source, data=None, output=None, **search):
-    names = {} if source.endswith(("zarr", "npy")) else {"columns": COLUMNS}
+    columns = {} if source.endswith(("zarr", "npy")) else {"columns": COLUMNS}
     return JobConfig.model_validate(
         {
-            "data": {"source": source, "chunk_rows": 100, **names, **(data or {})},
+            "data": {"source": source, "chunk_rows": 100, **columns, **(data or {})},
             "search": {
                 "n_components": [3],
                 "covariance_types": ["full"],
@@ -78,12 +79,6 @@ def job(tmp_path, source, data=None, output=None, **search):
 
 
 EVERYTHING = {"labels": True, "log_density": True, "responsibilities": True, "anomaly_quantile": 0.01}
-
-
-@pytest.fixture
-def unheld(monkeypatch):
-    """Small data is read chunk by chunk, like large data."""
-    monkeypatch.setattr(pipeline.sources.rows, "IN_MEMORY_BYTES", 0)
 
 
 def rows_of(store):
@@ -143,7 +138,7 @@ def test_chunks_are_told_as_they_are_written(tmp_path, unheld):
     told = [event for event in events if isinstance(event, ChunksDone)]
     assert [(event.done, event.total) for event in told] == [(i, 10) for i in range(1, 11)]
     assert told[-1].rows == 1000
-    assert describe(told[2]).startswith("3 of 10 chunks written, ")
+    assert describe(told[2]).startswith("3 of 10 chunks")
 
 
 def test_chunks_move_the_live_line():
@@ -153,8 +148,8 @@ def test_chunks_move_the_live_line():
         live(ChunksDone(12, 64, 1_200_000, 0.5))
         live._bar.refresh()
     drawn = screen.file.getvalue()
-    assert "write rows" in drawn
-    assert "12 of 64 chunks, 2.4 M rows/s" in drawn
+    for part in ("write rows", "12 of 64 chunks", "2.4 M rows/s"):
+        assert part in drawn
 
 
 def test_the_command_tells_of_rows_and_anomalies(tmp_path, monkeypatch):
@@ -164,10 +159,8 @@ def test_the_command_tells_of_rows_and_anomalies(tmp_path, monkeypatch):
     (tmp_path / "job.yaml").write_text(config.model_dump_json())
     result = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["run", str(tmp_path / "job.yaml"), "--no-prefect"])
     assert result.exit_code == 0, result.stderr
-    assert "1 row without a label" in result.stdout
-    assert re.search(
-        r"anomalies: 10 rows with a log density below -\d+\.\d+, the quantile 0\.01 \(rank error 1e-05", result.stdout
-    )
+    assert re.search(r"\b1 row .*label", result.stdout)
+    assert re.search(r"anomalies: 10 .*-\d+\.\d+.* 0\.01 .*error 1e-05", result.stdout)
     assert f"rows: {rows_folder(config.output.store)}\n" in result.stdout
 
 
@@ -298,16 +291,16 @@ def test_answers_as_parquet_have_the_key_columns_beside_them(tmp_path, unheld):
 
 
 @pytest.mark.parametrize(
-    ("kind", "output", "message"),
+    ("kind", "output", "parts"),
     [
-        ("csv", {}, r"output\.rows: .*Parquet.*data\.csv is CSV"),
-        ("parquet", {"key_columns": ["idd"]}, r"output\.key_columns: .*0\.parquet has no column 'idd'; .* id\."),
-        ("parquet", {"key_columns": ["label"]}, r"output\.key_columns: label is the name of a row output"),
+        ("csv", {}, ("output.rows", "Parquet", "data.csv", "CSV", "zarr")),
+        ("parquet", {"key_columns": ["idd"]}, ("output.key_columns", "0.parquet", "'idd'", "a, b, c, id")),
+        ("parquet", {"key_columns": ["label"]}, ("output.key_columns", "label", "row output")),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_the_fit(tmp_path, kind, output, message):
+def test_what_cannot_be_written_is_refused_before_the_fit(tmp_path, kind, output, parts):
     config = job(tmp_path, write_data(tmp_path, some_rows(), kind), output={"rows": "parquet", **output})
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=names(*parts)):
         run(config)
     assert not Path(config.output.store).exists()
 
@@ -361,7 +354,7 @@ def test_only_missing_chunks_are_computed_again(tmp_path, unheld, kind, rows):
     told = [event for event in events if isinstance(event, ChunksDone)]
     total = told[0].total
     (stage,) = [event for event in events if isinstance(event, StageStarted) and event.name == "write rows"]
-    assert "resuming after" in stage.detail
+    assert f"{total - len(told)} of {total}" in stage.detail
     assert 6 <= total - len(told) < total
     assert told[-1].done == total
     assert everything_in(parts.output.store) == everything_in(whole.output.store)
@@ -424,7 +417,7 @@ def test_kill_9_in_the_row_pass(tmp_path, unheld, rows):
             kills += 1
             assert read_summary(parts.output.store) is None
             assert not Path(rows_folder(parts.output.store)).exists()
-            with pytest.raises(UserError, match="is not complete"):
+            with pytest.raises(UserError, match=names(parts.output.store, "not complete")):
                 open_result(parts.output.store)
     assert kills >= 4
     run(parts)
@@ -463,8 +456,8 @@ def test_a_disk_that_fills_in_the_row_pass(tmp_path, unheld, rows):
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     place = rows_folder(config.output.store) if rows == "parquet" else f"{config.output.store}/rows"
-    assert f"gmm-dask: cannot write {place}: File too large." in last
-    assert "Free some space" in last
+    for part in ("gmm-dask: ", place, "File too large", "ree some space"):
+        assert part in last
     assert "Traceback" not in done.stderr
     assert not open_result(config.output.store, unfinished=True).is_complete
     assert not Path(rows_folder(config.output.store)).exists()
