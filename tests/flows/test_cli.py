@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from flows import cli, terminal
 from flows.progress import LiveLine, LogLines, describe
+from messages import names
 from pipeline.config.job import load_config
 from pipeline.fit import job as stages
 from pipeline.progress import PassDone, StageStarted, silent
@@ -116,11 +117,11 @@ def test_run_shows_the_candidates_the_winner_and_where_things_are(finished):
     rows = [line for line in lines if re.match(r"\s*[1-4] +(full|tied|diag|spherical) ", line)]
     assert len(rows) == 16
     assert re.match(r"\s*3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +2/2 +<- best$", rows[0])
-    assert any(re.match(r"best: spherical covariance, 3 components \(spherical-k3\), BIC \d+\.\d\d$", x) for x in lines)
-    assert "store: results/small.zarr, with label (300)" in lines
+    assert any(re.match(r"best: .*spherical-k3.* BIC \d+\.\d\d$", line) for line in lines)
+    assert any(re.match(r"store: results/small\.zarr\b.* label \(300\)$", line) for line in lines)
     assert "report: results/small.zarr-report/index.html" in lines
     assert Path("results/small.zarr-report/index.html").is_file()
-    assert re.match(r"16 candidates, \d+ passes over the data \(\d+\.\d\d kiB read\), \d+\.\d s$", lines[-1])
+    assert re.match(r"16 candidates, \d+ passes .*\d+\.\d\d kiB .* \d+\.\d s$", lines[-1])
     assert max(map(len, lines)) <= 80
 
 
@@ -134,10 +135,10 @@ def test_run_again_computes_nothing_and_fresh_starts_over(job):
     first = settings("n_components=[3]", "covariance_types=[spherical]")
     invoke("run", "job.yaml", "--no-prefect", *first)
     again = invoke("run", "job.yaml", "--no-prefect", *first)
-    assert "nothing was computed" in again.stdout
+    assert "--fresh" in again.stdout  # it was complete
     assert "spherical-k3" in again.stdout
     fresh = invoke("run", "job.yaml", "--no-prefect", "--fresh", *first)
-    assert "nothing was computed" not in fresh.stdout
+    assert "--fresh" not in fresh.stdout
 
 
 def test_show_prints_what_run_printed(finished):
@@ -155,7 +156,7 @@ def test_show_reports_that_a_run_is_unfinished(job):
         run.kill()
     result = invoke("show", "results/small.zarr")
     assert result.exit_code == 0
-    assert result.stdout.startswith("UNFINISHED after 1 pass: ")
+    assert re.match(r"UNFINISHED .*\b1 pass\b", result.stdout)
     assert len(re.findall(r"\d +(?:full|tied|diag|spherical) +running", result.stdout)) == 16
     assert "best" not in result.stdout
 
@@ -184,7 +185,7 @@ def test_set_replaces_values_of_the_config(job):
 
 def test_one_candidate_is_counted_in_the_singular(job):
     one = ["--set", "search.n_components=[2]", "--set", "search.covariance_types=[tied]"]
-    assert "\n1 candidate, " in invoke("run", "job.yaml", "--no-prefect", *one).stdout
+    assert re.search(r"^1 candidate\b", invoke("run", "job.yaml", "--no-prefect", *one).stdout, re.MULTILINE)
 
 
 def test_candidates_that_failed_are_rows_with_a_remedy(capsys):
@@ -211,7 +212,7 @@ def test_a_screen_of_24_lines_holds_the_best_and_points_to_the_rest(capsys):
     terminal.show_candidates(table, "bic", "full-k1", "some.zarr", most)
     out = capsys.readouterr().out
     assert out.count("converged") == most == 9
-    assert "... and 21 more: gmm-dask show some.zarr" in out
+    assert re.search(r"\b21 more.* gmm-dask show some\.zarr", out)
     assert terminal.rows_on_screen(Console(file=io.StringIO())) is None
 
 
@@ -228,28 +229,28 @@ def test_validate_prints_the_size_of_a_job_and_computes_nothing(job):
     assert found["chunks"] == "1"
     assert found["a pass reads"].startswith("4.69 kiB")
     assert (found["candidates"], found["starts"]) == ("16", "80")
-    assert re.match(r"about \d+\.\d+ MiB projected, with \d+ threads? \(limit 1\.00 GiB\)", found["memory"])
+    assert re.search(r"\d+\.\d+ MiB .*\b\d+ threads?.* 1\.00 GiB", found["memory"])
     assert found["store"] == "results/small.zarr"
     assert sorted(path.name for path in job.iterdir()) == ["job.yaml", "rows.npy"]
 
 
 def test_validate_says_that_the_grid_may_grow(job):
     result = invoke("validate", "job.yaml", "--set", "search.extend=true")
-    assert re.search(r"candidates +16, or more: the grid grows", result.stdout)
+    assert re.search(r"candidates +16\b.* grid", result.stdout)
 
 
 def test_how_starts_agree_is_in_the_table_and_below_it(job):
     out = invoke("run", "job.yaml", "--no-prefect", *settings("accelerate=true", "tol=1e-8")).stdout
     assert re.search(r" K +covariance +status +BIC +delta +iterations +agree *$", out, re.MULTILINE)
     assert re.search(r" 3 +spherical +converged +\d+\.\d\d +0\.00 +\d+ +2/2 +<- best *$", out, re.MULTILINE)
-    assert "2 of the winner's 2 starts ended at its likelihood (numbers 0, 1)" in out
-    assert re.search(r"[\d,]+ iterations of 32 fits, which share passes; \d+ of them at extrapolated parameters", out)
+    assert re.search(r"\b2 of .*\b2 starts .*\b0, 1\b", out)
+    assert re.search(r"[\d,]+ iterations of 32 fits.* \d+ .*extrapolated", out)
 
 
 def test_validate_does_not_know_the_rows_of_a_csv(job):
     Path("rows.csv").write_text("a,b\n1,2\n3,4\n")
     result = invoke("validate", "job.yaml", "--set", "data.source=rows.csv")
-    assert re.search(r"rows +unknown until read \(CSV\)", result.stdout)
+    assert re.search(r"rows +unknown .*CSV", result.stdout)
 
 
 def test_validate_refuses_a_limit_that_one_fit_exceeds(job):
@@ -268,7 +269,7 @@ def test_validate_prints_the_waves_if_the_memory_is_little(job):
         "data.chunk_rows=100",
     ]
     result = invoke("validate", "job.yaml", *most)
-    assert re.search(r"starts +320, in \d+ waves to fit the memory", result.stdout)
+    assert re.search(r"starts +320\b.* \d+ waves", result.stdout)
 
 
 def test_schema_is_json():
@@ -282,8 +283,7 @@ def test_schema_is_json():
 def test_a_mistake_is_one_paragraph_on_standard_error_and_code_2(job):
     result = invoke("run", "job.yaml", "--no-prefect", "--set", "data.source=nowhere.npy")
     assert result.exit_code == 2
-    assert result.stderr.startswith("gmm-dask: data.source: there is no file or folder nowhere.npy.")
-    assert "Traceback" not in result.stderr
+    assert re.fullmatch(r"gmm-dask: data\.source: .*nowhere\.npy.*\n", result.stderr)
 
 
 @pytest.mark.parametrize(
@@ -316,9 +316,7 @@ def test_a_fault_is_one_paragraph_and_code_1(job, monkeypatch):
     monkeypatch.setattr("pipeline.fit.plan.estimate_job", fail_with(OSError(28, "No space left on device")))
     result = invoke("validate", "job.yaml")
     assert result.exit_code == 1
-    assert result.stderr == (
-        "gmm-dask: OSError: [Errno 28] No space left on device. Add --debug to see where it happened.\n"
-    )
+    assert re.fullmatch(r"gmm-dask: OSError: \[Errno 28\] No space left on device.* --debug .*\n", result.stderr)
 
 
 def test_debug_adds_the_traceback(job, monkeypatch):
@@ -326,14 +324,15 @@ def test_debug_adds_the_traceback(job, monkeypatch):
     result = invoke("validate", "job.yaml", "--debug")
     assert result.exit_code == 1
     assert result.stderr.startswith("Traceback")
-    assert result.stderr.endswith("gmm-dask: ZeroDivisionError: oh.\n")
+    assert result.stderr.splitlines()[-1].startswith("gmm-dask: ZeroDivisionError: oh")
 
 
 def test_interrupted_is_code_130(job, monkeypatch):
     monkeypatch.setattr("pipeline.fit.plan.estimate_job", fail_with(KeyboardInterrupt()))
     result = invoke("validate", "job.yaml")
     assert result.exit_code == 130
-    assert result.stderr == "gmm-dask: interrupted.\n"
+    assert re.fullmatch(r"gmm-dask: interrupted\b.*\n", result.stderr)
+    assert "resume" not in result.stderr
 
 
 def test_an_interrupted_run_says_how_to_resume(job, monkeypatch):
@@ -343,7 +342,7 @@ def test_an_interrupted_run_says_how_to_resume(job, monkeypatch):
     monkeypatch.setattr("pipeline.fit.job.run", interrupt)
     result = invoke("run", "job.yaml", "--no-prefect")
     assert result.exit_code == 130
-    assert result.stderr == "gmm-dask: interrupted. The same command resumes from the last checkpoint.\n"
+    assert re.fullmatch(r"gmm-dask: interrupted\b.* command .*resume.*\n", result.stderr)
 
 
 def test_a_long_message_is_not_wrapped_when_piped(job):
@@ -366,14 +365,15 @@ def test_a_stage_as_a_line_of_text():
 
 def test_a_pass_as_a_line_of_text():
     event = a_pass(3, converged=2, singular=1)
-    assert describe(event) == "pass 3 took 0.25 s, 1.2 k rows/s: 5 running, 2 converged, 1 singular; about 40 s left"
+    counts = "5 running, 2 converged, 1 singular"
+    assert re.search(names("pass 3", "0.25 s", "1.2 k rows/s", counts, "40 s"), describe(event))
     assert (event.total, event.finished) == (8, 3)
     event = a_pass(3, degenerate=1, spurious=2, failed=4)
     assert "5 running, 1 degenerate, 2 spurious, 4 failed" in describe(event)
     assert (event.total, event.finished) == (12, 7)
     event = a_pass(4, seconds_left=600, best="tied-k3", max_iter=1)
-    assert describe(event).endswith("5 running, 1 stopped at max_iter; about 10 min left; best so far tied-k3")
-    assert "about 30 h left" in describe(a_pass(5, seconds_left=108_000))
+    assert re.search(names("5 running", "max_iter", "10 min", "tied-k3"), describe(event))
+    assert "30 h" in describe(a_pass(5, seconds_left=108_000))
 
 
 def test_log_lines_have_every_stage_and_a_pass_now_and_then():
@@ -394,7 +394,7 @@ def test_the_live_line_fits_80_columns_and_leaves_only_lasting_messages():
         live(a_pass(99999, running=123, converged=567, seconds_left=5000))
         live._bar.refresh()
     drawn = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]", screen.file.getvalue())]
-    assert any("pass 99999, 567 of 690 fits done, about 83 min left" in line for line in drawn)
+    assert any(re.search(names("pass 99999", "567 of 690", "83 min"), line) for line in drawn)
     assert max(map(len, drawn)) <= 80
     assert [line for line in drawn if "resume: after pass 40" in line]
     assert drawn[-1] == ""
@@ -428,7 +428,7 @@ def test_synth_never_overwrites(tmp_path):
     (tmp_path / "rows.npy").touch()
     result = invoke("synth", str(tmp_path / "rows.npy"), "--rows", "500")
     assert result.exit_code == 2
-    assert "rows.npy exists" in result.stderr
+    assert re.search(r"rows\.npy.* exists", result.stderr)
 
 
 @pytest.mark.parametrize(("option", "value"), [("rows", 0), ("features", 0), ("components", 0), ("seed", -1)])
