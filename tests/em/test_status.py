@@ -11,6 +11,8 @@ def test_every_status_has_a_cause_and_says_what_to_do():
         assert status.advice or status is Status.CONVERGED
         assert status.remedy.startswith(status.cause)
         assert status.remedy.endswith(".")
+    assert "max_iter" in Status.MAX_ITER.advice
+    assert "reg_covar" in Status.SINGULAR.advice
 
 
 def test_what_may_win():

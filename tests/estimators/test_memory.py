@@ -23,6 +23,7 @@ from gmm_dask.memory import (
     resting_bytes,
     starting_bytes,
 )
+from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.fit.plan import estimate_job
 from pipeline.synth import Plan, draw_chunks, draw_truth, write_synthetic
@@ -67,7 +68,7 @@ def test_a_limit_that_one_fit_or_chunk_does_not_fit_is_refused_with_the_terms():
     largest = max(model_bytes(c, 64) for c in CANDIDATES) * copies_of_sums(SHAPE, Machine(2, 0))
     least = max(resting + largest, starting_bytes(SHAPE, Machine(2, 0), CANDIDATES, 3))
     assert sum(plan_waves(SHAPE, Machine(2, least), CANDIDATES, 3)) == 120
-    with pytest.raises(UserError, match=r"the memory limit is .* MiB, and .* needed: .*data\.chunk_rows"):
+    with pytest.raises(UserError, match=names(f"{(least - 1) / 2**20:,.0f} MiB", "memory_limit", "data.chunk_rows")):
         plan_waves(SHAPE, Machine(2, least - 1), CANDIDATES, 3)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gmm_dask import GaussianMixture, UserError
+from messages import names
 from mixtures import assert_same_parameters, inits_of, random_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -31,23 +32,23 @@ def test_given_precisions_replace_a_starts_own(iris, covariance_type):
 SKEW = np.array([np.eye(4)] * 3)
 SKEW[1, 0, 1] = 0.5
 WRONG = [
-    ({"weights_init": [0.5, 0.5]}, r"weights_init must have the shape \(3,\); got \(2,\)"),
-    ({"weights_init": [0.5, 0.5, 0.5]}, r"add up to 1; got minimum 0.5, maximum 0.5, sum 1.5"),
-    ({"weights_init": [1.5, -0.5, 0.0]}, r"between 0 and 1 .* got minimum -0.5"),
-    ({"weights_init": [np.nan, 0.5, 0.5]}, r"weights_init contains NaN"),
-    ({"means_init": np.zeros((3, 5))}, r"means_init must have the shape \(3, 4\); got \(3, 5\)"),
-    ({"precisions_init": np.ones((3, 4))}, r"precisions_init must have the shape \(3, 4, 4\); got \(3, 4\)"),
-    ({"precisions_init": SKEW}, r"symmetric and positive definite for covariance_type='full'"),
-    ({"precisions_init": -np.array([np.eye(4)] * 3)}, r"symmetric and positive definite"),
-    ({"precisions_init": -np.ones((3, 4)), "covariance_type": "diag"}, r"positive definite for covariance_type='diag'"),
-    ({"precisions_init": np.zeros(3), "covariance_type": "spherical"}, r"positive definite"),
+    ("weights_init", [0.5, 0.5], "full", ["(3,)", "(2,)"]),
+    ("weights_init", [0.5, 0.5, 0.5], "full", ["add up to 1", "minimum 0.5", "maximum 0.5", "sum 1.5"]),
+    ("weights_init", [1.5, -0.5, 0.0], "full", ["between 0 and 1", "minimum -0.5"]),
+    ("weights_init", [np.nan, 0.5, 0.5], "full", ["NaN"]),
+    ("means_init", np.zeros((3, 5)), "full", ["(3, 4)", "(3, 5)"]),
+    ("precisions_init", np.ones((3, 4)), "full", ["(3, 4, 4)", "(3, 4)"]),
+    ("precisions_init", SKEW, "full", ["symmetric", "positive definite", "'full'"]),
+    ("precisions_init", -np.array([np.eye(4)] * 3), "full", ["positive definite", "'full'"]),
+    ("precisions_init", -np.ones((3, 4)), "diag", ["positive definite", "'diag'"]),
+    ("precisions_init", np.zeros(3), "spherical", ["positive definite", "'spherical'"]),
 ]
 
 
-@pytest.mark.parametrize(("inits", "message"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
-def test_wrong_parameters(iris, inits, message):
-    with pytest.raises(ValueError, match=message):
-        fit(iris, **inits)
+@pytest.mark.parametrize(("name", "value", "covariance_type", "parts"), WRONG)
+def test_wrong_parameters(iris, name, value, covariance_type, parts):
+    with pytest.raises(ValueError, match=names(name, *parts)):
+        fit(iris, covariance_type=covariance_type, **{name: value})
 
 
 def test_wrong_parameters_are_the_users(iris):
