@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import joblib
@@ -126,7 +127,7 @@ def test_onnx_of_rows_that_are_far_from_everything(tmp_path):
 
 def test_onnx_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(UserError, match=r"pip install 'gmm-dask\[onnx\]'"):
+    with pytest.raises(UserError, match=names("pip install", "gmm-dask[onnx]")):
         export(make_store(tmp_path, "full"), Target.ONNX)
 
 
@@ -179,7 +180,7 @@ def test_every_key_of_the_json_is_described():
 def test_a_file_that_exists_is_left_as_it_is(tmp_path, target):
     store, file = make_store(tmp_path, "diag"), tmp_path / "mine"
     file.write_text("precious")
-    with pytest.raises(UserError, match="exists"):
+    with pytest.raises(UserError, match=names(file, "exists", "-o")):
         export(store, target, file)
     assert file.read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "night.zarr"]
@@ -204,7 +205,7 @@ def test_the_command(tmp_path):
     assert (result.exit_code, result.stdout) == (0, f"model: {tmp_path}/model.json\n")
     result = CliRunner().invoke(cli.app, ["export", store, "--to", "json", "-o", str(tmp_path / "no/model.json")])
     assert result.exit_code == 2
-    assert "Choose a file in a folder that can be written" in result.stderr
+    assert re.match(names(tmp_path / "no/model.json", "No such file or directory"), result.stderr)
     result = CliRunner().invoke(cli.app, ["export", store, "--to", "pmml"])
     assert result.exit_code == 2
 
@@ -218,5 +219,5 @@ def test_an_unfinished_store_is_refused(tmp_path):
     path = str(tmp_path / "r.zarr")
     config = JobConfig.model_validate({"data": {"source": "a.csv"}, "output": {"store": path}})
     prepare_store(path, config.model_dump(mode="json"), {"path": "a.csv", "modified": 1})
-    with pytest.raises(UserError, match="is not complete"):
+    with pytest.raises(UserError, match=names(path, "'running'")):
         export(path, Target.JSON)

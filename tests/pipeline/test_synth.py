@@ -81,7 +81,7 @@ def test_mistakes(tmp_path):
         with pytest.raises(UserError, match=names("seed", "whole number", seed)):
             write_synthetic(tmp_path / "a.npy", Plan(10, 2, 2, seed))
     (tmp_path / "there.npy").touch()
-    with pytest.raises(UserError, match="exists"):
+    with pytest.raises(UserError, match=names(tmp_path / "there.npy", "exists")):
         write_synthetic(tmp_path / "there.npy", Plan(10, 2, 2))
     with pytest.raises(UserError, match=names(".zarr", ".npy", ".parquet")):
         write_synthetic(tmp_path / "a.csv", Plan(10, 2, 2))

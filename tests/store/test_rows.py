@@ -214,7 +214,7 @@ def test_a_folder_of_something_else_is_left_alone(path):
     folder = Path(rows_folder(path))
     folder.mkdir()
     parquet.write_table(pa.table({"x": [1]}), folder / "part-00000.parquet")
-    with pytest.raises(UserError, match=names("folder of rows", "gmm-dask")):
+    with pytest.raises(UserError, match=names(folder, "gmm-dask")):
         ParquetRows(folder, RowPlan((1,), 3, NAMES, "one"), None, path).begin()
     assert parquet.read_table(folder)["x"].to_pylist() == [1]
 
