@@ -44,7 +44,7 @@ def test_with_auto_a_fit_does_not_depend_on_units(iris, name):
     np.testing.assert_allclose(scaled.covariances_ / precisions, ours.covariances_, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:The best start is spurious:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_auto_bounds_variances_from_below(covariance_type):
     X = np.repeat(np.array([[0.0, 5.0], [1.0, 7.0]]), 20, axis=0)
     mixture = GaussianMixture(2, covariance_type=covariance_type, reg_covar="auto", random_state=0).fit(X)

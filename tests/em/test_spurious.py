@@ -17,6 +17,7 @@ from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
 from gmm_dask.passes.statistics import collect_totals
 from gmm_dask.selection.outcomes import best_outcome, evaluate_states
+from messages import names
 from mixtures import assert_same_parameters, assert_same_statistics, random_parameters, random_rows
 
 OWN_COVARIANCES = ("full", "diag", "spherical")
@@ -120,7 +121,7 @@ def uneven_mixtures(family, n=200):
         yield family.parameters(rng.dirichlet(np.full(k, 0.7)) + 1e-3, rng.normal(size=(k, d)), covariances)
 
 
-@pytest.mark.filterwarnings("ignore:The best start is spurious:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_component_of_rows_in_line_ends_spurious_and_another_start_of_the_candidate_wins():
     """Ten rows on a line, of 210."""
     random = np.random.RandomState(0)
@@ -152,7 +153,7 @@ def test_no_spurious_component_wins_on_old_faithful(old_faithful, init_params):
 
 def test_a_sweep_of_spurious_fits_alone_warns():
     X = np.repeat(np.random.RandomState(0).standard_normal((3, 2)), 8, axis=0)
-    with pytest.warns(ConvergenceWarning, match=r"No candidate can be trusted, and the winner is spurious: .*Ask for"):
+    with pytest.warns(ConvergenceWarning, match=names("winner", "spurious", "fewer components")):
         search = GaussianMixtureSearch([3], "diag", reg_covar="auto", random_state=0).fit(X)
     assert search.results_["status"].tolist() == ["spurious"]
     assert search.results_["delta"].tolist() == [0.0]
@@ -167,7 +168,7 @@ def with_equal_rows():
 def test_the_estimator_reports_a_spurious_component():
     """The parameters are scikit-learn's all the same."""
     X = with_equal_rows()
-    with pytest.warns(ConvergenceWarning, match=r"The best start is spurious: .* is spurious: .*raise reg_covar"):
+    with pytest.warns(ConvergenceWarning, match=names("spurious", "reg_covar")):
         mixture = GaussianMixture(2, random_state=0).fit(X)
     assert mixture.status_ == "spurious"
     assert mixture.converged_
@@ -181,7 +182,7 @@ def test_a_sound_start_is_preferred_to_a_spurious_one_with_auto():
     mixture = GaussianMixture(2, n_init=2, init_params="auto")
     mixture._set_best([narrow, sound])
     assert mixture.status_ == "converged"
-    with pytest.warns(ConvergenceWarning, match="spurious"):
+    with pytest.warns(ConvergenceWarning, match=names("spurious")):
         mixture.set_params(init_params="kmeans")._set_best([narrow, sound])
     assert mixture.lower_bound_ == 9.0
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-from gmm_dask import GaussianMixture, GaussianMixtureSearch
+from gmm_dask import GaussianMixtureSearch
 from gmm_dask.em.status import Status
 from gmm_dask.errors import UserError
 from marks import slow
+from messages import names
 
 RANDOM = np.random.RandomState(0)
 ROWS = RANDOM.standard_normal((60, 2))
@@ -69,8 +71,7 @@ def test_every_candidate_gets_a_status(name, init_params, reg_covar, accelerate)
     except UserError as error:
         message = str(error)
     if found is None:  # no candidate has a density
-        assert "none of the 16 candidates could be fitted" in message
-        assert "scale the data" in message
+        assert re.match(names("16 candidates", "scale the data"), message)
         assert reg_covar == 0.0 or name in ("1e-160", "1e-300")
         return
     statuses = [Status(status) for status in found.results_["status"]]
@@ -88,7 +89,7 @@ def test_every_candidate_gets_a_status(name, init_params, reg_covar, accelerate)
 @pytest.mark.parametrize("init_params", INIT_PARAMS)
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_numbers_whose_squares_overflow_are_refused_by_name(name, init_params):
-    with pytest.raises(UserError, match=r"The values of column [01] reach .*too large for float64\. Scale the data"):
+    with pytest.raises(UserError, match=names(("column 0", "column 1"), "float64", "standard deviation")):
         search(TOO_LARGE[name], init_params=init_params)
 
 
@@ -98,19 +99,13 @@ def test_a_constant_column_is_bounded_however_small_its_value(value):
     assert not found["status"].isin(["singular", "failed"]).any()
 
 
-def test_one_row_is_refused():
-    for mixture in (GaussianMixture(), GaussianMixtureSearch()):
-        with pytest.raises(ValueError, match="1 sample"):
-            mixture.fit(ROWS[:1])
-
-
 @pytest.mark.parametrize("init_params", INIT_PARAMS)
 def test_candidates_of_more_components_than_rows_fail_and_the_others_finish(init_params):
     found = search(ROWS[:5], (1, 2, 9), init_params=init_params, covariance_types=["tied", "diag"]).results_
     assert found.n_components.tolist() == [1, 2, 9] * 2
     assert (found.status[found.n_components == 9] == "failed").all()
     assert (found.status[found.n_components == 1] == "converged").all()
-    with pytest.raises(UserError, match=r"could be fitted: there are fewer rows than components.*Ask for fewer"):
+    with pytest.raises(UserError, match=names("candidates", "rows", "fewer components")):
         search(ROWS[:5], (8, 9), init_params=init_params)
 
 

@@ -138,7 +138,7 @@ def test_unusable_rows_are_refused_with_their_number():
 def test_weights_that_are_no_weights(value, drop):
     weights = np.ones(20)
     weights[3] = value
-    with pytest.raises(UserError, match=r"^1 sample weights are negative"):
+    with pytest.raises(UserError, match=names("1 sample weights", "negative")):
         summary_of(random_rows(20, 2), weights, drop=drop)
 
 

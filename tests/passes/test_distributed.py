@@ -11,6 +11,7 @@ from distributed import Client, LocalCluster, default_client
 
 import alive
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
+from messages import names
 
 N_CHUNKS = 20
 PASSES = 40
@@ -39,7 +40,7 @@ def cluster(on_threads):
 
 def fitted_mixture(rows):
     mixture = GaussianMixture(3, tol=0.0, max_iter=PASSES, random_state=0)
-    with pytest.warns(match="did not converge"):
+    with pytest.warns(match=names("max_iter")):
         return mixture.fit(rows)
 
 

@@ -71,7 +71,7 @@ def test_criteria_ring_the_smallest(search, axes, criterion):
 
 def test_criteria_take_the_table_too(search, axes):
     plot_criteria(search.results_, ax=axes)
-    assert axes.get_ylabel() == "BIC above the smallest"
+    assert "BIC" in axes.get_ylabel()
     with pytest.raises(UserError, match=names("criterion", "bic", "aic", "icl", "held_out", "hqc")):
         plot_criteria(search, "hqc")
 
@@ -119,7 +119,7 @@ def test_clusters_of_chosen_features(search, frame, axes):
     assert len(ellipses(axes)) == search.best_params_["n_components"]
     with pytest.raises(UserError, match=names("features", "sepal length", "['petal', 0]")):
         plot_clusters(search, frame, ["petal", 0], ax=axes)
-    with pytest.raises(UserError, match="features must be two of"):
+    with pytest.raises(UserError, match=names("features", "two", "[1]")):
         plot_clusters(search, frame, [1], ax=axes)
 
 

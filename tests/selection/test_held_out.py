@@ -166,7 +166,7 @@ def test_holding_out_takes_no_more_reads(blobs):
     for share in (0.0, SHARE):
         data = CountingRows(blobs)
         settings = {"n_components": [2], "tol": 0.0, "max_iter": 5, "covariance_types": "diag", "init_params": "random"}
-        with pytest.warns(UserWarning, match="did not converge"):
+        with pytest.warns(UserWarning, match=names("max_iter")):
             searched(data.as_dask((50, 2)), held_out=share, **settings)
         reads.append(data.reads)
     assert reads == [7, 7]
@@ -216,7 +216,7 @@ def test_held_out_rows_tell_of_too_many_components():
 
 def test_pictures_tables_and_remarks_name_the_criterion(blobs):
     search = searched(blobs, n_components=[1, 2], criterion="held_out")
-    assert plot_criteria(search).get_ylabel() == "held-out deviance above the smallest"
+    assert CRITERIA["held_out"].label in plot_criteria(search).get_ylabel()
     assert f"Δ{CRITERIA['held_out'].label}" in estimator_html("", search)
     with pytest.raises(UserError, match=names("held_out", "search")):
         plot_criteria(searched(blobs, held_out=0.0), "held_out")
@@ -224,7 +224,7 @@ def test_pictures_tables_and_remarks_name_the_criterion(blobs):
 
 @pytest.mark.parametrize("share", [1.0, -0.1, float("nan"), "half"])
 def test_shares_that_are_none(blobs, share):
-    with pytest.raises(ValueError, match="'held_out' parameter of GaussianMixtureSearch must be a float in the range"):
+    with pytest.raises(ValueError, match=names("GaussianMixtureSearch", "held_out", repr(share))):
         searched(blobs, held_out=share)
 
 
@@ -234,33 +234,33 @@ def test_the_criterion_without_rows_held_out(blobs):
 
 
 @pytest.mark.parametrize(
-    ("share", "message"),
-    [(1e-9, "so small a share holds out none of 600 rows"), (1 - 1e-9, r"has 600 rows, 600 of them held out")],
+    ("share", "parts"),
+    [(1e-9, ["held_out", "600 rows", "larger"]), (1 - 1e-9, ["600 rows", "600 of them held out", "n_samples = 0"])],
 )
-def test_shares_that_leave_nothing(blobs, share, message):
-    with pytest.raises(UserError, match=message):
+def test_shares_that_leave_nothing(blobs, share, parts):
+    with pytest.raises(UserError, match=names(*parts)):
         searched(blobs, held_out=share)
 
 
 def test_weights_of_zero_hold_out_nothing(blobs):
     out = held_out_rows(len(blobs))
-    with pytest.raises(UserError, match="none of 600 rows of positive weight"):
+    with pytest.raises(UserError, match=names("held_out", "600 rows", "positive weight")):
         searched(blobs, np.where(out, 0.0, 1.0))
-    with pytest.raises(UserError, match="add up to zero"):
+    with pytest.raises(UserError, match=names("weights", "zero")):
         searched(blobs, np.where(out, 1.0, 0.0))
 
 
 def test_bad_weights_are_refused_where_they_are_held_out_too(blobs):
     weights = np.ones(len(blobs))
     weights[np.flatnonzero(held_out_rows(len(blobs)))[0]] = -1.0
-    with pytest.raises(UserError, match="1 sample weights are negative"):
+    with pytest.raises(UserError, match=names("1 sample weights", "negative")):
         searched(blobs, weights)
 
 
 def test_values_that_overflow_are_refused_where_they_are_held_out_too(blobs):
     X = blobs.copy()
     X[np.flatnonzero(held_out_rows(len(X)))[0], 1] = 1e200
-    with pytest.raises(UserError, match="too large for float64"):
+    with pytest.raises(UserError, match=names("column 1", "float64")):
         searched(X)
 
 
