@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -188,11 +189,7 @@ def stretch(rows):
 
 @pytest.mark.parametrize(
     ("change", "difference"),
-    [
-        (shuffle_a_column, "its columns vary together differently"),
-        (reverse, "its rows were changed or reordered"),
-        (stretch, "the mean of column 'b' was"),
-    ],
+    [(shuffle_a_column, "columns vary"), (reverse, "reordered"), (stretch, "mean of column 'b'")],
 )
 def test_changed_data_is_refused(tmp_path, change, difference):
     rows = some_rows()
@@ -200,7 +197,7 @@ def test_changed_data_is_refused(tmp_path, change, difference):
     run(config)
     change(rows)
     csv_config(tmp_path, rows)
-    with pytest.raises(UserError, match=names("changed", difference)):
+    with pytest.raises(UserError, match=names("--fresh", difference)):
         run(config)
 
 
@@ -218,7 +215,7 @@ def test_the_fingerprint_sees_ranges_and_weights():
     weights = np.tile([1.0, 2.0], 50)
     doubled = np.repeat(rows[:50], 2, axis=0)  # swapping the weights changes no moment
     first, second = (contents_of(summary_of(doubled, w)) for w in (weights, weights[::-1].copy()))
-    with pytest.raises(UserError, match=names("rows", "changed")):
+    with pytest.raises(UserError, match=names("--fresh", "reordered")):
         require_same_contents("r.zarr", ("a", "b"), first, second)
 
 
@@ -262,12 +259,12 @@ def test_a_run_that_saved_nothing_does_not_block_the_corrected_one(tmp_path, wro
     events = []
     assert not run(good, progress=events.append).reused
     assert events[0].name == "resume"
-    assert "has no checkpoint: starting over" in events[0].detail
+    assert re.search(names(good.output.store, "no checkpoint"), events[0].detail)
 
 
 def test_a_second_run_on_a_store_is_refused(tmp_path, in_project):
     config = quickstart(tmp_path)
-    with lock(config.output.store), pytest.raises(UserError, match="another run is at work"):
+    with lock(config.output.store), pytest.raises(UserError, match=names("another run", config.output.store)):
         run(config)
 
 
@@ -307,7 +304,7 @@ def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
     tables = run(whole).table, run(cut, progress=events.append).table
     waves = [event.detail for event in events if isinstance(event, StageStarted) and event.name == "fit"]
     assert len(waves) > 1
-    assert "wave 2 of" in waves[1]
+    assert f"2 of {len(waves)}" in waves[1]
     pd.testing.assert_frame_equal(*tables, rtol=1e-9)
 
 
@@ -324,7 +321,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, in_project):
     run(parts, progress=events.append, checkpoint_seconds=0.0)
     assert isinstance(events[0], StageStarted)
     assert events[0].name == "resume"
-    assert "after pass 59" in events[0].detail
+    assert "pass 59" in events[0].detail
     assert everything_in(parts.output.store) == everything_in(whole.output.store)
     assert open_result(parts.output.store).attempts == 6
 

@@ -1,6 +1,7 @@
 """The nightly job: the last winner goes on, until the data are others; and the rows that are labelled with it."""
 
 import os
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -68,13 +69,13 @@ def test_the_winner_goes_on_until_the_data_have_drifted(night, tmp_path, scale):
     assert not second.decision.searched
     assert abs(second.decision.gain) < 0.05
     word = "worse" if second.decision.gain < 0 else "better"
-    assert f"{word} by {abs(second.decision.gain):.4f} per row" in second.decision.reason
+    assert f"{word} by {abs(second.decision.gain):.4f}" in second.decision.reason
     assert second.decision.previous == first.summary.store
     assert (second.summary.best, len(second.summary.table)) == (first.summary.best, 1)
     third = night(2, shift=3.0, data=data)
     assert third.decision.searched
     assert third.decision.gain > 0.05
-    assert "over the bound 0.05" in third.decision.reason
+    assert re.search(names("over", "0.05", "refresh.drift"), third.decision.reason)
     assert len(third.summary.table) == 4
 
 
@@ -86,7 +87,7 @@ def test_slow_drift_adds_up_until_the_search_is_made_again(night):
     assert max(second.gain, third.gain) < 0.05 < second.gain + third.gain
     assert third.searched
     assert third.gained == pytest.approx(second.gain + third.gain)
-    assert f"and by {third.gained:.4f} in all since the last search, over the bound 0.05" in third.reason
+    assert re.search(names(f"{third.gained:.4f}", "over", "0.05", "refresh.drift"), third.reason)
     assert not fourth.searched  # the sum begins anew
     assert fourth.gained == fourth.gain
 
@@ -131,7 +132,7 @@ def test_a_winner_beyond_the_grid_that_was_asked_for_is_kept_as_any(night):
     second = night(1, search=search)
     assert not second.decision.searched
     assert (second.summary.best, len(second.summary.table)) == (first.best, 1)
-    assert "a refresh kept the last winner" in " ".join(second.summary.remarks)
+    assert re.search(names("refresh", "kept"), " ".join(second.summary.remarks))
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +167,7 @@ def test_a_store_that_is_at_work_is_not_removed(night):
 
 def test_something_else_in_the_links_place_is_left_alone(night, tmp_path):
     (tmp_path / "night-latest.zarr").mkdir()
-    with pytest.raises(UserError, match="something else is there"):
+    with pytest.raises(UserError, match=names("night-latest.zarr", "something else")):
         night(0)
 
 
@@ -188,13 +189,13 @@ def test_a_stopped_refresh_goes_on_with_what_it_decided(night):
 
 
 def test_other_columns_or_candidates_are_searched_again(night, tmp_path):
-    night(0)
+    best = night(0).summary.best
     other = night(1, search={"n_components": [2], "covariance_types": ["tied"]})
     assert other.decision.searched
-    assert "is no candidate any more" in other.decision.reason
+    assert re.search(names(best, "no candidate"), other.decision.reason)
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(500, 3)))
     columns = night.again(search={"n_components": [2], "covariance_types": ["tied"]})
-    assert "the columns are x0, x1, x2 now" in columns.decision.reason
+    assert re.search(names("columns", "x0, x1, x2"), columns.decision.reason)
 
 
 def test_jobs_of_one_template_keep_to_their_own_stores(night, tmp_path):
@@ -228,7 +229,7 @@ def test_a_date_may_be_the_name_of_folders(night, tmp_path):
 
 
 def test_without_a_date_there_is_no_refresh(tmp_path):
-    with pytest.raises(UserError, match="has no date in it"):
+    with pytest.raises(UserError, match=names("output.store", "a.zarr", "{started:%Y-%m-%d}")):
         refresh(job(tmp_path, output={"store": "a.zarr"}))
 
 
@@ -281,7 +282,7 @@ def test_what_the_configuration_sets_holds_for_other_rows_and_the_rest_is_as_in_
     assert arrays_of(fewer) == {"log_density"}
     with pytest.raises(UserError, match=names("NaN or infinity", "1 of")):
         label("strict.zarr", data={"missing": "error"})
-    with pytest.raises(UserError, match="no row output is requested"):
+    with pytest.raises(UserError, match=names("row output", "output.labels=true")):
         label("nothing.zarr", labels=False, responsibilities=False)
 
 
@@ -324,7 +325,7 @@ def test_labels_that_were_not_finished_are_gone_on_with_at_another_moment(night,
     events = []
     done = label(6, events.append)
     assert (done.out, done.rows.n_rows, done.reused) == (f"{tmp_path}/s-2026-11-03T05.{ending}", 300, False)
-    assert "resuming after" in " ".join(getattr(event, "detail", "") for event in events)
+    assert " of 6 chunks" in " ".join(getattr(event, "detail", "") for event in events)
     assert label(7).out.endswith(f"T07.{ending}")  # what is complete is not gone on with
     with dask.config.set(num_workers=1), pytest.raises(KeyboardInterrupt):
         label(8, stop)
@@ -336,8 +337,8 @@ def test_labels_that_were_not_finished_are_gone_on_with_at_another_moment(night,
 
 def test_rows_are_not_labelled_without_a_model(tmp_path):
     write_rows(tmp_path / "rows.npy")
-    with pytest.raises(UserError, match="no complete result store"):
+    with pytest.raises(UserError, match=names("job night", "rows.npy", "gmm-dask run")):
         score_batch(job(tmp_path, score={"source": "rows.npy"}))
-    with pytest.raises(UserError, match="section score"):
+    with pytest.raises(UserError, match=names("score: {source:")):
         score_batch(job(tmp_path))
     assert os.listdir(tmp_path) == ["rows.npy"]
