@@ -77,7 +77,7 @@ class History:
 def to_vector(family: Family, parameters: Parameters, scale: FeatureScale) -> Array:
     """Return weights, means and covariances, scaled, one after another."""
     means = (parameters.means - scale.center) / scale.deviations
-    covariances = parameters.covariances / _covariance_scale(family, scale)
+    covariances = parameters.covariances / covariance_scale(family, scale)
     return np.concatenate([parameters.weights, means.ravel(), covariances.ravel()])
 
 
@@ -90,12 +90,12 @@ def from_vector(family: Family, vector: Array, like: Parameters, scale: FeatureS
     return family.parameters(
         weights / weights.sum(),
         means.reshape(k, d) * scale.deviations + scale.center,
-        covariances.reshape(like.covariances.shape) * _covariance_scale(family, scale),
+        covariances.reshape(like.covariances.shape) * covariance_scale(family, scale),
     )
 
 
 @lru_cache(maxsize=8)
-def _covariance_scale(family: Family, scale: FeatureScale) -> Array:
+def covariance_scale(family: Family, scale: FeatureScale) -> Array:
     """Return the scale of covariances, in the family's shape: the second moments of one row at the deviations."""
     squares = family.zero_s2(1, len(scale.deviations))
     family.add_s2(squares, 0, scale.deviations[:, None], np.ones(1))

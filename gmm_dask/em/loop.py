@@ -189,9 +189,9 @@ def _step(state: State, bound: float, image: Parameters | None, total_weight: fl
     # as in scikit-learn, the bound is that of the parameters before the M-step: the last M-step is not evaluated. An
     # extrapolation may have made the change small by accident, so only a plain step decides
     if abs(bound - previous) < settings.tol and not state.is_extrapolated:
-        return _end(after, Status.CONVERGED, total_weight, settings)
+        return end(after, Status.CONVERGED, total_weight, settings)
     if after.n_iter >= settings.max_iter:
-        return _end(after, Status.MAX_ITER, total_weight, settings)
+        return end(after, Status.MAX_ITER, total_weight, settings)
     return _accelerate(state, after, bound - previous, settings)
 
 
@@ -199,7 +199,7 @@ def _reject_extrapolation(state: State, total_weight: float, settings: Settings)
     """Resume from the plain step that the extrapolation replaced: EM's likelihood never falls."""
     assert state.history is not None
     after = replace(state, parameters=state.history.plain, history=None, falls=state.falls + 1)
-    return after if after.n_iter < settings.max_iter else _end(after, Status.MAX_ITER, total_weight, settings)
+    return after if after.n_iter < settings.max_iter else end(after, Status.MAX_ITER, total_weight, settings)
 
 
 def _accelerate(before: State, after: State, change: float, settings: Settings) -> State:
@@ -216,7 +216,7 @@ def _accelerate(before: State, after: State, change: float, settings: Settings) 
     return replace(after, parameters=parameters, history=history)
 
 
-def _end(state: State, status: Status, total_weight: float, settings: Settings) -> State:
+def end(state: State, status: Status, total_weight: float, settings: Settings) -> State:
     """Return the state at its end: degenerate or spurious parameters count more than how EM stopped."""
     assert state.parameters is not None
     family = get_family(state.covariance_type)

@@ -91,6 +91,8 @@ class Family(ABC):
 
     name: str
     description: str  # what the covariances have in common, for a report
+    # its number in gmm_dask.kernels.m_step; fits of a family without one do not run compiled as a whole
+    kind: int | None = None
 
     # -- shapes ----------------------------------------------------------------------------------------------
     @abstractmethod
@@ -185,8 +187,8 @@ class Family(ABC):
         """Logarithm of the determinant of U, (n_components,) or a scalar array."""
 
     @abstractmethod
-    def precision_traces(self, parameters: Parameters) -> Array | float:
-        """Trace of each component's precision, (n_components,) or one for all: bounds its largest eigenvalue."""
+    def precision_diagonals(self, parameters: Parameters) -> Array:
+        """Diagonals of the precisions, (n_components or 1, n_features or 1)."""
 
     @staticmethod
     def log_weights(parameters: Parameters) -> Array:
@@ -205,7 +207,8 @@ class Family(ABC):
         """Bound on the condition of the feature map for these parameters.
 
         The map's relative rounding error is about ``kappa * 1e-16``, with kappa the largest
-        ``|mean - center|^2 * trace(precision)``; the trace bounds the largest eigenvalue from above.
+        ``(sum_a |mean_a - center_a| sqrt(precision_aa))^2``: the terms that cancel in a squared Mahalanobis distance
+        are no larger in sum, whatever the units of the features.
         """
         return float(self._component_kappas(parameters, center).max())
 
@@ -216,9 +219,9 @@ class Family(ABC):
         return found
 
     def _component_kappas(self, parameters: Parameters, center: Array) -> Array:
-        distances = np.sum((parameters.means - center) ** 2, axis=1)
         with np.errstate(over="ignore"):
-            kappas: Array = distances * self.precision_traces(parameters)
+            terms = np.abs(parameters.means - center) * np.sqrt(self.precision_diagonals(parameters))
+            kappas: Array = np.sum(terms, axis=1) ** 2
         return kappas
 
     # -- the M-step ------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 from gmm_dask.families.base import NK_FLOOR, Array, Parameters, Statistics
 from gmm_dask.families.diagonal_base import DiagonalFamily
 from gmm_dask.kernels.centred import mahalanobis_diagonal, scatter_diagonal
+from gmm_dask.kernels.feature_map import DIAG
 
 
 class Diag(DiagonalFamily):
@@ -14,6 +15,7 @@ class Diag(DiagonalFamily):
 
     name = "diag"
     description = "each component has variances of its own, and no correlations"
+    kind = DIAG
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features)
@@ -50,9 +52,8 @@ class Diag(DiagonalFamily):
         logs: Array = np.log(precisions_cholesky).sum(axis=1)
         return logs
 
-    def precision_traces(self, parameters: Parameters) -> Array:
-        traces: Array = np.sum(parameters.precisions_cholesky**2, axis=1)
-        return traces
+    def precision_diagonals(self, parameters: Parameters) -> Array:
+        return parameters.precisions_cholesky**2
 
     def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
         return s2 / nk[:, None] - shift**2 + reg_covar

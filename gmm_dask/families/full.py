@@ -11,6 +11,7 @@ from gmm_dask.families.base import (
 )
 from gmm_dask.families.matrix_base import MatrixFamily, add_to_diagonal, pack_quadratic, unpack_scatter
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
+from gmm_dask.kernels.feature_map import FULL
 
 
 class Full(MatrixFamily):
@@ -18,6 +19,7 @@ class Full(MatrixFamily):
 
     name = "full"
     description = "each component has a covariance matrix of its own"
+    kind = FULL
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, n_features)

@@ -26,10 +26,10 @@ class MatrixFamily(Family):
         logs: Array = np.log(np.diagonal(precisions_cholesky, axis1=-2, axis2=-1)).sum(axis=-1)
         return logs
 
-    def precision_traces(self, parameters: Parameters) -> Array:
-        # tr(U U^T) is the squared Frobenius norm of U
-        traces: Array = np.sum(parameters.precisions_cholesky**2, axis=(-2, -1))
-        return traces
+    def precision_diagonals(self, parameters: Parameters) -> Array:
+        # the diagonal of U U^T
+        diagonals: Array = np.sum(parameters.precisions_cholesky**2, axis=-1)
+        return diagonals
 
     def precisions_cholesky(self, covariances: Array) -> Array:
         # the kernel overwrites the matrices that it factorises

@@ -8,6 +8,7 @@ from gmm_dask.families.base import NK_FLOOR, Array, Parameters, Statistics
 from gmm_dask.families.diag import Diag
 from gmm_dask.families.diagonal_base import DiagonalFamily
 from gmm_dask.kernels.centred import mahalanobis_diagonal, scatter_diagonal
+from gmm_dask.kernels.feature_map import SPHERICAL
 
 
 class Spherical(DiagonalFamily):
@@ -15,6 +16,7 @@ class Spherical(DiagonalFamily):
 
     name = "spherical"
     description = "each component is equally wide in all directions"
+    kind = SPHERICAL
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components,)
@@ -51,9 +53,8 @@ class Spherical(DiagonalFamily):
         logs: Array = n_features * np.log(precisions_cholesky)
         return logs
 
-    def precision_traces(self, parameters: Parameters) -> Array:
-        # not the trace but the largest eigenvalue itself, as all are equal
-        return parameters.precisions_cholesky**2
+    def precision_diagonals(self, parameters: Parameters) -> Array:
+        return parameters.precisions_cholesky[:, None] ** 2
 
     def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
         # the maximum of the likelihood is the mean over the features of their variances

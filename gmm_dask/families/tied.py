@@ -16,6 +16,7 @@ from gmm_dask.families.base import (
 )
 from gmm_dask.families.matrix_base import MatrixFamily, add_to_diagonal, pack_quadratic
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
+from gmm_dask.kernels.feature_map import TIED
 
 
 class Tied(MatrixFamily):
@@ -27,6 +28,7 @@ class Tied(MatrixFamily):
 
     name = "tied"
     description = "all components share one covariance matrix"
+    kind = TIED
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_features, n_features)

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.em import loop
+from gmm_dask.em import in_memory
 from gmm_dask.em.acceleration import FeatureScale
 from gmm_dask.em.loop import Settings, State
 from gmm_dask.em.spurious import check_components
@@ -109,7 +109,8 @@ class Subsample:
         settings = replace(settings, reg_covar=self.reg_covar)
         # new states, running again whatever their status was; their earlier iterations are counted as sample_iter
         resumed = [resume(state, state.start) for state in states]
-        return loop.run(resumed, partial(self._collect, dtype=dtype), self.data_summary.total_weight, settings)
+        collect = partial(self._collect, dtype=dtype)
+        return in_memory.run(resumed, self.rows, self.data_summary, collect, settings, dtype or np.dtype(np.float64))
 
     def _collect(self, models: Sequence[Model], dtype: np.dtype[Any] | None) -> list[Statistics]:
         """Run a pass, on several threads where there is enough to do.

@@ -17,6 +17,7 @@ _COMPILED = {
     "predict_block": "chunks",
     "predict_chunk": "chunks",
     "fill_lines": "chunks",
+    "fit": "fit",
     "log_densities": "products",
     "precision_factors": "cholesky",
     "softmax": "e_step",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from gmm_dask.passes.graph import pass_graph
 from gmm_dask.passes.rows import Rows, chunks_in_memory
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 # (rows, weights or None, what the driver sends, number of the chunk) -> result
 ChunkFunction = Callable[[Any, Any, Any, int], Result]
 
@@ -76,9 +77,14 @@ def map_in_memory(rows: Rows, function: ChunkFunction[Result], shared: Any) -> I
         weights = None if rows.weights is None else rows.weights[chunks[number]]
         return function(rows.array[chunks[number]], weights, shared, number)
 
-    n_threads = min(_n_threads(), len(chunks))
-    mapped = map if n_threads == 1 else _pool(n_threads, os.getpid()).map
-    return iter(mapped(compute, range(len(chunks))))
+    return map_on_threads(compute, range(len(chunks)))
+
+
+def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Call ``function`` with each item, as many at a time as Dask is told to use threads; results in their order."""
+    n_threads = min(_n_threads(), len(items))
+    mapped = map if n_threads <= 1 else _pool(n_threads, os.getpid()).map
+    return iter(mapped(function, items))
 
 
 def _n_threads() -> int:

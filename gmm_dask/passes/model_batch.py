@@ -25,10 +25,11 @@ from gmm_dask.kernels.feature_map import Factors, factors
 Array = NDArray[np.float64]
 Model = tuple[Family, Parameters]
 
-# The feature map expands (x - mu)' Lambda (x - mu) about the data's centre c, into terms as large as
-# kappa = |mu - c|^2 tr(Lambda) that cancel for rows near mu: about kappa * 1e-16 is lost of a log density, and of the
-# covariances, which the sums over the map give as a difference of second moments. At 1e7 that is 1e-9, no longer
-# negligible beside tol = 1e-3 and the tests' comparison with extended precision (tests/passes/test_tight_clusters.py)
+# The feature map expands (x - mu)' Lambda (x - mu) about the data's centre c, into terms as large in sum as
+# kappa = (sum_a |mu_a - c_a| sqrt(Lambda_aa))^2 that cancel for rows near mu: about kappa * 1e-16 is lost of a log
+# density, and of the covariances, which the sums over the map give as a difference of second moments. At 1e7 that is
+# 1e-9, no longer negligible beside tol = 1e-3 and the tests' comparison with extended precision
+# (tests/passes/test_tight_clusters.py)
 MAX_KAPPA = 1e7
 # single precision is safe while the terms of a log density at its component's own mean stay below this: a log density
 # is then off by some 5e-4, and parameters, over which such errors average, by less than 1e-4 (measured)
@@ -92,10 +93,7 @@ class Group:
 
     def workspace(self, n_rows: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Memory for the lines, log densities and shares of a block, of a chunk with so many rows."""
-        n_lines = (self.n_lines, self.n_components, 2 * len(self.members) + 1)
-        n_block_rows = min(rows_of_block(sum(n_lines)), _filled(max(1, n_rows)))
-        lines, logits, shares = (_aligned(n, n_block_rows, self.eta.dtype) for n in n_lines)
-        return lines, logits, shares
+        return block_memory(self.n_lines, self.n_components, len(self.members), n_rows, self.eta.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +114,26 @@ def rows_of_block(n_lines: int) -> int:
     """Rows of a block that has so many lines, log densities and other values a row."""
     rows = BLOCK_BYTES // (8 * n_lines)
     return max(ROW_MULTIPLE, rows // ROW_MULTIPLE * ROW_MULTIPLE)
+
+
+def block_memory(
+    n_lines: int, n_components: int, n_mixtures: int, n_rows: int, dtype: np.dtype[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Memory for the lines, log densities and shares of a block, of a chunk with so many rows."""
+    counts = (n_lines, n_components, 2 * n_mixtures + 1)
+    n_block_rows = min(rows_of_block(sum(counts)), _filled(max(1, n_rows)))
+    lines, logits, shares = (_aligned(n, n_block_rows, dtype) for n in counts)
+    return lines, logits, shares
+
+
+def filled_factors(n_features: int, columns: slice) -> Factors:
+    """The factors of some columns of the feature map, filled up to a multiple of 3.
+
+    The sums' tiles take three monomials at a time.
+    """
+    first, second = (part[columns] for part in factors(n_features))
+    n_more = -len(first) % 3
+    return np.append(first, FILL[:n_more]), np.append(second, FILL[:n_more])
 
 
 def build_batch(
@@ -179,13 +197,12 @@ def _build_groups(
     eta = family.naturals(parameters, center, densities)
     edges = edges_of([len(p.weights) for p in parameters])
     columns = family.density_columns(len(center)) if densities else family.fit_columns(len(center))
-    first, second = (part[columns] for part in factors(len(center)))
+    filled = filled_factors(len(center), columns)
+    first, second = (part[: eta.shape[1]] for part in filled)
     singles = np.zeros(len(members), dtype=bool)
     if dtype == np.float32:
         means = np.concatenate([p.means for p in parameters])
         singles = _are_safe_in_single(eta, means, edges, center, scatter, (first, second))
-    # the sums' tiles take three monomials at a time, so that their number is filled up to a multiple of 3
-    filled = (np.append(first, FILL[: -len(first) % 3]), np.append(second, FILL[: -len(second) % 3]))
     for single in dict.fromkeys(singles.tolist()):
         of_precision = [j for j, other in enumerate(singles) if other == single]
         for chosen in _side_by_side(of_precision, np.diff(edges)):

@@ -90,12 +90,21 @@ def test_precisions_invert_the_covariances(mixture):
 def test_kappa_bounds_the_condition(mixture):
     family, parameters = mixture
     center = np.full(parameters.means.shape[1], 7.0)
-    condition = max(
-        np.sum((mean - center) ** 2) / np.linalg.eigvalsh(covariance)[0]
-        for mean, covariance in zip(parameters.means, family.full_covariances(parameters), strict=True)
-    )
-    assert condition * (1 - 1e-12) <= family.kappa(parameters, center)
-    assert family.kappa(parameters, center) <= condition * parameters.means.shape[1] * (1 + 1e-12)
+    kappa = family.kappa(parameters, center)
+    cancelling, condition = [], []
+    for mean, covariance in zip(parameters.means, family.full_covariances(parameters), strict=True):
+        precision, m = np.linalg.inv(covariance), np.abs(mean - center)
+        cancelling.append(m @ np.abs(precision) @ m)
+        condition.append(np.sum(m**2) * np.trace(precision))
+    assert max(cancelling) * (1 - 1e-9) <= kappa <= max(condition) * (1 + 1e-9)
+
+
+def test_kappa_does_not_depend_on_units(mixture):
+    family, parameters = mixture
+    center, scale = np.full(parameters.means.shape[1], 7.0), 10.0 ** np.arange(parameters.means.shape[1])
+    name, scaled = family.unscaled(parameters, np.zeros(len(scale)), scale)
+    if name == family.name:
+        np.testing.assert_allclose(get_family(name).kappa(scaled, center * scale), family.kappa(parameters, center))
 
 
 @pytest.mark.parametrize("row_weights", [False, True])

@@ -1,0 +1,186 @@
+"""Fits over few rows in memory: each one compiled call, many side by side on the threads.
+
+The path of a fit is that of :func:`gmm_dask.em.loop.run`, to which it is tested; only the time between the passes goes.
+A fit runs on one thread from its begin to its end, so that its bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask import kernels
+from gmm_dask.em import loop
+from gmm_dask.em.acceleration import BEGIN, ORDER, REGULARIZATION, FeatureScale, covariance_scale
+from gmm_dask.em.loop import Collect, Settings, State, Status
+from gmm_dask.families import Family, Parameters, get_family
+from gmm_dask.kernels.feature_map import DIAG, FULL, SPHERICAL, TIED
+from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.map_reduce import map_on_threads
+from gmm_dask.passes.model_batch import (
+    DOUBLE,
+    MAX_KAPPA,
+    MAX_SINGLE,
+    NO_WEIGHTS,
+    ROW_MULTIPLE,
+    block_memory,
+    filled_factors,
+)
+from gmm_dask.passes.rows import Rows, chunks_in_memory
+
+Array = NDArray[np.float64]
+
+# how a compiled fit ends, by the numbers of gmm_dask.kernels.fit; others go on in the loop of passes
+_ENDS = {0: Status.CONVERGED, 1: Status.MAX_ITER, 2: Status.SINGULAR, 3: Status.FAILED}
+_NEEDS_DOUBLE = 5
+
+
+def is_compiled(rows: Rows) -> bool:
+    """Whether fits of these rows run compiled as a whole: they are in memory, and one chunk of a pass."""
+    return rows.in_memory and rows.holdout is None and len(chunks_in_memory(rows)) == 1
+
+
+def run(
+    states: Sequence[State],
+    rows: Rows,
+    data_summary: DataSummary,
+    collect: Collect,
+    settings: Settings,
+    dtype: np.dtype[Any] = DOUBLE,
+) -> list[State]:
+    """Run fits until none is running, as :func:`gmm_dask.em.loop.run`.
+
+    Parameters
+    ----------
+    states : sequence of State
+    rows : Rows
+        In memory.
+    data_summary : DataSummary
+        Of the rows.
+    collect : callable
+        A pass over the rows, for fits that cannot run compiled: components so tight that they are computed about their
+        own means, and families without compiled M-steps.
+    settings : Settings
+    dtype : dtype
+        Single precision is left where it would lose too much.
+    """
+    data = _Data.of(rows, data_summary, settings)
+    ran = map_on_threads(lambda state: _run(state, data, settings, dtype), states)
+    return loop.run(ran, collect, data_summary.total_weight, settings)
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """What all fits share; ``reg_covar`` (n_features,) is one number for each feature."""
+
+    x: Array
+    weights: Array
+    summary: DataSummary
+    reg_covar: Array
+
+    @classmethod
+    def of(cls, rows: Rows, data_summary: DataSummary, settings: Settings) -> Self:
+        weights = NO_WEIGHTS if rows.weights is None else np.ascontiguousarray(rows.weights, dtype=np.float64)
+        reg_covar = np.ascontiguousarray(np.broadcast_to(settings.reg_covar, rows.n_features), dtype=np.float64)
+        return cls(np.ascontiguousarray(rows.array), weights, data_summary, reg_covar)
+
+
+def _run(state: State, data: _Data, settings: Settings, dtype: np.dtype[Any]) -> State:
+    """Run a fit as far as compiled code goes; its state is still running if it has to go on in another way."""
+    family = get_family(state.covariance_type)
+    most = settings.max_iter - state.n_iter
+    if state.status is not Status.RUNNING or family.kind is None or state.history is not None or most <= 0:
+        return state
+    assert state.parameters is not None
+    k, d = state.parameters.means.shape
+    columns = family.fit_columns(d)
+    first, second = filled_factors(d, columns)
+    memory = block_memory(1 + int(second.max()), k, 1, len(data.x), dtype)
+    shape = _shape(family.kind, k, d)
+    vector = _to_vector(state.parameters)
+    factors = state.parameters.precisions_cholesky.reshape(shape).copy()
+    scale = settings.acceleration
+    origin, unit = _plain_scale(len(vector)) if scale is None else _vector_scale(family, k, scale)
+    bounds = np.empty(most)
+    end, n_bounds, n_falls, n_extrapolations = kernels.fit(
+        family.kind,
+        data.x,
+        data.weights,
+        data.summary.total_weight,
+        data.summary.center,
+        data.summary.scatter,
+        data.reg_covar,
+        first,
+        second,
+        MAX_KAPPA,
+        MAX_SINGLE,
+        settings.tol,
+        state.lower_bounds[-1] if state.lower_bounds else state.prior_bound,
+        BEGIN,
+        0 if scale is None else ORDER,
+        REGULARIZATION,
+        origin,
+        unit,
+        vector,
+        factors,
+        *memory,
+        ROW_MULTIPLE,
+        bounds,
+    )
+    after = replace(
+        state,
+        parameters=_from_vector(vector, factors, state.parameters),
+        lower_bounds=(*state.lower_bounds, *bounds[:n_bounds].tolist()),
+        falls=state.falls + n_falls,
+        extrapolations=state.extrapolations + n_extrapolations,
+    )
+    if end == _NEEDS_DOUBLE:
+        return _run(after, data, settings, DOUBLE)
+    if end not in _ENDS:
+        return after
+    status = _ENDS[end]
+    if not status.usable:
+        return replace(after, status=status)
+    return loop.end(after, status, data.summary.total_weight, settings)
+
+
+# -- a mixture as one vector ---------------------------------------------------------------------------------------
+
+
+def _to_vector(parameters: Parameters) -> Array:
+    """Return weights, means and covariances, one after another."""
+    return np.concatenate([parameters.weights, parameters.means.ravel(), parameters.covariances.ravel()])
+
+
+def _from_vector(vector: Array, factors: Array, like: Parameters) -> Parameters:
+    """Return parameters of the shapes of ``like``."""
+    k, d = like.means.shape
+    weights, means, covariances = np.split(vector, [k, k + k * d])
+    shape = like.covariances.shape
+    return Parameters(weights, means.reshape(k, d), covariances.reshape(shape), factors.reshape(shape))
+
+
+def _shape(kind: int, k: int, d: int) -> tuple[int, int, int]:
+    """Return the shape of covariances in compiled code, which has three dimensions for every family."""
+    return {FULL: (k, d, d), TIED: (1, d, d), DIAG: (k, 1, d), SPHERICAL: (k, 1, 1)}[kind]
+
+
+@lru_cache(maxsize=64)
+def _vector_scale(family: Family, n_components: int, scale: FeatureScale) -> tuple[Array, Array]:
+    """Return the origin and the unit of each number of a vector, in which mixtures are extrapolated."""
+    covariances = covariance_scale(family, scale)
+    n_covariances = int(np.prod(family.covariance_shape(n_components, len(scale.center))))
+    unit = [np.ones(n_components), np.tile(scale.deviations, n_components), np.resize(covariances, n_covariances)]
+    origin = [np.zeros(n_components), np.tile(scale.center, n_components), np.zeros(n_covariances)]
+    return np.concatenate(origin), np.concatenate(unit)
+
+
+@lru_cache(maxsize=64)
+def _plain_scale(n_values: int) -> tuple[Array, Array]:
+    """Return the same where nothing is extrapolated."""
+    return np.zeros(n_values), np.ones(n_values)
