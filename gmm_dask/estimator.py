@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gmm_dask.em import loop
+from gmm_dask.em.in_memory import fit_states
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.em.regularization import AUTO, settings_for
 from gmm_dask.em.spurious import weights_warning
@@ -31,7 +31,6 @@ from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.model_batch import Model, Totals
 from gmm_dask.passes.predict import predict_rows, total_rows
 from gmm_dask.passes.rows import Rows
-from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.plotting.notebook import estimator_html
 from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import shortcomings
@@ -319,13 +318,8 @@ class GaussianMixture(MixtureMethods):
         with one_blas_thread():
             data_summary, settings = self._summarize(rows, sample_seed(self.random_state))
             require_rows(data_summary.n_rows, self.n_components)
-            states = loop.run(
-                self._first_states(data_summary, given, settings),
-                partial(collect_statistics, rows, data_summary),
-                data_summary.total_weight,
-                settings,
-                self._print_progress,
-            )
+            states = self._first_states(data_summary, given, settings)
+            states = fit_states(states, rows, data_summary, settings, self._print_progress if self.verbose else None)
         self._set_best(states)
         return self
 
@@ -348,7 +342,7 @@ class GaussianMixture(MixtureMethods):
     def _print_progress(self, states: list[State]) -> None:
         """Print what ``verbose`` requests, after a pass."""
         iteration = max(state.n_iter for state in states)
-        if not self.verbose or iteration % self.verbose_interval:
+        if iteration % self.verbose_interval:
             return
         running = sum(state.status is Status.RUNNING for state in states)
         line = f"  Iteration {iteration}: {running} of {len(states)} starts running"

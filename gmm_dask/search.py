@@ -11,6 +11,7 @@ from numpy.random import RandomState
 from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask.em import loop
+from gmm_dask.em.in_memory import fit_states
 from gmm_dask.em.loop import Status
 from gmm_dask.errors import UserError
 from gmm_dask.estimator import GaussianMixture, MixtureMethods
@@ -22,7 +23,6 @@ from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.model_batch import Model
 from gmm_dask.passes.rows import Rows, hold_out
-from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import remarks
 from gmm_dask.selection.grid import GridExtension, check_candidates, extend_grid, generator_copies, in_grid_order
@@ -187,8 +187,7 @@ class GaussianMixtureSearch(MixtureMethods):
             random_state=copies,
             reg_covar=settings.reg_covar,
         )
-        collect = partial(collect_statistics, rows, data_summary)
-        return evaluate_states(rows, data_summary, loop.run(states, collect, data_summary.total_weight, settings))
+        return evaluate_states(rows, data_summary, fit_states(states, rows, data_summary, settings))
 
     def _extension(self, outcomes: Sequence[Outcome], n_rows: int) -> GridExtension:
         if not self.extend:

@@ -6,9 +6,9 @@ A fit runs on one thread from its begin to its end, so that its bits do not depe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +18,7 @@ from gmm_dask import kernels
 from gmm_dask.em import loop
 from gmm_dask.em.acceleration import BEGIN, ORDER, REGULARIZATION, FeatureScale, covariance_scale
 from gmm_dask.em.loop import Collect, Settings, State, Status
+from gmm_dask.em.spurious import is_beyond_doubt
 from gmm_dask.families import Family, Parameters, get_family
 from gmm_dask.kernels.feature_map import DIAG, FULL, SPHERICAL, TIED
 from gmm_dask.passes.data_summary import DataSummary
@@ -32,6 +33,7 @@ from gmm_dask.passes.model_batch import (
     filled_factors,
 )
 from gmm_dask.passes.rows import Rows, chunks_in_memory
+from gmm_dask.passes.statistics import collect_statistics
 
 Array = NDArray[np.float64]
 
@@ -43,6 +45,32 @@ _NEEDS_DOUBLE = 5
 def is_compiled(rows: Rows) -> bool:
     """Whether fits of these rows run compiled as a whole: they are in memory, and one chunk of a pass."""
     return rows.in_memory and rows.holdout is None and len(chunks_in_memory(rows)) == 1
+
+
+def fit_states(
+    states: Sequence[State],
+    rows: Rows,
+    data_summary: DataSummary,
+    settings: Settings,
+    on_pass: Callable[[list[State]], None] | None = None,
+) -> list[State]:
+    """Run fits until none is running, compiled where the rows allow it.
+
+    Parameters
+    ----------
+    states : sequence of State
+    rows : Rows
+        From anywhere.
+    data_summary : DataSummary
+        Of the rows.
+    settings : Settings
+    on_pass : callable, optional
+        Called with the states after each pass; fits that run compiled as a whole cannot call it.
+    """
+    collect = partial(collect_statistics, rows, data_summary)
+    if on_pass is None and is_compiled(rows):
+        return run(states, rows, data_summary, collect, settings, rows.array.dtype)
+    return loop.run(states, collect, data_summary.total_weight, settings, on_pass or (lambda states: None))
 
 
 def run(
@@ -70,7 +98,7 @@ def run(
         Single precision is left where it would lose too much.
     """
     data = _Data.of(rows, data_summary, settings)
-    ran = map_on_threads(lambda state: _run(state, data, settings, dtype), states)
+    ran = list(map_on_threads(lambda state: _run(state, data, settings, dtype), states))
     return loop.run(ran, collect, data_summary.total_weight, settings)
 
 
@@ -98,9 +126,8 @@ def _run(state: State, data: _Data, settings: Settings, dtype: np.dtype[Any]) ->
         return state
     assert state.parameters is not None
     k, d = state.parameters.means.shape
-    columns = family.fit_columns(d)
-    first, second = filled_factors(d, columns)
-    memory = block_memory(1 + int(second.max()), k, 1, len(data.x), dtype)
+    first, second, n_lines = _monomials(family, d)
+    memory = block_memory(n_lines, k, 1, len(data.x), dtype)
     shape = _shape(family.kind, k, d)
     vector = _to_vector(state.parameters)
     factors = state.parameters.precisions_cholesky.reshape(shape).copy()
@@ -146,6 +173,10 @@ def _run(state: State, data: _Data, settings: Settings, dtype: np.dtype[Any]) ->
     status = _ENDS[end]
     if not status.usable:
         return replace(after, status=status)
+    weights, means, covariances = vector[:k], vector[k : k + k * d].reshape(k, d), vector[k + k * d :].reshape(shape)
+    trace = kernels.largest_trace(family.kind, weights, means, covariances, factors)
+    if is_beyond_doubt(weights, data.summary.total_weight, trace):
+        return replace(after, status=status, converged=status is Status.CONVERGED)
     return loop.end(after, status, data.summary.total_weight, settings)
 
 
@@ -159,10 +190,16 @@ def _to_vector(parameters: Parameters) -> Array:
 
 def _from_vector(vector: Array, factors: Array, like: Parameters) -> Parameters:
     """Return parameters of the shapes of ``like``."""
-    k, d = like.means.shape
-    weights, means, covariances = np.split(vector, [k, k + k * d])
-    shape = like.covariances.shape
-    return Parameters(weights, means.reshape(k, d), covariances.reshape(shape), factors.reshape(shape))
+    (k, d), shape = like.means.shape, like.covariances.shape
+    means, covariances = vector[k : k + k * d].reshape(k, d), vector[k + k * d :].reshape(shape)
+    return Parameters(vector[:k], means, covariances, factors.reshape(shape))
+
+
+@lru_cache(maxsize=64)
+def _monomials(family: Family, n_features: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Return the factors of a fit's monomials, and how many lines of a block they are made of."""
+    first, second = filled_factors(n_features, family.fit_columns(n_features))
+    return first, second, 1 + int(second.max())
 
 
 def _shape(kind: int, k: int, d: int) -> tuple[int, int, int]:

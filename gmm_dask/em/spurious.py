@@ -87,6 +87,14 @@ def check_parameters(
     return Status.SPURIOUS if spurious.any() else None
 
 
+def is_beyond_doubt(weights: Array, total_weight: float, trace: float) -> bool:
+    """Whether :func:`check_parameters` has no objection, by numbers that cost little: see :func:`_may_be_narrow`.
+
+    ``trace`` is the largest of the components' ``tr(precision S)``, with S the covariance of the whole mixture.
+    """
+    return bool(weights.min() * total_weight > ONE_ROW) and 0.0 < trace < 0.5 / NARROW
+
+
 def _may_be_narrow(parameters: Parameters, matrices: Array, chosen: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Return which chosen components may have a variance out of proportion: a cheap bound that misses none.
 

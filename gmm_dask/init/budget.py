@@ -74,9 +74,6 @@ class SearchBudget:
     assembly_bytes: int = 1 << 20
     # fits of more parameters are not accelerated: the history would take many times their memory
     accelerated_values: int = 4096
-    # a pass is cut into chunks that add up so many numbers, about a millisecond's work, but into no more than this
-    chunk_work: int = 4_000_000
-    max_chunks: int = 4
 
     def is_accelerated(self, candidate: Candidate, n_features: int) -> bool:
         """Whether a candidate's fits are accelerated."""

@@ -16,10 +16,10 @@ from gmm_dask.em.loop import Settings, State
 from gmm_dask.em.spurious import check_components
 from gmm_dask.families import Statistics, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.budget import SearchBudget, pass_work
+from gmm_dask.init.budget import SearchBudget
 from gmm_dask.init.responsibilities import statistics_of
 from gmm_dask.passes.data_summary import DataSummary, Draw, finish_summary, summarize_chunk
-from gmm_dask.passes.model_batch import Model
+from gmm_dask.passes.model_batch import DOUBLE
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import Rows, as_rows
 from gmm_dask.passes.statistics import collect_statistics, collect_totals
@@ -105,22 +105,12 @@ class Subsample:
             if usable := [state for state in ran if state.usable]:
                 yield from check_components(usable, evaluate, self.data_summary.total_weight)[0]
 
-    def _em(self, states: Sequence[State], settings: Settings, dtype: np.dtype[Any] | None = None) -> list[State]:
+    def _em(self, states: Sequence[State], settings: Settings, dtype: np.dtype[Any] = DOUBLE) -> list[State]:
         settings = replace(settings, reg_covar=self.reg_covar)
         # new states, running again whatever their status was; their earlier iterations are counted as sample_iter
         resumed = [resume(state, state.start) for state in states]
-        collect = partial(self._collect, dtype=dtype)
-        return in_memory.run(resumed, self.rows, self.data_summary, collect, settings, dtype or np.dtype(np.float64))
-
-    def _collect(self, models: Sequence[Model], dtype: np.dtype[Any] | None) -> list[Statistics]:
-        """Run a pass, on several threads where there is enough to do.
-
-        The number of chunks follows from the work alone, not from the number of threads: sums over other chunks would
-        have other bits.
-        """
-        candidates = (Candidate(family.name, len(parameters.weights)) for family, parameters in models)
-        n_chunks = min(self.budget.max_chunks, 1 + pass_work(candidates, *self.x.shape) // self.budget.chunk_work)
-        return collect_statistics(replace(self.rows, n_chunks=n_chunks), self.data_summary, models, dtype)
+        collect = partial(collect_statistics, self.rows, self.data_summary, dtype=dtype)
+        return in_memory.run(resumed, self.rows, self.data_summary, collect, settings, dtype)
 
     def _batches(self, states: Iterable[State]) -> Iterator[list[State]]:
         """Yield as many states at a time as the budget's memory has room for."""

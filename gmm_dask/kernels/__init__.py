@@ -18,6 +18,7 @@ _COMPILED = {
     "predict_chunk": "chunks",
     "fill_lines": "chunks",
     "fit": "fit",
+    "largest_trace": "m_step",
     "log_densities": "products",
     "precision_factors": "cholesky",
     "softmax": "e_step",

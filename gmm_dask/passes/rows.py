@@ -31,8 +31,6 @@ class Rows:
         Of the same kind as ``array`` and chunked like its rows.
     holdout : Holdout or None
         Which rows the passes of a fit hold out; None holds out none.
-    n_chunks : int
-        Into how many chunks rows in memory are cut at least.
     on_read : callable or None
         Called with the number of chunks whenever a pass reads them from where they are stored.
     """
@@ -40,7 +38,6 @@ class Rows:
     array: Any
     weights: Any = None
     holdout: Holdout | None = None
-    n_chunks: int = 1
     on_read: Callable[[int], None] | None = None
 
     @property
@@ -65,7 +62,7 @@ class Rows:
 def chunks_in_memory(rows: Rows) -> list[slice]:
     """Cut rows in memory into chunks, which do not depend on the number of threads."""
     n_rows, n_features = rows.array.shape
-    step = max(-(-n_rows // MOST_CHUNKS), min(CHUNK_BYTES // (8 * n_features), -(-n_rows // rows.n_chunks)), 1)
+    step = max(-(-n_rows // MOST_CHUNKS), CHUNK_BYTES // (8 * n_features), 1)
     return [slice(start, min(start + step, n_rows)) for start in range(0, max(1, n_rows), step)]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.em import loop
+from gmm_dask.em.in_memory import fit_states
 from gmm_dask.em.loop import State
 from gmm_dask.errors import SingularError, UserError
 from gmm_dask.families import get_family
@@ -26,7 +26,6 @@ from gmm_dask.init.responsibilities import start_parameters
 from gmm_dask.passes.data_summary import DataSummary, summarize_rows
 from gmm_dask.passes.predict import predict_chunk, prediction_batch
 from gmm_dask.passes.rows import as_rows
-from gmm_dask.passes.statistics import collect_statistics
 from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.config.schedule import RefreshConfig
@@ -204,7 +203,7 @@ def _refit(config: JobConfig, model: StoredModel, half: Rows, preparation: Prepa
     except SingularError:
         return None
     start = State(model.candidate, 0, parameters)
-    (state,) = loop.run([start], partial(collect_statistics, rows, data_summary), data_summary.total_weight, settings)
+    (state,) = fit_states([start], rows, data_summary, settings)
     if not (state.usable and state.status.trusted):
         return None
     return replace(start, parameters=state.parameters)

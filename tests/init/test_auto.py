@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from functools import partial
 
-import dask
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -17,7 +15,6 @@ from gmm_dask.em import loop
 from gmm_dask.em.loop import Settings, Status
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init import subsample as subsample_module
 from gmm_dask.init.auto import run_restarts, search_states
 from gmm_dask.init.budget import BUDGET, SearchBudget
 from gmm_dask.init.responsibilities import start_parameters
@@ -191,25 +188,6 @@ def test_where_there_is_little_to_do_a_start_is_the_best_of_two_restarts(iris):
     for candidate, state in zip(candidates, won, strict=True):
         best = max((pool[candidate, restart][0] for restart in range(2)), key=lambda state: state.lower_bound)
         assert_same_parameters(state.parameters, best.parameters)
-
-
-@pytest.mark.parametrize("n_threads", [1, 3])
-def test_a_pass_over_the_subsample_is_cut_where_there_is_much_to_do(blobs, n_threads, monkeypatch):
-    """So threads share it; the chunks do not depend on how many threads there are."""
-    # sums of 1 | z | z^2 | z_a z_b, six per row
-    subsample = subsample_of(blobs, budget=replace(BUDGET, chunk_work=3 * len(blobs)))
-    state = next(subsample.start("full", np.ones((len(blobs), 1))))
-    lengths = []
-
-    def watched(rows, *others):
-        lengths.append(rows.lengths)
-        return collect_statistics(rows, *others)
-
-    monkeypatch.setattr(subsample_module, "collect_statistics", watched)
-    with dask.config.set(num_workers=n_threads):
-        found = next(subsample.screen([state], Settings(max_iter=1)))
-    assert lengths == [tuple(np.diff(np.linspace(0, len(blobs), 4).round()))]
-    assert found.lower_bound == pytest.approx(GaussianMixture(1).fit(blobs).score(blobs), abs=1e-4)
 
 
 @pytest.mark.parametrize("covariance_type", FAMILIES)
