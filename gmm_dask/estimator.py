@@ -185,7 +185,8 @@ class GaussianMixture(MixtureMethods):
         EM stops when the mean log-likelihood per row changes by less.
     reg_covar : float or 'auto', default=1e-6
         Added to the diagonal of every covariance, in the squared units of the data; 'auto' adds a millionth of each
-        feature's variance, so that the fit does not depend on units.
+        feature's variance, so that the fit does not depend on units, and not less than a twelfth of the square of the
+        step that its values are rounded to.
     max_iter : int, default=100
         Largest number of iterations of a start.
     n_init : int, default=1

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gmm_dask.em import loop
 from gmm_dask.em.in_memory import fit_states
 from gmm_dask.em.loop import Status
+from gmm_dask.em.regularization import AUTO
 from gmm_dask.errors import UserError
 from gmm_dask.estimator import GaussianMixture, MixtureMethods
 from gmm_dask.families import FAMILIES
@@ -45,8 +46,10 @@ class GaussianMixtureSearch(MixtureMethods):
     criterion : {'bic', 'aic', 'icl', 'held_out'}, default='bic'
         The criterion to minimise; see :data:`gmm_dask.selection.criteria.CRITERIA`. 'held_out' is -2 times the
         log-likelihood of the rows that ``held_out`` holds out.
-    n_init, init_params, tol, max_iter, reg_covar
+    n_init, init_params, tol, max_iter
         As in :class:`GaussianMixture`.
+    reg_covar : float or 'auto', default='auto'
+        As in :class:`GaussianMixture`, whose default is scikit-learn's.
     random_state : int, RandomState instance or None, default=None
         Every candidate starts from this seed, or from a copy of this generator.
     accelerate : bool, default=False
@@ -109,7 +112,7 @@ class GaussianMixtureSearch(MixtureMethods):
         init_params: str = "kmeans",
         tol: float = 1e-3,
         max_iter: int = 100,
-        reg_covar: float | str = 1e-6,
+        reg_covar: float | str = AUTO,
         random_state: Any = None,
         accelerate: bool = False,
         held_out: float = 0.0,

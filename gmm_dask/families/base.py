@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 LOG_2PI = math.log(2.0 * math.pi)
 # scikit-learn adds this to every component's weight so that an empty one divides by something
 NK_FLOOR = 10.0 * float(np.finfo(np.float64).eps)
+# a mean is off by up to about two ulps: one of the product and one of the sum that it is computed from
+ROUNDING = 4.0
 # the squares of larger numbers, and their sums, may overflow
 LARGEST = 1e150
 
@@ -258,7 +260,8 @@ class Family(ABC):
         shift = s1 / nk[:, None]
         means = origins * (s0 / nk)[:, None] + shift
         weights = nk / np.repeat(np.add.reduceat(nk, edges[:-1]), np.diff(edges))
-        covariances = self._covariances_of([one.s2 for one in statistics], nk, shift, edges, reg_covar)
+        added = at_least_rounding(reg_covar, means)
+        covariances = self._covariances_of([one.s2 for one in statistics], nk, shift, edges, added)
         factors = self.precisions_cholesky(covariances)
         found = []
         for place, piece in zip(slices_of(edges), self._pieces(edges), strict=True):
@@ -330,6 +333,28 @@ def joined(models: Sequence[Parameters]) -> Parameters:
     if len(models) == 1:
         return models[0]
     return Parameters(**{name: np.concatenate([getattr(p, name) for p in models]) for name in vars(models[0])})
+
+
+def at_least_rounding(reg_covar: float | Array, means: Array) -> float | Array:
+    """Return what is added to the variances of each component: ``reg_covar``, or what rounding a mean takes.
+
+    A mean is known to about an ulp. Rows that all have the component's one large value, such as a fill value of 1e20,
+    are an ulp or two from it, and a variance that is far smaller than the square would give them no density.
+
+    Parameters
+    ----------
+    reg_covar : float or ndarray of shape (n_features,)
+    means : ndarray of shape (n_components, n_features)
+
+    Returns
+    -------
+    added : float or ndarray
+        ``reg_covar`` itself where it is zero or large enough for all components, (n_components, n_features) otherwise.
+    """
+    rounding = ROUNDING * np.spacing(np.abs(means)) ** 2
+    if not np.all(reg_covar) or (rounding <= reg_covar).all():
+        return reg_covar
+    return np.maximum(reg_covar, rounding)
 
 
 def slices_of(edges: NDArray[np.int64]) -> list[slice]:

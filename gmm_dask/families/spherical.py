@@ -59,7 +59,7 @@ class Spherical(DiagonalFamily):
     def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
         # the maximum of the likelihood is the mean over the features of their variances
         squares: Array = s2 / nk - np.sum(shift * shift, axis=1)
-        variances: Array = squares / shift.shape[1] + np.mean(reg_covar)
+        variances: Array = squares / shift.shape[1] + np.mean(np.atleast_1d(reg_covar), axis=-1)
         return variances
 
     def full_covariances(self, parameters: Parameters) -> Array:

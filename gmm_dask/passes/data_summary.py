@@ -17,6 +17,7 @@ from gmm_dask.errors import UnusableError, UserError
 from gmm_dask.families.base import LARGEST
 from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, Weighted, random_by_row, usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
+from gmm_dask.passes.resolution import Resolution
 from gmm_dask.passes.rows import Rows, first_rows
 
 Array = NDArray[np.float64]
@@ -211,6 +212,8 @@ class DataSummary:
     sample : ndarray of shape (n_sampled, n_features)
         Rows drawn without replacement, in their order in the data: all of them if there are few.
     sample_weights : ndarray of shape (n_sampled,), or None
+    resolution : Resolution
+        Steps, frequent values and copies in the whole sample.
     unusable : Unusable or None
         The rows that were left out; None if none was.
     log_scale : float
@@ -228,6 +231,7 @@ class DataSummary:
     chunk_rows: tuple[int, ...]
     sample: Array
     sample_weights: Array | None
+    resolution: Resolution
     unusable: Unusable | None = None
     log_scale: float = 0.0
     held_out: HeldOut | None = None
@@ -366,6 +370,7 @@ def finish_summary(part: SummaryPart, columns: Sequence[str] | None = None, drop
         chunk_rows=part.chunk_rows,
         sample=part.sample.rows,
         sample_weights=part.sample.weights,
+        resolution=Resolution.of(part.sample.rows),
         unusable=part.unusable if part.unusable.n_rows else None,
         held_out=part.held_out,
     )

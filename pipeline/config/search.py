@@ -95,10 +95,11 @@ class SearchConfig(Section):
     )
     max_iter: Whole = Field(default=100, description="EM iterations after which a fit stops.")
     reg_covar: Real | Literal["auto"] = Field(
-        default=1e-6,
+        default="auto",
         description="Regularization: added to the diagonal of every covariance, in the columns' squared units, or in "
         "those of the scaled columns with data.scale: standard. auto adds a millionth of each column's variance, so "
-        "that the result does not depend on units.",
+        "that the result does not depend on units, and not less than a twelfth of the square of the column's step, the "
+        "variance of what rounding to the step leaves out.",
     )
     accelerate: Switch = Field(
         default=False,

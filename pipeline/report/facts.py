@@ -13,6 +13,7 @@ from gmm_dask.em.loop import Status
 from gmm_dask.em.regularization import AUTO, automatic_reg_covar
 from gmm_dask.em.spurious import is_bounded_by_reg_covar
 from gmm_dask.families import get_family
+from gmm_dask.passes.resolution import Resolution
 from gmm_dask.plotting.feature_pairs import Components
 from gmm_dask.selection.criteria import CRITERIA, TIE
 from pipeline.store import Result, RowSummary, Sample, StoredModel, open_result
@@ -82,9 +83,14 @@ class Facts:
         if reg_covar != AUTO:
             return float(reg_covar)
         contents, scale = self.store.data["contents"], self.model.scale
-        names = ("minima", "maxima", "deviations")
-        minima, maxima, deviations = (np.array(contents[name]) / (1.0 if scale is None else scale) for name in names)
-        return automatic_reg_covar(minima, maxima, deviations**2)
+        unit = np.ones(len(contents["means"])) if scale is None else scale
+        minima, maxima, deviations = (np.array(contents[name]) / unit for name in ("minima", "maxima", "deviations"))
+        return automatic_reg_covar(minima, maxima, deviations**2, self.resolution.scaled(np.zeros_like(unit), unit))
+
+    @property
+    def resolution(self) -> Resolution:
+        """The resolution of the columns, and what repeats, in the units of the data."""
+        return Resolution.from_dict(self.store.data["contents"]["resolution"])
 
     @property
     def bounded_by_reg_covar(self) -> list[int]:

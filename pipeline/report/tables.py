@@ -176,16 +176,26 @@ def _mean_cell(facts: Facts, k: int, d: int, places: int | None) -> Cell:
 
 
 def columns_table(facts: Facts) -> Table:
-    """One row per column of the data: mean, standard deviation and range."""
+    """One row per column of the data: mean, standard deviation and range, the step of its values and what repeats."""
     names = facts.store.data["columns"]
     contents = facts.store.data["contents"]
     keys = ("means", "deviations", "minima", "maxima")
+    resolution = facts.resolution
     rows = []
     for i, name in enumerate(names[:MOST_COLUMNS]):
         places = decimals(contents["deviations"][i])
-        rows.append(_cells(name, *(number(contents[key][i], places) for key in keys)))
-    left_out = f"The first {len(rows)} of {len(names)} columns are shown." if len(names) > len(rows) else ""
-    return Table("The columns", ["column", "mean", "std. dev.", "minimum", "maximum"], rows, left_out)
+        step = f"{resolution.step[i]:.3g}" if resolution.step[i] else NOTHING
+        frequent = Cell(f"{resolution.frequent[i]:.6g}", below=f"{resolution.frequent_share[i]:.1%} of rows")
+        repeats = [step, f"{resolution.ties[i]:.0%}", frequent if resolution.ties[i] else NOTHING]
+        rows.append(_cells(name, *(number(contents[key][i], places) for key in keys), *repeats))
+    notes = [
+        "Step: what the values are rounded to, from a sample of the rows; tied: the share of its rows whose value "
+        f"another one has. {resolution.copies:.1%} of its rows are exact copies of another row."
+    ]
+    if len(names) > len(rows):
+        notes.insert(0, f"The first {len(rows)} of {len(names)} columns are shown.")
+    head = ["column", "mean", "std. dev.", "minimum", "maximum", "step", "tied", "most frequent"]
+    return Table("The columns", head, rows, " ".join(notes))
 
 
 def software_table(facts: Facts) -> Table:

@@ -33,7 +33,7 @@ def header_of(source: Source) -> dict[str, Any]:
 
 
 def contents_of(data_summary: DataSummary) -> dict[str, Any]:
-    """What pass 0 found: rows, weight, each column's moments and range, how columns vary together, some rows.
+    """What pass 0 found: rows, weight, columns' moments, ranges and resolution, how columns vary together, some rows.
 
     All this is of the rows that are fitted; those held out are counted, and have means.
 
@@ -51,6 +51,7 @@ def contents_of(data_summary: DataSummary) -> dict[str, Any]:
         "maxima": data_summary.maximum.tolist(),
         "variances": (variances / data_summary.total_weight).tolist(),
         "sample": _digest(data_summary),
+        "resolution": data_summary.resolution.to_dict(),
         **_held_out(data_summary),
     }
 

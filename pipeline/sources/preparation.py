@@ -14,6 +14,7 @@ from gmm_dask.errors import UserError
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.holdout import usable_rows
 from pipeline.config.data import DataConfig
+from pipeline.sources.repeats import repeat_notes
 
 Array = NDArray[np.float64]
 Chunk = NDArray[np.floating[Any]]
@@ -83,6 +84,7 @@ def scaled_summary(data_summary: DataSummary, preparation: Preparation) -> DataS
         minimum=(data_summary.minimum - center) / scale,
         maximum=(data_summary.maximum - center) / scale,
         sample=(data_summary.sample - center) / scale,
+        resolution=data_summary.resolution.scaled(center, scale),
         log_scale=preparation.log_scale,
         held_out=held_out and replace(held_out, center=(held_out.center - center) / scale),
     )
@@ -111,7 +113,7 @@ def missing_of(data_summary: DataSummary, columns: Sequence[str]) -> dict[str, A
 
 
 def column_notes(data_summary: DataSummary, columns: Sequence[str]) -> list[str]:
-    """Return remarks of pass 0 about the columns: constant ones, and those that depend on another."""
+    """Return remarks of pass 0 about the columns: constant ones, those that depend on another, and what repeats."""
     constant = _constant(data_summary)
     notes = [
         f"the column {columns[i]!r} has the same value in every row ({data_summary.minimum[i]:g})" for i in constant
@@ -124,6 +126,7 @@ def column_notes(data_summary: DataSummary, columns: Sequence[str]) -> list[str]
         same = _is_same(data_summary, i, j)
         how = "is a duplicate of" if same else "is a linear function of"
         notes.append(f"the column {columns[j]!r} {how} {columns[i]!r}; leave one of them out")
+    notes += repeat_notes(data_summary, columns)
     if said := weights_warning(data_summary.total_weight, data_summary.n_rows):
         notes.append(said[0].lower() + said[1:].rstrip("."))
     return notes

@@ -65,7 +65,7 @@ def _all_trusted(states, row):
 )
 def test_a_cell_is_the_single_fit(dataset, init_params, lazy, states):
     _, X, _ = dataset
-    settings = {"n_init": 2, "init_params": init_params, "random_state": 3, "max_iter": 40}
+    settings = {"n_init": 2, "init_params": init_params, "random_state": 3, "max_iter": 40, "reg_covar": 1e-6}
     given = da.from_array(X, chunks=(97, X.shape[1])) if lazy else X
     table = GaussianMixtureSearch([1, 2, 4], **settings).fit(given).results_
     cells = {(s.covariance_type, s.n_components, s.start): s for s in states}
@@ -114,7 +114,7 @@ def test_the_winner(iris, criterion):
 
 def test_a_generator_is_cloned_for_each_candidate(iris):
     generator = np.random.RandomState(4)
-    settings = {"n_init": 3, "init_params": "random"}
+    settings = {"n_init": 3, "init_params": "random", "reg_covar": 1e-6}
     together = GaussianMixtureSearch([2, 3], random_state=generator, **settings).fit(iris).results_
     alone = GaussianMixtureSearch([3], random_state=generator, **settings).fit(iris).results_
     pd.testing.assert_frame_equal(

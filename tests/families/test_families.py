@@ -9,6 +9,7 @@ from scipy.stats import multivariate_normal
 import naive
 from gmm_dask.errors import SingularError, UserError
 from gmm_dask.families import FAMILIES, Statistics, get_family
+from gmm_dask.init.responsibilities import start_parameters
 from messages import names
 from mixtures import assert_same_parameters, moments, monomials, random_parameters, random_rows
 
@@ -174,3 +175,17 @@ def test_families_by_name():
     assert list(FAMILIES) == ["full", "tied", "diag", "spherical"]
     with pytest.raises(UserError, match=names("covariance_type", *FAMILIES, "'ful'")):
         get_family("ful")
+
+
+def test_no_variance_is_below_the_rounding_of_the_mean(covariance_type):
+    """Rows of one huge value are an ulp or two from their mean, and have a density there."""
+    X = random_rows(300, 2)
+    X[:40, 0] = 1e20
+    resp = np.zeros((300, 2))
+    resp[:40, 0] = resp[40:, 1] = 1.0
+    family = get_family(covariance_type)
+    found = start_parameters(family, X, None, resp, 1e-6)
+    variance = family.full_covariances(found)[0, 0, 0]
+    assert variance >= np.spacing(1e20) ** 2
+    if covariance_type in ("full", "diag"):  # the other component's variance is its own
+        assert family.full_covariances(found)[1, 0, 0] == pytest.approx(X[40:, 0].var(), rel=1e-4)

@@ -7,6 +7,7 @@ import pipeline.fit.checkpointer
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.resolution import Resolution
 from pipeline.fit.checkpointer import Checkpointer, iterations_left, seconds_left
 from pipeline.store import Checkpoint
 
@@ -52,7 +53,9 @@ def test_a_checkpointer_counts_the_fits_of_its_wave(monkeypatch):
     monkeypatch.setattr(pipeline.fit.checkpointer.time, "monotonic", lambda: next(clock))
     states = [approaching(0.06, 0.03)] * 3
     columns = np.zeros(1)
-    data_summary = DataSummary(9, 9.0, columns, np.eye(1), columns, columns, (9,), np.zeros((0, 1)), None)
+    data_summary = DataSummary(
+        9, 9.0, columns, np.eye(1), columns, columns, (9,), np.zeros((0, 1)), None, Resolution.of(np.zeros((0, 1)))
+    )
     checkpoint = Checkpoint(states, data_summary, 4, (1, 2))
     checkpointer = Checkpointer("r.zarr", None, checkpoint, slice(0, 1), SETTINGS, "bic", events.append)
     checkpointer.after_pass([approaching(0.06, 0.03, 0.015)])

@@ -171,7 +171,7 @@ def test_small_and_collapsed_components_are_told(facts):
     thin = replace(facts, store=store)
     (notice,) = phrases.notices(thin)
     assert thin.bounded_by_reg_covar == [1]
-    assert re.match(names("search.reg_covar", "1e-06", "components", "1."), notice)
+    assert re.match(names("search.reg_covar", "auto", "components", "1."), notice)
 
 
 def test_components_that_collapsed_are_told_whatever_the_units(tmp_path):

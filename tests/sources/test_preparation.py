@@ -93,6 +93,8 @@ def test_the_summary_is_scaled_without_a_read(rows):
     scaled, expected = scaled_summary(found, preparation), summarize_rows(Rows(preparation.rows(rows)), 0)
     for name in ("center", "scatter", "minimum", "maximum", "sample"):
         np.testing.assert_allclose(getattr(scaled, name), getattr(expected, name), rtol=1e-12, atol=1e-11)
+    for name, values in scaled.resolution.to_dict().items():
+        np.testing.assert_allclose(values, getattr(expected.resolution, name), rtol=1e-9, atol=1e-9)
     assert scaled.log_scale == pytest.approx(np.log(rows.std(axis=0)).sum())
     np.testing.assert_allclose(np.diagonal(scaled.scatter) / N, 1.0)
 
@@ -111,6 +113,30 @@ def test_constant_and_dependent_columns_are_named():
 
 def test_columns_of_any_unit_and_offset_have_no_notes(rows):
     assert column_notes(summarize_rows(Rows(rows * [1e-9, 1e6, 1.0] + 1e3), 0), NAMES) == []
+
+
+@pytest.mark.parametrize("fill", [1e20, float(np.float32(1e20)), 9.969209968386869e36, -9999.0, -32768.0, 999.0])
+def test_a_fill_value_is_named(fill):
+    X = random_rows(600, 2)
+    X[5:25, 0] = fill
+    (note,) = column_notes(summarize_rows(Rows(X), 0), ["a", "b"])
+    assert re.search(names("'a'", f"{fill:.7g}", "3.33%", "fill value", "data.missing: drop"), note)
+
+
+def test_a_value_among_others_or_of_one_row_is_no_fill_value():
+    X = random_rows(600, 2) * 1000.0
+    X[5:25, 0] = 999.0
+    X[7, 1] = 99999.0
+    assert column_notes(summarize_rows(Rows(X), 0), ["a", "b"]) == []
+
+
+def test_frequent_values_and_copies_are_named():
+    X = random_rows(600, 2)
+    X[:300, 1] = 0.0
+    (note,) = column_notes(summarize_rows(Rows(X), 0), ["a", "b"])
+    assert re.search(names("'b'", "value 0", "50%"), note)
+    (note,) = column_notes(summarize_rows(Rows(np.repeat(random_rows(300, 2), 2, axis=0)), 0), ["a", "b"])
+    assert re.search(names("50%", "copies"), note)
 
 
 # -- a job with values that are missing ----------------------------------------------------------------------

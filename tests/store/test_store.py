@@ -17,6 +17,7 @@ from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary, Unusable
+from gmm_dask.passes.resolution import Resolution
 from gmm_dask.selection.outcomes import Outcome
 from messages import names
 from mixtures import random_parameters
@@ -88,6 +89,7 @@ def data_summary(seed=0):
         chunk_rows=(6, 4),
         sample=rng.normal(size=(10, D)),
         sample_weights=None,
+        resolution=Resolution.of(rng.normal(size=(10, D))),
         unusable=Unusable((1, 0), np.array([1] * D), 1),
         log_scale=0.1 + 0.7,
     )
