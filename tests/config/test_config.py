@@ -68,7 +68,7 @@ def test_defaults(load):
             "init_params": "auto",
             "tol": 1e-3,
             "max_iter": 100,
-            "reg_covar": 1e-6,
+            "reg_covar": "auto",
             "accelerate": False,
             "random_state": 0,
         },
