@@ -95,8 +95,8 @@ class Tied(MatrixFamily):
         self, s2: Sequence[Array], nk: Array, shift: Array, edges: NDArray[np.int64], reg_covar: float | Array
     ) -> Array:
         # one covariance for all components takes the largest of what is added to each
-        added = [reg_covar if np.ndim(reg_covar) < 2 else reg_covar[at].max(axis=0) for at in slices_of(edges)]
-        places = zip(s2, slices_of(edges), added, strict=True)
+        each = np.broadcast_to(reg_covar, shift.shape)
+        places = [(one, at, each[at].max(axis=0)) for one, at in zip(s2, slices_of(edges), strict=True)]
         return np.stack([self.covariances(one, nk[at], shift[at], reg) for one, at, reg in places])
 
     def _pieces(self, edges: NDArray[np.int64]) -> Sequence[slice | int]:

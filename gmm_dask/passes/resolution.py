@@ -51,9 +51,10 @@ class Resolution:
     @classmethod
     def of(cls, rows: Array) -> Self:
         """Return the facts of rows (n_rows, n_features); of no rows, zeros."""
-        if len(rows) == 0:
-            return cls(*np.zeros((5, rows.shape[1])), copies=0.0)
-        return cls(*np.array([_of_column(values) for values in rows.T]).T, copies=_share_of_copies(rows))
+        n_rows, n_features = rows.shape
+        of_columns = np.array([_of_column(values) for values in rows.T]).T if n_rows else np.zeros((5, n_features))
+        step, spread, ties, frequent, frequent_share = of_columns
+        return cls(step, spread, ties, frequent, frequent_share, _share_of_copies(rows) if n_rows else 0.0)
 
     def scaled(self, center: Array, scale: Array) -> Self:
         """Return the facts of the rows ``(x - center) / scale``."""
@@ -67,7 +68,8 @@ class Resolution:
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
         """Return the facts that :meth:`to_dict` was made from."""
-        return cls(**{name: value if name == "copies" else np.array(value) for name, value in stored.items()})
+        copies = float(stored["copies"])
+        return cls(**{name: np.array(value) for name, value in stored.items() if name != "copies"}, copies=copies)
 
 
 def _of_column(values: Array) -> tuple[float, float, float, float, float]:

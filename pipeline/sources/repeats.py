@@ -32,7 +32,7 @@ FREQUENT = 0.2
 def repeat_notes(data_summary: DataSummary, columns: Sequence[str]) -> Iterator[str]:
     """Yield remarks of pass 0 about what repeats in its sample, except in constant columns."""
     sample, resolution = data_summary.sample, data_summary.resolution
-    varying = np.flatnonzero(data_summary.minimum < data_summary.maximum)
+    varying = np.flatnonzero(data_summary.minimum < data_summary.maximum).tolist()
     for i in varying:
         for value, share in _fill_values(sample[:, i]):
             yield (
