@@ -6,7 +6,7 @@ A fit runs on one thread from its begin to its end, so that its bits do not depe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Self
@@ -20,6 +20,7 @@ from gmm_dask.em.acceleration import BEGIN, ORDER, REGULARIZATION, FeatureScale,
 from gmm_dask.em.loop import Collect, Settings, State, Status
 from gmm_dask.em.spurious import is_beyond_doubt
 from gmm_dask.families import Family, Parameters, get_family
+from gmm_dask.families.candidate import Candidate
 from gmm_dask.kernels.feature_map import DIAG, FULL, SPHERICAL, TIED
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import map_on_threads
@@ -40,6 +41,8 @@ Array = NDArray[np.float64]
 # how a compiled fit ends, by the numbers of gmm_dask.kernels.fit; others go on in the loop of passes
 _ENDS = {0: Status.CONVERGED, 1: Status.MAX_ITER, 2: Status.SINGULAR, 3: Status.FAILED}
 _NEEDS_DOUBLE = 5
+# fits of one candidate that a call takes one after the other: enough to outweigh what the call costs
+GROUP = 16
 
 
 def is_compiled(rows: Rows) -> bool:
@@ -98,8 +101,24 @@ def run(
         Single precision is left where it would lose too much.
     """
     data = _Data.of(rows, data_summary, settings)
-    ran = list(map_on_threads(lambda state: _run(state, data, settings, dtype), states))
-    return loop.run(ran, collect, data_summary.total_weight, settings)
+    after = list(states)
+    groups = list(_groups(states, settings.max_iter))
+    found = map_on_threads(lambda group: _run([states[i] for i in group], data, settings, dtype), groups)
+    for group, ended in zip(groups, found, strict=True):
+        for i, state in zip(group, ended, strict=True):
+            after[i] = state
+    return loop.run(after, collect, data_summary.total_weight, settings)
+
+
+def _groups(states: Sequence[State], max_iter: int) -> Iterator[list[int]]:
+    """Yield the positions of states of one candidate that can run compiled, a few at a time."""
+    positions: dict[Candidate, list[int]] = {}
+    for i, state in enumerate(states):
+        is_known = get_family(state.covariance_type).kind is not None and state.history is None
+        if is_known and state.status is Status.RUNNING and state.n_iter < max_iter:
+            positions.setdefault(state.candidate, []).append(i)
+    for mine in positions.values():
+        yield from (mine[start : start + GROUP] for start in range(0, len(mine), GROUP))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,23 +137,24 @@ class _Data:
         return cls(np.ascontiguousarray(rows.array), weights, data_summary, reg_covar)
 
 
-def _run(state: State, data: _Data, settings: Settings, dtype: np.dtype[Any]) -> State:
-    """Run a fit as far as compiled code goes; its state is still running if it has to go on in another way."""
-    family = get_family(state.covariance_type)
-    most = settings.max_iter - state.n_iter
-    if state.status is not Status.RUNNING or family.kind is None or state.history is not None or most <= 0:
-        return state
-    assert state.parameters is not None
-    k, d = state.parameters.means.shape
+def _run(states: Sequence[State], data: _Data, settings: Settings, dtype: np.dtype[Any]) -> list[State]:
+    """Run fits of one candidate as far as compiled code goes.
+
+    A state is still running after it if it has to go on in another way.
+    """
+    (family, first_parameters), n = states[0].model, len(states)
+    k, d = first_parameters.means.shape
+    assert family.kind is not None
     first, second, n_lines = _monomials(family, d)
-    memory = block_memory(n_lines, k, 1, len(data.x), dtype)
     shape = _shape(family.kind, k, d)
-    vector = _to_vector(state.parameters)
-    factors = state.parameters.precisions_cholesky.reshape(shape).copy()
+    models = [state.model[1] for state in states]
+    vectors = np.stack([_to_vector(parameters) for parameters in models])
+    factors = np.stack([parameters.precisions_cholesky.reshape(shape) for parameters in models])
     scale = settings.acceleration
-    origin, unit = _plain_scale(len(vector)) if scale is None else _vector_scale(family, k, scale)
-    bounds = np.empty(most)
-    end, n_bounds, n_falls, n_extrapolations = kernels.fit(
+    origin, unit = _plain_scale(vectors.shape[1]) if scale is None else _vector_scale(family, k, scale)
+    most = np.array([settings.max_iter - state.n_iter for state in states])
+    bounds, counts, traces = np.empty((n, most.max())), np.empty((n, 4), dtype=np.int64), np.empty(n)
+    kernels.fit_many(
         family.kind,
         data.x,
         data.weights,
@@ -147,37 +167,60 @@ def _run(state: State, data: _Data, settings: Settings, dtype: np.dtype[Any]) ->
         MAX_KAPPA,
         MAX_SINGLE,
         settings.tol,
-        state.lower_bounds[-1] if state.lower_bounds else state.prior_bound,
+        np.array([state.lower_bounds[-1] if state.lower_bounds else state.prior_bound for state in states]),
         BEGIN,
         0 if scale is None else ORDER,
         REGULARIZATION,
         origin,
         unit,
-        vector,
+        vectors,
         factors,
-        *memory,
+        *block_memory(n_lines, k, 1, len(data.x), dtype),
         ROW_MULTIPLE,
+        most,
         bounds,
+        counts,
+        traces,
     )
+    ended = [
+        _after(state, vectors[i], factors[i], bounds[i], counts[i].tolist(), float(traces[i]), data, settings)
+        for i, state in enumerate(states)
+    ]
+    again = [i for i in range(n) if counts[i, 0] == _NEEDS_DOUBLE]
+    for i, state in zip(again, _run([ended[i] for i in again], data, settings, DOUBLE) if again else (), strict=True):
+        ended[i] = state
+    return ended
+
+
+def _after(
+    state: State,
+    vector: Array,
+    factors: Array,
+    bounds: Array,
+    counts: list[int],
+    trace: float,
+    data: _Data,
+    settings: Settings,
+) -> State:
+    """Return the state in which a compiled fit left its mixture."""
+    assert state.parameters is not None
+    end, n_bounds, n_falls, n_extrapolations = counts
+    status = _ENDS.get(end, Status.RUNNING)
     after = replace(
         state,
         parameters=_from_vector(vector, factors, state.parameters),
         lower_bounds=(*state.lower_bounds, *bounds[:n_bounds].tolist()),
         falls=state.falls + n_falls,
         extrapolations=state.extrapolations + n_extrapolations,
+        status=status,
+        converged=status is Status.CONVERGED,
     )
-    if end == _NEEDS_DOUBLE:
-        return _run(after, data, settings, DOUBLE)
-    if end not in _ENDS:
+    total_weight = data.summary.total_weight
+    if status not in (Status.CONVERGED, Status.MAX_ITER):
         return after
-    status = _ENDS[end]
-    if not status.usable:
-        return replace(after, status=status)
-    weights, means, covariances = vector[:k], vector[k : k + k * d].reshape(k, d), vector[k + k * d :].reshape(shape)
-    trace = kernels.largest_trace(family.kind, weights, means, covariances, factors)
-    if is_beyond_doubt(weights, data.summary.total_weight, trace):
-        return replace(after, status=status, converged=status is Status.CONVERGED)
-    return loop.end(after, status, data.summary.total_weight, settings)
+    if is_beyond_doubt(vector[: state.n_components], total_weight, trace):
+        return replace(after, parameters=after.model[1].alone())
+    return loop.end(after, status, total_weight, settings)
 
 
 # -- a mixture as one vector ---------------------------------------------------------------------------------------

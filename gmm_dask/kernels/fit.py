@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from gmm_dask.kernels.cholesky import factorise
 from gmm_dask.kernels.chunks import add_chunk
 from gmm_dask.kernels.jit import compiled
-from gmm_dask.kernels.m_step import fill_coefficients, fill_factors, log_likelihood_correction, maximise
+from gmm_dask.kernels.m_step import (
+    fill_coefficients,
+    fill_factors,
+    largest_trace,
+    log_likelihood_correction,
+    maximise,
+)
 
 Array = NDArray[np.float64]
 
@@ -165,6 +171,87 @@ def fit(
             n_remembered = 0
         vector[:] = image
         factors[:] = image_factors
+
+
+@compiled
+def fit_many(
+    kind: int,
+    rows: NDArray[Any],
+    row_weights: Array,
+    total_weight: float,
+    center: Array,
+    scatter: Array,
+    reg_covar: Array,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    max_kappa: float,
+    max_single: float,
+    tol: float,
+    prior_bounds: Array,
+    begin: float,
+    order: int,
+    regularization: float,
+    origin: Array,
+    scale: Array,
+    vectors: Array,
+    factors: Array,
+    z: NDArray[Any],
+    logits: NDArray[Any],
+    shares: NDArray[Any],
+    row_multiple: int,
+    most: NDArray[np.int64],
+    bounds: Array,
+    counts: NDArray[np.int64],
+    traces: Array,
+) -> None:
+    """Run :func:`fit` from several mixtures of one candidate, one after another.
+
+    Parameters
+    ----------
+    prior_bounds : ndarray of shape (n_fits,)
+    vectors : ndarray of shape (n_fits, n_values)
+    factors : ndarray of shape (n_fits, ...)
+    most : ndarray of shape (n_fits,)
+        Iterations that each may take.
+    bounds : ndarray of shape (n_fits, largest of ``most``)
+    counts : ndarray of shape (n_fits, 4)
+        Receives what :func:`fit` returns.
+    traces : ndarray of shape (n_fits,)
+        Receives :func:`gmm_dask.kernels.m_step.largest_trace` of each end.
+    kind, rows, row_weights, ...
+        The others are those of :func:`fit`.
+    """
+    for i in range(len(vectors)):
+        end, n_bounds, n_falls, n_extrapolations = fit(
+            kind,
+            rows,
+            row_weights,
+            total_weight,
+            center,
+            scatter,
+            reg_covar,
+            first,
+            second,
+            max_kappa,
+            max_single,
+            tol,
+            prior_bounds[i],
+            begin,
+            order,
+            regularization,
+            origin,
+            scale,
+            vectors[i],
+            factors[i],
+            z,
+            logits,
+            shares,
+            row_multiple,
+            bounds[i, : most[i]],
+        )
+        counts[i, 0], counts[i, 1], counts[i, 2], counts[i, 3] = end, n_bounds, n_falls, n_extrapolations
+        parts = _parts(vectors[i], len(logits), rows.shape[1], factors[i])
+        traces[i] = largest_trace(kind, *parts, factors[i])
 
 
 @compiled
