@@ -201,9 +201,11 @@ def _distinct(states: Iterable[State], size: int, budget: SearchBudget) -> list[
     chosen: list[State] = []
     # fits of one optimum differ by as much as their last iterations, and are one
     for state in sorted(states, key=lambda state: (not state.status.trusted, -state.lower_bound)):
+        if len(chosen) == size:
+            break
         if all(abs(state.lower_bound - other.lower_bound) > budget.same_optimum for other in chosen):
             chosen.append(state)
-    return chosen[:size]
+    return chosen
 
 
 def _refined(subsample: Subsample, pool: Pool, settings: Settings) -> Pool:
