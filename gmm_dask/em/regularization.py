@@ -39,8 +39,8 @@ def automatic_reg_covar(minimum: Array, maximum: Array, variances: Array, resolu
 
     It is a millionth of the variance, so that a fit does not depend on units. The variance is not taken for more than
     the square of the spread, in which a fill value far outside has no part; of a normal column the square is ten times
-    the variance. A constant column, whose variance is zero, gets a millionth of its value's square, or of one where
-    that square is zero in float64.
+    the variance. A column whose variance is zero, as it is constant or as one row has all the weight, gets a millionth
+    of its smallest value's square, or of one where that square is zero in float64.
 
     It is not less than h^2 / 12, the variance of the rounding error of values that are rounded to steps of h
     (Sheppard's correction): within a step nothing is known of a value, and no component is narrower.
@@ -49,5 +49,6 @@ def automatic_reg_covar(minimum: Array, maximum: Array, variances: Array, resolu
         squares = minimum**2
         within = np.where(resolution.spread > 0.0, np.minimum(variances, resolution.spread**2), variances)
         rounding = resolution.step**2 / 12.0
-    relative: Array = SHARE * np.where(minimum == maximum, np.where(squares == 0.0, 1.0, squares), within)
+    is_constant = (minimum == maximum) | (variances == 0.0)
+    relative: Array = SHARE * np.where(is_constant, np.where(squares == 0.0, 1.0, squares), within)
     return np.maximum(relative, rounding)
