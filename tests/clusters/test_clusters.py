@@ -35,8 +35,9 @@ from pipeline.progress import PassDone, StageStarted
 from pipeline.stages import StageTimeoutError, limited
 from processes import ROOT, Processes
 
-N_CHUNKS, CHUNK_ROWS = 200, 100
+N_CHUNKS, CHUNK_ROWS = 60, 100
 PASSES = 6
+RECONNECT = 5.0  # seconds in which a scheduler that was lost may come back
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +96,16 @@ def shared(tmp_path_factory):
     made.start_scheduler()
     for name in ("a", "b"):
         made.start_worker(name)
+    wait_for_workers(made)
     yield made
     made.stop()
+
+
+def wait_for_workers(processes):
+    """Wait until a worker runs for each that was started and still lives, so that the job need not."""
+    alive = sum(worker.poll() is None for worker in processes.workers.values())
+    with distributed.Client(processes.address) as client:
+        client.wait_for_workers(alive, timeout=60)
 
 
 # -- the same bits ------------------------------------------------------------------------------------------------
@@ -239,12 +248,14 @@ def test_the_worker_with_the_parameters_is_killed_in_a_pass(data, on_threads, tm
 def test_a_killed_scheduler_is_said_and_the_next_run_resumes(data, on_threads, tmp_path, processes):
     address = processes.start_scheduler()
     processes.start_worker("a")
-    config = job(data, tmp_path / "a.zarr", kind="address", address=address)
+    wait_for_workers(processes)
+    config = job(data, tmp_path / "a.zarr", kind="address", address=address, timeout=RECONNECT)
     with pytest.raises(FaultError, match=names("scheduler", "checkpoint")):
         run(config, progress=AfterPass(2, lambda: processes.kill(processes.scheduler)), checkpoint_seconds=0.0)
     processes.kill(processes.workers["a"])
     assert processes.start_scheduler(port=int(address.rpartition(":")[2])) == address
     processes.start_worker("b")
+    wait_for_workers(processes)
     told = []
     run(config, progress=told.append, checkpoint_seconds=0.0)
     assert next(event.number for event in told if isinstance(event, PassDone)) > 3
@@ -273,13 +284,17 @@ def tried_again(tries, between=lambda: None, limit=None):
 def test_a_stage_that_is_tried_again_finds_the_scheduler_that_was_started_again(data, on_threads, tmp_path, processes):
     port = int(processes.start_scheduler().rpartition(":")[2])
     processes.start_worker("a")
+    wait_for_workers(processes)
     tries = []
 
     def start_again():
+        processes.kill(processes.workers["a"])
         processes.start_scheduler(port)
         processes.start_worker("b")
+        wait_for_workers(processes)
 
-    config = job(data, tmp_path / "a.zarr", kind="address", address=processes.address, persist="always")
+    cluster = {"kind": "address", "address": processes.address, "timeout": RECONNECT, "persist": "always"}
+    config = job(data, tmp_path / "a.zarr", **cluster)
     kill = AfterPass(2, lambda: processes.kill(processes.scheduler))
     run(config, progress=kill, as_task=tried_again(tries, start_again))
     assert [(type(error), "scheduler" in str(error)) for error in tries] == [(ClusterError, True)]
@@ -325,10 +340,11 @@ def test_rows_that_could_not_be_read_to_be_kept_are_read_again(data, on_threads,
 def test_without_workers_a_run_ends(data, tmp_path, processes):
     processes.start_scheduler()
     processes.start_worker("a")
-    config = job(data, tmp_path / "a.zarr", kind="address", address=processes.address, timeout=20.0)
+    wait_for_workers(processes)
+    config = job(data, tmp_path / "a.zarr", kind="address", address=processes.address, timeout=4.0)
     kill = AfterPass(2, lambda: processes.kill(processes.workers["a"]))
     before = dask.config.get("scheduler", None)
-    with pytest.raises(FaultError, match=names("workers", "lost", "20 s")):
+    with pytest.raises(FaultError, match=names("workers", "lost", "4 s")):
         run(config, progress=kill)
     assert dask.config.get("scheduler", None) == before
 
@@ -343,8 +359,8 @@ def test_nobody_answers(data, tmp_path):
 
 
 def test_too_few_workers(data, tmp_path, shared):
-    config = job(data, tmp_path / "a.zarr", kind="address", address=shared.address, min_workers=3, timeout=10.0)
-    with pytest.raises(FaultError, match=names("3 worker", "10 s", "2")):
+    config = job(data, tmp_path / "a.zarr", kind="address", address=shared.address, min_workers=3, timeout=2.0)
+    with pytest.raises(FaultError, match=names("3 worker", "2 s", "got 2")):
         run(config)
 
 

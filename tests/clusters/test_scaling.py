@@ -13,7 +13,7 @@ BENCHMARKS = ROOT / "benchmarks"
 FINDS_BENCHMARKS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{BENCHMARKS}"}
 # chunks that sleep leave the cores to others: 1.92 times on a quiet machine, 1.90 while two processes burned both cores
 LEAST_GAIN = 1.8
-N_CHUNKS = 60
+N_CHUNKS, REPEATS = 40, 2
 SETTLED, PASSES, MOST_GROWTH = 50, 200, 1.10
 
 pytestmark = pytest.mark.slow
@@ -23,19 +23,23 @@ pytestmark = pytest.mark.slow
 def scaling():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("scaling")
+        found = importlib.import_module("scaling")
+        patch.setattr(found, "REPEATS", REPEATS)
+        yield found
 
 
-@pytest.fixture
-def processes(tmp_path):
-    made = Processes(tmp_path)
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    made = Processes(tmp_path_factory.mktemp("dask"))
     made.start_scheduler(**FINDS_BENCHMARKS)
     yield made
     made.stop()
 
 
 def start(processes, client, name):
-    processes.start_worker(name, **FINDS_BENCHMARKS)
+    """Start a worker, unless it runs."""
+    if name not in processes.workers:
+        processes.start_worker(name, **FINDS_BENCHMARKS)
     client.wait_for_workers(len(processes.workers), timeout=60)
 
 
