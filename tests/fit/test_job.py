@@ -289,7 +289,7 @@ def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
             "max_iter": 5,
         },
     }
-    whole = JobConfig.model_validate({**values, "output": {"store": str(tmp_path / "whole.zarr")}})
+    whole = JobConfig.model_validate({**values, "output": {"store": str(tmp_path / "whole.zarr"), "report": False}})
     shape = data_shape(whole, open_source(whole.data))
     machine = machine_of(whole, shape)
     resting = resting_bytes(shape, machine, [("full", k) for k in range(1, 5)], 4)

@@ -93,7 +93,7 @@ def test_nothing_heavy_is_imported_for_help():
 
 def test_the_first_line_of_run_comes_at_once(job):
     """Before anything heavy is imported, by the processor's time: the clock's is that of other processes, too."""
-    with start("run", "job.yaml", "--no-prefect") as process:
+    with start("run", "job.yaml", "--no-prefect", *settings("n_components=[2]")) as process:
         first = process.stdout.readline()
         spent = psutil.Process(process.pid).cpu_times()
         process.communicate()
@@ -405,7 +405,8 @@ def test_the_live_line_fits_80_columns_and_leaves_only_lasting_messages():
 
 def test_run_without_prefect_never_imports_it(job):
     code = (
-        "import sys, flows.cli; sys.argv = ['gmm-dask', 'run', 'job.yaml', '--no-prefect']\n"
+        "import sys, flows.cli\n"
+        "sys.argv = ['gmm-dask', 'run', 'job.yaml', '--no-prefect', '--set', 'search.n_components=[2]']\n"
         "try: flows.cli.main()\n"
         "except SystemExit as end: print(end.code, 'prefect' in sys.modules)"
     )

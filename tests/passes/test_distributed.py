@@ -14,7 +14,7 @@ from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from messages import names
 
 N_CHUNKS = 20
-PASSES = 40
+PASSES = 16
 
 
 @pytest.fixture(scope="module")
