@@ -304,7 +304,7 @@ def test_a_server_that_does_not_answer_progress_updates_delays_nothing(monkeypat
             assert b" /api/" in request.recv(1024)
 
 
-LONG = [*ENDLESS[:2], "--set", "search.max_iter=3000"]
+LONG = [*ENDLESS[:2], "--set", "search.max_iter=300"]
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def server(tmp_path_factory):
 
 
 def test_a_scheduled_run_is_executed_and_completes(tmp_path, server):
-    folder = write_job(tmp_path, "guarded", schedule="{cron: '* * * * *'}")
+    folder = write_job(tmp_path, "guarded", schedule="{interval: 10s}")
     with serving(server, folder):
         until(lambda: "Completed" in [state for state, *_ in server.runs("guarded")], "a run")
     assert list((folder / "out").glob("guarded-*.zarr/zarr.json"))

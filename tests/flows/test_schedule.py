@@ -197,7 +197,8 @@ def test_without_a_limit_a_stage_is_unchanged():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("server")).running() as found:
+    soon = {"PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "4"}
+    with Server(tmp_path_factory.mktemp("server"), **soon).running() as found:
         yield found
 
 
@@ -233,7 +234,7 @@ def test_the_address_of_a_servers_pages_is_not_that_of_its_api(tmp_path, server)
 
 @pytest.mark.slow
 def test_a_scheduled_run_is_executed_and_of_missed_ones_only_the_newest(tmp_path, server):
-    folder = write_job(tmp_path, "often", schedule="{interval: 8s}")
+    folder = write_job(tmp_path, "often", schedule="{interval: 6s}")
     with serving(server, folder):
         until(lambda: "Completed" in [state for state, *_ in server.runs("often")], "a run")
     assert list((folder / "out").glob("often-*.zarr/zarr.json"))
@@ -253,7 +254,7 @@ def test_a_killed_run_is_marked_and_the_next_resumes_it(tmp_path, server):
     folder = write_job(
         tmp_path,
         "mortal",
-        schedule="{interval: 20s}",
+        schedule="{interval: 10s}",
         search="{n_components: [2, 3], covariance_types: [diag], tol: 0, max_iter: 1000000000}",
     )
 
@@ -331,7 +332,7 @@ def test_a_task_that_fails_twice_succeeds_at_the_second_retry(tmp_path, server, 
     )
     with serving(server, folder):
         until(lambda: server.query("select id from deployment where name = 'flaky'"), "the deployment")
-        run_deployment(server, "bic-sweep/flaky")
+        run_deployment(server, "bic-sweep", "flaky")
         tries = "select run_count, state_name from task_run where name = 'flaky: prepare'"
         until(lambda: (2, "AwaitingRetry") in server.query(tries), "the second attempt to fail")
         Flaky.broken = False
@@ -342,17 +343,22 @@ def test_a_task_that_fails_twice_succeeds_at_the_second_retry(tmp_path, server, 
 
 @pytest.mark.slow
 def test_refresh_and_score_batch_are_served_under_one_name(tmp_path, server):
-    folder = write_job(tmp_path, "both", schedule="{interval: 10d, flow: refresh}")
+    folder = write_job(tmp_path, "both", schedule="{cron: '7 3 1 * *', flow: refresh}")
     text = (folder / "job.yaml").read_text().replace("flow: refresh", "flow: score-batch")
     (folder / "scores.yaml").write_text(text + "score: {source: rows.npy}\n")
     command = GMM_DASK, "serve", "job.yaml", "scores.yaml"
     with process(*command, log=folder / "serve.log", env=server.environment, cwd=folder):
         until(lambda: len(server.query("select id from deployment where name = 'both'")) == 2, "the deployments")
         for number, flow in enumerate(("refresh", "score-batch"), start=1):
-            run_deployment(server, f"{flow}/both")
+            run_deployment(server, flow, "both")
             until(lambda n=number: [state for state, *_ in server.runs("both")].count("Completed") == n, flow)
     kinds = {key.removeprefix("both-") for (key,) in server.query("select key from artifact where key like 'both-%'")}
     assert kinds == {"progress", "candidates", "bic", "report", "refresh", "scores-progress", "scores"}
+    due = server.query(
+        "select strftime('%d %H:%M', run.expected_start_time) from flow_run run join deployment on "
+        "deployment.id = run.deployment_id where deployment.name = 'both' and run.auto_scheduled"
+    )
+    assert set(due) == {("01 03:07",)}
     assert (folder / "out/both-latest.zarr/zarr.json").is_file()
     assert list((folder / "results").glob("both-scores-*.zarr/zarr.json"))
 
@@ -402,7 +408,7 @@ def deployed(tmp_path_factory, server):
     shutil.copytree(ROOT / "configs", folder / "configs")
     recipe = (ROOT / "prefect.yaml").read_text()
     cron = re.search(r'- cron: ".+"\n +timezone: .+\n', recipe)[0]
-    (folder / "prefect.yaml").write_text(recipe.replace(cron, "- cron: '* * * * *'\n"))
+    (folder / "prefect.yaml").write_text(recipe.replace(cron, "- interval: 30\n"))
     for command in (("work-pool", "create", "gmm-dask", "--type", "process"), ("deploy", "--all", "--no-prompt")):
         subprocess.run(
             [BIN / "prefect", *command],
@@ -414,9 +420,9 @@ def deployed(tmp_path_factory, server):
         )
     worker = BIN / "prefect", "worker", "start", "--pool", "gmm-dask"
     with process(*worker, log=folder / "worker.log", env=server.environment, cwd=folder):
-        until(lambda: server.runs("quickstart") and server.runs("quickstart")[0][0] == "Completed", "a run")
+        (done, *_) = until(lambda: [run for run in server.runs("quickstart") if run[0] == "Completed"], "a run")
     assert (folder / "results/old-faithful.zarr/zarr.json").is_file()
-    return server.runs("quickstart")[0][2]
+    return done[2]
 
 
 @pytest.mark.slow
