@@ -16,6 +16,8 @@ from gmm_dask.errors import SINGULAR_REMEDY, SingularError
 
 Array = NDArray[np.float64]
 
+# of sums that need none
+NO_SCATTER = np.zeros((0, 0))
 LOG_2PI = math.log(2.0 * math.pi)
 # scikit-learn adds this to every component's weight so that an empty one divides by something
 NK_FLOOR = 10.0 * float(np.finfo(np.float64).eps)
@@ -133,6 +135,10 @@ class Family(ABC):
     @abstractmethod
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
         """Read statistics from sums (n_components, n_fit_columns) over the feature map about ``center``."""
+
+    def unpack_centred(self, sums: Array, means: Array) -> Statistics:
+        """Read statistics from sums (n_components, n_density_columns) over the map about each component's own mean."""
+        return self.unpack(sums, means, NO_SCATTER)
 
     def unpack_all(self, sums: Array, edges: NDArray[np.int64], center: Array, scatter: Array) -> list[Statistics]:
         """:meth:`unpack` for several mixtures, whose components are between the edges."""

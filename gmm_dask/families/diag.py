@@ -34,7 +34,7 @@ class Diag(DiagonalFamily):
         return np.column_stack([constant, precisions * m, -0.5 * precisions])
 
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
-        d = len(center)
+        d = center.shape[-1]
         return Statistics(sums[:, 0], sums[:, 1 : d + 1], sums[:, d + 1 :], np.broadcast_to(center, (len(sums), d)))
 
     def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:

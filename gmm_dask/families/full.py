@@ -40,7 +40,7 @@ class Full(MatrixFamily):
         return np.column_stack([constant, linear, pack_quadratic(self.precisions(factors))])
 
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
-        d = len(center)
+        d = center.shape[-1]
         return Statistics(
             sums[:, 0],
             sums[:, 1 : d + 1],

@@ -14,7 +14,7 @@ from gmm_dask.families.base import (
     Statistics,
     slices_of,
 )
-from gmm_dask.families.matrix_base import MatrixFamily, add_to_diagonal, pack_quadratic
+from gmm_dask.families.matrix_base import MatrixFamily, add_to_diagonal, pack_quadratic, unpack_scatter
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
 from gmm_dask.kernels.feature_map import TIED
 
@@ -48,7 +48,7 @@ class Tied(MatrixFamily):
         """Coefficients ``constant | precision m``."""
         factor = parameters.precisions_cholesky
         whitened = (parameters.means - center) @ factor
-        found = np.empty((len(whitened), len(center) + 1))
+        found = np.empty((len(whitened), parameters.means.shape[1] + 1))
         found[:, 0] = self.log_weights(parameters) + self.log_norm(parameters) - 0.5 * np.sum(whitened**2, axis=1)
         found[:, 1:] = whitened @ factor.T
         return found
@@ -61,6 +61,10 @@ class Tied(MatrixFamily):
         # over all components the responsibilities of a row add up to its weight, so that s2 = sum w z z', the data's
         # own scatter about the centre: no pass has to sum it again
         return Statistics(sums[:, 0], sums[:, 1:], scatter, np.broadcast_to(center, sums[:, 1:].shape))
+
+    def unpack_centred(self, sums: Array, means: Array) -> Statistics:
+        d = means.shape[1]
+        return Statistics(sums[:, 0], sums[:, 1 : d + 1], unpack_scatter(sums[:, d + 1 :], d).sum(axis=0), means)
 
     def unpack_all(self, sums: Array, edges: NDArray[np.int64], center: Array, scatter: Array) -> list[Statistics]:
         return [self.unpack(sums[place], center, scatter) for place in slices_of(edges)]

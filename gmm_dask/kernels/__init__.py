@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 _COMPILED = {
+    "add_centred_chunk": "chunks",
     "add_chunk": "chunks",
     "add_sums": "products",
     "predict_block": "chunks",

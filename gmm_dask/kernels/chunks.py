@@ -98,6 +98,56 @@ def add_chunk(
 
 
 @compiled
+def add_centred_chunk(
+    rows: NDArray[Any],
+    row_weights: NDArray[np.float64],
+    means: NDArray[np.float64],
+    eta: NDArray[np.float64],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    z: NDArray[Any],
+    logits: NDArray[Any],
+    shares: NDArray[Any],
+    row_multiple: int,
+    totals: NDArray[np.float64],
+    sums: NDArray[np.float64],
+) -> None:
+    """Add what :func:`add_chunk` adds of one mixture, each component about its own mean.
+
+    Differences come first: rows and mean may agree in most of their digits.
+
+    Parameters
+    ----------
+    rows, row_weights, first, second, z, logits, shares, row_multiple
+        As in :func:`add_chunk`.
+    means : ndarray of shape (n_components, n_features)
+    eta : ndarray of shape (n_components, n_monomials, 1)
+        Coefficients of each component's log density about its own mean.
+    totals : ndarray of shape (2, 1)
+    sums : ndarray of shape (n_components, n_monomials), or (0, n_monomials)
+    """
+    n_components, n_block_rows = len(means), z.shape[1]
+    log_density, log_top, weights = shares[:1], shares[1:2], shares[2]
+    edges = np.array([0, n_components])
+    for start in range(0, len(rows), n_block_rows):
+        block = rows[start : start + n_block_rows]
+        n_rows = -(-len(block) // row_multiple) * row_multiple
+        weights[: len(block)] = 1.0
+        weights[len(block) : n_rows] = 0.0
+        for i in range(min(len(block), len(row_weights) - start)):
+            weights[i] = row_weights[start + i]
+        for k in range(n_components):
+            fill_lines(block, means[k], z, n_rows)
+            log_densities(eta[k], first, second, z, logits[k : k + 1], n_rows)
+        softmax(logits, edges, weights, log_density, log_top, n_rows)
+        totals[0, 0] += _weighted_sum(log_density[0], weights, n_rows)
+        totals[1, 0] += _weighted_sum(log_top[0], weights, n_rows)
+        for k in range(len(sums)):
+            fill_lines(block, means[k], z, n_rows)
+            add_sums(logits[k : k + 1], first, second, z, sums[k : k + 1], n_rows)
+
+
+@compiled
 def _weighted_sum(values: NDArray[Any], weights: NDArray[Any], n_rows: int) -> float:
     """``sum_i weights[i] values[i]`` in float64, four rows at a time."""
     # four sums that do not wait for each other, always added up in the same order: the same bits in every run

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -17,6 +20,30 @@ def compiled(kernel: Kernel) -> Kernel:
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
     try:
-        return numba.njit(cache=True, **options)(kernel)  # type: ignore[no-any-return]
+        dispatcher = numba.njit(cache=True, **options)(kernel)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(**options)(kernel)  # type: ignore[no-any-return]
+    _renew_with_any_kernel(dispatcher)
+    return dispatcher  # type: ignore[no-any-return]
+
+
+def _renew_with_any_kernel(dispatcher: Any) -> None:
+    """Make the machine code on disk that of all kernels' sources, not only of the file that the kernel is in.
+
+    It holds the code of the kernels that it calls. Numba compares the time and size of the one file: after an upgrade
+    that changed another, it would run the old code of that one, with arguments of the new.
+    """
+    try:
+        file = dispatcher._cache._cache_file
+        file._source_stamp = (file._source_stamp, _sources())
+    except AttributeError:  # these are no public names: without them, remove __pycache__ after a change
+        pass
+
+
+@functools.cache
+def _sources() -> str:
+    """A hash of the sources of all kernels."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()

@@ -262,21 +262,21 @@ class BatchSums:
         ``sum w log max_k r_k`` of each model, for ICL.
     groups : tuple of ndarray of shape (n_components of the group, n_monomials)
         Sums over the feature map of each group of the batch; none where no statistics are taken.
-    centred : tuple of Statistics
-        Of each model that is computed about its own means.
+    centred : tuple of ndarray of shape (n_components, n_monomials)
+        Sums of each model that is computed about its own means, over the feature map about each of them.
     """
 
     log_likelihood: Array
     log_top: Array
     groups: tuple[Array, ...]
-    centred: tuple[Statistics, ...]
+    centred: tuple[Array, ...]
 
     @classmethod
     def zeros(cls, batch: ModelBatch, statistics: bool) -> BatchSums:
         """Sums over no rows, with or without those that the M-step needs."""
         n_models = len(batch.models)
         groups = (np.zeros((group.n_components, len(group.factors[0]))) for group in batch.groups)
-        centred = (family.zero_statistics(p.means) for family, p in (batch.models[i] for i in batch.centred))
+        centred = (_zero_centred(*batch.models[i]) for i in batch.centred)
         return cls(
             log_likelihood=np.zeros(n_models),
             log_top=np.zeros(n_models),
@@ -323,37 +323,43 @@ def chunk_sums(
         members = list(group.members)
         sums.log_likelihood[members], sums.log_top[members] = totals
     for c, member in enumerate(batch.centred):
-        _add_centred(rows, weights, batch, member, sums, sums.centred[c] if statistics else None)
+        totals = np.zeros((2, 1))
+        _add_centred(rows, weights, *batch.models[member], totals, sums.centred[c] if statistics else None)
+        sums.log_likelihood[member], sums.log_top[member] = totals[:, 0]
     return sums
 
 
 def _add_centred(
     rows: NDArray[np.floating],
     weights: Array | None,
-    batch: ModelBatch,
-    member: int,
-    sums: BatchSums,
-    statistics: Statistics | None,
+    family: Family,
+    parameters: Parameters,
+    totals: Array,
+    sums: Array | None,
 ) -> None:
-    """Add the log-likelihoods of a model that is computed about its own means, and its statistics if there are."""
-    family, parameters = batch.models[member]
-    for block, x in centred_blocks(rows, len(parameters.weights)):
-        resp, n_rows = family.centred_logits(x, parameters), block.stop - block.start
-        # rows that fill up a block count nothing: their weights stay 0
-        block_weights, shares = np.zeros(x.shape[1]), np.empty((2, x.shape[1]))
-        block_weights[:n_rows] = 1.0 if weights is None else weights[block]
-        kernels.softmax(
-            logits=resp,
-            edges=np.array([0, len(resp)]),
-            weights=block_weights,
-            log_density=shares[:1],
-            log_top=shares[1:],
-            n_rows=x.shape[1],
-        )
-        sums.log_likelihood[member] += shares[0] @ block_weights
-        sums.log_top[member] += shares[1] @ block_weights
-        if statistics is not None:
-            family.add_rows(statistics, x, resp)
+    """Add the log-likelihoods of a model that is computed about its own means, and its sums if they are taken."""
+    first, second = filled_factors(rows.shape[1], family.density_columns(rows.shape[1]))
+    # about a component's own mean the linear coefficients are zero
+    eta = family.natural(parameters, parameters.means)
+    memory = block_memory(1 + int(second.max()), len(eta), 1, len(rows), DOUBLE)
+    kernels.add_centred_chunk(
+        rows,
+        NO_WEIGHTS if weights is None else weights,
+        np.ascontiguousarray(parameters.means),
+        np.ascontiguousarray(eta[:, :, None]),
+        first,
+        second,
+        *memory,
+        ROW_MULTIPLE,
+        totals,
+        NO_SUMS if sums is None else sums,
+    )
+
+
+def _zero_centred(family: Family, parameters: Parameters) -> Array:
+    """Sums over no rows of a model that is computed about its own means."""
+    n_components, n_features = parameters.means.shape
+    return np.zeros((n_components, len(filled_factors(n_features, family.density_columns(n_features))[0])))
 
 
 def unpack_totals(batch: ModelBatch, sums: BatchSums) -> list[Totals]:
@@ -369,7 +375,11 @@ def unpack_totals(batch: ModelBatch, sums: BatchSums) -> list[Totals]:
 
 def unpack_sums(batch: ModelBatch, sums: BatchSums) -> list[Statistics]:
     """Statistics of each model of the batch, from the sums over all rows."""
-    found = dict(zip(batch.centred, sums.centred, strict=True))
+    found = {}
+    for member, array in zip(batch.centred, sums.centred, strict=True):
+        family, parameters = batch.models[member]
+        columns = family.density_columns(len(batch.center))
+        found[member] = family.unpack_centred(array[:, : columns.stop - columns.start], parameters.means)
     for group, array in zip(batch.groups, sums.groups, strict=True):
         parts = group.family.unpack_all(array[:, : len(group.eta)], group.edges, batch.center, batch.scatter)
         found.update(zip(group.members, parts, strict=True))

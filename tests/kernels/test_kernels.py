@@ -12,6 +12,7 @@ import pytest
 import naive
 from gmm_dask import kernels
 from gmm_dask.families.matrix_base import pack_quadratic, unpack_scatter
+from gmm_dask.kernels import jit
 from gmm_dask.kernels.centred import mahalanobis_diagonal, mahalanobis_matrix, scatter_diagonal, scatter_matrix
 from gmm_dask.kernels.feature_map import factors, n_monomials
 from gmm_dask.passes.model_batch import ROW_MULTIPLE
@@ -243,3 +244,9 @@ def test_scatter_matches_loops(block, weights):
     expected = sum(w * np.outer(y, y) for w, y in zip(weights, block.T, strict=True))
     np.testing.assert_allclose(scatter_matrix(block, weights), expected, rtol=1e-12)
     np.testing.assert_allclose(scatter_diagonal(block, weights), np.diag(expected), rtol=1e-12)
+
+
+def test_machine_code_on_disk_is_that_of_all_sources():
+    """A kernel's file holds the code of those that it calls: a change of any of them makes it anew."""
+    stamp = kernels.add_chunk._cache._cache_file._source_stamp
+    assert stamp[1] == jit._sources()
