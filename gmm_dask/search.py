@@ -81,6 +81,10 @@ class GaussianMixtureSearch(MixtureMethods):
         - log_likelihood: total over the fitted rows;
         - held_out_log_likelihood: mean per held-out row;
         - n_parameters, n_iter;
+        - slim_component, slim_gain, slim_price: of the components that are far narrower than the others and have few
+          rows, the one that raises the log-likelihood least, by how much, and by how much it has to (see
+          :func:`gmm_dask.em.spurious.least_gain`), numbered by weight, the largest being 0; -1 and NaN where there is
+          none;
         - start: number of the best start;
         - starts, untrusted, agreed, spread, agreeing: how the starts compare, see
           :class:`gmm_dask.selection.diagnostics.Agreement`.

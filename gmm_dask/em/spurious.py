@@ -4,25 +4,28 @@ The likelihood of a Gaussian mixture is unbounded: a component that shrinks onto
 line, gains without limit, and there are many local maxima on the way (McLachlan and Peel 2000, "Finite mixture models",
 section 3.10, who call them spurious). They must not win a comparison by BIC. Two checks find them:
 
-1. :func:`check_parameters` looks at the parameters alone, whenever a fit ends: components of one row, and components of
-   few rows whose width is far out of proportion.
+1. :func:`check_parameters` looks at the parameters alone, whenever a fit ends: components of one row, and components
+   that only ``reg_covar`` holds open in a direction in which the data vary, whatever their number of rows. Their
+   likelihood is what ``reg_covar`` makes of it. Rows that are rounded lie in such planes.
 2. :func:`check_components` looks at the data, in the final pass: among enough rows some always lie in line, and a
-   slim component over them raises the likelihood a little. A real group gains at least what BIC charges for its
-   parameters; how much a component gains is known from the same mixture without it, over the same rows.
+   slim component over them raises the likelihood a little. It has to raise it by more than the best of all the places
+   where such a component could lie does by chance; how much it does is known from the mixture without it, over the
+   same rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln, xlogy
 
 from gmm_dask.em.status import Status
-from gmm_dask.families import Family, Parameters, get_family
+from gmm_dask.families import Family, Parameters
 from gmm_dask.passes.model_batch import Model, Totals
 
 if TYPE_CHECKING:
@@ -35,16 +38,22 @@ Evaluate = Callable[[Sequence[Model]], list[Totals]]
 ONE_ROW = 1.0 + 1e-6
 # a component of fewer rows than this many times n_features + 1 may owe its shape to chance
 FEW_ROWS = 10.0
-# variances are compared as ratios: 1e-3 is 1/30 of the others' width, out of proportion for a component of few rows
-NARROW = 1e-3
-# 0.1 is a third of the others' width: such a component has to show that it gains what it costs
-SLIM = 0.1
 # reg_covar is the lower bound of every variance; up to twice that, the variance is what reg_covar added
 BOUNDED = 2.0
+# and where the data's own variance is more than three times reg_covar, they vary: a column of two values rounded to
+# their distance, which has the smallest such ratio, has four
+VARYING = 3.0
+# values that are rounded to a step h, for which reg_covar is h^2 / 12, are told apart from h on: in units of reg_covar
+STEP = 12.0
+# 0.1 is a third of the others' width: such a component has to show that it gains what it costs
+SLIM = 0.1
 # a slim component of more rows than this many times its price is not checked: a gain of 1/4 a row has paid for it
 ROWS_PER_PRICE = 4.0
 # weights that add up to less than this share of the number of rows hardly count rows
 COUNTED = 0.05
+# nodes and weights for the mean of a function of a standard normal number (Gauss-Hermite)
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 def weights_warning(total_weight: float, n_rows: int) -> str:
@@ -66,61 +75,35 @@ def check_parameters(
 ) -> Status | None:
     """Check the parameters that a fit ends with: degenerate, spurious, or None where nothing speaks against them.
 
-    A component of few rows is spurious if, in some direction, its variance is far below the median component's, or far
-    below the data's and no more than what ``reg_covar`` added.
+    A component is spurious if only ``reg_covar`` holds it open in a direction in which the data vary, and it would not
+    pay as a component as wide as the others there. So rows that share a fill value far from all others are a group,
+    and the planes of rounded rows, or the zeros in the midst of other values, are none. Nor is a component that is held
+    open in every direction: its rows are copies of one.
     """
     rows = parameters.weights * total_weight
     if rows.min() <= ONE_ROW:
         return Status.DEGENERATE
-    few = np.flatnonzero(rows < FEW_ROWS * (parameters.means.shape[1] + 1))
-    if len(few) == 0:
-        return None
-    matrices = family.full_covariances(parameters)
     try:
-        few = few[_may_be_narrow(parameters, matrices, few)]
-        if len(few) == 0:
+        held = HeldOpen.of(parameters, family.full_covariances(parameters), reg_covar)
+        if held is None:
             return None
-        narrow = _slimness(parameters, matrices, few) < NARROW
-        spurious = narrow | is_bounded_by_reg_covar(parameters, matrices, reg_covar, few)
+        copies = held.everywhere & (rows < FEW_ROWS * (parameters.means.shape[1] + 1))
+        found = (copies | held.components & ~held.would_pay(family, total_weight)).any()
     except np.linalg.LinAlgError:  # so close to singular that the check cannot be computed
         return None
-    return Status.SPURIOUS if spurious.any() else None
+    return Status.SPURIOUS if found else None
 
 
 def is_beyond_doubt(weights: Array, total_weight: float, trace: float) -> bool:
-    """Whether :func:`check_parameters` has no objection, by numbers that cost little: see :func:`_may_be_narrow`.
+    """Whether :func:`check_parameters` has no objection, by numbers that cost little.
 
-    ``trace`` is the largest of the components' ``tr(precision S)``, with S the covariance of the whole mixture.
+    ``trace`` is the largest of the components' ``tr(precision R)``, with ``reg_covar`` on the diagonal of R. It is at
+    least the inverse of the smallest variance in units of ``reg_covar``.
     """
-    return bool(weights.min() * total_weight > ONE_ROW) and 0.0 < trace < 0.5 / NARROW
+    return bool(weights.min() * total_weight > ONE_ROW) and 0.0 <= trace < 1.0 / BOUNDED
 
 
-def _may_be_narrow(parameters: Parameters, matrices: Array, chosen: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Return which chosen components may have a variance out of proportion: a cheap bound that misses none.
-
-    Let S be the covariance of the whole mixture. In the coordinates in which S is the identity, the component's
-    precision has the trace tr(S_k^-1 S), which is at least its largest eigenvalue: the inverse of the component's
-    smallest variance, as a share of S, in any direction. The components' shares of S, averaged by weight, are at most 1
-    in each direction (S is the mean of the S_k, plus the spread of the means), so their median there is at most 2
-    (Markov's inequality). With a trace below 1 / (2 NARROW), then, no variance is below NARROW times the median, nor
-    below NARROW times that of S.
-    """
-    try:
-        inverses = np.linalg.inv(matrices[chosen])
-    except np.linalg.LinAlgError:
-        return np.ones(len(chosen), dtype=bool)
-    traces = np.einsum("kab,ab->k", inverses, _covariance_of_mixture(parameters, matrices))
-    # rounding can leave a matrix that is not positive definite, whose trace may be anything: the bound tells nothing
-    narrow: NDArray[np.bool_] = ~((traces > 0.0) & (traces < 0.5 / NARROW))
-    return narrow
-
-
-def is_bounded_by_reg_covar(
-    parameters: Parameters,
-    matrices: Array,
-    reg_covar: Array | float,
-    chosen: NDArray[np.intp] | slice = slice(None),
-) -> NDArray[np.bool_]:
+def is_bounded_by_reg_covar(parameters: Parameters, matrices: Array, reg_covar: Array | float) -> NDArray[np.bool_]:
     """Return which components have, in a direction in which the data vary, the variance that ``reg_covar`` added.
 
     Parameters
@@ -129,23 +112,113 @@ def is_bounded_by_reg_covar(
     matrices : ndarray of shape (n_components, n_features, n_features)
         The components' covariances.
     reg_covar : float or ndarray of shape (n_features,)
-    chosen : ndarray of int, or slice
-        The components to check; all of them by default.
 
     Raises
     ------
     LinAlgError
         If the matrices are too close to singular.
     """
-    d = parameters.means.shape[1]
-    # in coordinates in which the data's covariance is the identity, variances are shares of the data's
-    whiten = _whitening(_covariance_of_mixture(parameters, matrices))
-    variances, vectors = np.linalg.eigh(whiten(matrices[chosen]))
-    narrowest = vectors[:, :, 0]
-    # v' R v: what reg_covar, a diagonal matrix R in the original coordinates, adds in the narrowest direction v
-    added = whiten(np.diag(np.broadcast_to(np.asarray(reg_covar, dtype=np.float64), (d,)))[None])[0]
-    bounded: NDArray[np.bool_] = variances[:, 0] <= BOUNDED * np.einsum("ka,ab,kb->k", narrowest, added, narrowest)
-    return bounded & (variances[:, 0] < NARROW)
+    held = HeldOpen.of(parameters, matrices, reg_covar)
+    return np.zeros(len(matrices), dtype=bool) if held is None else held.components
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOpen:
+    """The components of a mixture that ``reg_covar`` holds open, with all lengths in units of its square root.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (n_components,)
+    means : ndarray of shape (n_components, n_features)
+    matrices : ndarray of shape (n_components, n_features, n_features)
+        Their covariances.
+    bounded : ndarray of shape (n_components, n_features, n_features)
+        Projections on the directions that are held open and in which the data vary; zero where there is none.
+    components : ndarray of bool, shape (n_components,)
+        Whether there is one.
+    everywhere : ndarray of bool, shape (n_components,)
+        Whether every direction is held open.
+    """
+
+    weights: Array
+    means: Array
+    matrices: Array
+    bounded: Array
+    components: NDArray[np.bool_]
+    everywhere: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, parameters: Parameters, matrices: Array, reg_covar: Array | float) -> Self | None:
+        """Return them; None if no component is held open."""
+        d = parameters.means.shape[1]
+        unit = np.sqrt(np.broadcast_to(np.asarray(reg_covar, dtype=np.float64), (d,)))
+        if len(matrices) == 1 or not unit.all():
+            return None
+        scaled = matrices / np.outer(unit, unit)
+        variances, vectors = np.linalg.eigh(scaled)
+        means = parameters.means / unit
+        whole = _covariance_of_mixture(parameters.weights, means, scaled)
+        # the projections V V' on each component's directions V of a variance that is no more than reg_covar's, and
+        # in them the data's covariance: its largest eigenvalue shows whether the data vary there
+        chosen = vectors * (variances <= BOUNDED)[:, None, :]
+        projections = chosen @ chosen.transpose(0, 2, 1)
+        varying = np.linalg.eigvalsh(projections @ whole @ projections)[:, -1] > VARYING
+        if not varying.any():
+            return None
+        everywhere = varying & (variances[:, -1] <= BOUNDED)
+        return cls(parameters.weights, means, scaled, projections * varying[:, None, None], varying, everywhere)
+
+    def would_pay(self, family: Family, total_weight: float) -> NDArray[np.bool_]:
+        """Return which components would pay if they were as wide as the others in the directions that are held open.
+
+        Each is compared with its merger with each other component: it would pay if the least of the gains over these
+        exceeds :func:`least_gain`.
+        """
+        k, d = self.means.shape
+        gains = np.full(k, np.inf)
+        inverse = np.linalg.inv(self._common_width())
+        for i in np.flatnonzero(self.components):
+            others = np.delete(np.arange(k), i)
+            offsets = self.means[others] - self.means[i]
+            squared = np.einsum("ja,ab,jb->j", offsets, inverse, offsets)
+            pairs = self.weights[others] + self.weights[i]
+            gains[i] = np.min(total_weight * pairs * gain_of_two(self.weights[i] / pairs, squared))
+        pays: NDArray[np.bool_] = gains > least_gain(family, k, d, total_weight)
+        return pays
+
+    def _common_width(self) -> Array:
+        """Return the mean covariance (n_features, n_features) of the components that are not held open.
+
+        If all are, it is that of all of them, with no telling apart in the directions that are held open: the data's
+        covariance is added there. In either case no step of rounded values is told from the next.
+        """
+        free = self.weights * ~self.components
+        if free.any():
+            mean = np.tensordot(free / free.sum(), self.matrices, axes=1)
+        else:
+            whole = _covariance_of_mixture(self.weights, self.means, self.matrices)
+            mean = np.tensordot(self.weights, self.matrices + self.bounded @ whole @ self.bounded, axes=1)
+        return mean + (STEP - 1.0) * np.eye(mean.shape[0])
+
+
+def gain_of_two(share: Array, squared_distance: Array) -> Array:
+    """Return how much two normal components of equal covariance gain over one, in log-likelihood per row of theirs.
+
+    Both parameters have shape (n_pairs,): the first component's share of the two's rows, and the squared Mahalanobis
+    distance d^2 of their means. With shares p and q = 1 - p, one normal distribution of the same moments has a
+    determinant that is larger by 1 + p q d^2. What is lost beside is the information I that a row has of its
+    component, the entropy of the shares less that of the responsibilities: the gain is log(1 + p q d^2) / 2 - I.
+    """
+    p, q, d = share[:, None], 1.0 - share[:, None], np.sqrt(squared_distance)[:, None]
+    odds = np.log(p / q)
+    # along the line of the means, rows of the first are N(d, 1), those of the second N(0, 1); minus the logarithm of
+    # the responsibility of a row's own component is log(1 + the odds of the other)
+    of_first = np.logaddexp(0.0, -odds - d * _NODES - 0.5 * d**2) @ _WEIGHTS
+    of_second = np.logaddexp(0.0, odds + d * _NODES - 0.5 * d**2) @ _WEIGHTS
+    p, q = p[:, 0], q[:, 0]
+    information = -xlogy(p, p) - xlogy(q, q) - (p * of_first + q * of_second)
+    gain: Array = 0.5 * np.log1p(p * q * squared_distance) - information
+    return gain
 
 
 def slim_components(family: Family, parameters: Parameters, chosen: NDArray[np.intp]) -> list[int]:
@@ -171,11 +244,11 @@ def _slimness(parameters: Parameters, matrices: Array, chosen: NDArray[np.intp])
     return slimness
 
 
-def _covariance_of_mixture(parameters: Parameters, matrices: Array) -> Array:
+def _covariance_of_mixture(weights: Array, means: Array, matrices: Array) -> Array:
     """Return the whole mixture's covariance (n_features, n_features): within components, and between their means."""
-    offsets = parameters.means - parameters.weights @ parameters.means
-    within: Array = np.tensordot(parameters.weights, matrices, axes=1)
-    return within + (offsets.T * parameters.weights) @ offsets
+    offsets = means - weights @ means
+    within: Array = np.tensordot(weights, matrices, axes=1)
+    return within + (offsets.T * weights) @ offsets
 
 
 def _whitening(reference: Array) -> Callable[[Array], Array]:
@@ -200,9 +273,35 @@ def _weighted_medians(values: Array, weights: Array) -> Array:
 # -- from the data -------------------------------------------------------------------------------------------------
 
 
+class Verdict(NamedTuple):
+    """What the slim component of a mixture that gains least gains: see :func:`check_components`.
+
+    Attributes
+    ----------
+    component : int
+        Its number, with the components sorted by weight, the largest first; -1 where there was none to check.
+    gain : float
+        The log-likelihood of the mixture minus that of the same without it; where rows are copies, of distinct rows.
+    price : float
+        The least gain with which it is kept.
+    """
+
+    component: int
+    gain: float
+    price: float
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the component gains its price."""
+        return self.gain >= self.price
+
+
+NO_VERDICT = Verdict(-1, math.nan, math.nan)
+
+
 def check_components(
-    states: Sequence[State], evaluate: Evaluate, total_weight: float
-) -> tuple[list[State], list[Totals]]:
+    states: Sequence[State], evaluate: Evaluate, total_weight: float, distinct_share: float = 1.0
+) -> tuple[list[State], list[Totals], list[Verdict]]:
     """Check slim components against the data: return the states, some of them now spurious, and all totals.
 
     Parameters
@@ -213,31 +312,41 @@ def check_components(
         Gives the log-likelihoods of models over the rows that the states are fitted to, from one pass.
     total_weight : float
         Of these rows.
+    distinct_share : float
+        Share of the rows that are not copies of others. Copies count once: a gain over rows of which each is there m
+        times is m times the gain over the distinct ones.
 
     Returns
     -------
     states : list of State
     totals : list of Totals
         Of the states' models, in the same order.
+    verdicts : list of Verdict
+        Likewise.
     """
-    to_check = [(i, k) for i, state in enumerate(states) for k in _unproven_components(state, total_weight)]
+    n = total_weight * distinct_share
+    to_check = [(i, k) for i, state in enumerate(states) for k in _unproven_components(state, n)]
     models = [state.model for state in states]
     # the mixtures without a component share the pass of the whole ones: the check costs no read of the data
     evaluated = evaluate([*models, *(_without(models[i], k) for i, k in to_check)])
     totals, reduced = evaluated[: len(states)], evaluated[len(states) :]
     checked = list(states)
-    for (i, _), other in zip(to_check, reduced, strict=True):
-        if totals[i].log_likelihood - other.log_likelihood < component_price(states[i], total_weight):
+    verdicts = [NO_VERDICT] * len(states)
+    for (i, k), other in zip(to_check, reduced, strict=True):
+        gain = distinct_share * (totals[i].log_likelihood - other.log_likelihood)
+        verdict = Verdict(_rank(models[i], k), gain, _price(states[i], n))
+        verdicts[i] = min(verdict, verdicts[i], key=lambda one: math.inf if math.isnan(one.gain) else one.gain)
+        if not verdict.is_kept:
             checked[i] = replace(states[i], status=Status.SPURIOUS)
-    return checked, totals
+    return checked, totals, verdicts
 
 
-def _unproven_components(state: State, total_weight: float) -> list[int]:
+def _unproven_components(state: State, n_distinct: float) -> list[int]:
     """Return the slim components of so few rows that they may gain less than their price."""
     family, parameters = state.model
     if state.n_components == 1 or not state.status.trusted:
         return []
-    few = np.flatnonzero(parameters.weights * total_weight < ROWS_PER_PRICE * component_price(state, total_weight))
+    few = np.flatnonzero(parameters.weights * n_distinct < ROWS_PER_PRICE * _price(state, n_distinct))
     return slim_components(family, parameters, few) if len(few) else []
 
 
@@ -246,7 +355,25 @@ def _without(model: Model, k: int) -> Model:
     return family, family.without(parameters, k)
 
 
-def component_price(state: State, total_weight: float) -> float:
-    """Return what BIC charges for one component, in log-likelihood: (p_k - p_(k-1)) / 2 log n."""
-    family, (k, d) = get_family(state.covariance_type), state.model[1].means.shape
-    return 0.5 * (family.n_parameters(k, d) - family.n_parameters(k - 1, d)) * math.log(max(1.0, total_weight))
+def _rank(model: Model, k: int) -> int:
+    """Return the number of component k with the components sorted by weight."""
+    return int(np.flatnonzero(np.argsort(-model[1].weights, kind="stable") == k)[0])
+
+
+def _price(state: State, n: float) -> float:
+    (family, parameters), d = state.model, state.model[1].means.shape[1]
+    return least_gain(family, len(parameters.weights), d, n)
+
+
+def least_gain(family: Family, n_components: int, n_features: int, total_weight: float) -> float:
+    """Return what a component has to gain in log-likelihood: its price by BIC, and for the choice of its place.
+
+    BIC charges (p_k - p_(k-1)) / 2 log n for its parameters. A slim component through some n_features + 1 of n rows
+    may lie in C(n, n_features + 1) places, and the best of so many gains about the logarithm of their number more than
+    one that is given in advance.
+    """
+    n = max(1.0, total_weight)
+    free = family.n_parameters(n_components, n_features) - family.n_parameters(n_components - 1, n_features)
+    m = min(n_features + 1.0, n)
+    log_places = gammaln(n + 1.0) - gammaln(m + 1.0) - gammaln(n - m + 1.0)
+    return 0.5 * free * math.log(n) + float(log_places)

@@ -45,10 +45,10 @@ class Status(StrEnum):
     )
     SPURIOUS = (
         "spurious",
-        "a component is spurious: in some direction it is far narrower than the others, because a few rows are equal "
-        "or in line by chance or by rounding, and without it the rows would be described about as well, or its "
-        "likelihood depends on reg_covar",
-        "Ask for fewer components, raise reg_covar to the square of the data's resolution, or use tied covariances.",
+        "a component is spurious: in some direction it is far narrower than the others, because rows are rounded, "
+        "equal, or in line by chance, and without it they would be described about as well; or copies of rows alone "
+        "let it win over fewer components",
+        "Ask for fewer components, take reg_covar: auto or a larger one, or use tied covariances.",
     )
     FAILED = (
         "failed",

@@ -103,7 +103,8 @@ class Subsample:
             small = all(self.budget.is_accelerated(state.candidate, n_features) for state in batch)
             ran = self._em(batch, replace(settings, acceleration=FeatureScale.of(self.data_summary) if small else None))
             if usable := [state for state in ran if state.usable]:
-                yield from check_components(usable, evaluate, self.data_summary.total_weight)[0]
+                distinct_share = self.data_summary.resolution.distinct_share
+                yield from check_components(usable, evaluate, self.data_summary.total_weight, distinct_share)[0]
 
     def _em(self, states: Sequence[State], settings: Settings, dtype: np.dtype[Any] = DOUBLE) -> list[State]:
         settings = replace(settings, reg_covar=self.reg_covar)

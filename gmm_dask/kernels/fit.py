@@ -250,8 +250,7 @@ def fit_many(
             bounds[i, : most[i]],
         )
         counts[i, 0], counts[i, 1], counts[i, 2], counts[i, 3] = end, n_bounds, n_falls, n_extrapolations
-        parts = _parts(vectors[i], len(logits), rows.shape[1], factors[i])
-        traces[i] = largest_trace(kind, *parts, factors[i])
+        traces[i] = largest_trace(kind, factors[i], reg_covar)
 
 
 @compiled

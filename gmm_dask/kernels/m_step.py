@@ -225,42 +225,22 @@ def fill_factors(covariances: Array, factors: Array) -> bool:
 
 
 @compiled
-def largest_trace(kind: int, weights: Array, means: Array, covariances: Array, factors: Array) -> float:
-    """The largest ``tr(precision S)`` of the components, with S the covariance of the whole mixture.
+def largest_trace(kind: int, factors: Array, reg_covar: Array) -> float:
+    """The largest ``tr(precision R)`` of the components, with ``reg_covar`` (n_features,) on the diagonal of R.
 
-    It bounds ``1 / v``, for the smallest variance v of a component in any direction as a share of the mixture's there.
+    It bounds ``1 / v``, for the smallest variance v of a component in any direction, in units of ``reg_covar``.
     """
-    n_components, d = means.shape
-    mean, mixture = np.zeros(d), np.zeros((d, d))
-    for k in range(n_components):
-        for a in range(d):
-            mean[a] += weights[k] * means[k, a]
-    for k in range(n_components):
-        c = covariances[k if len(covariances) > 1 else 0]
-        for a in range(d):
-            for b in range(d):
-                mixture[a, b] += weights[k] * (means[k, a] - mean[a]) * (means[k, b] - mean[b])
-                if kind in (FULL, TIED):
-                    mixture[a, b] += weights[k] * c[a, b]
-            if kind == DIAG:
-                mixture[a, a] += weights[k] * c[0, a]
-            elif kind == SPHERICAL:
-                mixture[a, a] += weights[k] * c[0, 0]
     largest = 0.0
-    for k in range(n_components):
-        u = factors[k if len(factors) > 1 else 0]
+    for u in factors:
         trace = 0.0
-        for a in range(d):
+        for a in range(len(reg_covar)):
             if kind == SPHERICAL:
-                trace += u[0, 0] * u[0, 0] * mixture[a, a]
+                trace += u[0, 0] * u[0, 0] * reg_covar[a]
             elif kind == DIAG:
-                trace += u[0, a] * u[0, a] * mixture[a, a]
-            else:  # tr(U U' S) is the sum over the columns of u' S u
-                for b in range(a + 1):
-                    product = 0.0
-                    for i in range(a + 1):
-                        product += mixture[b, i] * u[i, a]
-                    trace += u[b, a] * product
+                trace += u[0, a] * u[0, a] * reg_covar[a]
+            else:  # the precision is U U'
+                for b in range(a, len(reg_covar)):
+                    trace += u[a, b] * u[a, b] * reg_covar[a]
         if not trace <= largest:  # also NaN
             largest = trace
     return largest

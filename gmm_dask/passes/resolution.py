@@ -56,6 +56,11 @@ class Resolution:
         step, spread, ties, frequent, frequent_share = of_columns
         return cls(step, spread, ties, frequent, frequent_share, _share_of_copies(rows) if n_rows else 0.0)
 
+    @property
+    def distinct_share(self) -> float:
+        """Share of the rows that are no copies; 1 where all columns are rounded, and rows are equal by chance."""
+        return 1.0 if (self.step > 0.0).all() else 1.0 - self.copies
+
     def scaled(self, center: Array, scale: Array) -> Self:
         """Return the facts of the rows ``(x - center) / scale``."""
         frequent = (self.frequent - center) / scale

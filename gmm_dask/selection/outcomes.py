@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from gmm_dask.em.loop import State, best_start
-from gmm_dask.em.spurious import check_components
+from gmm_dask.em.loop import State, Status, best_start
+from gmm_dask.em.spurious import NO_VERDICT, Verdict, check_components
 from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
@@ -17,6 +17,9 @@ from gmm_dask.passes.model_batch import Totals
 from gmm_dask.passes.rows import Rows
 from gmm_dask.passes.statistics import collect_totals
 from gmm_dask.selection.criteria import CRITERIA, best_position
+
+# with a smaller share of distinct rows than this, BIC is compared with each row counted once, too
+MANY_COPIES = 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,8 @@ class Outcome:
         Total over the fitted rows, of the final parameters.
     held_out_log_likelihood : float
         Mean per row over the rows that were held out; NaN where none were.
+    verdict : Verdict
+        On the slim component that gains least.
     """
 
     state: State
@@ -41,10 +46,16 @@ class Outcome:
     criteria: Mapping[str, float]
     log_likelihood: float = math.nan
     held_out_log_likelihood: float = math.nan
+    verdict: Verdict = NO_VERDICT
 
 
 def evaluate(
-    state: State, n_features: int, totals: Totals | None, total_weight: float, held_out_weight: float = math.nan
+    state: State,
+    n_features: int,
+    totals: Totals | None,
+    total_weight: float,
+    held_out_weight: float = math.nan,
+    verdict: Verdict = NO_VERDICT,
 ) -> Outcome:
     """Return the outcome of a state from the final pass's totals, which are None if the state is not usable."""
     n_parameters = get_family(state.covariance_type).n_parameters(state.n_components, n_features)
@@ -56,6 +67,7 @@ def evaluate(
         criteria={name: criterion.formula(totals, n_parameters, total_weight) for name, criterion in CRITERIA.items()},
         log_likelihood=totals.log_likelihood,
         held_out_log_likelihood=totals.held_out / held_out_weight,
+        verdict=verdict,
     )
 
 
@@ -72,15 +84,36 @@ def evaluate_states(rows: Rows, data_summary: DataSummary, states: Sequence[Stat
         return outcomes
     # the same pass also evaluates mixtures without their doubtful components, which shows whether these are spurious
     collect = partial(collect_totals, rows, data_summary)
-    checked, totals = check_components([states[i] for i in usable], collect, weight)
-    for i, state, total in zip(usable, checked, totals, strict=True):
+    distinct_share = data_summary.resolution.distinct_share
+    results = check_components([states[i] for i in usable], collect, weight, distinct_share)
+    for i, state, total, verdict in zip(usable, *results, strict=True):
         # dividing each feature by its scale multiplies densities by the product of the scales: undone here
         unscaled = total._replace(
             log_likelihood=total.log_likelihood - weight * log_scale,
             held_out=total.held_out - held_out_weight * log_scale,
         )
-        outcomes[i] = evaluate(state, rows.n_features, unscaled, weight, held_out_weight)
-    return outcomes
+        outcomes[i] = evaluate(state, rows.n_features, unscaled, weight, held_out_weight, verdict)
+    return without_gains_of_copies(outcomes, weight, distinct_share)
+
+
+def without_gains_of_copies(outcomes: Sequence[Outcome], total_weight: float, distinct_share: float) -> list[Outcome]:
+    """Return the outcomes, those spurious that win over fewer components only because rows are there many times.
+
+    Of rows that are there m times each, the log-likelihood is m times that of the distinct rows, and so is what
+    superfluous components gain by chance: more than BIC's penalty, which grows with log m, is made for. A mixture is
+    spurious if one of fewer components has the smaller BIC with each row counted once.
+    """
+    if distinct_share >= MANY_COPIES:
+        return list(outcomes)
+    log_n = math.log(max(1.0, total_weight * distinct_share))
+    once = [o.n_parameters * log_n - 2.0 * distinct_share * o.log_likelihood for o in outcomes]
+    trusted = [(o.state.n_components, bic) for o, bic in zip(outcomes, once, strict=True) if o.state.status.trusted]
+    return [
+        replace(o, state=replace(o.state, status=Status.SPURIOUS))
+        if o.state.status.trusted and any(k < o.state.n_components and other < bic for k, other in trusted)
+        else o
+        for o, bic in zip(outcomes, once, strict=True)
+    ]
 
 
 def by_candidate(outcomes: Sequence[Outcome]) -> dict[Candidate, list[Outcome]]:

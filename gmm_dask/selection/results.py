@@ -48,6 +48,9 @@ COLUMNS = (
     Column("held_out_log_likelihood", np.float64, np.nan, attrgetter("held_out_log_likelihood")),
     Column("n_parameters", np.int64, 0, attrgetter("n_parameters")),
     Column("n_iter", np.int64, 0, attrgetter("state.n_iter")),
+    Column("slim_component", np.int64, -1, attrgetter("verdict.component")),
+    Column("slim_gain", np.float64, np.nan, attrgetter("verdict.gain")),
+    Column("slim_price", np.float64, np.nan, attrgetter("verdict.price")),
 )
 # what the fits took besides, which only a store knows
 EFFORT_COLUMNS = tuple(

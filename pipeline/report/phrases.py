@@ -184,9 +184,21 @@ def _about_the_components(facts: Facts) -> Iterator[str]:
     thin = [str(k) for k in facts.bounded_by_reg_covar]
     if thin:
         yield (
-            f"Only search.reg_covar ({reg_covar}) keeps these components from collapsing in some direction: "
-            f"{listed(thin)}. If they consist of equal rows, their likelihood and the choice depend on reg_covar."
+            "These components are as narrow as the resolution of the data, or the value that their rows share, lets "
+            f"them be in some direction: {listed(thin)}. Only search.reg_covar ({reg_covar}) keeps them from "
+            "collapsing there, and their likelihood depends on it."
         )
+    if facts.winner["slim_component"] >= 0:
+        yield _about_the_slim(facts.winner)
+
+
+def _about_the_slim(winner: dict[str, Any]) -> str:
+    k, gain, price = (winner[name] for name in ("slim_component", "slim_gain", "slim_price"))
+    paid = "a tight group that pays" if gain >= price else "it may be chance"
+    return (
+        f"Component {k} is far narrower than the others and has few rows. It raises the log-likelihood by {gain:,.0f}, "
+        f"and has to raise it by {price:,.0f}, the price of its parameters and of the choice of its place: {paid}."
+    )
 
 
 def _about_rows(facts: Facts) -> Iterator[str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
-from gmm_dask.em import spurious as spurious_module
 from gmm_dask.em.loop import State, Status
-from gmm_dask.em.spurious import check_components, check_parameters, slim_components
+from gmm_dask.em.spurious import check_components, check_parameters, gain_of_two, is_beyond_doubt, slim_components
 from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import statistics_of
+from gmm_dask.kernels.m_step import largest_trace
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
 from gmm_dask.passes.statistics import collect_totals
@@ -26,19 +27,19 @@ OWN_COVARIANCES = ("full", "diag", "spherical")
 # -- from the parameters alone -----------------------------------------------------------------------------------
 
 
-def mixture_of(covariance_type, rows, variances, n_features=2):
+def mixture_of(covariance_type, rows, variances, n_features=2, apart=10.0):
     """Components of so many rows and such variances in the first direction (all directions, if spherical), apart."""
     k = len(rows)
     diagonals = np.ones((k, n_features))
     diagonals[:, : n_features if covariance_type == "spherical" else 1] = np.array(variances)[:, None]
     shapes = {"full": [np.diag(d) for d in diagonals], "diag": diagonals, "spherical": diagonals[:, 0]}
-    means = 10.0 * np.arange(k)[:, None] * np.ones(n_features)
+    means = apart * np.arange(k)[:, None] * np.ones(n_features)
     weights = np.array(rows) / np.sum(rows)
     return get_family(covariance_type).parameters(weights, means, np.array(shapes[covariance_type]))
 
 
-def checked(covariance_type, rows, variances, reg_covar=1e-6):
-    parameters = mixture_of(covariance_type, rows, variances)
+def checked(covariance_type, rows, variances, reg_covar=1e-6, apart=10.0):
+    parameters = mixture_of(covariance_type, rows, variances, apart=apart)
     return check_parameters(get_family(covariance_type), parameters, float(sum(rows)), reg_covar)
 
 
@@ -47,18 +48,44 @@ def checked(covariance_type, rows, variances, reg_covar=1e-6):
     ("rows", "variances", "expected"),
     [
         ([100, 100, 50], [1.0, 2.0, 0.5], None),
-        ([1000, 1000, 14], [1.0, 2.0, 1e-5], Status.SPURIOUS),  # far too narrow
-        ([1000, 1000, 14], [1.0, 2.0, 1e-2], None),  # small, but in proportion
-        ([1000, 1000, 60], [1.0, 2.0, 1e-5], None),  # so many rows are no accident
+        ([1000, 1000, 14], [1.0, 2.0, 1e-5], None),  # narrow: the data have to show what it gains
+        ([1000, 1000, 14], [1.0, 2.0, 1.1e-6], Status.SPURIOUS),
+        ([1000, 1000, 500], [1.0, 2.0, 1.1e-6], Status.SPURIOUS),  # whatever the number of rows
         ([1000, 1000, 0.9], [1.0, 2.0, 1.0], Status.DEGENERATE),
         ([1000, 1000, 1], [1.0, 2.0, 1e-5], Status.DEGENERATE),
-        ([1000, 20, 20], [1e6, 1e-2, 1e-2], Status.SPURIOUS),
-        ([15, 20, 20], [1e6, 1e-2, 1e-2], None),  # a component of outliers does not make the others spurious
         ([20, 20, 20], [1.1e-6, 1.1e-6, 1.1e-6], Status.SPURIOUS),  # every component is bounded by reg_covar
     ],
 )
 def test_checks_of_parameters(covariance_type, rows, variances, expected):
-    assert checked(covariance_type, rows, variances) is expected
+    assert checked(covariance_type, rows, variances, apart=0.5) is expected
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+@pytest.mark.parametrize("variances", [[1.0, 2.0, 1.1e-6], [1.1e-6, 1.1e-6, 1.1e-6]])
+def test_groups_apart_that_share_a_value_are_groups(covariance_type, variances):
+    """As rows of a fill value are, or clusters in which a column is constant; copies of one row are none."""
+    assert checked(covariance_type, [200, 200, 100], variances) is None
+    assert checked("spherical", [200, 200, 20], variances) is Status.SPURIOUS
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+@pytest.mark.parametrize("apart", [1.0, 2.0, 20.0])
+def test_planes_of_rounded_rows_are_no_groups(covariance_type, apart):
+    """Values in steps of 1: planes that are one or two steps apart are of one group, those far apart are not."""
+    found = checked(covariance_type, [300, 300, 300], [1 / 12, 1 / 12, 1 / 12], np.full(2, 1 / 12), apart)
+    assert found is (None if apart > 10.0 else Status.SPURIOUS)
+
+
+def test_two_components_gain_what_they_are_apart():
+    """The closed form is that of the likelihoods over rows drawn from the two."""
+    rng = np.random.default_rng(0)
+    for share, apart in ((0.5, 0.0), (0.5, 3.0), (0.1, 5.0), (0.03, 14.0)):
+        of_first = rng.uniform(size=200_000) < share
+        x = rng.standard_normal(len(of_first)) + apart * of_first
+        mixture = share * norm.pdf(x, apart) + (1.0 - share) * norm.pdf(x)
+        single = norm.logpdf(x, share * apart, np.sqrt(1.0 + share * (1.0 - share) * apart**2))
+        gain = gain_of_two(np.array([share]), np.array([apart**2]))[0]
+        assert gain == pytest.approx(np.mean(np.log(mixture) - single), abs=0.02)
 
 
 def test_tied_components_are_not_spurious():
@@ -84,28 +111,33 @@ def test_checks_do_not_depend_on_units():
         assert found is check_parameters(family, parameters, 2014.0, 1e-6)
 
 
-def test_components_that_are_ruled_out_are_not_spurious(covariance_type, monkeypatch):
-    """The cheap bound rules out no component that the whole check finds."""
-    family, ruled_out = get_family(covariance_type), []
-    cheap = spurious_module._may_be_narrow
+def test_what_is_beyond_doubt_is_not_spurious(covariance_type):
+    """The cheap bound rules out no mixture that the whole check objects to."""
+    family, reg_covar = get_family(covariance_type), np.array([1e-5])
+    found = []
+    for mixture in uneven_mixtures(family):
+        d = mixture.means.shape[1]
+        precisions = np.linalg.inv(family.full_covariances(mixture))
+        trace = largest_trace(family.kind, compiled_shape(family, mixture), np.repeat(reg_covar, d))
+        assert trace == pytest.approx(1e-5 * np.trace(precisions, axis1=1, axis2=2).max(), rel=1e-6)
+        beyond_doubt = is_beyond_doubt(mixture.weights, 300.0, trace)
+        found.append((beyond_doubt, check_parameters(family, mixture, 300.0, reg_covar)))
+    assert (True, None) in found
+    assert {status for beyond_doubt, status in found if beyond_doubt} == {None}
+    if covariance_type != "tied":
+        assert Status.SPURIOUS in {status for _, status in found}
 
-    def watched(parameters, matrices, chosen):
-        ruled_out.append(np.count_nonzero(~cheap(parameters, matrices, chosen)))
-        return cheap(parameters, matrices, chosen)
 
-    found = {}
-    for look in (watched, lambda parameters, matrices, chosen: np.ones(len(chosen), dtype=bool)):
-        monkeypatch.setattr(spurious_module, "_may_be_narrow", look)
-        found[look] = [check_parameters(family, mixture, 300.0, 1e-5) for mixture in uneven_mixtures(family)]
-    first, second = found.values()
-    assert first == second
-    assert {None, Status.SPURIOUS} <= {*first}
-    assert sum(ruled_out) > 50
+def compiled_shape(family, mixture):
+    """The factors in the three dimensions of compiled code."""
+    k, d = mixture.means.shape
+    shape = {"full": (k, d, d), "tied": (1, d, d), "diag": (k, 1, d), "spherical": (k, 1, 1)}[family.name]
+    return mixture.precisions_cholesky.reshape(shape)
 
 
 def test_a_component_without_any_width_is_spurious():
     wide, flat = np.eye(2), np.diag([1.0, 0.0])
-    parameters = Parameters(np.array([0.95, 0.05]), np.array([[0.0, 0.0], [9.0, 0.0]]), np.stack([wide, flat]), None)
+    parameters = Parameters(np.array([0.95, 0.05]), np.array([[0.0, 0.0], [1.0, 0.0]]), np.stack([wide, flat]), None)
     assert check_parameters(get_family("full"), parameters, 200.0, 1e-6) is Status.SPURIOUS
 
 
@@ -114,7 +146,7 @@ def uneven_mixtures(family, n=200):
     rng = np.random.RandomState(0)
     for _ in range(n):
         k, d = rng.randint(1, 7), rng.randint(1, 6)
-        widths = 10.0 ** rng.uniform(-2.5, 0.3, (k, d))
+        widths = 10.0 ** rng.uniform(-2.6, 0.3, (k, d))
         turns = [np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(k)]
         full = np.stack([(turn * width**2) @ turn.T for turn, width in zip(turns, widths, strict=True)])
         covariances = {"full": full, "tied": full[0], "diag": widths**2, "spherical": widths[:, 0] ** 2}[family.name]
@@ -226,6 +258,33 @@ def test_a_slim_group_that_is_there_is_trusted(covariance_type):
         assert outcome_of(X, covariance_type, parameters).state.status is Status.CONVERGED
 
 
+def test_the_verdict_has_the_gain_and_the_price():
+    rng = np.random.RandomState(0)
+    X = np.concatenate([rng.standard_normal((3000, 2)), rng.normal([6.0, 6.0], 0.1, (12, 2))])
+    parameters = beside_a_slim_one("full", 12 / len(X), [6.0, 6.0])
+    rows = as_rows(X)
+    family, data_summary = get_family("full"), summarize_rows(rows, 0)
+    (without,) = collect_totals(rows, data_summary, [(family, family.without(parameters, 1))])
+    found = outcome_of(X, "full", parameters)
+    assert found.verdict.component == 1
+    assert found.verdict.gain == pytest.approx(found.log_likelihood - without.log_likelihood)
+    n = len(X)
+    assert found.verdict.price == pytest.approx(3.0 * np.log(n) + np.log(n * (n - 1) * (n - 2) / 6.0))
+    assert found.verdict.is_kept
+    assert outcome_of(X, "full", random_parameters("full", 2, 2)).verdict.component == -1
+
+
+def test_copies_count_once():
+    """Ten rows that are there seven times each gain what ten gain."""
+    rng = np.random.RandomState(0)
+    once = np.concatenate([rng.standard_normal((400, 2)), rng.normal([0.5, 0.5], 0.1, (6, 2))])
+    parameters = beside_a_slim_one("full", 12 / len(once), [0.5, 0.5])
+    single = outcome_of(once, "full", parameters)
+    seven = outcome_of(np.repeat(once, 7, axis=0), "full", parameters)
+    assert seven.state.status is single.state.status is Status.SPURIOUS
+    np.testing.assert_allclose(seven.verdict, single.verdict)
+
+
 def test_what_is_not_slim_may_explain_nothing():
     """Too many components are for the criterion to refuse."""
     X = np.random.RandomState(0).standard_normal((3000, 2))
@@ -255,7 +314,7 @@ def test_a_check_costs_no_pass_of_its_own(iris):
     mixture = GaussianMixture(4, random_state=0).fit(iris)
     narrow = State(Candidate("full", 4), 0, mixture._model[1], (0.0,), Status.CONVERGED)
     states = [narrow, State(Candidate("tied", 1), 0, random_parameters("tied", 1, 4), (0.0,), Status.CONVERGED)]
-    checked_states, totals = check_components(states, evaluate, float(len(iris)))
+    checked_states, totals, _ = check_components(states, evaluate, float(len(iris)))
     assert len(calls) == 1
     assert len(checked_states) == len(totals) == 2
     assert totals[0].log_likelihood == pytest.approx(mixture.score(iris) * len(iris))
@@ -265,6 +324,15 @@ def test_one_component_is_never_too_many(covariance_type):
     X = np.column_stack([np.random.RandomState(0).standard_normal(50), np.zeros(50)])
     search = GaussianMixtureSearch([1], covariance_type).fit(X)
     assert search.results_["status"].tolist() == ["converged"]
+
+
+def test_larger_mixtures_do_not_win_by_copies():
+    rng = np.random.RandomState(0)
+    X = np.concatenate([rng.standard_normal((100, 2)), rng.normal([8.0, 0.0], 1.0, (100, 2))])
+    settings = {"n_init": 3, "random_state": 0, "tol": 1e-6, "max_iter": 500}
+    search = GaussianMixtureSearch(range(1, 7), ["full", "diag"], **settings).fit(np.repeat(X, 6, axis=0))
+    assert search.best_params_["n_components"] == 2
+    assert search.results_.query("n_components > 2")["status"].isin(["spurious"]).all()
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -174,6 +174,17 @@ def test_small_and_collapsed_components_are_told(facts):
     assert re.match(names("search.reg_covar", "auto", "components", "1."), notice)
 
 
+@pytest.mark.parametrize(("gain", "said"), [(134.0, "pays"), (12.0, "chance")])
+def test_the_verdict_on_a_slim_component_is_told(facts, gain, said):
+    is_winner = facts.table["name"] == facts.best
+    of_winner = {"slim_component": 2, "slim_gain": gain, "slim_price": 65.0}
+    table = facts.table.assign(
+        **{name: facts.table[name].where(~is_winner, value) for name, value in of_winner.items()}
+    )
+    (notice,) = phrases.notices(replace(facts, table=table))
+    assert re.match(names("Component 2", f"{gain:.0f}", "65", said), notice)
+
+
 def test_components_that_collapsed_are_told_whatever_the_units(tmp_path):
     """Equal values in a component, beside a feature of small variance and one that does not vary."""
     rows = rows_of()

@@ -558,11 +558,13 @@ def test_criteria_of_candidates_and_starts(store):
     table = read_criteria(store)
     assert list(table.columns) == [
         "n_components", "covariance_type", "status", "bic", "aic", "icl", "held_out", "log_likelihood",
-        "held_out_log_likelihood", "n_parameters", "n_iter", "extrapolations", "falls",
-        "sample_iter", "starts", "untrusted", "agreed", "spread", "agreeing",
+        "held_out_log_likelihood", "n_parameters", "n_iter", "slim_component", "slim_gain", "slim_price",
+        "extrapolations", "falls", "sample_iter", "starts", "untrusted", "agreed", "spread", "agreeing",
     ]  # fmt: skip
-    assert table[["held_out", "held_out_log_likelihood"]].isna().all(axis=None)
-    first, second = table.drop(columns=["held_out", "held_out_log_likelihood"]).to_dict("records")
+    unknown = ["held_out", "held_out_log_likelihood", "slim_gain", "slim_price"]
+    assert table[unknown].isna().all(axis=None)
+    assert set(table.pop("slim_component")) == {-1}
+    first, second = table.drop(columns=unknown).to_dict("records")
     assert first == {
         "n_components": 2,
         "covariance_type": "tied",
