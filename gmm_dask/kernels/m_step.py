@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 # scikit-learn adds this to every component's weight so that an empty one divides by something
 NK_FLOOR = 10.0 * float(np.finfo(np.float64).eps)
+# a mean is off by up to about two ulps: one of the product and one of the sum that it is computed from
+ROUNDING = 4.0
 # the squares of larger numbers, and their sums, may overflow
 LARGEST = 1e150
 
@@ -155,7 +157,8 @@ def maximise(
     """
     n_components, d = means.shape
     zero = 1 if kind == SPHERICAL else 0
-    shift = np.empty((n_components, d))
+    shift, added = np.empty((n_components, d)), np.empty((n_components, d))
+    all_positive = np.all(reg_covar > 0.0)
     total = 0.0
     for k in range(n_components):
         nk = sums[k, zero] + NK_FLOOR
@@ -165,12 +168,16 @@ def maximise(
         for a in range(d):
             shift[k, a] = sums[k, zero + 1 + a] / nk
             means[k, a] = center[a] * kept + shift[k, a]
+            # no less than the rounding error of the mean, whose variance would have no density at its own rows
+            added[k, a] = reg_covar[a]
+            if all_positive:
+                added[k, a] = max(reg_covar[a], ROUNDING * np.spacing(abs(means[k, a])) ** 2)
     for i in range(len(covariances)):
         c = covariances[i]
         if kind == FULL:
             column = 1 + 2 * d
             for a in range(d):
-                c[a, a] = sums[i, 1 + d + a] / weights[i] - shift[i, a] * shift[i, a] + reg_covar[a]
+                c[a, a] = sums[i, 1 + d + a] / weights[i] - shift[i, a] * shift[i, a] + added[i, a]
                 for b in range(a + 1, d):
                     c[a, b] = c[b, a] = sums[i, column] / weights[i] - shift[i, a] * shift[i, b]
                     column += 1
@@ -182,16 +189,15 @@ def maximise(
                     for k in range(n_components):
                         between += weights[k] * shift[k, a] * shift[k, b]
                     c[a, b] = c[b, a] = (scatter[a, b] - between) / total
-                c[a, a] += reg_covar[a]
+                c[a, a] += added[:, a].max()
         elif kind == DIAG:
             for a in range(d):
-                c[0, a] = sums[i, 1 + d + a] / weights[i] - shift[i, a] * shift[i, a] + reg_covar[a]
+                c[0, a] = sums[i, 1 + d + a] / weights[i] - shift[i, a] * shift[i, a] + added[i, a]
         else:
-            square, added = sums[i, 0] / weights[i], 0.0
+            square = sums[i, 0] / weights[i]
             for a in range(d):
-                square -= shift[i, a] * shift[i, a]
-                added += reg_covar[a]
-            c[0, 0] = (square + added) / d
+                square += added[i, a] - shift[i, a] * shift[i, a]
+            c[0, 0] = square / d
     for k in range(n_components):
         weights[k] /= total
     return fill_factors(covariances, factors)

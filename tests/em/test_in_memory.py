@@ -99,3 +99,12 @@ def test_bits_do_not_depend_on_threads(iris, covariance_type):
     for one, other in zip(*found, strict=True):
         assert one.lower_bounds == other.lower_bounds
         assert one.parameters.means.tobytes() == other.parameters.means.tobytes()
+
+
+def test_the_rounding_of_a_mean_is_added_as_in_the_loop(covariance_type):
+    """Far from zero an ulp of the mean is larger than reg_covar."""
+    random = np.random.RandomState(0)
+    X = 1e13 + np.vstack([random.normal(place, 1.0, (50, 2)) for place in (0.0, 30.0)])
+    looped, compiled = both(X, covariance_type, ks=(2,), reg_covar=1e-6, tol=0.0, max_iter=3)
+    np.testing.assert_allclose(compiled[0].parameters.covariances, looped[0].parameters.covariances, rtol=1e-9)
+    np.testing.assert_allclose(compiled[0].lower_bounds, looped[0].lower_bounds, rtol=1e-9)
