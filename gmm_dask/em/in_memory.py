@@ -21,7 +21,6 @@ from gmm_dask.em.loop import Collect, Settings, State, Status
 from gmm_dask.em.spurious import is_beyond_doubt
 from gmm_dask.families import Family, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.kernels.feature_map import DIAG, FULL, SPHERICAL, TIED
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import map_on_threads
 from gmm_dask.passes.model_batch import (
@@ -146,10 +145,9 @@ def _run(states: Sequence[State], data: _Data, settings: Settings, dtype: np.dty
     k, d = first_parameters.means.shape
     assert family.kind is not None
     first, second, n_lines = _monomials(family, d)
-    shape = _shape(family.kind, k, d)
     models = [state.model[1] for state in states]
     vectors = np.stack([_to_vector(parameters) for parameters in models])
-    factors = np.stack([parameters.precisions_cholesky.reshape(shape) for parameters in models])
+    factors = np.stack([parameters.precisions_cholesky.ravel() for parameters in models])
     scale = settings.acceleration
     origin, unit = _plain_scale(vectors.shape[1]) if scale is None else _vector_scale(family, k, scale)
     most = np.array([settings.max_iter - state.n_iter for state in states])
@@ -243,11 +241,6 @@ def _monomials(family: Family, n_features: int) -> tuple[NDArray[np.int64], NDAr
     """Return the factors of a fit's monomials, and how many lines of a block they are made of."""
     first, second = filled_factors(n_features, family.fit_columns(n_features))
     return first, second, 1 + int(second.max())
-
-
-def _shape(kind: int, k: int, d: int) -> tuple[int, int, int]:
-    """Return the shape of covariances in compiled code, which has three dimensions for every family."""
-    return {FULL: (k, d, d), TIED: (1, d, d), DIAG: (k, 1, d), SPHERICAL: (k, 1, 1)}[kind]
 
 
 @lru_cache(maxsize=64)

@@ -28,6 +28,8 @@ Array = NDArray[np.float64]
 
 # directions whose variance is below this share of the largest are rounding errors of columns that depend on others
 RANK_TOLERANCE = 1e-9
+# with fewer values, single precision saves less than compiling for it takes
+SINGLE_VALUES = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +89,10 @@ class Subsample:
     # -- runs of EM ------------------------------------------------------------------------------------------
 
     def screen(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
-        """Run a few plain iterations of each state, in single precision: enough to rank them."""
+        """Run a few plain iterations of each state, in single precision where that saves time: enough to rank them."""
+        dtype = np.dtype(np.float32 if self.x.size >= SINGLE_VALUES else np.float64)
         for batch in self._batches(states):
-            yield from self._em(batch, settings, np.dtype(np.float32))
+            yield from self._em(batch, settings, dtype)
 
     def run(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
         """Run EM of each state, accelerated where memory allows; states that had ended resume.

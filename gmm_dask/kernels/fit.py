@@ -3,8 +3,7 @@
 It takes the path of :func:`gmm_dask.em.loop.run`, which explains the decisions. There, a fit of few rows spends its
 time in Python around small arrays; here it has none.
 
-A mixture is one vector, so that it is copied, compared and extrapolated as a whole: weights (n_components,), means
-(n_components, n_features) and covariances, one after another.
+A mixture is one vector, as in :mod:`gmm_dask.kernels.m_step`, so that it is copied and extrapolated as a whole.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.cholesky import factorise
 from gmm_dask.kernels.chunks import add_chunk
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.m_step import (
+    factorise,
     fill_coefficients,
     fill_factors,
     largest_trace,
@@ -28,149 +27,10 @@ from gmm_dask.kernels.m_step import (
 
 Array = NDArray[np.float64]
 
-# how a fit ends: the last three need another method to go on, from the parameters that it leaves
-CONVERGED, MAX_ITER, SINGULAR, FAILED, TOO_TIGHT, NEEDS_DOUBLE = range(6)
-
-
-@compiled
-def fit(
-    kind: int,
-    rows: NDArray[Any],
-    row_weights: Array,
-    total_weight: float,
-    center: Array,
-    scatter: Array,
-    reg_covar: Array,
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    max_kappa: float,
-    max_single: float,
-    tol: float,
-    prior_bound: float,
-    begin: float,
-    order: int,
-    regularization: float,
-    origin: Array,
-    scale: Array,
-    vector: Array,
-    factors: Array,
-    z: NDArray[Any],
-    logits: NDArray[Any],
-    shares: NDArray[Any],
-    row_multiple: int,
-    bounds: Array,
-) -> tuple[int, int, int, int]:
-    """Run EM from one mixture until it ends.
-
-    Parameters
-    ----------
-    kind : int
-        Of :mod:`gmm_dask.kernels.m_step`.
-    rows : ndarray of shape (n_rows, n_features)
-    row_weights : ndarray of shape (n_rows,), or (0,)
-    total_weight : float
-    center, scatter : ndarray
-        Of the rows: the origin of the feature map, and the scatter about it.
-    reg_covar : ndarray of shape (n_features,)
-    first, second : ndarray
-        The factors of the monomials, filled up to a multiple of 3.
-    max_kappa, max_single : float
-        The fit ends where the feature map, or single precision, would lose too much.
-    tol, prior_bound : float
-    begin, order, regularization : float, int, float
-        Of the acceleration, as in :mod:`gmm_dask.em.acceleration`; an order of 0 is plain EM.
-    origin, scale : ndarray of shape (n_values,)
-        Extrapolation works on ``(vector - origin) / scale``.
-    vector : ndarray of shape (n_values,)
-        The mixture that the fit begins with; receives that of its end.
-    factors : ndarray
-        Its precisions' factors; receives those of the end.
-    z, logits, shares : ndarray
-        Memory of a block.
-    row_multiple : int
-    bounds : ndarray of shape (max_iter,)
-        Receives the lower bounds of the accepted iterations.
-
-    Returns
-    -------
-    end, n_bounds, n_falls, n_extrapolations : int
-        How it ended, the number of lower bounds, of rejected extrapolations, and of all extrapolations.
-    """
-    n_components, d = len(logits), rows.shape[1]
-    n_means, n_values = n_components * (d + 1), len(vector)
-    n_columns = len(first)
-    single = z.itemsize == 4
-    edges = np.array([0, n_components])
-    eta = np.empty((n_columns, n_components), dtype=z.dtype)
-    eta[:] = 0.0
-    sums, totals = np.empty((n_components, n_columns)), np.empty((2, 1))
-    image, image_factors = np.empty(n_values), np.empty_like(factors)
-    plain, plain_factors = np.empty(n_values), np.empty_like(factors)
-    points, images = np.empty((order + 1, n_values)), np.empty((order + 1, n_values))
-    n_remembered = n_bounds = n_falls = n_extrapolations = 0
-    extrapolated = False
-    while True:
-        weights, means, _ = _parts(vector, n_components, d, factors)
-        kappa = fill_coefficients(kind, weights, means, factors, center, eta)
-        too_tight = not kappa <= max_kappa
-        if too_tight or (single and not _is_safe(eta, weights, means, center, first, second, max_single)):
-            if extrapolated:  # another method goes on from the last plain step
-                vector[:] = plain
-                factors[:] = plain_factors
-            return TOO_TIGHT if too_tight else NEEDS_DOUBLE, n_bounds, n_falls, n_extrapolations
-        sums[:] = 0.0
-        totals[:] = 0.0
-        add_chunk(rows, row_weights, center, eta, first, second, edges, z, logits, shares, row_multiple, totals, sums)
-        bound = (totals[0, 0] + log_likelihood_correction(kind, factors, scatter)) / total_weight
-        sound = False
-        if math.isfinite(bound):
-            parts = _parts(image, n_components, d, factors)
-            sound = maximise(kind, sums, center, scatter, reg_covar, *parts, image_factors)
-        n_extrapolations += extrapolated
-        if extrapolated and (not sound or bound < bounds[n_bounds - 1]):
-            # EM's likelihood never falls: back to the plain step that was replaced
-            vector[:] = plain
-            factors[:] = plain_factors
-            extrapolated, n_remembered = False, 0
-            n_falls += 1
-            if n_bounds + n_falls >= len(bounds):
-                return MAX_ITER, n_bounds, n_falls, n_extrapolations
-            continue
-        if not sound:
-            return FAILED if math.isnan(bound) else SINGULAR, n_bounds, n_falls, n_extrapolations
-        change = bound - (bounds[n_bounds - 1] if n_bounds else prior_bound)
-        bounds[n_bounds] = bound
-        n_bounds += 1
-        ended = abs(change) < tol and not extrapolated
-        if ended or n_bounds + n_falls >= len(bounds):
-            vector[:] = image
-            factors[:] = image_factors
-            return CONVERGED if ended else MAX_ITER, n_bounds, n_falls, n_extrapolations
-        extrapolated = False
-        if order and change < begin:
-            n_remembered = _remember(vector, image, origin, scale, points, images, n_remembered)
-            # a change below tol at an extrapolated point is confirmed by a plain step
-            if n_remembered > 1 and change >= tol:
-                plain[:] = image
-                plain_factors[:] = image_factors
-                extrapolated = _extrapolate(
-                    points[:n_remembered],
-                    images[:n_remembered],
-                    regularization,
-                    origin,
-                    scale,
-                    n_components,
-                    n_means,
-                    image,
-                    image_factors,
-                )
-                if not extrapolated:
-                    image[:] = plain
-                    image_factors[:] = plain_factors
-        else:
-            n_remembered = 0
-        vector[:] = image
-        factors[:] = image_factors
+# how a fit ends: the ones after FAILED need another method to go on, from the parameters that it leaves
+CONVERGED, MAX_ITER, SINGULAR, FAILED, TOO_TIGHT, NEEDS_DOUBLE, RUNNING = range(7)
+# an extrapolated point that is no mixture is tried again at a quarter of the distance, this many times in all
+TRIES = 3
 
 
 @compiled
@@ -193,8 +53,8 @@ def fit_many(
     regularization: float,
     origin: Array,
     scale: Array,
-    vectors: Array,
-    factors: Array,
+    mixtures: Array,
+    all_factors: Array,
     z: NDArray[Any],
     logits: NDArray[Any],
     shares: NDArray[Any],
@@ -204,189 +64,255 @@ def fit_many(
     counts: NDArray[np.int64],
     traces: Array,
 ) -> None:
-    """Run :func:`fit` from several mixtures of one candidate, one after another.
+    """Run EM from several mixtures of one candidate, one after another, until each ends.
 
     Parameters
     ----------
+    kind : int
+        Of :mod:`gmm_dask.kernels.m_step`.
+    rows : ndarray of shape (n_rows, n_features)
+    row_weights : ndarray of shape (n_rows,), or (0,)
+    total_weight : float
+    center, scatter : ndarray
+        Of the rows: the origin of the feature map, and the scatter about it.
+    reg_covar : ndarray of shape (n_features,)
+    first, second : ndarray
+        The factors of the monomials, filled up to a multiple of 3.
+    max_kappa, max_single : float
+        A fit ends where the feature map, or single precision, would lose too much.
+    tol : float
     prior_bounds : ndarray of shape (n_fits,)
-    vectors : ndarray of shape (n_fits, n_values)
-    factors : ndarray of shape (n_fits, ...)
+        Lower bounds that the first iterations are compared with.
+    begin, order, regularization : float, int, float
+        Of the acceleration, as in :mod:`gmm_dask.em.acceleration`; an order of 0 is plain EM.
+    origin, scale : ndarray of shape (n_values,)
+        Extrapolation works on ``(mixture - origin) / scale``.
+    mixtures : ndarray of shape (n_fits, n_values)
+        Where the fits begin; receives where they end.
+    all_factors : ndarray of shape (n_fits, n_factor_values)
+        Factors of the precisions; receives those of the ends.
+    z, logits, shares : ndarray
+        Memory of a block.
+    row_multiple : int
     most : ndarray of shape (n_fits,)
         Iterations that each may take.
     bounds : ndarray of shape (n_fits, largest of ``most``)
+        Receives the lower bounds of the accepted iterations.
     counts : ndarray of shape (n_fits, 4)
-        Receives what :func:`fit` returns.
+        Receives how each ended, and its numbers of lower bounds, of rejected extrapolations and of all extrapolations.
     traces : ndarray of shape (n_fits,)
         Receives :func:`gmm_dask.kernels.m_step.largest_trace` of each end.
-    kind, rows, row_weights, ...
-        The others are those of :func:`fit`.
     """
-    for i in range(len(vectors)):
-        end, n_bounds, n_falls, n_extrapolations = fit(
-            kind,
-            rows,
-            row_weights,
-            total_weight,
-            center,
-            scatter,
-            reg_covar,
-            first,
-            second,
-            max_kappa,
-            max_single,
-            tol,
-            prior_bounds[i],
-            begin,
-            order,
-            regularization,
-            origin,
-            scale,
-            vectors[i],
-            factors[i],
-            z,
-            logits,
-            shares,
-            row_multiple,
-            bounds[i, : most[i]],
-        )
+    n_components, d = len(logits), rows.shape[1]
+    n_columns, n_values, n_factors = len(first), mixtures.shape[1], all_factors.shape[1]
+    edges = np.array([0, n_components])
+    eta = np.zeros((n_columns, n_components), dtype=z.dtype)
+    sums, totals = np.empty((n_components, n_columns)), np.empty((2, 1))
+    mixture, factors = np.empty(n_values), np.empty(n_factors)
+    image, image_factors = np.empty(n_values), np.empty(n_factors)
+    plain, plain_factors = np.empty(n_values), np.empty(n_factors)
+    points, images = np.empty((order + 1, n_values)), np.empty((order + 1, n_values))
+    for i in range(len(mixtures)):
+        _copy(mixtures[i], all_factors[i], mixture, factors)
+        end, n_bounds, n_falls, n_extrapolations, n_remembered = RUNNING, 0, 0, 0, 0
+        extrapolated = False
+        while end == RUNNING:
+            kappa = fill_coefficients(kind, n_components, d, mixture, factors, center, eta)
+            if not kappa <= max_kappa:
+                end = TOO_TIGHT
+            elif z.itemsize == 4 and not _is_safe(eta, mixture, d, center, first, second, max_single):
+                end = NEEDS_DOUBLE
+            if end != RUNNING:
+                if extrapolated:  # another method goes on from the last plain step
+                    _copy(plain, plain_factors, mixture, factors)
+                break
+            sums[:] = 0.0
+            totals[:] = 0.0
+            add_chunk(
+                rows, row_weights, center, eta, first, second, edges, z, logits, shares, row_multiple, totals, sums
+            )
+            bound = (totals[0, 0] + log_likelihood_correction(kind, d, factors, scatter)) / total_weight
+            sound = math.isfinite(bound) and maximise(
+                kind, n_components, d, sums, center, scatter, reg_covar, image, image_factors
+            )
+            n_extrapolations += extrapolated
+            if extrapolated and (not sound or bound < bounds[i, n_bounds - 1]):
+                # EM's likelihood never falls: back to the plain step that was replaced
+                _copy(plain, plain_factors, mixture, factors)
+                extrapolated, n_remembered = False, 0
+                n_falls += 1
+                if n_bounds + n_falls >= most[i]:
+                    end = MAX_ITER
+                continue
+            if not sound:
+                end = FAILED if math.isnan(bound) else SINGULAR
+                break
+            change = bound - (bounds[i, n_bounds - 1] if n_bounds else prior_bounds[i])
+            bounds[i, n_bounds] = bound
+            n_bounds += 1
+            if abs(change) < tol and not extrapolated:
+                end = CONVERGED
+            elif n_bounds + n_falls >= most[i]:
+                end = MAX_ITER
+            elif order and change < begin:
+                n_remembered = _remember(mixture, image, origin, scale, points, images, n_remembered)
+                # a change below tol at an extrapolated point is confirmed by a plain step
+                extrapolated = n_remembered > 1 and change >= tol
+                if extrapolated:
+                    _copy(image, image_factors, plain, plain_factors)
+                    extrapolated = _extrapolate(
+                        kind,
+                        n_components,
+                        d,
+                        points,
+                        images,
+                        n_remembered,
+                        regularization,
+                        origin,
+                        scale,
+                        image,
+                        image_factors,
+                    )
+                    if not extrapolated:
+                        _copy(plain, plain_factors, image, image_factors)
+            else:
+                extrapolated, n_remembered = False, 0
+            _copy(image, image_factors, mixture, factors)
+        _copy(mixture, factors, mixtures[i], all_factors[i])
         counts[i, 0], counts[i, 1], counts[i, 2], counts[i, 3] = end, n_bounds, n_falls, n_extrapolations
-        traces[i] = largest_trace(kind, factors[i], reg_covar)
+        traces[i] = largest_trace(kind, n_components, d, factors, reg_covar)
 
 
 @compiled
-def _parts(vector: Array, n_components: int, d: int, like: Array) -> tuple[Array, Array, Array]:
-    """Weights, means and covariances of a mixture, as views."""
-    n_means = n_components * (d + 1)
-    return (
-        vector[:n_components],
-        vector[n_components:n_means].reshape((n_components, d)),
-        vector[n_means:].reshape(like.shape),
-    )
+def _copy(mixture: Array, factors: Array, to_mixture: Array, to_factors: Array) -> None:
+    """Copy a mixture with its factors."""
+    for i in range(len(mixture)):
+        to_mixture[i] = mixture[i]
+    for i in range(len(factors)):
+        to_factors[i] = factors[i]
 
 
 @compiled
 def _is_safe(
     eta: NDArray[Any],
-    weights: Array,
-    means: Array,
+    mixture: Array,
+    d: int,
     center: Array,
     first: NDArray[np.int64],
     second: NDArray[np.int64],
     max_single: float,
 ) -> bool:
     """Whether the sizes of the terms of each log density, at its component's mean, stay below ``max_single`` in sum."""
-    n_components, d = means.shape
+    n_components = eta.shape[1]
     lines = np.empty(d + 2)
     for k in range(n_components):
         lines[0], lines[d + 1] = 1.0, 0.0
         for a in range(d):
-            lines[a + 1] = means[k, a] - center[a]
+            lines[a + 1] = mixture[n_components + k * d + a] - center[a]
             lines[d + 1] += lines[a + 1] * lines[a + 1]
         terms = 0.0
         for p in range(len(eta)):
             terms += abs(eta[p, k] * lines[first[p]] * lines[second[p]])
         # the constant of an empty component is minus infinity, and harms nothing. NaN is not below anything
-        if weights[k] > 0.0 and not terms <= max_single:
+        if mixture[k] > 0.0 and not terms <= max_single:
             return False
     return True
 
 
 @compiled
 def _remember(
-    vector: Array, image: Array, origin: Array, scale: Array, points: Array, images: Array, n_remembered: int
+    mixture: Array, image: Array, origin: Array, scale: Array, points: Array, images: Array, n_remembered: int
 ) -> int:
     """Add a point and its image to the last ones, or begin anew; returns how many are remembered."""
     step, last = 0.0, 0.0
-    for i in range(len(vector)):
-        moved = (image[i] - vector[i]) / scale[i]
+    for i in range(len(mixture)):
+        moved = (image[i] - mixture[i]) / scale[i]
         step += moved * moved
     if n_remembered:
-        for i in range(len(vector)):
+        for i in range(len(mixture)):
             moved = images[n_remembered - 1, i] - points[n_remembered - 1, i]
             last += moved * moved
     # restart: where steps become longer, as when EM leaves a plateau, the linear model of the past does not hold
     if not (n_remembered and step <= last):
         n_remembered = 0
     if n_remembered == len(points):
-        for j in range(1, n_remembered):
-            points[j - 1] = points[j]
-            images[j - 1] = images[j]
         n_remembered -= 1
-    for i in range(len(vector)):
-        points[n_remembered, i] = (vector[i] - origin[i]) / scale[i]
+        for j in range(n_remembered):
+            for i in range(len(mixture)):
+                points[j, i] = points[j + 1, i]
+                images[j, i] = images[j + 1, i]
+    for i in range(len(mixture)):
+        points[n_remembered, i] = (mixture[i] - origin[i]) / scale[i]
         images[n_remembered, i] = (image[i] - origin[i]) / scale[i]
     return n_remembered + 1
 
 
 @compiled
 def _extrapolate(
+    kind: int,
+    n_components: int,
+    d: int,
     points: Array,
     images: Array,
+    n_remembered: int,
     regularization: float,
     origin: Array,
     scale: Array,
-    n_components: int,
-    n_means: int,
     found: Array,
     factors: Array,
 ) -> bool:
-    """Fill the Anderson extrapolation of the last passes; whether it is a mixture."""
+    """Fill the Anderson extrapolation of the last passes and its factors; whether it is a mixture."""
     # with differences dF of the residuals and dG of the images, gamma = argmin |f - gamma dF|^2 and x = g - gamma dG
-    n, n_values = len(points) - 1, points.shape[1]
-    products, gamma = np.empty((n, n)), np.empty(n)
-    differences = np.empty((n, n_values))
-    for j in range(n):
-        for i in range(n_values):
-            differences[j, i] = (images[j + 1, i] - points[j + 1, i]) - (images[j, i] - points[j, i])
+    n, n_values = n_remembered - 1, points.shape[1]
+    products, gamma, move = np.zeros(n * n), np.zeros(n), np.zeros(n_values)
     trace = 0.0
     for j in range(n):
         for k in range(j, n):
-            total = 0.0
             for i in range(n_values):
-                total += differences[j, i] * differences[k, i]
-            products[j, k] = products[k, j] = total
-        trace += products[j, j]
-        gamma[j] = 0.0
+                one = images[j + 1, i] - points[j + 1, i] - images[j, i] + points[j, i]
+                other = images[k + 1, i] - points[k + 1, i] - images[k, i] + points[k, i]
+                products[j * n + k] += one * other
+            products[k * n + j] = products[j * n + k]
+        trace += products[j * n + j]
         for i in range(n_values):
-            gamma[j] += differences[j, i] * (images[n, i] - points[n, i])
+            one = images[j + 1, i] - points[j + 1, i] - images[j, i] + points[j, i]
+            gamma[j] += one * (images[n, i] - points[n, i])
     for j in range(n):
-        products[j, j] += regularization * trace
-    if not factorise(products):  # the last steps are equal
+        products[j * n + j] += regularization * trace
+    if not factorise(products, n):  # the last steps are equal
         return False
     for j in range(n):  # R' R gamma = dF f
         for k in range(j):
-            gamma[j] -= products[k, j] * gamma[k]
-        gamma[j] /= products[j, j]
+            gamma[j] -= products[k * n + j] * gamma[k]
+        gamma[j] /= products[j * n + j]
     for j in range(n - 1, -1, -1):
         for k in range(j + 1, n):
-            gamma[j] -= products[j, k] * gamma[k]
-        gamma[j] /= products[j, j]
-    move = np.zeros(n_values)
-    for j in range(n):
+            gamma[j] -= products[j * n + k] * gamma[k]
+        gamma[j] /= products[j * n + j]
         for i in range(n_values):
             move[i] -= gamma[j] * (images[j + 1, i] - images[j, i])
     # a step out of the parameter space is damped, towards the plain step
     damping = 1.0
-    for _ in range(3):
+    for _ in range(TRIES):
         for i in range(n_values):
             found[i] = (images[n, i] + damping * move[i]) * scale[i] + origin[i]
         damping *= 0.25
-        if _is_mixture(found, n_components) and fill_factors(found[n_means:].reshape(factors.shape), factors):
+        if _is_mixture(found, n_components) and fill_factors(kind, n_components, d, found, factors):
             return True
     return False
 
 
 @compiled
-def _is_mixture(vector: Array, n_components: int) -> bool:
+def _is_mixture(mixture: Array, n_components: int) -> bool:
     """Whether all numbers are finite and all weights positive; normalises the weights."""
-    for value in vector:
-        if not math.isfinite(value):
+    for i in range(len(mixture)):
+        if not math.isfinite(mixture[i]):
             return False
     total = 0.0
     for k in range(n_components):
-        if not vector[k] > 0.0:
+        if not mixture[k] > 0.0:
             return False
-        total += vector[k]
+        total += mixture[k]
     for k in range(n_components):
-        vector[k] /= total
+        mixture[k] /= total
     return True

@@ -1,16 +1,20 @@
 """Compiled parameters of one mixture: the coefficients of its densities, and the M-step, for each covariance type.
 
-They compute what the methods ``natural`` and ``maximise`` of :class:`gmm_dask.families.Family` do with NumPy, for which
-many small arrays take longer than the arithmetic. Covariances and factors have three dimensions for every type:
+They compute what the methods ``natural`` and ``maximise_all`` of :class:`gmm_dask.families.Family` do with NumPy, for
+which many small arrays take longer than the arithmetic. All arrays are flat, and indices are written out: views and
+array expressions would take most of the time that Numba compiles.
 
-========= ============================= =====================================
-kind      covariances, factors           columns of the feature map
-========= ============================= =====================================
-FULL      (n_components, D, D)          ``1 | z | z_a^2 | z_a z_b (a < b)``
-TIED      (1, D, D)                     ``1 | z``
-DIAG      (n_components, 1, D)          ``1 | z | z_a^2``
-SPHERICAL (n_components, 1, 1)          ``|z|^2 | 1 | z``
-========= ============================= =====================================
+A mixture is a vector: weights (n_components,), means (n_components, D), covariances. Covariances, and the factors U of
+the precisions ``U U'``, are
+
+========= ========================= =====================================
+kind      covariances, factors      columns of the feature map
+========= ========================= =====================================
+FULL      (n_components, D, D)      ``1 | z | z_a^2 | z_a z_b (a < b)``
+TIED      (D, D)                    ``1 | z``
+DIAG      (n_components, D)         ``1 | z | z_a^2``
+SPHERICAL (n_components,)           ``|z|^2 | 1 | z``
+========= ========================= =====================================
 """
 
 from __future__ import annotations
@@ -21,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.cholesky import factorise, invert_upper
 from gmm_dask.kernels.feature_map import DIAG, FULL, SPHERICAL, TIED
 from gmm_dask.kernels.jit import compiled
 
@@ -37,8 +40,18 @@ LARGEST = 1e150
 
 
 @compiled
+def place_of(kind: int, k: int, d: int) -> int:
+    """Where the covariance of component k begins among all, and its factor among all factors."""
+    if kind == FULL:
+        return k * d * d
+    if kind == DIAG:
+        return k * d
+    return k if kind == SPHERICAL else 0
+
+
+@compiled
 def fill_coefficients(
-    kind: int, weights: Array, means: Array, factors: Array, center: Array, eta: NDArray[Any]
+    kind: int, n_components: int, d: int, mixture: Array, factors: Array, center: Array, eta: NDArray[Any]
 ) -> float:
     """Fill ``eta`` (n_columns, n_components) with the coefficients of ``log weight + log density``.
 
@@ -47,60 +60,51 @@ def fill_coefficients(
     kappa : float
         The largest ``(sum_a |mean_a - center_a| sqrt(precision_aa))^2``, which bounds the rounding error of the map.
     """
-    n_components, d = means.shape
     m, v, linear = np.empty(d), np.empty(d), np.empty(d)
     kappa = 0.0
     for k in range(n_components):
-        u = factors[k if len(factors) > 1 else 0]
+        u = place_of(kind, k, d)
         for a in range(d):
-            m[a] = means[k, a] - center[a]
+            m[a] = mixture[n_components + k * d + a] - center[a]
         # the log density of z is  log w + log|U| - D/2 log(2 pi) - |U'm|^2 / 2  +  (U U'm)' z  -  |U'z|^2 / 2
         log_det, norm, terms = 0.0, 0.0, 0.0
-        if kind == SPHERICAL:
-            log_det = d * np.log(u[0, 0])
+        if kind == SPHERICAL or kind == DIAG:  # noqa: SIM109 - the compiler has no tuples to build
             for a in range(d):
-                linear[a] = u[0, 0] * u[0, 0] * m[a]
+                root = factors[u + a] if kind == DIAG else factors[u]
+                log_det += np.log(root)
+                linear[a] = root * root * m[a]
                 norm += linear[a] * m[a]
-                terms += abs(m[a]) * u[0, 0]
-        elif kind == DIAG:
-            for a in range(d):
-                log_det += np.log(u[0, a])
-                linear[a] = u[0, a] * u[0, a] * m[a]
-                norm += linear[a] * m[a]
-                terms += abs(m[a]) * u[0, a]
+                terms += abs(m[a]) * root
         else:
-            v[:] = 0.0
-            linear[:] = 0.0
-            for a in range(d):
-                log_det += np.log(u[a, a])
-                precision = 0.0
-                for b in range(a, d):
-                    precision += u[a, b] * u[a, b]
-                    v[b] += u[a, b] * m[a]
-                terms += abs(m[a]) * math.sqrt(precision)
             for b in range(d):
+                v[b] = 0.0
+                for a in range(b + 1):
+                    v[b] += factors[u + a * d + b] * m[a]
                 norm += v[b] * v[b]
             for a in range(d):
+                log_det += np.log(factors[u + a * d + a])
+                linear[a], precision = 0.0, 0.0
                 for b in range(a, d):
-                    linear[a] += u[a, b] * v[b]
+                    linear[a] += factors[u + a * d + b] * v[b]
+                    precision += factors[u + a * d + b] * factors[u + a * d + b]
+                terms += abs(m[a]) * math.sqrt(precision)
         kappa = max(kappa, terms * terms)
-        constant = np.log(weights[k]) + log_det - d * HALF_LOG_2PI - 0.5 * norm
-        first = 1 if kind == SPHERICAL else 0
-        eta[first, k] = constant
+        constant = 1 if kind == SPHERICAL else 0
+        eta[constant, k] = np.log(mixture[k]) + log_det - d * HALF_LOG_2PI - 0.5 * norm
         for a in range(d):
-            eta[first + 1 + a, k] = linear[a]
+            eta[constant + 1 + a, k] = linear[a]
         if kind == SPHERICAL:
-            eta[0, k] = -0.5 * u[0, 0] * u[0, 0]
+            eta[0, k] = -0.5 * factors[u] * factors[u]
         elif kind == DIAG:
             for a in range(d):
-                eta[1 + d + a, k] = -0.5 * u[0, a] * u[0, a]
+                eta[1 + d + a, k] = -0.5 * factors[u + a] * factors[u + a]
         elif kind == FULL:
             column = 1 + 2 * d
             for a in range(d):
                 for b in range(a, d):
                     precision = 0.0
                     for c in range(b, d):
-                        precision += u[a, c] * u[b, c]
+                        precision += factors[u + a * d + c] * factors[u + b * d + c]
                     if a == b:
                         eta[1 + d + a, k] = -0.5 * precision
                     else:
@@ -110,44 +114,43 @@ def fill_coefficients(
 
 
 @compiled
-def log_likelihood_correction(kind: int, factors: Array, scatter: Array) -> float:
+def log_likelihood_correction(kind: int, d: int, factors: Array, scatter: Array) -> float:
     """``-tr(precision scatter) / 2`` of tied covariances, whose quadratic term the columns leave out; 0 for others."""
     total = 0.0
     if kind == TIED:
-        u, d = factors[0], len(scatter)
         for b in range(d):
-            for c in range(d):
+            for c in range(b + 1):
                 product = 0.0
                 for a in range(b + 1):
-                    product += u[a, b] * scatter[a, c]
-                total += product * u[c, b]
+                    product += factors[a * d + b] * scatter[a, c]
+                total += product * factors[c * d + b]
     return -0.5 * total
 
 
 @compiled
 def maximise(
     kind: int,
+    n_components: int,
+    d: int,
     sums: Array,
     center: Array,
     scatter: Array,
     reg_covar: Array,
-    weights: Array,
-    means: Array,
-    covariances: Array,
+    mixture: Array,
     factors: Array,
 ) -> bool:
-    """Fill the parameters that the M-step makes of sums (n_components, n_columns) over the feature map.
+    """Fill the mixture that the M-step makes of sums (n_components, n_columns) over the feature map.
 
     Parameters
     ----------
-    kind : int
+    kind, n_components, d : int
     sums : ndarray of shape (n_components, n_columns or more)
     center : ndarray of shape (n_features,)
     scatter : ndarray of shape (n_features, n_features)
         Of the data about the centre.
     reg_covar : ndarray of shape (n_features,)
         Added to the variances.
-    weights, means, covariances, factors : ndarray
+    mixture, factors : ndarray
         Receive the parameters.
 
     Returns
@@ -155,98 +158,130 @@ def maximise(
     sound : bool
         False where a covariance is not positive definite.
     """
-    n_components, d = means.shape
     zero = 1 if kind == SPHERICAL else 0
     shift, added = np.empty((n_components, d)), np.empty((n_components, d))
-    all_positive = np.all(reg_covar > 0.0)
+    all_positive = True
+    for a in range(d):
+        all_positive &= reg_covar[a] > 0.0
     total = 0.0
     for k in range(n_components):
         nk = sums[k, zero] + NK_FLOOR
-        weights[k] = nk
+        mixture[k] = nk
         total += nk
-        kept = sums[k, zero] / nk
         for a in range(d):
             shift[k, a] = sums[k, zero + 1 + a] / nk
-            means[k, a] = center[a] * kept + shift[k, a]
-            # no less than the rounding error of the mean, whose variance would have no density at its own rows
-            added[k, a] = reg_covar[a]
-            if all_positive:
-                added[k, a] = max(reg_covar[a], ROUNDING * np.spacing(abs(means[k, a])) ** 2)
-    for i in range(len(covariances)):
-        c = covariances[i]
+            mean = center[a] * (sums[k, zero] / nk) + shift[k, a]
+            mixture[n_components + k * d + a] = mean
+            # no less than the rounding error of the mean: a smaller variance would have no density at its own rows
+            added[k, a] = max(reg_covar[a], ROUNDING * np.spacing(abs(mean)) ** 2) if all_positive else reg_covar[a]
+    first = n_components * (d + 1)
+    if kind == TIED:
+        # over all components the responsibilities of a row add up to its weight: the scatter is the data's own
+        for a in range(d):
+            for b in range(a, d):
+                between = 0.0
+                for k in range(n_components):
+                    between += mixture[k] * shift[k, a] * shift[k, b]
+                value = (scatter[a, b] - between) / total
+                if a == b:
+                    largest = 0.0
+                    for k in range(n_components):
+                        largest = max(largest, added[k, a])
+                    value += largest
+                mixture[first + a * d + b] = value
+                mixture[first + b * d + a] = value
+    for k in range(n_components):
+        c, nk = first + place_of(kind, k, d), mixture[k]
         if kind == FULL:
             column = 1 + 2 * d
             for a in range(d):
-                c[a, a] = sums[i, 1 + d + a] / weights[i] - shift[i, a] * shift[i, a] + added[i, a]
+                mixture[c + a * d + a] = sums[k, 1 + d + a] / nk - shift[k, a] * shift[k, a] + added[k, a]
                 for b in range(a + 1, d):
-                    c[a, b] = c[b, a] = sums[i, column] / weights[i] - shift[i, a] * shift[i, b]
+                    value = sums[k, column] / nk - shift[k, a] * shift[k, b]
+                    mixture[c + a * d + b] = value
+                    mixture[c + b * d + a] = value
                     column += 1
-        elif kind == TIED:
-            # over all components the responsibilities of a row add up to its weight: the scatter is the data's own
-            for a in range(d):
-                for b in range(a, d):
-                    between = 0.0
-                    for k in range(n_components):
-                        between += weights[k] * shift[k, a] * shift[k, b]
-                    c[a, b] = c[b, a] = (scatter[a, b] - between) / total
-                c[a, a] += added[:, a].max()
         elif kind == DIAG:
             for a in range(d):
-                c[0, a] = sums[i, 1 + d + a] / weights[i] - shift[i, a] * shift[i, a] + added[i, a]
-        else:
-            square = sums[i, 0] / weights[i]
+                mixture[c + a] = sums[k, 1 + d + a] / nk - shift[k, a] * shift[k, a] + added[k, a]
+        elif kind == SPHERICAL:
+            square = sums[k, 0] / nk
             for a in range(d):
-                square += added[i, a] - shift[i, a] * shift[i, a]
-            c[0, 0] = square / d
-    for k in range(n_components):
-        weights[k] /= total
-    return fill_factors(covariances, factors)
+                square += added[k, a] - shift[k, a] * shift[k, a]
+            mixture[c] = square / d
+        mixture[k] /= total
+    return fill_factors(kind, n_components, d, mixture, factors)
 
 
 @compiled
-def fill_factors(covariances: Array, factors: Array) -> bool:
+def fill_factors(kind: int, n_components: int, d: int, mixture: Array, factors: Array) -> bool:
     """Fill the factors U of the precisions; whether all covariances are positive definite, and far from overflow."""
-    n_rows, d = covariances.shape[1], covariances.shape[2]
-    if n_rows < d or d == 1:  # variances
-        for i in range(len(covariances)):
-            for a in range(d):
-                if not 0.0 < covariances[i, 0, a] < np.inf:
-                    return False
-                factors[i, 0, a] = 1.0 / math.sqrt(covariances[i, 0, a])
-                if not factors[i, 0, a] < LARGEST:
-                    return False
+    first = n_components * (d + 1)
+    if kind == DIAG or kind == SPHERICAL:  # noqa: SIM109
+        for i in range(len(mixture) - first):
+            if not 0.0 < mixture[first + i] < np.inf:
+                return False
+            factors[i] = 1.0 / math.sqrt(mixture[first + i])
+            if not factors[i] < LARGEST:
+                return False
         return True
-    work = np.empty((d, d))
-    for i in range(len(covariances)):
-        work[:] = covariances[i]
-        if not factorise(work):
+    work = np.empty(d * d)
+    for i in range((len(mixture) - first) // (d * d)):
+        c = i * d * d
+        for j in range(d * d):
+            work[j] = mixture[first + c + j]
+            factors[c + j] = 0.0
+        if not factorise(work, d):
             return False
-        factors[i] = 0.0
-        invert_upper(work, factors[i])
-        for a in range(d):
-            for b in range(a, d):
-                if not abs(factors[i, a, b]) < LARGEST:
+        # row j of U, the inverse of an upper triangular R, from the last: r_jj u_jb = delta_jb - sum_(k > j) r_jk u_kb
+        for j in range(d - 1, -1, -1):
+            pivot = 1.0 / work[j * d + j]
+            for k in range(j + 1, d):
+                share = work[j * d + k]
+                for b in range(k, d):
+                    factors[c + j * d + b] -= share * factors[c + k * d + b]
+            factors[c + j * d + j] = pivot
+            for b in range(j + 1, d):
+                factors[c + j * d + b] *= pivot
+            for b in range(j, d):
+                if not abs(factors[c + j * d + b]) < LARGEST:
                     return False
     return True
 
 
 @compiled
-def largest_trace(kind: int, factors: Array, reg_covar: Array) -> float:
+def factorise(a: Array, n: int) -> bool:
+    """Overwrite the upper triangle of a symmetric matrix, flat, with R, ``R'R`` the matrix; whether it was possible."""
+    for j in range(n):
+        if not 0.0 < a[j * n + j] < np.inf:  # also refuses NaN
+            return False
+        pivot = 1.0 / math.sqrt(a[j * n + j])
+        for b in range(j, n):
+            a[j * n + b] *= pivot
+        for i in range(j + 1, n):
+            share = a[j * n + i]
+            for b in range(i, n):
+                a[i * n + b] -= share * a[j * n + b]
+    return True
+
+
+@compiled
+def largest_trace(kind: int, n_components: int, d: int, factors: Array, reg_covar: Array) -> float:
     """The largest ``tr(precision R)`` of the components, with ``reg_covar`` (n_features,) on the diagonal of R.
 
     It bounds ``1 / v``, for the smallest variance v of a component in any direction, in units of ``reg_covar``.
     """
     largest = 0.0
-    for u in factors:
-        trace = 0.0
-        for a in range(len(reg_covar)):
+    for k in range(n_components):
+        u, trace = place_of(kind, k, d), 0.0
+        for a in range(d):
             if kind == SPHERICAL:
-                trace += u[0, 0] * u[0, 0] * reg_covar[a]
+                trace += factors[u] * factors[u] * reg_covar[a]
             elif kind == DIAG:
-                trace += u[0, a] * u[0, a] * reg_covar[a]
+                trace += factors[u + a] * factors[u + a] * reg_covar[a]
             else:  # the precision is U U'
-                for b in range(a, len(reg_covar)):
-                    trace += u[a, b] * u[a, b] * reg_covar[a]
+                for b in range(a, d):
+                    trace += factors[u + a * d + b] * factors[u + a * d + b] * reg_covar[a]
         if not trace <= largest:  # also NaN
             largest = trace
     return largest

@@ -118,7 +118,9 @@ def test_what_is_beyond_doubt_is_not_spurious(covariance_type):
     for mixture in uneven_mixtures(family):
         d = mixture.means.shape[1]
         precisions = np.linalg.inv(family.full_covariances(mixture))
-        trace = largest_trace(family.kind, compiled_shape(family, mixture), np.repeat(reg_covar, d))
+        trace = largest_trace(
+            family.kind, len(mixture.weights), d, mixture.precisions_cholesky.ravel(), np.repeat(reg_covar, d)
+        )
         assert trace == pytest.approx(1e-5 * np.trace(precisions, axis1=1, axis2=2).max(), rel=1e-6)
         beyond_doubt = is_beyond_doubt(mixture.weights, 300.0, trace)
         found.append((beyond_doubt, check_parameters(family, mixture, 300.0, reg_covar)))
@@ -126,13 +128,6 @@ def test_what_is_beyond_doubt_is_not_spurious(covariance_type):
     assert {status for beyond_doubt, status in found if beyond_doubt} == {None}
     if covariance_type != "tied":
         assert Status.SPURIOUS in {status for _, status in found}
-
-
-def compiled_shape(family, mixture):
-    """The factors in the three dimensions of compiled code."""
-    k, d = mixture.means.shape
-    shape = {"full": (k, d, d), "tied": (1, d, d), "diag": (k, 1, d), "spherical": (k, 1, 1)}[family.name]
-    return mixture.precisions_cholesky.reshape(shape)
 
 
 def test_a_component_without_any_width_is_spurious():
