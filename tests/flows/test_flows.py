@@ -39,13 +39,15 @@ def environment(prefect_home):
 
 @pytest.fixture
 def job(tmp_path):
-    """A folder with a small job, ``job.yaml``."""
-    return small_job(tmp_path)
+    """A folder with a small job without a report, ``job.yaml``."""
+    return small_job(tmp_path, report="false")
 
 
-def small_job(folder):
+def small_job(folder, report="true"):
     search = "{n_components: [2, 3], covariance_types: [tied, diag], init_params: kmeans, tol: 1.0e-4}"
-    return write_job(folder, "Small.job", schedule="null", search=search, output="{store: small.zarr}")
+    return write_job(
+        folder, "Small.job", schedule="null", search=search, output=f"{{store: small.zarr, report: {report}}}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -304,12 +306,22 @@ def test_a_server_that_does_not_answer_progress_updates_delays_nothing(monkeypat
             assert b" /api/" in request.recv(1024)
 
 
+# Prefect tries to send each event for 7 s, also those that are left at the end
+FEW_EVENTS = {"PREFECT_EVENTS_WORKER_MAX_QUEUE_SIZE": "2"}
+# with one retry of a request where the command has three, which take 14 s
+IMPATIENT = """
+import sys, flows.server, flows.cli
+flows.server.EMBEDDED_RETRIES = 1
+sys.argv[0] = "gmm-dask"
+flows.cli.main()
+"""
 LONG = [*ENDLESS[:2], "--set", "search.max_iter=300"]
 
 
 @pytest.mark.slow
 def test_a_server_that_dies_is_named_and_the_result_stays(job, environment):
-    with started(GMM_DASK, "run", "job.yaml", *LONG, cwd=job, env=environment) as run:
+    command = [sys.executable, "-c", IMPATIENT, "run", "job.yaml", *LONG]
+    with started(*command, cwd=job, env=environment | FEW_EVENTS) as run:
         wait_for_the_fit(run)
         (server,) = psutil.Process(run.pid).children()
         server.kill()
@@ -319,7 +331,7 @@ def test_a_server_that_dies_is_named_and_the_result_stays(job, environment):
 @pytest.mark.slow
 def test_a_server_of_the_users_that_dies_is_named_and_the_result_stays(job, environment):
     with server_of_another_process(environment) as (url, server):
-        one_retry = environment | {"PREFECT_API_URL": url, "PREFECT_CLIENT_MAX_RETRIES": "1"}
+        one_retry = environment | FEW_EVENTS | {"PREFECT_API_URL": url, "PREFECT_CLIENT_MAX_RETRIES": "1"}
         with started(GMM_DASK, "run", "job.yaml", *LONG, cwd=job, env=one_retry) as run:
             wait_for_the_fit(run)
             server.kill()
