@@ -176,7 +176,7 @@ def test_kill_9_in_the_middle_of_the_extension_changes_no_bit(tmp_path):
     search = {**SEARCH, "extend": True, "tol": 0.0, "max_iter": 10}
     file.write_text(f"data: {{source: {config.data.source}, chunk_rows: 300}}\nsearch: {search}\n")
     script = f"import pipeline.sources.rows\npipeline.sources.rows.IN_MEMORY_BYTES = 0\n{JOB}"
-    command = [sys.executable, "-c", script, str(file)]
+    command = [sys.executable, "-c", script, str(file), "output.report=false"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
     whole, parts = tmp_path / "whole.zarr", tmp_path / "parts.zarr"
     subprocess.run([*command, f"output.store={whole}"], check=True, **quiet)

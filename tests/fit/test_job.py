@@ -413,22 +413,22 @@ def test_the_leader_of_a_run_is_that_of_its_table(tmp_path, in_project):
 
 
 @pytest.mark.slow
-def test_ten_kills_in_a_row_change_no_bit(tmp_path):
+def test_six_kills_in_a_row_change_no_bit(tmp_path):
     """kill -9 at random moments; each run goes on where the one before was."""
-    write_synthetic(tmp_path / "data.zarr", Plan(120_000, 6, 4, seed=3))
+    write_synthetic(tmp_path / "data.zarr", Plan(30_000, 6, 4, seed=3))
     job = tmp_path / "job.yaml"
     job.write_text(
-        f"data: {{source: {tmp_path}/data.zarr, chunk_rows: 20000}}\n"
-        "search: {n_components: [2, 3, 5], n_init: 2, tol: 0.0, max_iter: 100}\n"
+        f"data: {{source: {tmp_path}/data.zarr, chunk_rows: 5000}}\n"
+        "search: {n_components: [2, 3, 5], n_init: 2, tol: 0.0, max_iter: 60}\n"
     )
-    command = [sys.executable, "-c", JOB, str(job)]
+    command = [sys.executable, "-c", JOB, str(job), "output.report=false"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     whole, parts = tmp_path / "whole.zarr", tmp_path / "parts.zarr"
     subprocess.run([*command, f"output.store={whole}"], check=True, cwd=ROOT, **quiet)
     rng = np.random.default_rng(0)
-    for _ in range(10):
+    for _ in range(6):
         process = subprocess.Popen([*command, f"output.store={parts}"], cwd=ROOT, **quiet)
         kill_after(process, parts, passes_of(parts) + rng.integers(0, 9), rng.uniform(0.0, 0.1))
     subprocess.run([*command, f"output.store={parts}"], check=True, cwd=ROOT, **quiet)
-    assert open_result(parts).attempts >= 8
+    assert open_result(parts).attempts >= 5
     assert everything_in(parts) == everything_in(whole)
