@@ -151,7 +151,7 @@ def test_json_holds_all_parameters(store, scaled, covariance_type):
         assert found["scaled"]["scale"] == SCALE.tolist()
     assert found["criteria"]["bic"] == 900.0
     assert found["fit"]["status"] == "converged"
-    assert found["fit"]["settings"]["reg_covar"] == 1e-6
+    assert found["fit"]["settings"]["reg_covar"] == "auto"
     assert "numpy" in found["software"]
 
 
