@@ -104,7 +104,7 @@ def shared(tmp_path_factory):
 def wait_for_workers(processes):
     """Wait until a worker runs for each that was started and still lives, so that the job need not."""
     alive = sum(worker.poll() is None for worker in processes.workers.values())
-    with distributed.Client(processes.address) as client:
+    with distributed.Client(processes.address, set_as_default=False) as client:
         client.wait_for_workers(alive, timeout=60)
 
 
