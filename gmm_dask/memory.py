@@ -143,7 +143,7 @@ def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidat
     """What the work before the first pass needs: the imports, and pass 0 or the seeding, whichever is more."""
     seeding = seeding_bytes(shape, max(k for _, k in candidates))
     if shape.searches_starts:
-        seeding += BUDGET.search_bytes(candidates, _sampled(shape), shape.n_features, n_init)
+        seeding += BUDGET.search_bytes(candidates, _sampled(shape), shape.n_features, n_init, machine.threads)
     return IMPORTS_BYTES + max(machine.threads * thread_bytes(shape) + summary_bytes(shape), seeding)
 
 

@@ -40,8 +40,9 @@ Array = NDArray[np.float64]
 # how a compiled fit ends, by the numbers of gmm_dask.kernels.fit; others go on in the loop of passes
 _ENDS = {0: Status.CONVERGED, 1: Status.MAX_ITER, 2: Status.SINGULAR, 3: Status.FAILED}
 _NEEDS_DOUBLE = 5
-# fits of one candidate that a call takes one after the other: enough to outweigh what the call costs
+# fits of one candidate that a call takes one after the other: enough to outweigh what the call costs, in little memory
 GROUP = 16
+GROUP_BYTES = 1 << 20
 
 
 def is_compiled(rows: Rows) -> bool:
@@ -117,7 +118,9 @@ def _groups(states: Sequence[State], max_iter: int) -> Iterator[list[int]]:
         if is_known and state.status is Status.RUNNING and state.n_iter < max_iter:
             positions.setdefault(state.candidate, []).append(i)
     for mine in positions.values():
-        yield from (mine[start : start + GROUP] for start in range(0, len(mine), GROUP))
+        n_bytes = sum(array.nbytes for array in vars(states[mine[0]].model[1]).values())
+        size = max(1, min(GROUP, GROUP_BYTES // n_bytes))
+        yield from (mine[start : start + size] for start in range(0, len(mine), size))
 
 
 @dataclass(frozen=True, eq=False)

@@ -94,12 +94,17 @@ class SearchBudget:
         """Return how many independent searches over a subsample of so many rows each start is the best of."""
         return self.restarts if pass_work(candidates, n_rows, n_features) <= self.restart_work else 1
 
-    def search_bytes(self, candidates: Sequence[Candidate], n_rows: int, n_features: int, n_init: int) -> int:
+    def search_bytes(
+        self, candidates: Sequence[Candidate], n_rows: int, n_features: int, n_init: int, n_threads: int
+    ) -> int:
         """Return the memory of all fits: those that run, those on the shortlists, and the starts found before."""
         sizes = [self.fit_bytes(candidate, n_features) for candidate in candidates]
         waiting = self.shortlist_size(candidates, n_features) + self.retained
         waiting *= self.n_restarts(candidates, n_rows, n_features)
-        return max(self.batch_bytes, *sizes) + (waiting + n_init - 1) * sum(sizes)
+        # a thread fits in arrays of its own: the mixture and its factors on both sides, and before and after a step,
+        # coefficients and sums
+        working = n_threads * 8 * 8 * max(_n_values(candidate, n_features) for candidate in candidates)
+        return max(self.batch_bytes, *sizes) + working + (waiting + n_init - 1) * sum(sizes)
 
 
 BUDGET = SearchBudget()

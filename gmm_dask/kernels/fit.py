@@ -110,8 +110,10 @@ def fit_many(
     sums, totals = np.empty((n_components, n_columns)), np.empty((2, 1))
     mixture, factors = np.empty(n_values), np.empty(n_factors)
     image, image_factors = np.empty(n_values), np.empty(n_factors)
-    plain, plain_factors = np.empty(n_values), np.empty(n_factors)
-    points, images = np.empty((order + 1, n_values)), np.empty((order + 1, n_values))
+    # without acceleration they hold nothing
+    n_remembered_values = n_values if order else 0
+    plain, plain_factors = np.empty(n_remembered_values), np.empty(n_factors if order else 0)
+    points, images = np.empty((order + 1, n_remembered_values)), np.empty((order + 1, n_remembered_values))
     for i in range(len(mixtures)):
         _copy(mixtures[i], all_factors[i], mixture, factors)
         end, n_bounds, n_falls, n_extrapolations, n_remembered = RUNNING, 0, 0, 0, 0

@@ -122,7 +122,7 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
             # the scheduler remembers every span: one per stage, not one per pass
             with span("gmm-dask"), dask.config.set(scheduler=getter):
                 yield
-        except ClusterError:  # after Dask's settings are restored, since closing a client changes them, too
+        except ClusterError:
             current.drop()
             raise
 
@@ -218,6 +218,7 @@ def _read_again(persisted: Rows, client: Any, timeout: float) -> None:
     futures = futures_of([persisted.array, persisted.weights])
     if not any(future.status == "error" for future in futures):
         return
-    with suppress(TimeoutError):  # without workers this never ends, and the pass reports it
+    # without workers this never ends, and the pass reports it
+    with client.as_current(), suppress(TimeoutError):
         wait(futures, timeout=timeout)
     client.retry([future for future in futures if future.status == "error"])

@@ -122,7 +122,8 @@ def cluster_class(path: str) -> Any:
 def _client(cluster: ClusterConfig, target: Any) -> Iterator[Any]:
     security = _security(cluster)
     try:
-        client = distributed.Client(target, timeout=cluster.timeout, security=security)
+        # no default client: that would change Dask's settings now, and again when the connection is lost
+        client = distributed.Client(target, timeout=cluster.timeout, security=security, set_as_default=False)
     except (OSError, TypeError, ValueError) as error:  # invalid addresses and certificates raise all of these
         raise ClusterError(
             f"cluster.address: no Dask scheduler answers at {target} within {cluster.timeout:g} s "

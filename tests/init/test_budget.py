@@ -19,7 +19,7 @@ def test_the_work_of_a_pass_is_what_it_adds_up():
 def test_two_restarts_where_they_are_little_work_and_room_for_both():
     assert BUDGET.n_restarts(SMALL, 2000, 64) == 2
     assert BUDGET.n_restarts([Candidate("full", 3)], 2000, 64) == 1
-    few, many = (BUDGET.search_bytes(SMALL, n_rows, 64, 1) for n_rows in (2_000, 200_000))
+    few, many = (BUDGET.search_bytes(SMALL, n_rows, 64, 1, 2) for n_rows in (2_000, 200_000))
     assert few > many  # the second restart's fits
 
 
@@ -37,4 +37,4 @@ def test_memory_is_projected_for_the_search():
         starting_bytes(replace(shape, searches_starts=searches), Machine(1, 0), SMALL, 1) for searches in (False, True)
     )
     assert plain < searched
-    assert searched > BUDGET.search_bytes(SMALL, 2000, 64, 1)
+    assert searched > BUDGET.search_bytes(SMALL, 2000, 64, 1, 2)
