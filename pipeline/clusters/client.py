@@ -120,7 +120,7 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
         getter = Getter(current.client, config.cluster.timeout, current.require_workers)
         try:
             # the scheduler remembers every span: one per stage, not one per pass
-            with span("gmm-dask"), dask.config.set(scheduler=getter):
+            with current.client.as_current(), span("gmm-dask"), dask.config.set(scheduler=getter):
                 yield
         except ClusterError:
             current.drop()
@@ -218,7 +218,6 @@ def _read_again(persisted: Rows, client: Any, timeout: float) -> None:
     futures = futures_of([persisted.array, persisted.weights])
     if not any(future.status == "error" for future in futures):
         return
-    # without workers this never ends, and the pass reports it
-    with client.as_current(), suppress(TimeoutError):
+    with suppress(TimeoutError):  # without workers this never ends, and the pass reports it
         wait(futures, timeout=timeout)
     client.retry([future for future in futures if future.status == "error"])
