@@ -179,23 +179,33 @@ def columns_table(facts: Facts) -> Table:
     """One row per column of the data: mean, standard deviation and range, the step of its values and what repeats."""
     names = facts.store.data["columns"]
     contents = facts.store.data["contents"]
-    keys = ("means", "deviations", "minima", "maxima")
     resolution = facts.resolution
     rows = []
     for i, name in enumerate(names[:MOST_COLUMNS]):
         places = decimals(contents["deviations"][i])
+        mean, deviation, least, largest = (
+            number(contents[key][i], places) for key in ("means", "deviations", "minima", "maxima")
+        )
         step = f"{resolution.step[i]:.3g}" if resolution.step[i] else NOTHING
-        frequent = Cell(f"{resolution.frequent[i]:.6g}", below=f"{resolution.frequent_share[i]:.1%} of rows")
-        repeats = [step, f"{resolution.ties[i]:.0%}", frequent if resolution.ties[i] else NOTHING]
-        rows.append(_cells(name, *(number(contents[key][i], places) for key in keys), *repeats))
+        mode = Cell(f"{resolution.frequent[i]:.6g}", below=f"{resolution.frequent_share[i]:.1%}")
+        rows.append(
+            _cells(
+                name,
+                mean,
+                deviation,
+                Cell(least, below=f"to {largest}"),
+                Cell(step, below=f"{resolution.ties[i]:.0%} tied"),
+                mode if resolution.ties[i] else NOTHING,
+            )
+        )
     notes = [
         "Step: what the values are rounded to, from a sample of the rows; tied: the share of its rows whose value "
-        f"another one has. {resolution.copies:.1%} of its rows are exact copies of another row."
+        "another one has; mode: the most frequent value, and its share. "
+        f"{resolution.copies:.1%} of its rows are exact copies of another row."
     ]
     if len(names) > len(rows):
         notes.insert(0, f"The first {len(rows)} of {len(names)} columns are shown.")
-    head = ["column", "mean", "std. dev.", "minimum", "maximum", "step", "tied", "most frequent"]
-    return Table("The columns", head, rows, " ".join(notes))
+    return Table("The columns", ["column", "mean", "std. dev.", "range", "step", "mode"], rows, " ".join(notes))
 
 
 def software_table(facts: Facts) -> Table:
