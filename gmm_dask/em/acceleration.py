@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import SingularError
 from gmm_dask.families import Family, Parameters
+from gmm_dask.kernels.constants import TRIES
 from gmm_dask.passes.data_summary import DataSummary
 
 Array = NDArray[np.float64]
@@ -30,8 +31,6 @@ ORDER = 5
 BEGIN = 1e-3
 # Tikhonov term of the least-squares problem, relative to its trace: the last residuals are almost parallel
 REGULARIZATION = 1e-10
-# an extrapolated point that is no mixture is tried again at a quarter of the distance, this many times in all
-TRIES = 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from gmm_dask.em.loop import Collect, Settings, State, Status
 from gmm_dask.em.spurious import is_beyond_doubt
 from gmm_dask.families import Family, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.kernels.constants import CONVERGED, FAILED, MAX_ITER, NEEDS_DOUBLE, SINGULAR
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import map_on_threads
 from gmm_dask.passes.model_batch import (
@@ -37,9 +38,13 @@ from gmm_dask.passes.statistics import collect_statistics
 
 Array = NDArray[np.float64]
 
-# how a compiled fit ends, by the numbers of gmm_dask.kernels.fit; others go on in the loop of passes
-_ENDS = {0: Status.CONVERGED, 1: Status.MAX_ITER, 2: Status.SINGULAR, 3: Status.FAILED}
-_NEEDS_DOUBLE = 5
+# of the ends of a compiled fit; after others it goes on in double precision or in the loop of passes
+_ENDS = {
+    CONVERGED: Status.CONVERGED,
+    MAX_ITER: Status.MAX_ITER,
+    SINGULAR: Status.SINGULAR,
+    FAILED: Status.FAILED,
+}
 # fits of one candidate that a call takes one after the other: enough to outweigh what the call costs, in little memory
 GROUP = 16
 GROUP_BYTES = 1 << 20
@@ -187,7 +192,7 @@ def _run(states: Sequence[State], data: _Data, settings: Settings, dtype: np.dty
         _after(state, vectors[i], factors[i], bounds[i], counts[i].tolist(), float(traces[i]), data, settings)
         for i, state in enumerate(states)
     ]
-    again = [i for i in range(n) if counts[i, 0] == _NEEDS_DOUBLE]
+    again = [i for i in range(n) if counts[i, 0] == NEEDS_DOUBLE]
     for i, state in zip(again, _run([ended[i] for i in again], data, settings, DOUBLE) if again else (), strict=True):
         ended[i] = state
     return ended

@@ -13,18 +13,12 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from gmm_dask.errors import SINGULAR_REMEDY, SingularError
+from gmm_dask.kernels.constants import LARGEST, LOG_2PI, NK_FLOOR, ROUNDING
 
 Array = NDArray[np.float64]
 
 # of sums that need none
 NO_SCATTER = np.zeros((0, 0))
-LOG_2PI = math.log(2.0 * math.pi)
-# scikit-learn adds this to every component's weight so that an empty one divides by something
-NK_FLOOR = 10.0 * float(np.finfo(np.float64).eps)
-# a mean is off by up to about two ulps: one of the product and one of the sum that it is computed from
-ROUNDING = 4.0
-# the squares of larger numbers, and their sums, may overflow
-LARGEST = 1e150
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gmm_dask.families.base import NK_FLOOR, Array, Parameters, Statistics
+from gmm_dask.families.base import Array, Parameters, Statistics
 from gmm_dask.families.diagonal_base import DiagonalFamily
 from gmm_dask.kernels.centred import mahalanobis_diagonal, scatter_diagonal
-from gmm_dask.kernels.feature_map import DIAG
+from gmm_dask.kernels.constants import DIAG, NK_FLOOR
 
 
 class Diag(DiagonalFamily):

@@ -11,7 +11,7 @@ from gmm_dask.families.base import (
 )
 from gmm_dask.families.matrix_base import MatrixFamily, add_to_diagonal, pack_quadratic, unpack_scatter
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
-from gmm_dask.kernels.feature_map import FULL
+from gmm_dask.kernels.constants import FULL
 
 
 class Full(MatrixFamily):

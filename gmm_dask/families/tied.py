@@ -16,7 +16,7 @@ from gmm_dask.families.base import (
 )
 from gmm_dask.families.matrix_base import MatrixFamily, add_to_diagonal, pack_quadratic, unpack_scatter
 from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
-from gmm_dask.kernels.feature_map import TIED
+from gmm_dask.kernels.constants import TIED
 
 
 class Tied(MatrixFamily):

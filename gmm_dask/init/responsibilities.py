@@ -16,8 +16,8 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import SingularError
 from gmm_dask.families import Family, Parameters, Statistics, get_family
-from gmm_dask.families.base import NK_FLOOR
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.kernels.constants import NK_FLOOR
 from gmm_dask.passes.data_summary import DataSummary
 
 Array = NDArray[np.float64]

@@ -41,6 +41,17 @@ def fill_lines(rows: NDArray[Any], center: NDArray[np.float64], z: NDArray[Any],
 
 
 @compiled
+def fill_weights(
+    row_weights: NDArray[np.float64], start: int, n_given: int, weights: NDArray[Any], n_rows: int
+) -> None:
+    """Fill the weights of a block: those of its rows, or 1 if none are given, then 0 for the rows that fill it up."""
+    weights[:n_given] = 1.0
+    weights[n_given:n_rows] = 0.0
+    for i in range(min(n_given, len(row_weights) - start)):
+        weights[i] = row_weights[start + i]
+
+
+@compiled
 def add_chunk(
     rows: NDArray[Any],
     row_weights: NDArray[np.float64],
@@ -81,10 +92,7 @@ def add_chunk(
     for start in range(0, len(rows), n_block_rows):
         block = rows[start : start + n_block_rows]
         n_rows = -(-len(block) // row_multiple) * row_multiple
-        weights[: len(block)] = 1.0
-        weights[len(block) : n_rows] = 0.0
-        for i in range(min(len(block), len(row_weights) - start)):
-            weights[i] = row_weights[start + i]
+        fill_weights(row_weights, start, len(block), weights, n_rows)
         fill_lines(block, center, z, n_rows)
         # E-step: L = H' Phi', then R = softmax(L) in its place; M-step: S += R Phi. All three work on the same block,
         # which stays in the second-level cache, so that the rows come from memory once
@@ -132,10 +140,7 @@ def add_centred_chunk(
     for start in range(0, len(rows), n_block_rows):
         block = rows[start : start + n_block_rows]
         n_rows = -(-len(block) // row_multiple) * row_multiple
-        weights[: len(block)] = 1.0
-        weights[len(block) : n_rows] = 0.0
-        for i in range(min(len(block), len(row_weights) - start)):
-            weights[i] = row_weights[start + i]
+        fill_weights(row_weights, start, len(block), weights, n_rows)
         for k in range(n_components):
             fill_lines(block, means[k], z, n_rows)
             log_densities(eta[k], first, second, z, logits[k : k + 1], n_rows)

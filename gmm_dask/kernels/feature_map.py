@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 Factors = tuple[NDArray[np.int64], NDArray[np.int64]]
 
-# the covariance types that compiled fits know: see gmm_dask.kernels.m_step
-FULL, TIED, DIAG, SPHERICAL = range(4)
-
 
 def n_monomials(n_features: int) -> int:
     """Length of the feature map, P + 1 with P = (D + 1)(D + 2) / 2."""

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask.kernels.cholesky import factorise
 from gmm_dask.kernels.chunks import add_chunk
+from gmm_dask.kernels.constants import CONVERGED, FAILED, MAX_ITER, NEEDS_DOUBLE, SINGULAR, TOO_TIGHT, TRIES
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.m_step import (
-    factorise,
     fill_coefficients,
     fill_factors,
     largest_trace,
@@ -27,10 +28,8 @@ from gmm_dask.kernels.m_step import (
 
 Array = NDArray[np.float64]
 
-# how a fit ends: the ones after FAILED need another method to go on, from the parameters that it leaves
-CONVERGED, MAX_ITER, SINGULAR, FAILED, TOO_TIGHT, NEEDS_DOUBLE, RUNNING = range(7)
-# an extrapolated point that is no mixture is tried again at a quarter of the distance, this many times in all
-TRIES = 3
+# of a fit that has not ended
+RUNNING = -1
 
 
 @compiled

@@ -25,22 +25,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.feature_map import DIAG, FULL, SPHERICAL, TIED
+from gmm_dask.kernels.cholesky import factorise, invert_upper
+from gmm_dask.kernels.constants import DIAG, FULL, LARGEST, LOG_2PI, NK_FLOOR, ROUNDING, SPHERICAL, TIED
 from gmm_dask.kernels.jit import compiled
 
 Array = NDArray[np.float64]
 
-HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-# scikit-learn adds this to every component's weight so that an empty one divides by something
-NK_FLOOR = 10.0 * float(np.finfo(np.float64).eps)
-# a mean is off by up to about two ulps: one of the product and one of the sum that it is computed from
-ROUNDING = 4.0
-# the squares of larger numbers, and their sums, may overflow
-LARGEST = 1e150
-
 
 @compiled
-def place_of(kind: int, k: int, d: int) -> int:
+def covariance_start(kind: int, k: int, d: int) -> int:
     """Where the covariance of component k begins among all, and its factor among all factors."""
     if kind == FULL:
         return k * d * d
@@ -63,7 +56,7 @@ def fill_coefficients(
     m, v, linear = np.empty(d), np.empty(d), np.empty(d)
     kappa = 0.0
     for k in range(n_components):
-        u = place_of(kind, k, d)
+        u = covariance_start(kind, k, d)
         for a in range(d):
             m[a] = mixture[n_components + k * d + a] - center[a]
         # the log density of z is  log w + log|U| - D/2 log(2 pi) - |U'm|^2 / 2  +  (U U'm)' z  -  |U'z|^2 / 2
@@ -90,7 +83,7 @@ def fill_coefficients(
                 terms += abs(m[a]) * math.sqrt(precision)
         kappa = max(kappa, terms * terms)
         constant = 1 if kind == SPHERICAL else 0
-        eta[constant, k] = np.log(mixture[k]) + log_det - d * HALF_LOG_2PI - 0.5 * norm
+        eta[constant, k] = np.log(mixture[k]) + log_det - 0.5 * d * LOG_2PI - 0.5 * norm
         for a in range(d):
             eta[constant + 1 + a, k] = linear[a]
         if kind == SPHERICAL:
@@ -191,7 +184,7 @@ def maximise(
                 mixture[first + a * d + b] = value
                 mixture[first + b * d + a] = value
     for k in range(n_components):
-        c, nk = first + place_of(kind, k, d), mixture[k]
+        c, nk = first + covariance_start(kind, k, d), mixture[k]
         if kind == FULL:
             column = 1 + 2 * d
             for a in range(d):
@@ -230,38 +223,12 @@ def fill_factors(kind: int, n_components: int, d: int, mixture: Array, factors: 
         c = i * d * d
         for j in range(d * d):
             work[j] = mixture[first + c + j]
-            factors[c + j] = 0.0
         if not factorise(work, d):
             return False
-        # row j of U, the inverse of an upper triangular R, from the last: r_jj u_jb = delta_jb - sum_(k > j) r_jk u_kb
-        for j in range(d - 1, -1, -1):
-            pivot = 1.0 / work[j * d + j]
-            for k in range(j + 1, d):
-                share = work[j * d + k]
-                for b in range(k, d):
-                    factors[c + j * d + b] -= share * factors[c + k * d + b]
-            factors[c + j * d + j] = pivot
-            for b in range(j + 1, d):
-                factors[c + j * d + b] *= pivot
-            for b in range(j, d):
-                if not abs(factors[c + j * d + b]) < LARGEST:
-                    return False
-    return True
-
-
-@compiled
-def factorise(a: Array, n: int) -> bool:
-    """Overwrite the upper triangle of a symmetric matrix, flat, with R, ``R'R`` the matrix; whether it was possible."""
-    for j in range(n):
-        if not 0.0 < a[j * n + j] < np.inf:  # also refuses NaN
-            return False
-        pivot = 1.0 / math.sqrt(a[j * n + j])
-        for b in range(j, n):
-            a[j * n + b] *= pivot
-        for i in range(j + 1, n):
-            share = a[j * n + i]
-            for b in range(i, n):
-                a[i * n + b] -= share * a[j * n + b]
+        invert_upper(work, d, factors, c)
+        for j in range(c, c + d * d):
+            if not abs(factors[j]) < LARGEST:
+                return False
     return True
 
 
@@ -273,7 +240,7 @@ def largest_trace(kind: int, n_components: int, d: int, factors: Array, reg_cova
     """
     largest = 0.0
     for k in range(n_components):
-        u, trace = place_of(kind, k, d), 0.0
+        u, trace = covariance_start(kind, k, d), 0.0
         for a in range(d):
             if kind == SPHERICAL:
                 trace += factors[u] * factors[u] * reg_covar[a]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UnusableError, UserError
-from gmm_dask.families.base import LARGEST
+from gmm_dask.kernels.constants import LARGEST
 from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, Weighted, random_by_row, usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.resolution import Resolution

@@ -1,0 +1,20 @@
+"""Numbers that compiled kernels share with the modules that call them; NumPy alone, so that reading them is cheap."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# the covariance types that compiled fits know: see gmm_dask.kernels.m_step
+FULL, TIED, DIAG, SPHERICAL = range(4)
+# how a compiled fit ends; after the last two another method goes on from the parameters that it leaves
+CONVERGED, MAX_ITER, SINGULAR, FAILED, TOO_TIGHT, NEEDS_DOUBLE = range(6)
+
+LOG_2PI = float(np.log(2.0 * np.pi))
+# scikit-learn adds this to every component's weight so that an empty one divides by something
+NK_FLOOR = 10.0 * float(np.finfo(np.float64).eps)
+# a mean is off by up to about two ulps: one of the product and one of the sum that it is computed from
+ROUNDING = 4.0
+# the squares of larger numbers, and their sums, may overflow
+LARGEST = 1e150
+# an extrapolated point that is no mixture is tried again at a quarter of the distance, this many times in all
+TRIES = 3
