@@ -12,7 +12,7 @@ import pytest
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em import loop
-from gmm_dask.em.loop import Settings, Status
+from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.auto import run_restarts, search_states
@@ -86,6 +86,7 @@ def test_a_lone_fit_finds_the_cigars(parallel_cigars, crossing_cigars):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["iris", "old_faithful"])
 def test_no_cell_is_short_of_mclust(name, request):
+    """Unless a component of mclust's optimum is spurious, which the search passes over."""
     X = request.getfixturevalue(name)
     table = -pd.read_csv(ROOT / f"tests/data/{name}_mclust_bic.csv", index_col=0)
     settings = {"init_params": "auto", "tol": 1e-6, "max_iter": 5000, "reg_covar": REG_COVAR, "random_state": 0}
@@ -95,9 +96,30 @@ def test_no_cell_is_short_of_mclust(name, request):
         n_parameters = FAMILIES[row.covariance_type].n_parameters(row.n_components, X.shape[1])
         bic = table.loc[row.n_components, MCLUST_NAMES[row.covariance_type]]
         mclust = (n_parameters * np.log(len(X)) - bic) / 2
-        if not row.log_likelihood >= mclust - 0.01:
-            short[row.covariance_type, row.n_components] = mclust - row.log_likelihood
+        candidate = Candidate(row.covariance_type, row.n_components)
+        if not row.log_likelihood >= mclust - 0.01 and not mclust_is_spurious(name, X, candidate):
+            short[candidate] = mclust - row.log_likelihood
     assert not short
+
+
+def mclust_is_spurious(name, X, candidate):
+    """Whether the optimum next to what mclust printed has a component that does not pay."""
+    table = pd.read_csv(ROOT / f"tests/data/{name}_mclust_components.csv")
+    is_mine = (table["model"] == MCLUST_NAMES[candidate.covariance_type]) & (
+        table["n_components"] == candidate.n_components
+    )
+    values = table[is_mine].to_numpy()[:, 2:].astype(np.float64)
+    weights, means, matrices = values[:, 0], values[:, 1:3], values[:, [3, 4, 4, 5]].reshape(-1, 2, 2)
+    covariances = {
+        "full": matrices,
+        "tied": matrices[0],
+        "diag": np.diagonal(matrices, axis1=1, axis2=2),
+        "spherical": matrices[:, 0, 0],
+    }[candidate.covariance_type]
+    parameters = get_family(candidate.covariance_type).parameters(weights, means, covariances)
+    # mclust stops earlier, at 1e-5
+    (converged,) = subsample_of(X).run([State(candidate, 0, parameters)], Settings(tol=1e-8, max_iter=5000))
+    return converged.status is Status.SPURIOUS
 
 
 @pytest.mark.slow
