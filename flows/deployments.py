@@ -12,8 +12,8 @@ from prefect.schedules import Cron, Interval, RRule, Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from flows.flows import bic_sweep, refresh, score_batch
-from flows.late_runs import skip_missed_runs
 from flows.server import require_server
+from flows.skipped_runs import skip_missed_runs
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig, load_config
 from pipeline.config.schedule import ScheduleConfig

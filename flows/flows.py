@@ -17,9 +17,9 @@ from prefect.runtime import flow_run
 from prefect.tasks import TaskRunNameCallbackWithParameters
 
 from flows.artifacts import ProgressArtifact, publish_job, publish_refresh, publish_scores
-from flows.late_runs import skip_if_late
 from flows.progress import LogLines
 from flows.server import prefect_api, quiet_console
+from flows.skipped_runs import skip_if_late
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig, load_config
 from pipeline.progress import Event, Progress, StageStarted, silent

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from pipeline.progress import ChunksDone, Event, PassDone, StageStarted
+from pipeline.progress import ChunksDone, Event, Message, PassDone, StageStarted
 
 SECONDS_BETWEEN_LINES = 10.0
-LASTING = ("resume", "compare", "note", "extend")  # stages whose message stays on the terminal
 
 
 def describe(event: Event) -> str:
@@ -107,6 +106,6 @@ class LiveLine:
             text = f"{event.done} of {event.total} chunks, {_rate(event)}"
             self._bar.update(self._task, total=event.total, completed=event.done, text=text)
             return
-        if event.name in LASTING:
+        if isinstance(event, Message):
             self._bar.console.print(describe(event))
         self._bar.update(self._task, description=event.name, total=None, text=event.detail)

@@ -109,7 +109,7 @@ def summary_bytes(shape: Shape) -> int:
     return SAMPLE_COPIES * 8 * _sampled(shape) * (shape.n_features + 3)
 
 
-def seeding_bytes(shape: Shape, most_components: int) -> int:
+def initialization_bytes(shape: Shape, most_components: int) -> int:
     """The sample of rows, two copies that k-means makes of it, and a start's responsibilities."""
     return 8 * _sampled(shape) * (3 * shape.n_features + 2 * most_components)
 
@@ -121,7 +121,7 @@ def _sampled(shape: Shape) -> int:
 def projected_bytes(
     shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int, waves: Iterable[int]
 ) -> int:
-    """Projected peak of the process: the heaviest wave's pass, pass 0 or the seeding, whichever is most.
+    """Projected peak of the process: the heaviest wave's pass, pass 0 or the initialization, whichever is most.
 
     Parameters
     ----------
@@ -140,11 +140,11 @@ def projected_bytes(
 
 
 def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
-    """What the work before the first pass needs: the imports, and pass 0 or the seeding, whichever is more."""
-    seeding = seeding_bytes(shape, max(k for _, k in candidates))
+    """What the work before the first pass needs: the imports, and pass 0 or the initialization, whichever is more."""
+    initialization = initialization_bytes(shape, max(k for _, k in candidates))
     if shape.searches_starts:
-        seeding += BUDGET.search_bytes(candidates, _sampled(shape), shape.n_features, n_init, machine.threads)
-    return IMPORTS_BYTES + max(machine.threads * thread_bytes(shape) + summary_bytes(shape), seeding)
+        initialization += BUDGET.search_bytes(candidates, _sampled(shape), shape.n_features, n_init, machine.threads)
+    return IMPORTS_BYTES + max(machine.threads * thread_bytes(shape) + summary_bytes(shape), initialization)
 
 
 def plan_waves(

@@ -26,6 +26,11 @@ class StageStarted:
 
 
 @dataclass(frozen=True)
+class Message(StageStarted):
+    """What the user should know, and find on the terminal when the stage is over: ``"resume"``, ``"note"``, ..."""
+
+
+@dataclass(frozen=True)
 class PassDone:
     """A pass over the data has ended.
 
@@ -103,4 +108,4 @@ def silent(event: Event) -> None:
 def report_notes(notes: Sequence[str], progress: Progress) -> None:
     """Report what a user should know about the data, an event a note."""
     for note in notes:
-        progress(StageStarted("note", note))
+        progress(Message("note", note))

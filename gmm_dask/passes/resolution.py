@@ -22,7 +22,7 @@ MOST = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Resolution:
-    """Facts of a sample of rows, the first five by column.
+    """ReportContents of a sample of rows, the first five by column.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Resolution:
 
     @classmethod
     def of(cls, rows: Array) -> Self:
-        """Return the facts of rows (n_rows, n_features); of no rows, zeros."""
+        """Return the resolution of rows (n_rows, n_features); of no rows, zeros."""
         n_rows, n_features = rows.shape
         of_columns = np.array([_of_column(values) for values in rows.T]).T if n_rows else np.zeros((5, n_features))
         step, spread, ties, frequent, frequent_share = of_columns
@@ -62,17 +62,17 @@ class Resolution:
         return 1.0 if (self.step > 0.0).all() else 1.0 - self.copies
 
     def scaled(self, center: Array, scale: Array) -> Self:
-        """Return the facts of the rows ``(x - center) / scale``."""
+        """Return the resolution of the rows ``(x - center) / scale``."""
         frequent = (self.frequent - center) / scale
         return type(self)(self.step / scale, self.spread / scale, self.ties, frequent, self.frequent_share, self.copies)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts as numbers and lists, for a result store."""
+        """Return it as numbers and lists, for a result store."""
         return {field.name: np.asarray(getattr(self, field.name)).tolist() for field in fields(self)}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
-        """Return the facts that :meth:`to_dict` was made from."""
+        """Return the resolution that :meth:`to_dict` was made from."""
         copies = float(stored["copies"])
         return cls(**{name: np.array(value) for name, value in stored.items() if name != "copies"}, copies=copies)
 

@@ -22,14 +22,14 @@ from gmm_dask.passes.statistics import collect_statistics
 from gmm_dask.selection.grid import in_grid_order
 from gmm_dask.selection.outcomes import best_outcome, by_candidate, choose, evaluate_states
 from pipeline import store
-from pipeline.clusters import computing, connected, persist_rows
 from pipeline.config.job import JobConfig
+from pipeline.dask_clusters import computing, connected, persist_rows
 from pipeline.fit.checkpointer import CHECKPOINT_SECONDS, Checkpointer
 from pipeline.fit.chunking import open_job
 from pipeline.fit.extend import plan_extension
+from pipeline.fit.initialization import em_settings, initial_states, seed
 from pipeline.fit.plan import FitPlan, candidates_of, data_shape, grid_of, plan_fits
-from pipeline.fit.seeding import em_settings, initial_states, seed
-from pipeline.progress import Progress, StageStarted, report_notes, silent
+from pipeline.progress import Message, Progress, StageStarted, report_notes, silent
 from pipeline.report import clear_report, has_report, report_folder, write_report
 from pipeline.score.row_pass import (
     RowRequest,
@@ -80,7 +80,7 @@ def run(
     fresh: bool = False,
     progress: Progress = silent,
     as_task: Callable[[Stage], Stage] = unchanged,
-    seeding: Stage = seed,
+    initialize: Stage = seed,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Summary:
     """Run a job to its end, or resume one that was stopped.
@@ -94,7 +94,7 @@ def run(
         Called with each event: stages, passes, chunks.
     as_task : callable
         Wraps each stage before it is called, as an orchestrator needs it.
-    seeding : callable
+    initialize : callable
         The stage that saves the first checkpoint.
     checkpoint_seconds : float
         Between two checkpoints of a fit, at least.
@@ -115,7 +115,7 @@ def run(
         found = as_task(prepare)(config, fresh, progress)
         if found is not StoreStatus.COMPLETE:
             if found is StoreStatus.NEW:
-                as_task(seeding)(config, progress)
+                as_task(initialize)(config, progress)
             best = _search(config, checkpoint_seconds, progress, as_task)
             as_task(write_rows)(config, best, progress)
             as_task(finish)(config, best, time.monotonic() - begin, progress)
@@ -161,7 +161,7 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
     if found is not StoreStatus.NEW:
         _require_unchanged(config, source, header, progress)
     elif store.open_result(path, unfinished=True).attempts > 1:
-        progress(StageStarted("resume", f"{path} is unfinished and has no checkpoint: starting over"))
+        progress(Message("resume", f"{path} is unfinished and has no checkpoint: starting over"))
     return found
 
 
@@ -187,7 +187,7 @@ def _check_checkpoint(config: JobConfig, source: Source, progress: Progress) -> 
         )
     finished = sum(state.status is not Status.RUNNING for state in checkpoint.states)
     detail = f"{path} after pass {checkpoint.passes}, {finished} of {len(checkpoint.states)} fits done"
-    progress(StageStarted("resume", detail))
+    progress(Message("resume", detail))
 
 
 def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any], progress: Progress) -> None:
@@ -196,7 +196,7 @@ def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any]
     known = store.open_result(path, unfinished=True).data
     if known["modified"] == header["modified"]:
         return
-    progress(StageStarted("compare", "the data files were modified after the run began: reading them to compare"))
+    progress(Message("compare", "the data files were modified after the run began: reading them to compare"))
     with _reading(config, source):
         data_summary = read_data_summary(config, source)
     require_same_contents(path, source.columns, known["contents"], contents_of(data_summary))
@@ -257,7 +257,7 @@ def extend(config: JobConfig, best: str, progress: Progress) -> bool:
     if not extension.candidates:
         store.update_attributes(path, widening=Widening(checkpoint.widened, extension.reason))
         return False
-    progress(StageStarted("extend", extension.reason))
+    progress(Message("extend", extension.reason))
     with _reading(config, source):
         found = read_data_summary(config, source)
         require_same_contents(path, source.columns, result.data["contents"], contents_of(found))

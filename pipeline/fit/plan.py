@@ -11,8 +11,8 @@ from gmm_dask.init.starts import STARTS, require_rows
 from gmm_dask.memory import Machine, Shape, plan_waves, projected_bytes
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.selection.grid import check_candidates
-from pipeline.clusters import machine_of
 from pipeline.config.job import JobConfig
+from pipeline.dask_clusters import machine_of
 from pipeline.fit.chunking import open_job
 from pipeline.score.row_pass import output_bytes
 from pipeline.score.writers import read_keys

@@ -30,9 +30,9 @@ from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.config.schedule import RefreshConfig
 from pipeline.config.templates import is_dated, latest
+from pipeline.fit.initialization import em_settings, initial_states, seed_states
 from pipeline.fit.job import Summary, run
 from pipeline.fit.plan import grid_of
-from pipeline.fit.seeding import em_settings, initial_states, seed_states
 from pipeline.progress import Progress, report_notes, silent
 from pipeline.report import report_folder
 from pipeline.sources import Source
@@ -105,7 +105,7 @@ def refresh(
 
         seed_states(config, make_states, progress)
 
-    summary = run(new, progress=progress, as_task=as_task, seeding=seed)
+    summary = run(new, progress=progress, as_task=as_task, initialize=seed)
     newest = last_complete(config)  # another run may have made it meanwhile: the link never goes back
     assert newest is not None
     link = _publish(latest(config.output.store), newest.store)

@@ -1,6 +1,6 @@
 """The report of a complete result: one HTML file that needs nothing else, and its pictures as PNGs.
 
-``facts`` reads the store, ``phrases`` and ``tables`` describe it, ``figures`` draws it, ``page`` puts it together.
+``contents`` reads the store, ``phrases`` and ``tables`` describe it, ``figures`` draws it, ``page`` puts it together.
 """
 
 from pipeline.report.page import clear_report, has_report, report_folder, write_report

@@ -12,7 +12,7 @@ from gmm_dask.formatting import capital, counted
 from gmm_dask.plotting import drawing
 from gmm_dask.plotting.feature_pairs import separating_pairs
 from gmm_dask.selection.criteria import CRITERIA
-from pipeline.report.facts import Facts
+from pipeline.report.contents import ReportContents
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,41 +46,41 @@ class Picture:
     png: bytes
 
 
-def draw_choice(facts: Facts) -> list[Picture]:
+def draw_choice(report: ReportContents) -> list[Picture]:
     """The criterion that decided by number of components, close to the winner and as a whole."""
-    label = CRITERIA[facts.criterion].label
-    types = ", ".join(dict.fromkeys(facts.table["covariance_type"]))
-    alt = f"{capital(label)} by number of components, a line for each of {types}. Smallest: {facts.best}."
+    label = CRITERIA[report.criterion].label
+    types = ", ".join(dict.fromkeys(report.table["covariance_type"]))
+    alt = f"{capital(label)} by number of components, a line for each of {types}. Smallest: {report.best}."
     close = f"The best candidates: their {label} above the smallest."
     return [
-        _draw_criterion(facts, facts.criterion, f"Close to the winner: {alt}", close, close=True),
-        _draw_criterion(facts, facts.criterion, alt, f"All candidates by {label}; lower is better."),
+        _draw_criterion(report, report.criterion, f"Close to the winner: {alt}", close, close=True),
+        _draw_criterion(report, report.criterion, alt, f"All candidates by {label}; lower is better."),
     ]
 
 
-def draw_other_criteria(facts: Facts) -> list[Picture]:
+def draw_other_criteria(report: ReportContents) -> list[Picture]:
     """The criteria that did not decide."""
     pictures = []
-    for name in facts.criteria:
-        if name != facts.criterion:
-            label, smallest = capital(CRITERIA[name].label), f"Smallest: {facts.choice(name)}."
+    for name in report.criteria:
+        if name != report.criterion:
+            label, smallest = capital(CRITERIA[name].label), f"Smallest: {report.choice(name)}."
             alt, caption = f"{label} by number of components. {smallest}", f"{label} of all candidates. {smallest}"
-            pictures.append(_draw_criterion(facts, name, alt, caption))
+            pictures.append(_draw_criterion(report, name, alt, caption))
     return pictures
 
 
-def _draw_criterion(facts: Facts, name: str, alt: str, caption: str, close: bool = False) -> Picture:
+def _draw_criterion(report: ReportContents, name: str, alt: str, caption: str, close: bool = False) -> Picture:
     def draw(axes: Axes) -> str:
-        banded = drawing.draw_criteria(axes, facts.table, name, close=close)
+        banded = drawing.draw_criteria(axes, report.table, name, close=close)
         drawing.add_legend(axes, columns=5, fontsize="small")
         return " Shading: the strength of the evidence against a candidate." if close and banded else ""
 
     return _picture(f"{name}-close" if close else name, alt, caption, draw)
 
 
-def draw_components(facts: Facts) -> list[Picture]:
+def draw_components(report: ReportContents) -> list[Picture]:
     """The components in the planes of features that separate them best, over a sample of rows."""
-    sample, components = facts.sample, facts.components
+    sample, components = report.sample, report.components
     n_components, n_features = components.means.shape
     if n_features == 1:
         alt = f"Histogram of {components.names[0]} with the density of {counted(n_components, 'component')}."
@@ -88,11 +88,11 @@ def draw_components(facts: Facts) -> list[Picture]:
         rows = sample.rows[:, 0]
         return [_picture("clusters", alt, caption, lambda axes: drawing.draw_density(axes, components, rows))]
     pairs = separating_pairs(components, MOST_PAIRS)
-    return [_draw_pair(facts, "clusters" if i == 0 else f"clusters-{i + 1}", pair) for i, pair in enumerate(pairs)]
+    return [_draw_pair(report, "clusters" if i == 0 else f"clusters-{i + 1}", pair) for i, pair in enumerate(pairs)]
 
 
-def _draw_pair(facts: Facts, name: str, pair: tuple[int, int]) -> Picture:
-    sample, components = facts.sample, facts.components
+def _draw_pair(report: ReportContents, name: str, pair: tuple[int, int]) -> Picture:
+    sample, components = report.sample, report.components
 
     def draw(axes: Axes) -> str:
         outside = drawing.draw_clusters(axes, components, sample.rows, sample.label, pair)
@@ -106,20 +106,20 @@ def _draw_pair(facts: Facts, name: str, pair: tuple[int, int]) -> Picture:
     return _picture(name, alt, f"{b} by {a}: {counted(len(sample.rows), 'row')}. {ellipses}", draw)
 
 
-def draw_means(facts: Facts) -> list[Picture]:
+def draw_means(report: ReportContents) -> list[Picture]:
     """The means of many features as colours; a table does for few."""
-    n_components, n_features = facts.components.means.shape
+    n_components, n_features = report.components.means.shape
     if n_features < 3 or n_components < 2:
         return []
     alt = f"Means of {n_components} components in {n_features} features as colours, from blue (low) to red (high)."
     caption = "The means of the components relative to the overall mean: blue below it, red above."
     height = min(7.0, max(HEIGHT, 1.4 + 0.14 * n_components))
-    return [_picture("means", alt, caption, lambda axes: drawing.draw_means(axes, facts.components), height)]
+    return [_picture("means", alt, caption, lambda axes: drawing.draw_means(axes, report.components), height)]
 
 
-def draw_uncertainty(facts: Facts) -> list[Picture]:
+def draw_uncertainty(report: ReportContents) -> list[Picture]:
     """The uncertainty of the labels of the sampled rows."""
-    sample, weights = facts.sample, facts.components.weights
+    sample, weights = report.sample, report.components.weights
     if len(weights) < 2:
         return []
     alt = "For each component, the parts of its rows by the probability that they belong to another component."
@@ -138,13 +138,13 @@ def draw_uncertainty(facts: Facts) -> list[Picture]:
     ]
 
 
-def draw_bounds(facts: Facts) -> list[Picture]:
+def draw_bounds(report: ReportContents) -> list[Picture]:
     """The log-likelihood by iteration."""
-    bounds = facts.model.lower_bounds
+    bounds = report.model.lower_bounds
     if not bounds:
         return []
-    alt = f"Mean log-likelihood per row of {facts.best} by iteration, from {bounds[0]:.6g} to {bounds[-1]:.6g}."
-    caption = f"Convergence of the best start of {facts.best}, in {counted(len(bounds), 'iteration')}."
+    alt = f"Mean log-likelihood per row of {report.best} by iteration, from {bounds[0]:.6g} to {bounds[-1]:.6g}."
+    caption = f"Convergence of the best start of {report.best}, in {counted(len(bounds), 'iteration')}."
     return [_picture("log-likelihood", alt, caption, lambda axes: drawing.draw_bounds(axes, bounds))]
 
 

@@ -15,7 +15,7 @@ from gmm_dask.selection.criteria import CRITERIA
 from pipeline.config.environment import redacted
 from pipeline.config.yaml_file import to_yaml
 from pipeline.report import figures, phrases, tables
-from pipeline.report.facts import Facts, read_facts
+from pipeline.report.contents import ReportContents, read_contents
 from pipeline.report.figures import Picture
 from pipeline.store import RowSummary
 
@@ -60,16 +60,16 @@ def write_report(path: str | Path) -> Path:
     UserError
         If there is no result store, or one that is not complete.
     """
-    facts = read_facts(str(path))
+    report = read_contents(str(path))
     drawn = {
-        "choice": figures.draw_choice(facts),
-        "others": figures.draw_other_criteria(facts),
-        "clusters": figures.draw_components(facts),
-        "means": figures.draw_means(facts),
-        "uncertainty": figures.draw_uncertainty(facts),
-        "bounds": figures.draw_bounds(facts),
+        "choice": figures.draw_choice(report),
+        "others": figures.draw_other_criteria(report),
+        "clusters": figures.draw_components(report),
+        "means": figures.draw_means(report),
+        "uncertainty": figures.draw_uncertainty(report),
+        "bounds": figures.draw_bounds(report),
     }
-    page = render(facts, drawn)
+    page = render(report, drawn)
     clear_report(path)
     folder = report_folder(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def _write(path: Path, data: bytes) -> None:
     partial.replace(path)
 
 
-def render(facts: Facts, drawn: dict[str, list[Picture]]) -> str:
+def render(report: ReportContents, drawn: dict[str, list[Picture]]) -> str:
     """The page as HTML."""
     environment = Environment(
         loader=PackageLoader("pipeline.report", ""),
@@ -99,16 +99,16 @@ def render(facts: Facts, drawn: dict[str, list[Picture]]) -> str:
     environment.filters["data_url"] = _data_url
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
-        facts=facts,
+        report=report,
         phrases=phrases,
         tables=tables,
         pictures=drawn,
         hero=drawn["choice"][:1] + drawn["clusters"][:1],
         style=Markup(style),
-        tiles=_tiles(facts),
-        data=_data(facts),
-        run=_run(facts),
-        settings=to_yaml(redacted(facts.store.config)),
+        tiles=_tiles(report),
+        data=_data(report),
+        run=_run(report),
+        settings=to_yaml(redacted(report.store.config)),
     )
 
 
@@ -116,22 +116,22 @@ def _data_url(picture: Picture) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(picture.svg).decode()
 
 
-def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
+def _tiles(report: ReportContents) -> list[tuple[str, str, str]]:
     """The numbers that a reader looks for first: name, value and remark."""
-    store, second = facts.store, facts.runner_up
-    troubled = sum(map(len, facts.troubled.values()))
+    store, second = report.store, report.runner_up
+    troubled = sum(map(len, report.troubled.values()))
     tiles = [
-        ("rows", f"{facts.n_rows:,}", counted(len(facts.components.names), "feature")),
-        ("candidates", f"{len(facts.table):,}", f"{troubled} did not converge" if troubled else "all converged"),
+        ("rows", f"{report.n_rows:,}", counted(len(report.components.names), "feature")),
+        ("candidates", f"{len(report.table):,}", f"{troubled} did not converge" if troubled else "all converged"),
     ]
     if second is not None:
-        criterion = CRITERIA[facts.criterion]
+        criterion = CRITERIA[report.criterion]
         scale = criterion.graded_scale
         remark = f"{scale.level(second['delta']).label} evidence" if scale else "over the runner-up"
         lead = f"lead in {criterion.label}"
         tiles.append((lead, phrases.difference(second["delta"]), remark.replace("mention evidence", "mention")))
-    if len(facts.components.weights) > 1:
-        tiles.append(("sure labels", f"{phrases.sure_share(facts):.0%}", "at least 90% probable"))
+    if len(report.components.weights) > 1:
+        tiles.append(("sure labels", f"{phrases.sure_share(report):.0%}", "at least 90% probable"))
     tiles.append(("passes", f"{store.passes:,}", f"{format_bytes(store.bytes_read)} read"))
     tiles.append(("time", phrases.duration(store.seconds or 0.0), _attempts(store.attempts)))
     return tiles
@@ -141,15 +141,15 @@ def _attempts(attempts: int) -> str:
     return "in one run" if attempts == 1 else f"the last of {attempts} runs"
 
 
-def _data(facts: Facts) -> dict[str, str]:
+def _data(report: ReportContents) -> dict[str, str]:
     """The data of the run, by name; empty texts are not shown."""
-    store, sample = facts.store, facts.sample
+    store, sample = report.store, report.sample
     data: dict[str, Any] = redacted(store.data)
     missing, held_out = store.data["missing"]["rows"], store.held_out_rows
-    share = held_out / (held_out + facts.n_rows)
+    share = held_out / (held_out + report.n_rows)
     return {
         "source": f"{data['path']} ({data['kind']})",
-        "rows": f"{facts.n_rows:,}",
+        "rows": f"{report.n_rows:,}",
         "left out": f"{counted(missing, 'row')} with missing values" if missing else "",
         "held out": f"{counted(held_out, 'more row')} ({share:.1%} of all)" if held_out else "",
         "total weight": f"{store.total_weight:,.6g}" if store.total_weight != store.n_rows else "",
@@ -159,9 +159,9 @@ def _data(facts: Facts) -> dict[str, str]:
     }
 
 
-def _run(facts: Facts) -> dict[str, str]:
+def _run(report: ReportContents) -> dict[str, str]:
     """The run, by name; empty texts are not shown."""
-    store = facts.store
+    store = report.store
     return {
         "store": store.store,
         "started": store.started or "",
@@ -170,11 +170,11 @@ def _run(facts: Facts) -> dict[str, str]:
         "passes": f"{store.passes:,} over the data",
         "read": format_bytes(store.bytes_read),
         "fits": store.effort_note,
-        "starts": phrases.starts(facts),
+        "starts": phrases.starts(report),
         "grid": store.widening_note,
         "mean log-likelihood": f"{number(store.mean_log_likelihood, 4)} per row",
         "of held-out rows": f"{number(store.held_out_log_likelihood, 4)} per row" if store.held_out_rows else "",
-        "anomalies": _anomalies(facts.rows),
+        "anomalies": _anomalies(report.rows),
     }
 
 

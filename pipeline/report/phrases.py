@@ -16,7 +16,7 @@ from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.plotting.drawing import UNCERTAINTY
 from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
 from gmm_dask.selection.diagnostics import starts_compared
-from pipeline.report.facts import Facts
+from pipeline.report.contents import ReportContents
 
 # a component is worth a look with fewer rows than this
 FEW_ROWS = 10
@@ -52,89 +52,89 @@ def duration(seconds: float) -> str:
 # -- the decision --------------------------------------------------------------------------------------------
 
 
-def headline(facts: Facts) -> str:
+def headline(report: ReportContents) -> str:
     """The decision in a sentence."""
-    verb = "describes" if facts.model.n_components == 1 else "describe"
-    return f"{mixture_words(facts.winner)} {verb} these data best"
+    verb = "describes" if report.model.n_components == 1 else "describe"
+    return f"{mixture_words(report.winner)} {verb} these data best"
 
 
-def decision(facts: Facts) -> list[str]:
+def decision(report: ReportContents) -> list[str]:
     """The decision in sentences: by how much, how strong that is, and what the covariance type means."""
-    count, name = len(facts.table), CRITERIA[facts.criterion].label
-    value, kind = number(facts.winner[facts.criterion], 1), facts.model.covariance_type
+    count, name = len(report.table), CRITERIA[report.criterion].label
+    value, kind = number(report.winner[report.criterion], 1), report.model.covariance_type
     first = f"This was the only candidate tried; its {name} is {value}."
     if count > 1:
-        first = f"Of {counted(count, 'candidate')}, this mixture has the smallest {name} ({value}). {_lead(facts)}"
-    return [first.strip(), *_held_out(facts), f"{kind.capitalize()}: {get_family(kind).description}."]
+        first = f"Of {counted(count, 'candidate')}, this mixture has the smallest {name} ({value}). {_lead(report)}"
+    return [first.strip(), *_held_out(report), f"{kind.capitalize()}: {get_family(kind).description}."]
 
 
-def _held_out(facts: Facts) -> Iterator[str]:
+def _held_out(report: ReportContents) -> Iterator[str]:
     """Compare the winner's likelihood of the held-out rows with that of the fitted ones."""
-    n_rows, row = facts.store.held_out_rows, facts.winner
+    n_rows, row = report.store.held_out_rows, report.winner
     if n_rows:
         yield (
             f"{counted(n_rows, 'row')} {'was' if n_rows == 1 else 'were'} held out of the fits: their mean "
             f"log-likelihood is {number(row['held_out_log_likelihood'], 4)}, that of the fitted rows "
-            f"{number(facts.store.mean_log_likelihood, 4)}."
+            f"{number(report.store.mean_log_likelihood, 4)}."
         )
 
 
-def _lead(facts: Facts) -> str:
-    second = facts.runner_up
-    equals = [row["name"] for row in facts.equals]
+def _lead(report: ReportContents) -> str:
+    second = report.runner_up
+    equals = [row["name"] for row in report.equals]
     verb = "is" if len(equals) == 1 else "are"
     same = f"({listed(equals)} {verb} the same mixture in another form.) " if equals else ""
     if second is None:
-        only = "No other candidate could be fitted." if len(facts.table) > 1 and not same else ""
+        only = "No other candidate could be fitted." if len(report.table) > 1 and not same else ""
         return same + only
-    label = CRITERIA[facts.criterion].label
+    label = CRITERIA[report.criterion].label
     name = f"{'an' if label[0] in 'AI' else 'a'} {label}"
     has = f"{same}The runner-up, {mixture_words(second)}, has {name} {difference(second['delta'])} higher"
-    return f"{has}{_strength(facts, second)}"
+    return f"{has}{_strength(report, second)}"
 
 
-def _strength(facts: Facts, second: dict[str, Any]) -> str:
+def _strength(report: ReportContents, second: dict[str, Any]) -> str:
     """How strong the winner's lead is by the criterion's convention, and what BIC says of it."""
-    criterion = CRITERIA[facts.criterion]
-    mean = facts.winner["held_out_log_likelihood"] - second["held_out_log_likelihood"]
+    criterion = CRITERIA[report.criterion]
+    mean = report.winner["held_out_log_likelihood"] - second["held_out_log_likelihood"]
     per_row = f", {mean:.2g} per row in log-likelihood" if criterion.needs_held_out else ""
     if criterion.scale is None:
         lead = f"{per_row}; there is no convention for the strength of that."
     else:
         lead = f"{per_row}: {criterion.scale.level(second['delta']).clause}, by convention ({criterion.scale.source})."
-    return lead if criterion.scale is KASS_RAFTERY else f"{lead} {_by_bic(facts, second)}"
+    return lead if criterion.scale is KASS_RAFTERY else f"{lead} {_by_bic(report, second)}"
 
 
-def _by_bic(facts: Facts, second: dict[str, Any]) -> str:
+def _by_bic(report: ReportContents, second: dict[str, Any]) -> str:
     """Describe the evidence of BIC for one of the two."""
-    lead = second["bic"] - facts.winner["bic"]
+    lead = second["bic"] - report.winner["bic"]
     preferred = "prefers this mixture too," if lead > 0.0 else "prefers the runner-up,"
     label = KASS_RAFTERY.level(abs(lead)).label
     evidence = label if label == "bare mention" else f"{label} evidence"
     return f"BIC {preferred} by {difference(abs(lead))}: {evidence}, by convention ({KASS_RAFTERY.source})."
 
 
-def other_criteria(facts: Facts) -> str:
+def other_criteria(report: ReportContents) -> str:
     """Describe which of the other criteria agree with the choice."""
-    chosen = {name: facts.choice(name) for name in facts.criteria if name != facts.criterion}
-    agree = [CRITERIA[name].label for name, found in chosen.items() if found == facts.best]
-    differ = [f"{CRITERIA[name].label} would choose {found}" for name, found in chosen.items() if found != facts.best]
+    chosen = {name: report.choice(name) for name in report.criteria if name != report.criterion}
+    agree = [CRITERIA[name].label for name, found in chosen.items() if found == report.best]
+    differ = [f"{CRITERIA[name].label} would choose {found}" for name, found in chosen.items() if found != report.best]
     said = [f"{joined(agree)} {'agree' if len(agree) > 1 else 'agrees'}"] if agree else []
     habits = " AIC tends to choose more components than BIC, and ICL fewer where they overlap." if differ else ""
     return capital(f"{', and '.join([*said, *differ])}.{habits}")
 
 
-def sure_share(facts: Facts) -> float:
+def sure_share(report: ReportContents) -> float:
     """Return the part of the sampled rows whose label is sure."""
-    return float(np.mean(facts.sample.uncertainty <= SURE))
+    return float(np.mean(report.sample.uncertainty <= SURE))
 
 
-def starts(facts: Facts) -> str:
+def starts(report: ReportContents) -> str:
     """Describe the starts of the fits, and which of the winner's starts agreed."""
-    said = starts_compared(facts.winner)
-    if not STARTS[facts.store.config["search"]["init_params"]].is_search:
+    said = starts_compared(report.winner)
+    if not STARTS[report.store.config["search"]["init_params"]].is_search:
         return said
-    most = min(facts.n_rows, sample_limit(len(facts.components.names)))
+    most = min(report.n_rows, sample_limit(len(report.components.names)))
     begin = f"each is the best of many short fits to an in-memory sample of {most:,} rows (no passes over the data)"
     return "; ".join(filter(None, [begin, said]))
 
@@ -142,54 +142,54 @@ def starts(facts: Facts) -> str:
 # -- worth a look ------------------------------------------------------------------------------------
 
 
-def notices(facts: Facts) -> list[str]:
+def notices(report: ReportContents) -> list[str]:
     """Return what a reader should know before trusting the result."""
     return [
-        *_about_the_choice(facts),
-        *_about_the_candidates(facts),
-        *_about_the_components(facts),
-        *_about_rows(facts),
+        *_about_the_choice(report),
+        *_about_the_candidates(report),
+        *_about_the_components(report),
+        *_about_rows(report),
     ]
 
 
-def _about_the_choice(facts: Facts) -> Iterator[str]:
-    yield from facts.store.remarks
-    close = [row["name"] for row in facts.others if row["delta"] <= 2.0 and row not in facts.equals]
-    if close and facts.criterion == "bic":
+def _about_the_choice(report: ReportContents) -> Iterator[str]:
+    yield from report.store.remarks
+    close = [row["name"] for row in report.others if row["delta"] <= 2.0 and row not in report.equals]
+    if close and report.criterion == "bic":
         yield f"About as good by BIC, within 2 of the winner: {listed(close)}. Other reasons may decide between them."
 
 
-def _about_the_candidates(facts: Facts) -> Iterator[str]:
-    status = facts.model.status
+def _about_the_candidates(report: ReportContents) -> Iterator[str]:
+    status = report.model.status
     if not status.trusted:
         yield f"No candidate can be trusted, and the winner is {status}: {status.remedy}"
     elif status is not Status.CONVERGED:
         yield f"The winner did not converge: {status.remedy}"
-    failed = [name for status, names in facts.troubled.items() if not status.usable for name in names]
+    failed = [name for status, names in report.troubled.items() if not status.usable for name in names]
     if failed:
         yield f"{counted(len(failed), 'candidate')} could not be fitted: causes and remedies are listed in The fit."
     doubtful = [
-        name for status, names in facts.troubled.items() if status.usable and not status.trusted for name in names
+        name for status, names in report.troubled.items() if status.usable and not status.trusted for name in names
     ]
     if doubtful:
         of = counted(len(doubtful), "candidate")
         yield f"{of} cannot win, being degenerate or spurious: see The fit."
 
 
-def _about_the_components(facts: Facts) -> Iterator[str]:
-    few = [f"{k} (about {size:,.0f} {facts.size_unit})" for k, size in enumerate(facts.sizes) if size < FEW_ROWS]
+def _about_the_components(report: ReportContents) -> Iterator[str]:
+    few = [f"{k} (about {size:,.0f} {report.size_unit})" for k, size in enumerate(report.sizes) if size < FEW_ROWS]
     if few:
         yield f"Components of very few rows: {listed(few)}. They may describe outliers."
-    reg_covar = facts.store.config["search"]["reg_covar"]
-    thin = [str(k) for k in facts.bounded_by_reg_covar]
+    reg_covar = report.store.config["search"]["reg_covar"]
+    thin = [str(k) for k in report.bounded_by_reg_covar]
     if thin:
         yield (
             "These components are as narrow as the resolution of the data, or the value that their rows share, lets "
             f"them be in some direction: {listed(thin)}. Only search.reg_covar ({reg_covar}) keeps them from "
             "collapsing there, and their likelihood depends on it."
         )
-    if facts.winner["slim_component"] >= 0:
-        yield _about_the_slim(facts.winner)
+    if report.winner["slim_component"] >= 0:
+        yield _about_the_slim(report.winner)
 
 
 def _about_the_slim(winner: dict[str, Any]) -> str:
@@ -201,9 +201,9 @@ def _about_the_slim(winner: dict[str, Any]) -> str:
     )
 
 
-def _about_rows(facts: Facts) -> Iterator[str]:
-    for note in facts.store.data.get("notes", []):
+def _about_rows(report: ReportContents) -> Iterator[str]:
+    for note in report.store.data.get("notes", []):
         yield f"{note[:1].upper()}{note[1:].rstrip('.')}."
-    sure = sure_share(facts)
+    sure = sure_share(report)
     if sure < 0.5:
         yield f"Only {sure:.0%} of the sampled rows have a sure label: the components overlap strongly."

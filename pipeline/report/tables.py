@@ -13,7 +13,7 @@ from gmm_dask.plotting.drawing import color_of
 from gmm_dask.plotting.feature_pairs import separating_features
 from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
 from gmm_dask.selection.diagnostics import compares_starts
-from pipeline.report.facts import Facts, rows_of
+from pipeline.report.contents import ReportContents, rows_of
 from pipeline.report.phrases import NOTHING, difference
 
 MOST_CLOSEST = 8
@@ -56,14 +56,14 @@ def _cells(*texts: Any) -> list[Cell]:
 # -- the choice ----------------------------------------------------------------------------------------------
 
 
-def closest_table(facts: Facts) -> Table:
+def closest_table(report: ReportContents) -> Table:
     """The winner and the candidates next to it, with all criteria."""
-    criterion = CRITERIA[facts.criterion]
+    criterion = CRITERIA[report.criterion]
     label, scale = criterion.label, criterion.graded_scale
-    rows = [facts.winner, *facts.others][:MOST_CLOSEST]
+    rows = [report.winner, *report.others][:MOST_CLOSEST]
     notes = []
     columns: dict[str, list[Any]] = {
-        "candidate": [Cell(row["name"], kind="best" if row["name"] == facts.best else "") for row in rows],
+        "candidate": [Cell(row["name"], kind="best" if row["name"] == report.best else "") for row in rows],
         f"Δ{label}": [difference(row["delta"]) for row in rows],
     }
     if scale:
@@ -71,11 +71,11 @@ def closest_table(facts: Facts) -> Table:
         *levels, last = scale.levels
         uppers = ", ".join(f"{level.label} up to {level.upper:g}" for level in levels)
         notes.append(f"Evidence against a candidate, compared to the best, by Δ{label}: {uppers}, {last.label} above.")
-    for name in sorted(facts.criteria, key=lambda name: name != facts.criterion):
+    for name in sorted(report.criteria, key=lambda name: name != report.criterion):
         columns[CRITERIA[name].label] = [number(row[name], 1) for row in rows]
     columns["parameters"] = [f"{row['n_parameters']:,}" for row in rows]
     columns["iterations"] = [row["n_iter"] for row in rows]
-    if compares_starts(facts.table):
+    if compares_starts(report.table):
         columns["starts agree"] = [_agreed(row) for row in rows]
         columns["apart"] = [_apart(row["spread"]) for row in rows]
         notes.append(STARTS_NOTE)
@@ -93,17 +93,17 @@ def _apart(spread: float) -> str:
     return "0" if spread < 1e-12 else f"{spread:.2g}"  # rounding is no distance
 
 
-def matrix_table(facts: Facts) -> Table:
+def matrix_table(report: ReportContents) -> Table:
     """All candidates: the distance from the smallest criterion, one row per number of components."""
-    label, table = CRITERIA[facts.criterion].label, facts.table
+    label, table = CRITERIA[report.criterion].label, report.table
     kinds = list(dict.fromkeys(table["covariance_type"]))
     counts = sorted(set(table["n_components"]))
     best_first = table.groupby("n_components")["delta"].min().sort_values(kind="stable").index[:MOST_COUNTS]
     shown = [k for k in counts if k in set(best_first)]
     found = {(row["n_components"], row["covariance_type"]): row for row in rows_of(table)}
-    rows = [[Cell(str(k)), *(_delta_cell(facts, found.get((k, kind))) for kind in kinds)] for k in shown]
+    rows = [[Cell(str(k)), *(_delta_cell(report, found.get((k, kind))) for kind in kinds)] for k in shown]
     notes = ["Darker is closer to the best."]
-    if Status.MAX_ITER in facts.troubled:
+    if Status.MAX_ITER in report.troubled:
         notes.append("* stopped at max_iter before it converged.")
     if len(shown) < len(counts):
         notes.append(
@@ -112,21 +112,21 @@ def matrix_table(facts: Facts) -> Table:
     return Table(f"All candidates: {label} above the smallest", ["K", *kinds], rows, " ".join(notes))
 
 
-def _delta_cell(facts: Facts, row: dict[str, Any] | None) -> Cell:
+def _delta_cell(report: ReportContents, row: dict[str, Any] | None) -> Cell:
     if row is None:
         return Cell("")
     if np.isnan(row["delta"]):
         return Cell(row["status"], kind="bad")
     star = "" if row["status"] == Status.CONVERGED.value else "*"
-    kind = "best" if row["name"] == facts.best else f"near{KASS_RAFTERY.position(row['delta'])}"
+    kind = "best" if row["name"] == report.best else f"near{KASS_RAFTERY.position(row['delta'])}"
     return Cell(difference(row["delta"]) + star, kind=kind)
 
 
-def troubled_table(facts: Facts) -> Table | None:
+def troubled_table(report: ReportContents) -> Table | None:
     """The candidates that did not converge, with causes and remedies."""
     rows = [
         [Cell(status.value, below=counted(len(names), "candidate")), *_cells(listed(names), status.remedy)]
-        for status, names in facts.troubled.items()
+        for status, names in report.troubled.items()
     ]
     return (
         Table("Candidates that did not converge", ["status", "candidates", "cause and remedy"], rows) if rows else None
@@ -136,17 +136,17 @@ def troubled_table(facts: Facts) -> Table | None:
 # -- the components ------------------------------------------------------------------------------------------
 
 
-def components_table(facts: Facts) -> Table:
+def components_table(report: ReportContents) -> Table:
     """One row per component: its weight, and mean and standard deviation by feature, in the units of the data."""
-    components = facts.components
+    components = report.components
     n_components, n_features = components.means.shape
     features = np.sort(separating_features(components)[:MOST_FEATURES])
     shown = np.argsort(-components.weights, kind="stable")[:MOST_COMPONENTS]
     places = [decimals(components.deviations[d]) for d in features]
     rows = []
     for k in shown:
-        weight, below = components.weights[k], f"≈ {facts.sizes[k]:,.0f} {facts.size_unit}"
-        values = [_mean_cell(facts, k, d, digits) for d, digits in zip(features, places, strict=True)]
+        weight, below = components.weights[k], f"≈ {report.sizes[k]:,.0f} {report.size_unit}"
+        values = [_mean_cell(report, k, d, digits) for d, digits in zip(features, places, strict=True)]
         part = 100.0 * weight / components.weights.max()
         bar = Cell(f"{weight:.1%}", below, kind="bar", style=f"--part:{part:.1f}%")
         rows.append([Cell(str(k), kind="swatch", style=f"--swatch:{color_of(k)}"), bar, *values])
@@ -161,8 +161,8 @@ def components_table(facts: Facts) -> Table:
     return Table("The components, the heaviest first", head, rows, " ".join(notes))
 
 
-def _mean_cell(facts: Facts, k: int, d: int, places: int | None) -> Cell:
-    components = facts.components
+def _mean_cell(report: ReportContents, k: int, d: int, places: int | None) -> Cell:
+    components = report.components
     mean, deviation = components.means[k, d], float(np.sqrt(components.variances[k, d]))
     z = (mean - components.center[d]) / components.deviations[d]
     shade = DARKEST * min(1.0, abs(z) / 2.0) if len(components.weights) > 1 else 0.0
@@ -175,11 +175,11 @@ def _mean_cell(facts: Facts, k: int, d: int, places: int | None) -> Cell:
 # -- data and software ---------------------------------------------------------------------------------------
 
 
-def columns_table(facts: Facts) -> Table:
+def columns_table(report: ReportContents) -> Table:
     """One row per column of the data: mean, standard deviation and range, the step of its values and what repeats."""
-    names = facts.store.data["columns"]
-    contents = facts.store.data["contents"]
-    resolution = facts.resolution
+    names = report.store.data["columns"]
+    contents = report.store.data["contents"]
+    resolution = report.resolution
     rows = []
     for i, name in enumerate(names[:MOST_COLUMNS]):
         places = decimals(contents["deviations"][i])
@@ -208,7 +208,7 @@ def columns_table(facts: Facts) -> Table:
     return Table("The columns", ["column", "mean", "std. dev.", "range", "step", "mode"], rows, " ".join(notes))
 
 
-def software_table(facts: Facts) -> Table:
+def software_table(report: ReportContents) -> Table:
     """The versions of the first run."""
-    rows = [_cells(name, version) for name, version in facts.store.software.items()]
+    rows = [_cells(name, version) for name, version in report.store.software.items()]
     return Table("Software", ["package", "version"], rows)

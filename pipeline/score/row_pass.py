@@ -32,8 +32,8 @@ from gmm_dask.passes.row_outputs import (
     with_derived,
 )
 from gmm_dask.passes.rows import Rows, as_rows
-from pipeline.clusters import computing
 from pipeline.config.job import JobConfig
+from pipeline.dask_clusters import computing
 from pipeline.progress import ChunksDone, Progress, StageStarted
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of

@@ -9,8 +9,8 @@ import zarr
 
 import pipeline.sources.rows
 from gmm_dask.memory import CHUNK_COPIES, IMPORTS_BYTES
-from pipeline.clusters import machine_of
 from pipeline.config.job import JobConfig
+from pipeline.dask_clusters import machine_of
 from pipeline.fit.chunking import TASK_SECONDS, chunk_sizes, min_task_rows, open_job
 from pipeline.fit.job import run
 from pipeline.fit.plan import data_shape

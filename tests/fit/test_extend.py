@@ -100,7 +100,7 @@ def test_passes_and_bytes_are_what_was_read(tmp_path, read_in_each_pass, kind):
     fitted = sum(isinstance(event, PassDone) for event in events)
     times = stages_of(events).count("extend")
     assert times >= 2
-    assert summary.passes == 1 + fitted + times * 2 + 1 + 1  # seeding, fits, two for each step, choice, answers
+    assert summary.passes == 1 + fitted + times * 2 + 1 + 1  # pass 0, fits, two for each step, choice, answers
     a_pass = open_result(summary.store).data["bytes_per_pass"]
     lines_counted = (1 + times) * (kind == "csv")
     assert summary.bytes_read == (summary.passes + lines_counted) * a_pass

@@ -23,7 +23,7 @@ from pipeline.export import to_json
 from pipeline.fit.job import run
 from pipeline.fit.plan import data_shape
 from pipeline.progress import PassDone
-from pipeline.report.facts import read_facts
+from pipeline.report.contents import read_contents
 from pipeline.report.page import render
 from pipeline.sources import open_source
 from pipeline.store import open_result, read_candidates
@@ -222,16 +222,16 @@ def test_xarray_reads_the_criterion_of_candidates_and_starts(chosen):
 def test_the_report_tells_what_was_held_out(chosen, out):
     from pipeline.report import figures, phrases
 
-    facts = read_facts(chosen.store)
-    lead, held_out, _ = phrases.decision(facts)
+    report = read_contents(chosen.store)
+    lead, held_out, _ = phrases.decision(report)
     assert re.search(names("held-out deviance", "log-likelihood", "no convention", "BIC"), lead)
     assert re.search(names(f"{out.sum()} rows", "held out", f"{abs(chosen.held_out_log_likelihood):.4f}"), held_out)
     drawn = {name: [] for name in ("clusters", "means", "uncertainty", "bounds")}
-    drawn |= {"choice": figures.draw_choice(facts), "others": figures.draw_other_criteria(facts)}
+    drawn |= {"choice": figures.draw_choice(report), "others": figures.draw_other_criteria(report)}
     assert [p.name for p in drawn["choice"]] == ["held_out-close", "held_out"]
     assert [p.name for p in drawn["others"]] == ["bic", "aic", "icl"]
     assert "eld-out deviance" in drawn["choice"][1].alt
-    page = render(facts, drawn)
+    page = render(report, drawn)
     assert re.search(rf"\b{out.sum()} more rows", page)
     assert "Δheld-out deviance" in page
 
@@ -240,18 +240,20 @@ def test_a_report_by_bic_shows_it_among_the_others(tmp_path, rows):
     from pipeline.report import phrases
     from pipeline.report.tables import closest_table
 
-    facts = read_facts(run(job(tmp_path, write("npy", tmp_path, rows))).store)
-    assert closest_table(facts).head[4:7] == ["AIC", "ICL", "held-out deviance"]
-    assert "held-out deviance" in phrases.other_criteria(facts) or "Held-out deviance" in phrases.other_criteria(facts)
+    report = read_contents(run(job(tmp_path, write("npy", tmp_path, rows))).store)
+    assert closest_table(report).head[4:7] == ["AIC", "ICL", "held-out deviance"]
+    assert "held-out deviance" in phrases.other_criteria(report) or "Held-out deviance" in phrases.other_criteria(
+        report
+    )
 
 
 def test_a_report_without_rows_held_out_does_not_speak_of_them(tmp_path, rows):
     from pipeline.report import phrases
     from pipeline.report.tables import closest_table
 
-    facts = read_facts(run(job(tmp_path, write("npy", tmp_path, rows), search={"held_out": 0.0})).store)
-    assert facts.criteria == ("bic", "aic", "icl")
-    said = [*phrases.decision(facts), phrases.other_criteria(facts), *closest_table(facts).head]
+    report = read_contents(run(job(tmp_path, write("npy", tmp_path, rows), search={"held_out": 0.0})).store)
+    assert report.criteria == ("bic", "aic", "icl")
+    said = [*phrases.decision(report), phrases.other_criteria(report), *closest_table(report).head]
     assert "eld-out" not in " ".join(said)
 
 

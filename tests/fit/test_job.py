@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 import zarr
 
-import pipeline.fit.seeding
+import pipeline.fit.initialization
 import pipeline.sources.rows
 import pipeline.store
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
@@ -22,9 +22,9 @@ from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
 from messages import names
 from paths import ROOT
-from pipeline.clusters import machine_of
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.job import JobConfig, load_config
+from pipeline.dask_clusters import machine_of
 from pipeline.fit.job import run
 from pipeline.fit.plan import data_shape
 from pipeline.progress import StageStarted
@@ -236,13 +236,13 @@ def test_data_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
 
     def read_then_change(*args):
         data_summary = read_data_summary(*args)
-        monkeypatch.setattr(pipeline.fit.seeding, "read_data_summary", read_data_summary)
+        monkeypatch.setattr(pipeline.fit.initialization, "read_data_summary", read_data_summary)
         shuffle_a_column(rows)
         csv_config(tmp_path, rows)
         os.utime(config.data.source, ns=(1, 1))
         return data_summary
 
-    monkeypatch.setattr(pipeline.fit.seeding, "read_data_summary", read_then_change)
+    monkeypatch.setattr(pipeline.fit.initialization, "read_data_summary", read_then_change)
     with pytest.raises(UserError, match=names("changed", "columns", "--fresh")):
         run(config)
     assert not open_result(config.output.store, unfinished=True).is_complete

@@ -22,7 +22,7 @@ from flows.progress import LiveLine, LogLines, describe
 from messages import names
 from pipeline.config.job import load_config
 from pipeline.fit import job as stages
-from pipeline.progress import PassDone, StageStarted, silent
+from pipeline.progress import Message, PassDone, StageStarted, silent
 from pipeline.store import read_candidates
 
 GMM_DASK = Path(sys.executable).with_name("gmm-dask")
@@ -389,7 +389,7 @@ def test_log_lines_have_every_stage_and_a_pass_now_and_then():
 def test_the_live_line_fits_80_columns_and_leaves_only_lasting_messages():
     screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     with LiveLine(screen) as live:
-        live(StageStarted("resume", "after pass 40"))
+        live(Message("resume", "after pass 40"))
         live(StageStarted("fit"))
         live(a_pass(99999, running=123, converged=567, seconds_left=5000))
         live._bar.refresh()

@@ -17,7 +17,19 @@ LAYERS = {
         *("selection", "inputs", "plotting", "estimator", "search"),
     ),
     "pipeline": (
-        *("progress", "stages", "config", "sources", "store", "clusters", "score", "report", "fit", "export", "synth"),
+        *(
+            "progress",
+            "stages",
+            "config",
+            "sources",
+            "store",
+            "dask_clusters",
+            "score",
+            "report",
+            "fit",
+            "export",
+            "synth",
+        ),
     ),
     "flows": ("flows",),
 }

@@ -22,7 +22,7 @@ from pages import Cells
 from pipeline.fit import job as stages
 from pipeline.fit.plan import estimate_job
 from pipeline.report import clear_report, figures, has_report, page, phrases, report_folder, tables, write_report
-from pipeline.report.facts import read_facts
+from pipeline.report.contents import read_contents
 from pipeline.store import open_result
 from reports import job, rows_of
 
@@ -37,8 +37,8 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def facts(store):
-    return read_facts(store)
+def report(store):
+    return read_contents(store)
 
 
 @pytest.fixture(scope="module")
@@ -46,49 +46,49 @@ def text(store):
     return (report_folder(store) / "index.html").read_text()
 
 
-def told(facts, **changes):
-    """The facts with other values in the table; ``changes`` are columns by candidate."""
-    table = facts.table.set_index("name", drop=False)
+def told(report, **changes):
+    """The report with other values in the table; ``changes`` are columns by candidate."""
+    table = report.table.set_index("name", drop=False)
     for column, values in changes.items():
         for name, value in values.items():
             table.loc[name, column] = value
-    table["delta"] = table[facts.criterion] - table[facts.criterion].min()
-    return with_table(facts, table.reset_index(drop=True))
+    table["delta"] = table[report.criterion] - table[report.criterion].min()
+    return with_table(report, table.reset_index(drop=True))
 
 
-def with_table(facts, table):
-    """The facts of a store that would hold this table."""
-    store = replace(facts.store)
+def with_table(report, table):
+    """The report of a store that would hold this table."""
+    store = replace(report.store)
     vars(store)["table"] = table
-    return replace(facts, store=store, table=table)
+    return replace(report, store=store, table=table)
 
 
-def with_criterion(facts, criterion):
-    config = facts.store.config
-    store = replace(facts.store, config={**config, "search": {**config["search"], "criterion": criterion}})
-    return told(replace(facts, store=store))
+def with_criterion(report, criterion):
+    config = report.store.config
+    store = replace(report.store, config={**config, "search": {**config["search"], "criterion": criterion}})
+    return told(replace(report, store=store))
 
 
 # -- the decision --------------------------------------------------------------------------------------------
 
 
-def test_the_decision_is_a_sentence_with_its_strength(facts, text):
-    assert facts.best == "spherical-k3"
-    assert re.match(names("3 components", "spherical"), phrases.headline(facts))
-    delta = facts.others[0]["delta"]
-    lead, meaning = phrases.decision(facts)
-    assert re.match(names("16 candidates", "BIC", f"{facts.winner['bic']:,.1f}"), lead)
+def test_the_decision_is_a_sentence_with_its_strength(report, text):
+    assert report.best == "spherical-k3"
+    assert re.match(names("3 components", "spherical"), phrases.headline(report))
+    delta = report.others[0]["delta"]
+    lead, meaning = phrases.decision(report)
+    assert re.match(names("16 candidates", "BIC", f"{report.winner['bic']:,.1f}"), lead)
     assert re.search(names(f"{delta:,.1f}", KASS_RAFTERY.level(delta).label, KASS_RAFTERY.source), lead)
     assert re.match(names("Spherical", get_family("spherical").description), meaning)
-    assert f"<h1>{phrases.headline(facts)}</h1>" in text
+    assert f"<h1>{phrases.headline(report)}</h1>" in text
 
 
 @pytest.mark.parametrize(
     ("delta", "label"), [(1.9, "bare mention"), (2.1, "positive"), (6.1, "strong"), (10.1, "very strong")]
 )
-def test_kass_and_raftery_are_quoted_by_delta(facts, delta, label):
-    value = facts.winner["bic"]
-    near = told(facts, bic={name: value + 1000.0 for name in facts.table["name"] if name != facts.best})
+def test_kass_and_raftery_are_quoted_by_delta(report, delta, label):
+    value = report.winner["bic"]
+    near = told(report, bic={name: value + 1000.0 for name in report.table["name"] if name != report.best})
     near = told(near, bic={"tied-k2": value + delta})
     lead = phrases.decision(near)[0]
     assert re.match(names("2 components", "tied", "BIC", delta), lead)
@@ -96,27 +96,27 @@ def test_kass_and_raftery_are_quoted_by_delta(facts, delta, label):
     assert any("tied-k2" in notice for notice in phrases.notices(near)) == (delta < 2.0)
 
 
-def test_other_criteria_are_judged_by_their_own_conventions(facts):
-    by_aic = with_criterion(facts, "aic")
+def test_other_criteria_are_judged_by_their_own_conventions(report):
+    by_aic = with_criterion(report, "aic")
     best = by_aic.table.loc[by_aic.table["aic"].idxmin(), "name"]
     by_aic = replace(by_aic, store=replace(by_aic.store, best=best))
     assert re.match(names("AIC", "Burnham and Anderson 2002", "BIC", KASS_RAFTERY.source), phrases.decision(by_aic)[0])
-    by_icl = with_criterion(facts, "icl")
+    by_icl = with_criterion(report, "icl")
     lead = phrases.decision(by_icl)[0]
     assert re.match(names("ICL", "no convention", "BIC", "this mixture", KASS_RAFTERY.source), lead)
 
 
-def test_whether_the_other_criteria_agree_is_told(facts):
-    smallest = facts.table[["bic", "aic", "icl"]].min().min() - 1.0
-    same = told(facts, aic={facts.best: smallest}, icl={facts.best: smallest})
+def test_whether_the_other_criteria_agree_is_told(report):
+    smallest = report.table[["bic", "aic", "icl"]].min().min() - 1.0
+    same = told(report, aic={report.best: smallest}, icl={report.best: smallest})
     assert re.match(names("AIC", "ICL", "agree"), phrases.other_criteria(same))
     other = told(same, aic={"full-k4": smallest - 1.0})
     assert re.search(r"ICL agree.*AIC [^,.]*\bfull-k4\b", phrases.other_criteria(other))
 
 
-def test_a_mixture_in_another_form_is_no_runner_up(facts):
-    best = facts.winner["bic"]
-    twin = told(facts, bic={"full-k1": best * (1.0 + 1e-13)})
+def test_a_mixture_in_another_form_is_no_runner_up(report):
+    best = report.winner["bic"]
+    twin = told(report, bic={"full-k1": best * (1.0 + 1e-13)})
     assert twin.runner_up["name"] != "full-k1"
     assert re.search(names("full-k1", "same mixture", phrases.mixture_words(twin.runner_up)), phrases.decision(twin)[0])
 
@@ -124,12 +124,12 @@ def test_a_mixture_in_another_form_is_no_runner_up(facts):
 def test_the_only_candidate_has_no_runner_up(tmp_path):
     search = {"n_components": [2], "covariance_types": ["tied"]}
     config = job(tmp_path, rows_of(1), search=search, output=UNREPORTED)
-    facts = read_facts(stages.run(config).store)
-    assert facts.runner_up is None
-    lead, _ = phrases.decision(facts)
-    assert re.match(names("only candidate", "BIC", number(facts.winner["bic"], 1)), lead)
+    report = read_contents(stages.run(config).store)
+    assert report.runner_up is None
+    lead, _ = phrases.decision(report)
+    assert re.match(names("only candidate", "BIC", number(report.winner["bic"], 1)), lead)
     assert KASS_RAFTERY.source not in lead
-    assert write_report(facts.store.store).is_file()
+    assert write_report(report.store.store).is_file()
 
 
 def test_numbers_in_words():
@@ -149,39 +149,39 @@ def test_numbers_in_words():
 # -- what is worth a look ------------------------------------------------------------------------------------
 
 
-def test_a_winner_at_the_end_of_the_range_is_told(facts):
-    fewer = with_table(facts, facts.table[facts.table["n_components"] <= 3].reset_index(drop=True))
+def test_a_winner_at_the_end_of_the_range_is_told(report):
+    fewer = with_table(report, report.table[report.table["n_components"] <= 3].reset_index(drop=True))
     assert re.match(names("3 components", "more", "n_components"), phrases.notices(fewer)[0])
-    more = with_table(facts, facts.table[facts.table["n_components"] >= 3].reset_index(drop=True))
+    more = with_table(report, report.table[report.table["n_components"] >= 3].reset_index(drop=True))
     assert re.match(names("3 components", "fewer", "n_components"), phrases.notices(more)[0])
-    assert not phrases.notices(facts)
+    assert not phrases.notices(report)
 
 
-def test_small_and_collapsed_components_are_told(facts):
-    few = replace(facts.components, weights=np.array([0.7, 0.295, 0.005]))
-    (notice,) = phrases.notices(replace(facts, components=few))
+def test_small_and_collapsed_components_are_told(report):
+    few = replace(report.components, weights=np.array([0.7, 0.295, 0.005]))
+    (notice,) = phrases.notices(replace(report, components=few))
     assert re.search(r"\b2\b.*\b4 rows", notice)
-    family, parameters = facts.model.model
+    family, parameters = report.model.model
     covariances = family.full_covariances(parameters)
     covariances[1, :, 0] = covariances[1, 0, :] = [1.5e-6, 0.0, 0.0]
     fitted = get_family("full").parameters(parameters.weights, parameters.means, covariances)
-    candidate = facts.model.candidate._replace(covariance_type="full")
-    store = replace(facts.store)
-    vars(store).update(table=facts.table, best_model=replace(facts.model, candidate=candidate, parameters=fitted))
-    thin = replace(facts, store=store)
+    candidate = report.model.candidate._replace(covariance_type="full")
+    store = replace(report.store)
+    vars(store).update(table=report.table, best_model=replace(report.model, candidate=candidate, parameters=fitted))
+    thin = replace(report, store=store)
     (notice,) = phrases.notices(thin)
     assert thin.bounded_by_reg_covar == [1]
     assert re.match(names("search.reg_covar", "auto", "components", "1."), notice)
 
 
 @pytest.mark.parametrize(("gain", "said"), [(134.0, "pays"), (12.0, "chance")])
-def test_the_verdict_on_a_slim_component_is_told(facts, gain, said):
-    is_winner = facts.table["name"] == facts.best
+def test_the_verdict_on_a_slim_component_is_told(report, gain, said):
+    is_winner = report.table["name"] == report.best
     of_winner = {"slim_component": 2, "slim_gain": gain, "slim_price": 65.0}
-    table = facts.table.assign(
-        **{name: facts.table[name].where(~is_winner, value) for name, value in of_winner.items()}
+    table = report.table.assign(
+        **{name: report.table[name].where(~is_winner, value) for name, value in of_winner.items()}
     )
-    (notice,) = phrases.notices(replace(facts, table=table))
+    (notice,) = phrases.notices(replace(report, table=table))
     assert re.match(names("Component 2", f"{gain:.0f}", "65", said), notice)
 
 
@@ -191,7 +191,7 @@ def test_components_that_collapsed_are_told_whatever_the_units(tmp_path):
     rows[400:650, 0] = 6.0
     rows = np.column_stack([rows * [1.0, 1e-3, 1e3], np.full(len(rows), 1e-3)])
     search = {"n_components": [3], "covariance_types": ["full"], "init_params": "auto", "reg_covar": "auto"}
-    found = read_facts(stages.run(job(tmp_path, rows, search=search, output=UNREPORTED)).store)
+    found = read_contents(stages.run(job(tmp_path, rows, search=search, output=UNREPORTED)).store)
     assert found.bounded_by_reg_covar == [int(np.abs(found.components.weights - 250 / 800).argmin())]
     assert any(re.match(names("search.reg_covar", "auto"), notice) for notice in phrases.notices(found))
 
@@ -203,7 +203,7 @@ def test_the_size_of_a_component_is_its_weight(tmp_path):
     weighted = np.column_stack([rows, [0.1] * 900 + [9.1] * 100])
     data, search = {"weights": "w", "columns": ["a", "b"]}, {"n_components": [2], "covariance_types": ["full"]}
     config = job(tmp_path, weighted, ["a", "b", "w"], data=data, search=search, output=UNREPORTED)
-    found = read_facts(stages.run(config).store)
+    found = read_contents(stages.run(config).store)
     sizes = [row[1].below for row in tables.components_table(found).rows]
     assert all("weight" in size for size in sizes)
     assert [re.findall(r"\d+", size) for size in sizes] == [["910"], ["90"]]
@@ -212,15 +212,17 @@ def test_the_size_of_a_component_is_its_weight(tmp_path):
 def test_candidates_that_failed_are_told_with_a_remedy(tmp_path):
     rows = np.concatenate([rows_of(2), np.tile([[30.0, 30.0]], (50, 1))])
     search = {"reg_covar": 0.0, "max_iter": 2, "tol": 0.0, "covariance_types": ["full"], "init_params": "kmeans"}
-    facts = read_facts(stages.run(job(tmp_path, rows, search=search, output=UNREPORTED)).store)
-    found = write_report(facts.store.store).read_text()
+    report = read_contents(stages.run(job(tmp_path, rows, search=search, output=UNREPORTED)).store)
+    found = write_report(report.store.store).read_text()
     (table,) = [t for t in Cells(found).tables if t[0] == ["status", "candidates", "cause and remedy"]]
     assert {row[0][:8] for row in table[1:]} == {"singular", "max_iter"}
     (singular,) = [row for row in table if row[0].startswith("singular")]
     assert "full-k4" in singular[1]
     assert "reg_covar" in singular[2]
-    notices = phrases.notices(facts)
-    assert any(re.match(names(f"{len(facts.troubled['singular'])} candidate", "The fit"), notice) for notice in notices)
+    notices = phrases.notices(report)
+    assert any(
+        re.match(names(f"{len(report.troubled['singular'])} candidate", "The fit"), notice) for notice in notices
+    )
     assert any("max_iter" in notice for notice in notices)
     assert all(notice in html.unescape(found) for notice in notices)
 
@@ -247,11 +249,11 @@ def test_pictures_have_words_and_tables_heads(text, store):
     assert names == DRAWN | {"means"}
 
 
-def test_tables_hold_what_the_store_holds(facts, text):
+def test_tables_hold_what_the_store_holds(report, text):
     found = {table[0][0]: table for table in Cells(text).tables}
     components = found["component"]
     assert components[0] == ["component", "weight", "x0", "x1", "x2"]
-    mean, deviation = facts.components.means[0, 0], np.sqrt(facts.components.variances[0, 0])
+    mean, deviation = report.components.means[0, 0], np.sqrt(report.components.variances[0, 0])
     assert components[1][0] == "0"
     assert components[1][2] == f"{mean:.2f}± {deviation:.2f}".replace("-", "\u2212")
     closest = found["candidate"]
@@ -261,7 +263,7 @@ def test_tables_hold_what_the_store_holds(facts, text):
     assert matrix[0] == ["K", "full", "tied", "diag", "spherical"]
     assert matrix[3][4] == "0.0"
     assert found["column"][1][0] == "x0"
-    assert dict(found["package"][1:])["gmm-dask"] == facts.store.software["gmm-dask"]
+    assert dict(found["package"][1:])["gmm-dask"] == report.store.software["gmm-dask"]
 
 
 def test_the_same_store_gives_the_same_page(store, text):
@@ -277,13 +279,13 @@ def test_what_a_user_called_things_is_escaped(tmp_path):
     assert "{{ 7 * 7 }}" in found
 
 
-def test_secrets_are_not_in_the_report(facts, monkeypatch):
-    config = json.loads(json.dumps(facts.store.config))
+def test_secrets_are_not_in_the_report(report, monkeypatch):
+    config = json.loads(json.dumps(report.store.config))
     config["data"]["storage_options"] = {"key": "AKIAEXAMPLE", "secret": "hunter2", "anon": False}
     config["data"]["source"] = "s3://user:hunter3@bucket/rows.zarr?X-Amz-Signature=hunter4"
-    data = {**facts.store.data, "path": config["data"]["source"]}
-    store = replace(facts.store, config=config, data=data)
-    found = page.render(replace(facts, store=store), {name: [] for name in GROUPS})
+    data = {**report.store.data, "path": config["data"]["source"]}
+    store = replace(report.store, config=config, data=data)
+    found = page.render(replace(report, store=store), {name: [] for name in GROUPS})
     assert not re.findall("hunter|AKIA", found)
     assert "***" in found
 
@@ -291,13 +293,13 @@ def test_secrets_are_not_in_the_report(facts, monkeypatch):
 GROUPS = ("choice", "others", "clusters", "means", "uncertainty", "bounds")
 
 
-def test_times_passes_and_bytes_are_told(facts, text):
-    assert facts.store.seconds > 0.0
+def test_times_passes_and_bytes_are_told(report, text):
+    assert report.store.seconds > 0.0
     assert re.search(r"<dt>passes</dt><dd>\d+<small>[\d.]+ [kM]iB read</small>", text)
-    assert facts.store.attempts == 1
+    assert report.store.attempts == 1
     assert "one run" in text
-    assert facts.store.finished >= facts.store.started
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", facts.store.finished)
+    assert report.store.finished >= report.store.started
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", report.store.finished)
 
 
 def test_starts_and_extrapolations_are_told(tmp_path):
@@ -311,19 +313,19 @@ def test_starts_and_extrapolations_are_told(tmp_path):
     assert re.search(names("3 components", "extend: true"), text)
 
 
-def test_fifty_components_of_a_hundred_features_are_cut_and_said(facts):
+def test_fifty_components_of_a_hundred_features_are_cut_and_said(report):
     random = np.random.default_rng(0)
     weights = np.sort(random.dirichlet(np.full(50, 9.0)))[::-1]
     covariances = np.tile(np.eye(100), (50, 1, 1))
     features = tuple(f"marker_{i}" for i in range(100))
     many = replace(
-        facts.components,
+        report.components,
         weights=weights,
         means=random.normal(size=(50, 100)) * 3.0,
         covariances=covariances,
         names=features,
     )
-    table = tables.components_table(replace(facts, components=many))
+    table = tables.components_table(replace(report, components=many))
     assert (len(table.rows), len(table.head)) == (tables.MOST_COMPONENTS, 2 + tables.MOST_FEATURES)
     assert re.match(names("100 features", f"the {tables.MOST_FEATURES}"), table.note)
     assert re.search(r"\b26 .*components.*\b\d\d\.\d%", table.note)
@@ -338,9 +340,9 @@ def test_means_are_in_the_units_of_the_data(tmp_path):
     data = {"scale": "standard", "missing": "drop"}
     config = job(tmp_path, rows, data=data, output={"anomaly_quantile": 0.02})
     store = stages.run(config).store
-    facts, usable = read_facts(store), np.delete(rows, 7, axis=0)
-    np.testing.assert_allclose(facts.components.center, usable.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(facts.components.deviations, usable.std(axis=0), rtol=1e-3)
+    report, usable = read_contents(store), np.delete(rows, 7, axis=0)
+    np.testing.assert_allclose(report.components.center, usable.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(report.components.deviations, usable.std(axis=0), rtol=1e-3)
     sample = open_result(store).sample
     np.testing.assert_allclose(sample.rows, usable, rtol=1e-12)
     found = (report_folder(store) / "index.html").read_text()
@@ -412,11 +414,11 @@ def test_the_command_writes_the_report_and_says_where(store, tmp_path):
     assert re.match(names("no result store", tmp_path / "absent.zarr", "gmm-dask run"), result.stderr)
 
 
-def test_pictures_are_drawn_without_pyplot(facts, monkeypatch):
+def test_pictures_are_drawn_without_pyplot(report, monkeypatch):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    assert figures.draw_choice(facts)[0].svg.startswith(b"<?xml")
+    assert figures.draw_choice(report)[0].svg.startswith(b"<?xml")
     assert dict(matplotlib.rcParams) == before
 
 

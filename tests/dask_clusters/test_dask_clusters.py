@@ -25,11 +25,11 @@ import pipeline.sources.rows
 from gmm_dask.errors import FaultError, UserError
 from marks import slow
 from messages import names
-from pipeline import clusters
-from pipeline.clusters.checks import ClusterError, require_packages
-from pipeline.clusters.start import cluster_class
+from pipeline import dask_clusters
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.job import JobConfig
+from pipeline.dask_clusters.checks import ClusterError, require_packages
+from pipeline.dask_clusters.start import cluster_class
 from pipeline.fit.job import run
 from pipeline.progress import PassDone, StageStarted
 from pipeline.stages import StageTimeoutError, limited
@@ -165,7 +165,7 @@ def test_workers_that_keep_the_rows_hold_out_the_same(data, tmp_path, shared):
 
 @pytest.mark.slow
 def test_data_that_do_not_fit_are_not_kept(data, tmp_path, shared, monkeypatch):
-    monkeypatch.setattr(clusters.client, "rows_bytes", lambda rows, chunk_rows: 4 << 30)
+    monkeypatch.setattr(dask_clusters.client, "rows_bytes", lambda rows, chunk_rows: 4 << 30)
     told = []
     run(job(data, tmp_path / "a.zarr", kind="address", address=shared.address), progress=told.append)
     assert not [event for event in told if isinstance(event, StageStarted) and event.name == "persist"]
@@ -233,7 +233,7 @@ def test_the_worker_with_the_parameters_is_killed_in_a_pass(data, on_threads, tm
         processes.start_worker(name)
 
     def kill():
-        name = holder_of_parameters(clusters.client._current.client)
+        name = holder_of_parameters(dask_clusters.client._current.client)
         processes.kill(processes.workers[name])
 
     watch = AfterPass(2, kill)
@@ -557,9 +557,9 @@ def test_the_machine_is_the_workers(data, tmp_path, shared):
     config = job(data, tmp_path / "a.zarr", kind="address", address=shared.address, memory_limit="4GiB")
     source = pipeline.sources.open_source(config.data)
     shape = pipeline.fit.plan.data_shape(config, source)
-    with clusters.computing(config, source, shape):
-        machine = clusters.machine_of(config, shape)
-        pools = clusters.client._current.client.run(threadpoolctl.threadpool_info)
+    with dask_clusters.computing(config, source, shape):
+        machine = dask_clusters.machine_of(config, shape)
+        pools = dask_clusters.client._current.client.run(threadpoolctl.threadpool_info)
     assert (machine.threads, machine.memory_limit) == (1, 1 << 30)  # what the workers were started with
     assert {pool["num_threads"] for found in pools.values() for pool in found} == {1}
 

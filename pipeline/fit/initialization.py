@@ -13,8 +13,8 @@ from gmm_dask.init.starts import first_states
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.selection.grid import generator_copies
 from pipeline import store
-from pipeline.clusters import computing
 from pipeline.config.job import JobConfig
+from pipeline.dask_clusters import computing
 from pipeline.fit.chunking import chunk_sizes, open_job
 from pipeline.fit.plan import data_shape, grid_of, plan_fits
 from pipeline.progress import Progress, StageStarted, report_notes

@@ -13,9 +13,9 @@ from dask.system import CPU_COUNT
 from gmm_dask.memory import Machine, Shape, affordable_threads, spare_bytes
 from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.rows import Rows, rows_bytes
-from pipeline.clusters.checks import ClusterError, require_packages, require_visible, versions_of
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.job import JobConfig
+from pipeline.dask_clusters.checks import ClusterError, require_packages, require_visible, versions_of
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.sources import Source
 
@@ -115,12 +115,12 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
         _require_paths(current, source, written)
         from distributed import span
 
-        from pipeline.clusters.getter import Getter
+        from pipeline.dask_clusters.compute import ClusterGet
 
-        getter = Getter(current.client, config.cluster.timeout, current.require_workers)
+        get = ClusterGet(current.client, config.cluster.timeout, current.require_workers)
         try:
             # the scheduler remembers every span: one per stage, not one per pass
-            with current.client.as_current(), span("gmm-dask"), dask.config.set(scheduler=getter):
+            with current.client.as_current(), span("gmm-dask"), dask.config.set(scheduler=get):
                 yield
         except ClusterError:
             current.drop()
@@ -128,7 +128,7 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
 
 
 def _connect(config: JobConfig, shape: Shape) -> _Connection:
-    from pipeline.clusters.start import describe, started
+    from pipeline.dask_clusters.start import describe, started
 
     assert _current is not None
     if _current.client is None:

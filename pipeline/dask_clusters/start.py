@@ -17,9 +17,9 @@ from distributed.deploy.cluster import Cluster
 from threadpoolctl import threadpool_limits
 
 from gmm_dask.errors import UserError
-from pipeline.clusters.checks import ClusterError, require_packages, versions_of
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.environment import fill_in, hide
+from pipeline.dask_clusters.checks import ClusterError, require_packages, versions_of
 
 # the parameters of a large batch of models travel in the graph, once per pass: Dask would warn of a large graph
 SETTINGS = {"distributed.admin.large-graph-warning-threshold": "1GiB"}

@@ -9,14 +9,14 @@ from typing import Any
 from distributed import KilledWorker, wait
 from distributed.client import FutureCancelledError, FuturesCancelledError
 
-from pipeline.clusters.checks import ClusterError
+from pipeline.dask_clusters.checks import ClusterError
 
 # how often the scheduler is asked for its workers during a pass
 POLL_SECONDS = 2.0
 RESUME = "What the job had finished is in the result store: the same command resumes from the last checkpoint."
 
 
-class Getter:
+class ClusterGet:
     """A Dask scheduler function that computes with a client, and reports lost workers as :class:`ClusterError`.
 
     Parameters

@@ -1,5 +1,5 @@
 """Where a job computes: threads, local worker processes, a running Dask scheduler, or any class of clusters."""
 
-from pipeline.clusters.client import computing, connected, machine_of, persist_rows
+from pipeline.dask_clusters.client import computing, connected, machine_of, persist_rows
 
 __all__ = ["computing", "connected", "machine_of", "persist_rows"]

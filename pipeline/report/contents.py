@@ -1,4 +1,4 @@
-"""The facts of a report, all read from the result store."""
+"""What a report says, all of it read from the result store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Facts:
+class ReportContents:
     """What a complete result store holds, as a report needs it.
 
     Attributes
@@ -156,10 +156,10 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def read_facts(path: str) -> Facts:
+def read_contents(path: str) -> ReportContents:
     """Read what a complete store holds; raises :class:`UserError` of one that is not."""
     store = open_result(path)
     kind, parameters = store.best_model.in_units
     covariances = get_family(kind).full_covariances(parameters)
     components = Components(parameters.weights, parameters.means, covariances, store.best_model.columns)
-    return Facts(store=store, table=store.table.assign(name=names_of(store.table)), components=components)
+    return ReportContents(store=store, table=store.table.assign(name=names_of(store.table)), components=components)
