@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gmm_dask import kernels
 from gmm_dask.em import loop
 from gmm_dask.em.acceleration import BEGIN, ORDER, REGULARIZATION, FeatureScale, covariance_scale
-from gmm_dask.em.loop import Collect, Settings, State, Status
+from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.em.spurious import is_beyond_doubt
 from gmm_dask.families import Family, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
@@ -38,7 +38,7 @@ from gmm_dask.passes.statistics import collect_statistics
 
 Array = NDArray[np.float64]
 
-# of the ends of a compiled fit; after others it goes on in double precision or in the loop of passes
+# of the ends of a compiled fit; after the other it goes on in double precision
 _ENDS = {
     CONVERGED: Status.CONVERGED,
     MAX_ITER: Status.MAX_ITER,
@@ -75,9 +75,9 @@ def fit_states(
     on_pass : callable, optional
         Called with the states after each pass; fits that run compiled as a whole cannot call it.
     """
-    collect = partial(collect_statistics, rows, data_summary)
     if on_pass is None and is_compiled(rows):
-        return run(states, rows, data_summary, collect, settings, rows.array.dtype)
+        return run(states, rows, data_summary, settings, rows.array.dtype)
+    collect = partial(collect_statistics, rows, data_summary)
     return loop.run(states, collect, data_summary.total_weight, settings, on_pass or (lambda states: None))
 
 
@@ -85,7 +85,6 @@ def run(
     states: Sequence[State],
     rows: Rows,
     data_summary: DataSummary,
-    collect: Collect,
     settings: Settings,
     dtype: np.dtype[Any] = DOUBLE,
 ) -> list[State]:
@@ -94,43 +93,47 @@ def run(
     Parameters
     ----------
     states : sequence of State
+        Those that are running have no history.
     rows : Rows
         In memory.
     data_summary : DataSummary
         Of the rows.
-    collect : callable
-        A pass over the rows, for fits that cannot run compiled: components so tight that they are computed about their
-        own means, and families without compiled M-steps.
     settings : Settings
     dtype : dtype
         Single precision is left where it would lose too much.
     """
-    data = _Data.of(rows, data_summary, settings)
+    if settings.max_iter == 0:
+        return loop.run(states, lambda models: [], data_summary.total_weight, settings)
+    data = FitData.of(rows, data_summary, settings.reg_covar)
     after = list(states)
-    groups = list(_groups(states, settings.max_iter))
+    groups = list(_groups(states))
     found = map_on_threads(lambda group: _run([states[i] for i in group], data, settings, dtype), groups)
     for group, ended in zip(groups, found, strict=True):
         for i, state in zip(group, ended, strict=True):
             after[i] = state
-    return loop.run(after, collect, data_summary.total_weight, settings)
+    return after
 
 
-def _groups(states: Sequence[State], max_iter: int) -> Iterator[list[int]]:
-    """Yield the positions of states of one candidate that can run compiled, a few at a time."""
+def _groups(states: Sequence[State]) -> Iterator[list[int]]:
+    """Yield the positions of running states of one candidate, a few at a time."""
     positions: dict[Candidate, list[int]] = {}
     for i, state in enumerate(states):
-        is_known = get_family(state.covariance_type).kind is not None and state.history is None
-        if is_known and state.status is Status.RUNNING and state.n_iter < max_iter:
+        if state.status is Status.RUNNING:
             positions.setdefault(state.candidate, []).append(i)
     for mine in positions.values():
         n_bytes = sum(array.nbytes for array in vars(states[mine[0]].model[1]).values())
-        size = max(1, min(GROUP, GROUP_BYTES // n_bytes))
+        size = group_size(n_bytes)
         yield from (mine[start : start + size] for start in range(0, len(mine), size))
 
 
+def group_size(n_bytes: int) -> int:
+    """Return how many fits of so many bytes each a call takes."""
+    return max(1, min(GROUP, GROUP_BYTES // n_bytes))
+
+
 @dataclass(frozen=True, eq=False)
-class _Data:
-    """What all fits share; ``reg_covar`` (n_features,) is one number for each feature."""
+class FitData:
+    """Rows in memory and what all their fits share; ``reg_covar`` (n_features,) is one number for each feature."""
 
     x: Array
     weights: Array
@@ -138,28 +141,129 @@ class _Data:
     reg_covar: Array
 
     @classmethod
-    def of(cls, rows: Rows, data_summary: DataSummary, settings: Settings) -> Self:
+    def of(cls, rows: Rows, data_summary: DataSummary, reg_covar: float | Array) -> Self:
+        """Return those of rows in memory."""
         weights = NO_WEIGHTS if rows.weights is None else np.ascontiguousarray(rows.weights, dtype=np.float64)
-        reg_covar = np.ascontiguousarray(np.broadcast_to(settings.reg_covar, rows.n_features), dtype=np.float64)
-        return cls(np.ascontiguousarray(rows.array), weights, data_summary, reg_covar)
+        each = np.ascontiguousarray(np.broadcast_to(reg_covar, rows.n_features), dtype=np.float64)
+        return cls(np.ascontiguousarray(rows.array), weights, data_summary, each)
 
 
-def _run(states: Sequence[State], data: _Data, settings: Settings, dtype: np.dtype[Any]) -> list[State]:
-    """Run fits of one candidate as far as compiled code goes.
+def _run(states: Sequence[State], data: FitData, settings: Settings, dtype: np.dtype[Any]) -> list[State]:
+    """Run fits of one candidate, first in one precision, then in double where it would lose too much."""
+    prior_bounds = np.array([state.lower_bounds[-1] if state.lower_bounds else state.prior_bound for state in states])
+    ends = fit(Mixtures.of(*states), data, settings, dtype, np.array([state.n_iter for state in states]), prior_bounds)
+    ended = [ends.after(i, state, data, settings) for i, state in enumerate(states)]
+    again = [i for i in range(len(states)) if ends.counts[i, 0] == NEEDS_DOUBLE]
+    for i, state in zip(again, _run([ended[i] for i in again], data, settings, DOUBLE) if again else (), strict=True):
+        ended[i] = state
+    return ended
 
-    A state is still running after it if it has to go on in another way.
+
+@dataclass(frozen=True, eq=False)
+class Mixtures:
+    """Mixtures of one candidate, each one vector, in which fits begin.
+
+    Attributes
+    ----------
+    candidate : Candidate
+    vectors : ndarray of shape (n_mixtures, n_values)
+        Weights, means and covariances, one after another.
+    factors : ndarray of shape (n_mixtures, n_factor_values)
+        Those of the precisions.
     """
-    (family, first_parameters), n = states[0].model, len(states)
-    k, d = first_parameters.means.shape
-    assert family.kind is not None
-    first, second, n_lines = _monomials(family, d)
-    models = [state.model[1] for state in states]
-    vectors = np.stack([_to_vector(parameters) for parameters in models])
-    factors = np.stack([parameters.precisions_cholesky.ravel() for parameters in models])
+
+    candidate: Candidate
+    vectors: Array
+    factors: Array
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, chosen: Any) -> Mixtures:
+        return Mixtures(self.candidate, self.vectors[chosen], self.factors[chosen])
+
+    @classmethod
+    def of(cls, *states: State) -> Self:
+        """Return those of states of one candidate."""
+        models = [state.model[1] for state in states]
+        vectors = np.stack([to_vector(parameters) for parameters in models])
+        return cls(states[0].candidate, vectors, np.stack([p.precisions_cholesky.ravel() for p in models]))
+
+    def groups(self) -> Iterator[Mixtures]:
+        """Yield them a few at a time, as many as a call takes."""
+        size = group_size(self.vectors[0].nbytes + self.factors[0].nbytes)
+        yield from (self[start : start + size] for start in range(0, len(self), size))
+
+    def parameters(self, i: int, n_features: int) -> Parameters:
+        """One of them, in memory of its own."""
+        (name, k), vector = self.candidate, self.vectors[i].copy()
+        shape = get_family(name).covariance_shape(k, n_features)
+        first = k + k * n_features
+        means, covariances = vector[k:first].reshape(k, n_features), vector[first:].reshape(shape)
+        return Parameters(vector[:k], means, covariances, self.factors[i].copy().reshape(shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """How compiled fits ended; the arrays are those of :func:`gmm_dask.kernels.fit.fit_many`."""
+
+    mixtures: Mixtures
+    bounds: Array
+    counts: NDArray[np.int64]
+    traces: Array
+
+    def __len__(self) -> int:
+        return len(self.mixtures)
+
+    def bound(self, i: int) -> float | None:
+        """The last lower bound; minus infinity of a fit that failed, None if it has to go on in double precision."""
+        end, n_bounds = self.counts[i, :2].tolist()
+        if end in (CONVERGED, MAX_ITER):
+            return float(self.bounds[i, n_bounds - 1])
+        return -np.inf if end in _ENDS else None
+
+    def after(self, i: int, state: State, data: FitData, settings: Settings) -> State:
+        """Return a state, which began a fit, at its end."""
+        end, n_bounds, n_falls, n_extrapolations = self.counts[i].tolist()
+        status = _ENDS.get(end, Status.RUNNING)
+        parameters = self.mixtures.parameters(i, data.x.shape[1])
+        after = replace(
+            state,
+            parameters=parameters,
+            lower_bounds=(*state.lower_bounds, *self.bounds[i, :n_bounds].tolist()),
+            falls=state.falls + n_falls,
+            extrapolations=state.extrapolations + n_extrapolations,
+            status=status,
+            converged=status is Status.CONVERGED,
+        )
+        if status not in (Status.CONVERGED, Status.MAX_ITER):
+            return after
+        total_weight = data.summary.total_weight
+        if is_beyond_doubt(parameters.weights, total_weight, float(self.traces[i])):
+            return after
+        return loop.end(after, status, total_weight, settings)
+
+
+def fit(
+    mixtures: Mixtures,
+    data: FitData,
+    settings: Settings,
+    dtype: np.dtype[Any],
+    n_iter: NDArray[np.int64] | int = 0,
+    prior_bounds: Array | float = -np.inf,
+) -> Ends:
+    """Run fits from mixtures, in which they end, one after another.
+
+    ``n_iter`` and ``prior_bounds`` (n_mixtures,) are the iterations of each so far, and its last lower bound.
+    """
+    family, k = get_family(mixtures.candidate.covariance_type), mixtures.candidate.n_components
+    n, d = len(mixtures), data.x.shape[1]
+    first, second, n_lines = monomials(family, d)
+    centred_first, centred_second, _ = monomials(family, d, complete=True)
     scale = settings.acceleration
-    origin, unit = _plain_scale(vectors.shape[1]) if scale is None else _vector_scale(family, k, scale)
-    most = np.array([settings.max_iter - state.n_iter for state in states])
-    bounds, counts, traces = np.empty((n, most.max())), np.empty((n, 4), dtype=np.int64), np.empty(n)
+    origin, unit = _plain_scale(mixtures.vectors.shape[1]) if scale is None else _vector_scale(family, k, scale)
+    most = np.full(n, settings.max_iter) - n_iter
+    ends = Ends(mixtures, np.empty((n, most.max())), np.empty((n, 4), dtype=np.int64), np.empty(n))
     kernels.fit_many(
         family.kind,
         data.x,
@@ -170,84 +274,44 @@ def _run(states: Sequence[State], data: _Data, settings: Settings, dtype: np.dty
         data.reg_covar,
         first,
         second,
+        centred_first,
+        centred_second,
         MAX_KAPPA,
         MAX_SINGLE,
         settings.tol,
-        np.array([state.lower_bounds[-1] if state.lower_bounds else state.prior_bound for state in states]),
+        np.full(n, prior_bounds),
         BEGIN,
         0 if scale is None else ORDER,
         REGULARIZATION,
         origin,
         unit,
-        vectors,
-        factors,
+        mixtures.vectors,
+        mixtures.factors,
         *block_memory(n_lines, k, 1, len(data.x), dtype),
         ROW_MULTIPLE,
         most,
-        bounds,
-        counts,
-        traces,
+        ends.bounds,
+        ends.counts,
+        ends.traces,
     )
-    ended = [
-        _after(state, vectors[i], factors[i], bounds[i], counts[i].tolist(), float(traces[i]), data, settings)
-        for i, state in enumerate(states)
-    ]
-    again = [i for i in range(n) if counts[i, 0] == NEEDS_DOUBLE]
-    for i, state in zip(again, _run([ended[i] for i in again], data, settings, DOUBLE) if again else (), strict=True):
-        ended[i] = state
-    return ended
-
-
-def _after(
-    state: State,
-    vector: Array,
-    factors: Array,
-    bounds: Array,
-    counts: list[int],
-    trace: float,
-    data: _Data,
-    settings: Settings,
-) -> State:
-    """Return the state in which a compiled fit left its mixture."""
-    assert state.parameters is not None
-    end, n_bounds, n_falls, n_extrapolations = counts
-    status = _ENDS.get(end, Status.RUNNING)
-    after = replace(
-        state,
-        parameters=_from_vector(vector, factors, state.parameters),
-        lower_bounds=(*state.lower_bounds, *bounds[:n_bounds].tolist()),
-        falls=state.falls + n_falls,
-        extrapolations=state.extrapolations + n_extrapolations,
-        status=status,
-        converged=status is Status.CONVERGED,
-    )
-    total_weight = data.summary.total_weight
-    if status not in (Status.CONVERGED, Status.MAX_ITER):
-        return after
-    if is_beyond_doubt(vector[: state.n_components], total_weight, trace):
-        return replace(after, parameters=after.model[1].alone())
-    return loop.end(after, status, total_weight, settings)
+    return ends
 
 
 # -- a mixture as one vector ---------------------------------------------------------------------------------------
 
 
-def _to_vector(parameters: Parameters) -> Array:
+def to_vector(parameters: Parameters) -> Array:
     """Return weights, means and covariances, one after another."""
     return np.concatenate([parameters.weights, parameters.means.ravel(), parameters.covariances.ravel()])
 
 
-def _from_vector(vector: Array, factors: Array, like: Parameters) -> Parameters:
-    """Return parameters of the shapes of ``like``."""
-    (k, d), shape = like.means.shape, like.covariances.shape
-    means, covariances = vector[k : k + k * d].reshape(k, d), vector[k + k * d :].reshape(shape)
-    return Parameters(vector[:k], means, covariances, factors.reshape(shape))
-
-
 @lru_cache(maxsize=64)
-def _monomials(family: Family, n_features: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Return the factors of a fit's monomials, and how many lines of a block they are made of."""
-    first, second = filled_factors(n_features, family.fit_columns(n_features))
+def monomials(
+    family: Family, n_features: int, complete: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Return the factors of a fit's monomials, or all of the density's, and how many lines of a block they take."""
+    columns = family.density_columns(n_features) if complete else family.fit_columns(n_features)
+    first, second = filled_factors(n_features, columns)
     return first, second, 1 + int(second.max())
 
 

@@ -174,16 +174,15 @@ class HeldOpen:
         Each is compared with its merger with each other component: it would pay if the least of the gains over these
         exceeds :func:`least_gain`.
         """
-        k, d = self.means.shape
-        gains = np.full(k, np.inf)
-        inverse = np.linalg.inv(self._common_width())
-        for i in np.flatnonzero(self.components):
-            others = np.delete(np.arange(k), i)
-            offsets = self.means[others] - self.means[i]
-            squared = np.einsum("ja,ab,jb->j", offsets, inverse, offsets)
-            pairs = self.weights[others] + self.weights[i]
-            gains[i] = np.min(total_weight * pairs * gain_of_two(self.weights[i] / pairs, squared))
-        pays: NDArray[np.bool_] = gains > least_gain(family, k, d, total_weight)
+        (k, d), held = self.means.shape, np.flatnonzero(self.components)
+        offsets = self.means - self.means[held, None, :]
+        squared = np.einsum("ija,ab,ijb->ij", offsets, np.linalg.inv(self._common_width()), offsets)
+        pairs = self.weights + self.weights[held, None]
+        shares = self.weights[held, None] / pairs
+        merged = total_weight * pairs * gain_of_two(shares.ravel(), squared.ravel()).reshape(squared.shape)
+        merged[np.arange(len(held)), held] = np.inf
+        pays = np.ones(k, dtype=bool)
+        pays[held] = merged.min(axis=1) > least_gain(family, k, d, total_weight)
         return pays
 
     def _common_width(self) -> Array:

@@ -89,8 +89,7 @@ class Family(ABC):
 
     name: str
     description: str  # what the covariances have in common, for a report
-    # its number in gmm_dask.kernels.m_step; fits of a family without one do not run compiled as a whole
-    kind: int | None = None
+    kind: int  # its number in gmm_dask.kernels.m_step
 
     # -- shapes ----------------------------------------------------------------------------------------------
     @abstractmethod

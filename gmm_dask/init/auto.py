@@ -7,9 +7,9 @@ starting values for the EM algorithm", with the moves of SMEM):
 1. *What is tried.* For each number of components six clusterings of the subsample (k-means in raw and in whitened
    space, and rows drawn far from each other, two of each) give first responsibilities to all covariance types. Then, in
    rounds, the best fit of each candidate proposes neighbours: split and merge moves, and other covariance types
-   (:mod:`gmm_dask.init.moves`).
-2. *How far.* Every proposal gets 3 iterations of EM in single precision. Of each candidate the 5 best get 5 more, and
-   the 2 best of those 25 more. The 2 best fits of a candidate are retained.
+   (:mod:`gmm_dask.init.moves`). The fit that the k-means start ends with is always among them.
+2. *How far.* Every proposal gets 5 iterations of EM, and the 2 best of each candidate get 25 more. The 2 best fits of a
+   candidate are retained.
 3. *When it stops.* A candidate's best fit is moved from about three times, more often where moves have led to other
    fits (:func:`_n_tries`). When no fit is left to move from, or after 20 rounds, all retained fits run to convergence,
    on the subsample, on a larger one, and on the whole sample where the data are much larger still.
@@ -21,7 +21,6 @@ The numbers are those of :class:`gmm_dask.init.budget.SearchBudget`. All fits of
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -36,12 +35,10 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.budget import BUDGET, SearchBudget
 from gmm_dask.init.moves import neighbours
 from gmm_dask.init.responsibilities import kmeans, one_hot, start_states
-from gmm_dask.init.subsample import Subsample, resume
+from gmm_dask.init.subsample import Proposals, Slot, Subsample, distinct, resume
 from gmm_dask.passes.data_summary import DataSummary
 
 Array = NDArray[np.float64]
-# a candidate in one of the independent restarts, whose number is that of its states' starts
-Slot = tuple[Candidate, int]
 # the best fits found so far, the best first
 Pool = dict[Slot, list[State]]
 
@@ -59,7 +56,11 @@ def search_states(
         return start_states(kmeans, candidates, data_summary, n_init, random_state, reg_covar)
     # one generator through all searches: each draws other clusterings and moves than those before
     random = random_state()
-    found = [_search(candidates, data_summary, random, reg_covar, budget) for _ in range(n_init)]
+    found = [
+        # with the first, k-means starts as it does where it is the start: the search never ends below it
+        _search(candidates, data_summary, random, random if start else random_state(), reg_covar, budget)
+        for start in range(n_init)
+    ]
     return [
         resume(found[start][candidate], start)
         if candidate in found[start]
@@ -73,6 +74,7 @@ def _search(
     candidates: Sequence[Candidate],
     data_summary: DataSummary,
     random: np.random.RandomState,
+    kmeans_random: np.random.RandomState,
     reg_covar: float | Array,
     budget: SearchBudget,
 ) -> dict[Candidate, State]:
@@ -81,7 +83,8 @@ def _search(
     largest = max(candidate.n_components for candidate in candidates)
     n_rows = max(budget.subsample_rows, budget.rows_per_mean_value * largest * n_features)
     subsample = Subsample.of(data_summary, n_rows, random, reg_covar, budget)
-    found = run_restarts(subsample, candidates, budget.n_restarts(candidates, subsample.n_rows, n_features))
+    n_restarts = budget.n_restarts(candidates, subsample.n_rows, n_features)
+    found = run_restarts(subsample, candidates, n_restarts, kmeans_random)
     # from here on the restarts' fits are compared with each other
     every = (replace(state, start=0) for states in found.values() for state in states)
     pool = _best({(candidate, 0): [] for candidate in candidates}, every, budget)
@@ -97,15 +100,17 @@ def _search(
     return {candidate: states[0] for (candidate, _), states in pool.items() if states}
 
 
-def run_restarts(subsample: Subsample, candidates: Sequence[Candidate], n_restarts: int) -> Pool:
+def run_restarts(
+    subsample: Subsample, candidates: Sequence[Candidate], n_restarts: int, kmeans_random: np.random.RandomState
+) -> Pool:
     """Return the best fits of every candidate on a subsample, of several independent restarts side by side."""
     budget = subsample.budget
     restarts = range(n_restarts)
     # generators: fits are made as batches have room for them, so that those of a round are never all in memory
     first = (state for restart in restarts for state in _from_clusterings(subsample, candidates, restart))
     empty: Pool = {(candidate, restart): [] for restart in restarts for candidate in candidates}
-    n_listed = budget.shortlist_size(candidates, subsample.x.shape[1])
-    pool = _best(empty, _short_runs(subsample, first, n_listed), budget)
+    pool = _best(empty, _from_kmeans(subsample, candidates, kmeans_random), budget)
+    pool = _best(pool, _short_runs(subsample, first), budget)
     moved_from: dict[Slot, list[float]] = {slot: [] for slot in pool}
     for _ in range(budget.rounds):
         chosen = _fits_to_move_from(subsample, pool, moved_from)
@@ -114,28 +119,19 @@ def run_restarts(subsample: Subsample, candidates: Sequence[Candidate], n_restar
         proposals = (new for state, attempt in chosen for new in neighbours(subsample, state, candidates, attempt))
         # fits that the last round's short run left before they converged resume beside the new ones
         unfinished = [state for states in pool.values() for state in states if state.status is not Status.CONVERGED]
-        pool = _best(pool, _short_runs(subsample, proposals, n_listed, unfinished), budget)
+        pool = _best(pool, _short_runs(subsample, proposals, unfinished), budget)
     return _refined(subsample, pool, Settings(budget.last_tol, budget.last_run))
 
 
 def _short_runs(
-    subsample: Subsample, proposals: Iterable[State], n_listed: int, unfinished: Sequence[State] = ()
+    subsample: Subsample, proposals: Iterable[Proposals], unfinished: Sequence[State] = ()
 ) -> Iterator[State]:
     """Yield the best proposals for each slot after short runs of EM, and the unfinished fits after as many iterations.
 
-    Two screening runs, in single precision, leave a shortlist of each slot: most proposals are given up after a few
-    iterations, which rank them well enough.
+    Most proposals are given up after a few iterations, which rank them well enough.
     """
     budget = subsample.budget
-    left = proposals
-    for n_iter, size in ((budget.first_screening, n_listed), (budget.second_screening, budget.retained)):
-        shortlists: Pool = {}
-        for state in subsample.screen(left, Settings(budget.tol, n_iter)):
-            if state.usable:
-                # shortened at once, so that no more states are in memory than shortlists hold
-                shortlist = shortlists.setdefault((state.candidate, state.start), [])
-                shortlist[:] = _distinct([*shortlist, state], size, budget)
-        left = list(itertools.chain(*shortlists.values()))
+    left = subsample.screen(proposals, budget.screening, budget.retained)
     return subsample.run([*left, *unfinished], Settings(budget.tol, budget.short_run))
 
 
@@ -186,26 +182,14 @@ def _best(pool: Pool, fresh: Iterable[State], budget: SearchBudget) -> Pool:
     for state in fresh:
         if state.usable and np.isfinite(state.lower_bound):
             every[state.candidate, state.start].append(state)
-    best = {slot: _distinct(states, budget.retained, budget) for slot, states in every.items()}
+    best = {slot: distinct(states, budget.retained, budget.same_optimum) for slot, states in every.items()}
     # a fit on its way to a spurious optimum has a high likelihood, and is known as spurious only when it gets there:
     # one that has converged is retained beside it, to be moved from and to fall back on
     for slot, states in best.items():
-        converged = _distinct([s for s in every[slot] if s.status is Status.CONVERGED], 1, budget)
+        converged = distinct([s for s in every[slot] if s.status is Status.CONVERGED], 1, budget.same_optimum)
         if converged and all(state.status is not Status.CONVERGED for state in states):
             states[budget.retained - 1 :] = converged
     return best
-
-
-def _distinct(states: Iterable[State], size: int, budget: SearchBudget) -> list[State]:
-    """Return the best states that differ in their likelihood; those that are not trusted come last."""
-    chosen: list[State] = []
-    # fits of one optimum differ by as much as their last iterations, and are one
-    for state in sorted(states, key=lambda state: (not state.status.trusted, -state.lower_bound)):
-        if len(chosen) == size:
-            break
-        if all(abs(state.lower_bound - other.lower_bound) > budget.same_optimum for other in chosen):
-            chosen.append(state)
-    return chosen
 
 
 def _refined(subsample: Subsample, pool: Pool, settings: Settings) -> Pool:
@@ -217,27 +201,48 @@ def _refined(subsample: Subsample, pool: Pool, settings: Settings) -> Pool:
 # -- where the first fits begin ------------------------------------------------------------------------------------
 
 
-def _from_clusterings(subsample: Subsample, candidates: Sequence[Candidate], restart: int) -> Iterator[State]:
-    """Yield the first states of a restart: the covariance types of one number of components share clusterings."""
+def _from_kmeans(
+    subsample: Subsample, candidates: Sequence[Candidate], random: np.random.RandomState
+) -> Iterator[State]:
+    """Yield what the k-means start ends with, so that no candidate ends below it."""
+    state = random.get_state()
+    proposals: list[Proposals] = []
     for k in dict.fromkeys(candidate.n_components for candidate in candidates):
-        types = [candidate.covariance_type for candidate in candidates if candidate.n_components == k]
+        random.set_state(state)  # the start draws the clusterings of every number of components from an equal one
+        resp = np.ascontiguousarray(_quiet_kmeans(subsample.x, subsample.weights, k, random).T)
+        for candidate in candidates:
+            if candidate.n_components == k:
+                proposals += subsample.start((candidate, 0), resp)
+    budget = subsample.budget
+    return subsample.run(subsample.states(proposals), Settings(budget.last_tol, budget.last_run))
+
+
+def _from_clusterings(subsample: Subsample, candidates: Sequence[Candidate], restart: int) -> Iterator[Proposals]:
+    """Yield where the first fits of a restart begin; covariance types share the clusterings."""
+    for k in dict.fromkeys(candidate.n_components for candidate in candidates):
+        mine = [candidate for candidate in candidates if candidate.n_components == k]
         for resp in _clusterings(subsample, k):
-            for name in types:
-                yield from subsample.start(name, resp, restart)
+            for candidate in mine:
+                yield from subsample.start((candidate, restart), resp)
 
 
 def _clusterings(subsample: Subsample, k: int) -> Iterator[Array]:
-    """Yield first responsibilities (n_rows, k)."""
+    """Yield first responsibilities (k, n_rows)."""
     if k == 1:
-        yield np.ones((subsample.n_rows, 1))
+        yield np.ones((1, subsample.n_rows))
         return
     for _ in range(subsample.budget.clusterings):
-        with warnings.catch_warnings():  # fewer distinct rows than clusters leave some of them empty
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            # k-means finds round groups: in whitened space also those that are long in the data's units
-            raw = kmeans(subsample.x, subsample.weights, k, subsample.random)
-            whitened = kmeans(subsample.whitened, subsample.weights, k, subsample.random)
-        yield from (raw, whitened, _nearest(subsample, k))
+        # k-means finds round groups: in whitened space also those that are long in the data's units
+        raw = _quiet_kmeans(subsample.x, subsample.weights, k, subsample.random)
+        whitened = _quiet_kmeans(subsample.whitened, subsample.weights, k, subsample.random)
+        for resp in (raw, whitened, _nearest(subsample, k)):
+            yield np.ascontiguousarray(resp.T)
+
+
+def _quiet_kmeans(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
+    with warnings.catch_warnings():  # fewer distinct rows than clusters leave some of them empty
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return kmeans(x, weights, k, random)
 
 
 def _nearest(subsample: Subsample, k: int) -> Array:

@@ -31,19 +31,16 @@ class SearchBudget:
 
     # -- short runs. More clusterings of each kind at the beginning found nothing for their time
     clusterings: int = 2
-    # iterations of the two screening runs, after each of which only the best fits of a candidate are retained. Longer
-    # and shorter first ones were both worth less than their time
-    first_screening: int = 3
-    second_screening: int = 5
+    # iterations after which only the best proposals for a candidate are retained
+    screening: int = 5
     # iterations of the run that follows, and of that on each larger subsample
     short_run: int = 25
     tol: float = 1e-5
     # after the last round. More iterations were worth less than their time
     last_run: int = 200
     last_tol: float = 1e-7
-    # fits of a candidate after the first screening run (fewer where memory is short), and after everything else. Moves
-    # are made from the best alone: moves from the others as well were worth less than their time
-    shortlist: int = 5
+    # fits of a candidate that are retained. Moves are made from the best alone: moves from the others as well were
+    # worth less than their time
     retained: int = 2
 
     # -- moves. Splits and merges that are proposed from a fit; more of each kind were worth less than their time
@@ -69,9 +66,8 @@ class SearchBudget:
     # -- computing. Responsibilities up to this are left out of the statistics that a fit only begins from: with 50
     # features the search takes 15 % less time, and finds the same fits
     negligible: float = 1e-6
-    # fits run together in batches of so many bytes, and begin together in batches of so many
+    # fits run together in batches of so many bytes
     batch_bytes: int = 32 << 20
-    assembly_bytes: int = 1 << 20
     # fits of more parameters are not accelerated: the history would take many times their memory
     accelerated_values: int = 4096
 
@@ -85,11 +81,6 @@ class SearchBudget:
         history = 2 * (ORDER + 1) * values if self.is_accelerated(candidate, n_features) else 0
         return 8 * (6 * values + history)
 
-    def shortlist_size(self, candidates: Sequence[Candidate], n_features: int) -> int:
-        """Return how many fits of each candidate a batch has room for after the first screening run."""
-        each = sum(self.fit_bytes(candidate, n_features) for candidate in candidates)
-        return max(1, min(self.shortlist, self.batch_bytes // each))
-
     def n_restarts(self, candidates: Sequence[Candidate], n_rows: int, n_features: int) -> int:
         """Return how many independent searches over a subsample of so many rows each start is the best of."""
         return self.restarts if pass_work(candidates, n_rows, n_features) <= self.restart_work else 1
@@ -99,8 +90,7 @@ class SearchBudget:
     ) -> int:
         """Return the memory of all fits: those that run, those on the shortlists, and the starts found before."""
         sizes = [self.fit_bytes(candidate, n_features) for candidate in candidates]
-        waiting = self.shortlist_size(candidates, n_features) + self.retained
-        waiting *= self.n_restarts(candidates, n_rows, n_features)
+        waiting = 2 * self.retained * self.n_restarts(candidates, n_rows, n_features)
         # a thread fits in arrays of its own: the mixture and its factors on both sides, and before and after a step,
         # coefficients and sums
         working = n_threads * 8 * 8 * max(_n_values(candidate, n_features) for candidate in candidates)

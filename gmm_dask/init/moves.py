@@ -13,67 +13,67 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.em.loop import State
-from gmm_dask.families import Statistics
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.subsample import Subsample
+from gmm_dask.init.subsample import RANK_TOLERANCE, Proposals, Subsample
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
-def neighbours(subsample: Subsample, state: State, candidates: Sequence[Candidate], attempt: int) -> Iterator[State]:
-    """Yield new states that are one move away from a fit, of whichever candidates the moves lead to.
+def neighbours(
+    subsample: Subsample, state: State, candidates: Sequence[Candidate], attempt: int
+) -> Iterator[Proposals]:
+    """Yield mixtures that are one move away from a fit, of whichever candidates the moves lead to.
 
     The first attempt takes the likeliest moves. Later ones draw moves at random, and leave out those that improve a fit
     at first or never: counted over 56 searches, of 10,300 merges that were drawn at random 6 led to a better fit, of
     24,000 splits and merges at once 40, of 5,300 splits 45.
     """
-    (name, k), restart = state.candidate, state.start
-    budget, first = subsample.budget, attempt == 0
+    (name, k), restart, first = state.candidate, state.start, attempt == 0
     resp = subsample.responsibilities(state)
     if k > 1 and first:
         for other in candidates:
             if other.n_components == k and other != state.candidate:
-                yield from subsample.start(other.covariance_type, resp, restart)
-    # a split gives the rows on one side of a component to one half, and the others to the other half
-    cut = _cut_at_mean if first else _cut_at_random
-    sides = {j: cut(subsample, resp[:, j])[:, None] for j in _widest(subsample, resp, first)[: budget.splits]}
-    pairs = _most_overlapping(subsample, resp, first)[: budget.merges]
-    # the proposals are assembled from statistics of components, so that what they share is computed once
-    parts = dict(enumerate(subsample.component_statistics(name, resp)))
-    halves = {
-        j: subsample.component_statistics(name, resp[:, [j]] * np.hstack([side, ~side])) for j, side in sides.items()
+                yield from subsample.start((other, restart), resp)
+    sides = _cuts(subsample, resp, first)
+    pairs = _most_overlapping(subsample, resp, first)[: subsample.budget.merges]
+    # the proposals are put together from parts, so that what they share is summed up once: the components, then the
+    # two halves of each that is cut, then the mergers
+    added = [resp[j] * part for j, side in sides.items() for part in (side, ~side)]
+    added += [resp[a] + resp[b] for a, b in pairs]
+    parts = subsample.parts(name, resp)
+    if added:
+        parts += subsample.parts(name, np.array(added))
+    halves = {j: [k + 2 * i, k + 2 * i + 1] for i, j in enumerate(sides)}
+    merged = {pair: k + 2 * len(sides) + i for i, pair in enumerate(pairs)}
+
+    def without(*removed: int) -> list[int]:
+        return [j for j in range(k) if j not in removed]
+
+    moves = {
+        k + 1: [without(j) + halves[j] for j in halves],
+        # a fit of one component has a single optimum, which needs no merge
+        k - 1: [[*without(*pair), merged[pair]] for pair in pairs] if k > 2 and first else [],
+        # a split and a merge at once leave the number of components as it is (SMEM)
+        k: [
+            [*without(*pair, j), merged[pair], *halves[j]]
+            for pair, j in itertools.product(pairs, halves)
+            if j not in pair
+        ],
     }
-    merged = {pair: subsample.component_statistics(name, resp[:, pair].sum(axis=1, keepdims=True)) for pair in pairs}
-
-    def replaced(removed: Sequence[int], added: list[Statistics]) -> list[Statistics]:
-        return [part for j, part in parts.items() if j not in removed] + added
-
-    proposals = []
-    if Candidate(name, k + 1) in candidates:
-        proposals += [replaced([j], halves[j]) for j in halves]
-    # a fit of one component has a single optimum, which needs no merge
-    if Candidate(name, k - 1) in candidates and k > 2 and first:
-        proposals += [replaced(pair, merged[pair]) for pair in pairs]
-    # a split and a merge at once leave the number of components as it is (SMEM)
-    for pair, j in itertools.product(pairs, halves):
-        if j not in pair:
-            proposals.append(replaced([*pair, j], merged[pair] + halves[j]))
-    yield from subsample.assemble(name, proposals, restart)
+    for n_components, chosen in moves.items():
+        candidate = Candidate(name, n_components)
+        if candidate in candidates:
+            yield from subsample.assemble((candidate, restart), parts, chosen)
 
 
 # -- which components ----------------------------------------------------------------------------------------------
 
 
-def _widest(subsample: Subsample, resp: Array, first: bool) -> list[int]:
-    """Return the components by their total squared distance from their means along their longest directions."""
-    reach = [_longest_direction(subsample, resp[:, j])[0] * resp[:, j].sum() for j in range(resp.shape[1])]
-    return _ranked(subsample, np.array(reach), first)
-
-
 def _most_overlapping(subsample: Subsample, resp: Array, first: bool) -> list[tuple[int, int]]:
     """Return the pairs of components by the cosine of their responsibilities, SMEM's merge criterion normalised."""
-    lengths = np.sqrt(np.sum(resp**2, axis=0)) + np.finfo(float).tiny
-    cosines = (resp / lengths).T @ (resp / lengths)
+    lengths = np.sqrt(np.sum(resp**2, axis=1)) + np.finfo(float).tiny
+    cosines = (resp @ resp.T) / np.outer(lengths, lengths)
     a, b = np.triu_indices(len(cosines), k=1)
     order = _ranked(subsample, cosines[a, b], first)
     return list(zip(a[order].tolist(), b[order].tolist(), strict=True))
@@ -92,52 +92,40 @@ def _ranked(subsample: Subsample, values: Array, first: bool) -> list[int]:
 # -- where a component is cut --------------------------------------------------------------------------------------
 
 
-def _cut_at_mean(subsample: Subsample, resp: Array) -> NDArray[np.bool_]:
-    """Return which rows lie on one side of a component's mean, along its longest direction in whitened space."""
-    _, direction, offset = _longest_direction(subsample, resp)
-    beyond: NDArray[np.bool_] = subsample.whitened @ direction > offset
-    return beyond
+def _cuts(subsample: Subsample, resp: Array, first: bool) -> dict[int, Mask]:
+    """Return which rows lie on one side of the cut through each component that is to be split.
+
+    Components are chosen by the total squared distance from their means along their longest directions, in whitened
+    space; the first attempt cuts them across these directions, at the mean.
+    """
+    totals, means, covariances = subsample.moments(resp)
+    # eigenvalues come in ascending order: the last eigenvector is the first principal axis
+    variances, directions = np.linalg.eigh(covariances)
+    chosen = _ranked(subsample, np.maximum(variances[:, -1], 0.0) * totals, first)[: subsample.budget.splits]
+    if not first:
+        return {j: _cut_at_random(subsample, resp[j], means[j], variances[j], directions[j]) for j in chosen}
+    longest = directions[chosen, :, -1]
+    beyond = subsample.whitened @ longest.T > np.sum(means[chosen] * longest, axis=1)
+    return {j: beyond[:, i] for i, j in enumerate(chosen)}
 
 
-def _cut_at_random(subsample: Subsample, resp: Array) -> NDArray[np.bool_]:
+def _cut_at_random(subsample: Subsample, resp: Array, mean: Array, variances: Array, directions: Array) -> Mask:
     """Return the rows of one part of a component, which two of its rows bound, drawn in proportion to their weights.
 
     The part is one of three: the rows nearer to the second than to the first; those within the second's distance from
     the component's mean; or those within the second's distance from the first, both by the component's own covariance.
     A plane does not separate heavy tails, nor a group inside another one: an ellipsoid does.
     """
-    weights = resp if subsample.weights is None else resp * subsample.weights
-    total = weights.sum()
-    a, b = subsample.random.choice(len(weights), 2, p=weights / total if total > 0.0 else None)
-    z = subsample.whitened
-    shape = subsample.random.choice(["plane", "about the mean", "about a row"])
-    if shape == "plane":
-        nearer: NDArray[np.bool_] = (z - (z[a] + z[b]) / 2.0) @ (z[b] - z[a]) > 0.0
+    random, z = subsample.random, subsample.whitened
+    shares = np.cumsum(resp if subsample.weights is None else resp * subsample.weights)
+    a, b = np.minimum(np.searchsorted(shares, random.uniform(0.0, shares[-1], 2), side="right"), len(z) - 1)
+    shape = random.randint(3)
+    if shape == 0:
+        nearer: Mask = (z - (z[a] + z[b]) / 2.0) @ (z[b] - z[a]) > 0.0
         return nearer
-    mean, covariance = _moments(subsample, resp)
-    y = z - (mean if shape == "about the mean" else z[a])
-    # squared Mahalanobis distances; the pseudo-inverse, as a component of few rows spans few directions
-    distances = np.sum(y @ np.linalg.pinv(covariance, hermitian=True) * y, axis=1)
-    within: NDArray[np.bool_] = distances < distances[b]
+    # squared Mahalanobis distances; a component of few rows spans few directions
+    spanned = variances > RANK_TOLERANCE * max(variances[-1], np.finfo(float).tiny)
+    y = (z - (mean if shape == 1 else z[a])) @ (directions[:, spanned] / np.sqrt(variances[spanned]))
+    distances = np.einsum("nd,nd->n", y, y)
+    within: Mask = distances < distances[b]
     return within
-
-
-def _longest_direction(subsample: Subsample, resp: Array) -> tuple[float, Array, float]:
-    """Return the variance along a component's longest direction, that direction, and the mean's position along it."""
-    mean, covariance = _moments(subsample, resp)
-    # eigenvalues come in ascending order: the last eigenvector is the first principal axis
-    values, vectors = np.linalg.eigh(covariance)
-    direction: Array = vectors[:, -1]
-    return float(values[-1]), direction, float(mean @ direction)
-
-
-def _moments(subsample: Subsample, resp: Array) -> tuple[Array, Array]:
-    """Return a component's mean (n_directions,) and covariance (n_directions, n_directions) in whitened space."""
-    rows, weights = subsample.weighted_rows(resp)
-    # a component that holds no rows has a total of zero: its mean is then zero, and its covariance too
-    total = max(float(weights.sum()), np.finfo(float).tiny)
-    z = subsample.whitened[rows]
-    mean: Array = weights @ z / total
-    y = z - mean
-    covariance: Array = (y * weights[:, None]).T @ y / total
-    return mean, covariance

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask import kernels
 from gmm_dask.em import in_memory
 from gmm_dask.em.acceleration import FeatureScale
+from gmm_dask.em.in_memory import Ends, FitData, Mixtures
 from gmm_dask.em.loop import Settings, State
 from gmm_dask.em.spurious import check_components
-from gmm_dask.families import Statistics, get_family
+from gmm_dask.families import Family, get_family
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.families.matrix_base import unpack_scatter
 from gmm_dask.init.budget import SearchBudget
-from gmm_dask.init.responsibilities import statistics_of
 from gmm_dask.passes.data_summary import DataSummary, Draw, finish_summary, summarize_chunk
-from gmm_dask.passes.model_batch import DOUBLE
+from gmm_dask.passes.map_reduce import map_on_threads
+from gmm_dask.passes.model_batch import DOUBLE, MAX_KAPPA, NO_WEIGHTS, ROW_MULTIPLE, block_memory
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import Rows, as_rows
-from gmm_dask.passes.statistics import collect_statistics, collect_totals
+from gmm_dask.passes.statistics import collect_totals
 
 Array = NDArray[np.float64]
+Item = TypeVar("Item")
+# a candidate in one of the independent restarts, whose number is that of its states' starts
+Slot = tuple[Candidate, int]
+# mixtures from which fits of a slot may begin
+Proposals = tuple[Slot, Mixtures]
 
 # directions whose variance is below this share of the largest are rounding errors of columns that depend on others
 RANK_TOLERANCE = 1e-9
@@ -33,17 +42,28 @@ SINGLE_VALUES = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
+class Parts:
+    """What may become components, each a column of responsibilities: its sums over the feature map about its mean."""
+
+    sums: Array
+    means: Array
+
+    def __add__(self, other: Parts) -> Parts:
+        return Parts(np.concatenate([self.sums, other.sums]), np.concatenate([self.means, other.means]))
+
+
+@dataclass(frozen=True, eq=False)
 class Subsample:
-    """Some rows of the sample, and what runs of EM on them need.
+    """Rows in memory, with the generator that starts on them are drawn from.
 
     Attributes
     ----------
     x : ndarray of shape (n_rows, n_features)
-    weights : ndarray of shape (n_rows,), or None
+    weights : ndarray of shape (n_rows,) or None
     whitened : ndarray of shape (n_rows, n_directions)
-        The rows in uncorrelated directions of variance one; directions without variance are left out.
+        The rows in directions of variance one, without those in which the rows do not vary.
     data_summary : DataSummary
-        Of these rows.
+        Of these rows alone.
     random : RandomState
     reg_covar : float or ndarray of shape (n_features,)
     budget : SearchBudget
@@ -86,13 +106,60 @@ class Subsample:
         """The rows, for a pass."""
         return as_rows(self.x, self.weights)
 
+    @property
+    def fit_data(self) -> FitData:
+        """The rows, for compiled fits."""
+        return FitData.of(self.rows, self.data_summary, self.reg_covar)
+
     # -- runs of EM ------------------------------------------------------------------------------------------
 
-    def screen(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
-        """Run a few plain iterations of each state, in single precision where that saves time: enough to rank them."""
+    def states(self, proposals: Iterable[Proposals]) -> Iterator[State]:
+        """Yield a state for each mixture that is proposed."""
+        for slot, mixtures in proposals:
+            yield from (State(*slot, mixtures.parameters(i, self.x.shape[1])) for i in range(len(mixtures)))
+
+    def screen(self, proposals: Iterable[Proposals], n_iter: int, size: int) -> list[State]:
+        """Run a few plain iterations of each proposal, and return the ``size`` best of each slot.
+
+        Single precision, where it saves time, is enough to rank them.
+        """
         dtype = np.dtype(np.float32 if self.x.size >= SINGLE_VALUES else np.float64)
-        for batch in self._batches(states):
-            yield from self._em(batch, settings, dtype)
+        settings, data = Settings(self.budget.tol, n_iter, self.reg_covar), self.fit_data
+        best: dict[Slot, list[State]] = {}
+        for batch in self._batches(proposals, lambda one: len(one[1]) * self._fit_bytes(one[0][0])):
+            groups = [(slot, group) for slot, mixtures in batch for group in mixtures.groups()]
+            ended: dict[Slot, list[Ends]] = {}
+            for (slot, _), ends in zip(
+                groups, map_on_threads(lambda one: in_memory.fit(one[1], data, settings, dtype), groups), strict=True
+            ):
+                ended.setdefault(slot, []).append(ends)
+            for slot, mine in ended.items():
+                # shortened at once, so that no more states are in memory than shortlists hold
+                fresh = self._best_of(slot, mine, settings, size)
+                best[slot] = distinct([*best.get(slot, []), *fresh], size, self.budget.same_optimum)
+        return [state for states in best.values() for state in states]
+
+    def _best_of(self, slot: Slot, several: Sequence[Ends], settings: Settings, size: int) -> list[State]:
+        """Return the states of ended fits of a slot, the best first, as far as they are needed for a shortlist."""
+        new, data = State(*slot, None), self.fit_data
+        ended, left = [], []
+        for ends in several:
+            for i in range(len(ends)):
+                bound = ends.bound(i)
+                if bound is None:  # it goes on in double precision
+                    left.append(ends.after(i, new, data, settings))
+                elif np.isfinite(bound):
+                    ended.append((-bound, ends, i))
+        found = [state for state in self._em(left, settings) if state.usable] if left else []
+        n_trusted = 0
+        for minus_bound, ends, i in sorted(ended, key=lambda one: one[0]):
+            if n_trusted == size:
+                break
+            # a state takes longer to make than to see that its fit is one that is there
+            if all(abs(minus_bound + other.lower_bound) > self.budget.same_optimum for other in found):
+                found.append(ends.after(i, new, data, settings))
+                n_trusted += found[-1].status.trusted
+        return found
 
     def run(self, states: Iterable[State], settings: Settings) -> Iterator[State]:
         """Run EM of each state, accelerated where memory allows; states that had ended resume.
@@ -101,7 +168,7 @@ class Subsample:
         """
         n_features = self.x.shape[1]
         evaluate = partial(collect_totals, self.rows, self.data_summary)
-        for batch in self._batches(states):
+        for batch in self._batches(states, lambda state: self._fit_bytes(state.candidate)):
             # the settings are those of a whole batch: it is plain EM if one of its fits is too large for a history
             small = all(self.budget.is_accelerated(state.candidate, n_features) for state in batch)
             ran = self._em(batch, replace(settings, acceleration=FeatureScale.of(self.data_summary) if small else None))
@@ -109,65 +176,109 @@ class Subsample:
                 distinct_share = self.data_summary.resolution.distinct_share
                 yield from check_components(usable, evaluate, self.data_summary.total_weight, distinct_share)[0]
 
-    def _em(self, states: Sequence[State], settings: Settings, dtype: np.dtype[Any] = DOUBLE) -> list[State]:
+    def _em(self, states: Sequence[State], settings: Settings) -> list[State]:
         settings = replace(settings, reg_covar=self.reg_covar)
         # new states, running again whatever their status was; their earlier iterations are counted as sample_iter
         resumed = [resume(state, state.start) for state in states]
-        collect = partial(collect_statistics, self.rows, self.data_summary, dtype=dtype)
-        return in_memory.run(resumed, self.rows, self.data_summary, collect, settings, dtype)
+        return in_memory.run(resumed, self.rows, self.data_summary, settings)
 
-    def _batches(self, states: Iterable[State]) -> Iterator[list[State]]:
-        """Yield as many states at a time as the budget's memory has room for."""
-        batch: list[State] = []
+    def _fit_bytes(self, candidate: Candidate) -> int:
+        return self.budget.fit_bytes(candidate, self.x.shape[1])
+
+    def _batches(self, items: Iterable[Item], n_bytes: Callable[[Item], int]) -> Iterator[list[Item]]:
+        """Yield as many items at a time as the budget's memory has room for."""
+        batch: list[Item] = []
         used = 0
-        for state in states:
-            size = self.budget.fit_bytes(state.candidate, self.x.shape[1])
+        for item in items:
+            size = n_bytes(item)
             if batch and used + size > self.budget.batch_bytes:
                 yield batch
                 batch, used = [], 0
-            batch.append(state)
+            batch.append(item)
             used += size
         if batch:
             yield batch
 
-    # -- states from responsibilities ------------------------------------------------------------------------
+    # -- mixtures from responsibilities ----------------------------------------------------------------------
 
     def responsibilities(self, state: State) -> Array:
-        """Return the responsibilities (n_rows, n_components) of a state."""
-        found: Array = predict_rows(self.rows, *state.model, ["responsibility"])["responsibility"]
-        return found
+        """Return the responsibilities (n_components, n_rows) of a state."""
+        (family, parameters), (n_rows, d) = state.model, self.x.shape
+        k = state.n_components
+        first, second, n_lines = in_memory.monomials(family, d)
+        resp = np.empty((k, n_rows))
+        kappa = kernels.fill_responsibilities(
+            family.kind,
+            self.x,
+            np.broadcast_to(self.data_summary.center, (k, d)).copy(),
+            in_memory.to_vector(parameters),
+            parameters.precisions_cholesky.ravel(),
+            first,
+            second,
+            *block_memory(n_lines, k, 1, n_rows, DOUBLE),
+            ROW_MULTIPLE,
+            resp,
+        )
+        if kappa <= MAX_KAPPA:
+            return resp
+        # too tight for the feature map about one centre
+        found: Array = predict_rows(self.rows, family, parameters, ["responsibility"])["responsibility"]
+        return np.ascontiguousarray(found.T)
 
-    def weighted_rows(self, resp: Array) -> tuple[NDArray[np.intp], Array]:
-        """Return the rows that a component holds, and their weights in it, from its responsibilities (n_rows,)."""
-        rows = np.flatnonzero(resp > self.budget.negligible)
-        return rows, resp[rows] if self.weights is None else resp[rows] * self.weights[rows]
+    def parts(self, name: str, resp: Array) -> Parts:
+        """Return what responsibilities (n_parts, n_rows) add up to, for a covariance type."""
+        return self._sums(self.x, get_family(name), resp)
 
-    def component_statistics(self, name: str, resp: Array) -> list[Statistics]:
-        """Return the statistics of each component by itself, from responsibilities (n_rows, n_components).
+    def moments(self, resp: Array) -> tuple[Array, Array, Array]:
+        """Return weights, means and covariances in whitened space of responsibilities (n_parts, n_rows)."""
+        d = self.whitened.shape[1]
+        parts = self._sums(self.whitened, get_family("full"), resp)
+        # a part that holds no rows has a total of zero: its mean is then zero, and its covariance too
+        totals = np.maximum(parts.sums[:, 0], np.finfo(float).tiny)
+        shifts = parts.sums[:, 1 : 1 + d] / totals[:, None]
+        scatter = unpack_scatter(parts.sums[:, 1 + d : 1 + d + d * (d + 1) // 2], d)
+        covariances = scatter / totals[:, None, None] - shifts[:, :, None] * shifts[:, None, :]
+        return parts.sums[:, 0], parts.means + shifts, covariances
 
-        A mixture can be assembled from those of components of several responsibilities: moves that differ in one
-        component share the others.
-        """
-        family, found = get_family(name), []
-        for of_component in resp.T:
-            rows, weights = self.weighted_rows(of_component)
-            found.append(statistics_of(family, self.x[rows], weights[:, None]))
-        return found
+    def _sums(self, x: Array, family: Family, resp: Array) -> Parts:
+        weights = NO_WEIGHTS if self.weights is None else self.weights
+        shares = resp if self.weights is None else resp * self.weights
+        means = (shares @ x) / np.maximum(shares.sum(axis=1), np.finfo(float).tiny)[:, None]
+        first, second, n_lines = in_memory.monomials(family, x.shape[1], complete=True)
+        z, memory, _ = block_memory(n_lines, 1, 0, len(x), DOUBLE)
+        sums = np.zeros((len(resp), len(first)))
+        negligible = self.budget.negligible
+        kernels.add_parts(x, weights, resp, negligible, means, first, second, z, memory, ROW_MULTIPLE, sums)
+        return Parts(sums, means)
 
-    def assemble(self, name: str, mixtures: Sequence[Sequence[Statistics]], restart: int) -> Iterator[State]:
-        """Yield states from the statistics of their components, leaving out those that would be singular."""
-        family, n_features = get_family(name), self.x.shape[1]
-        sizes = [self.budget.fit_bytes(Candidate(name, len(parts)), n_features) for parts in mixtures]
-        # an M-step of many mixtures at once is one call of LAPACK for each kind of matrix, not one for each mixture
-        step = max(1, self.budget.assembly_bytes // max(sizes, default=1))
-        for i in range(0, len(mixtures), step):
-            statistics = [family.together(parts) for parts in mixtures[i : i + step]]
-            found = family.maximise_all(statistics, self.reg_covar)
-            yield from (State(Candidate(name, len(p.weights)), restart, p) for p in found if p is not None)
+    def assemble(self, slot: Slot, parts: Parts, chosen: Sequence[Sequence[int]]) -> Iterator[Proposals]:
+        """Yield the mixtures of a slot that are made of chosen parts, without those that would be singular."""
+        if not chosen:
+            return
+        (name, k), d = slot[0], self.x.shape[1]
+        family = get_family(name)
+        vectors = np.empty((len(chosen), k * (d + 1) + math.prod(family.covariance_shape(k, d))))
+        factors = np.zeros((len(chosen), math.prod(family.covariance_shape(k, d))))
+        sound, reg_covar = np.empty(len(chosen), dtype=bool), self.fit_data.reg_covar
+        kernels.assemble(family.kind, d, np.array(chosen), parts.sums, parts.means, reg_covar, vectors, factors, sound)
+        if sound.any():
+            yield slot, Mixtures(slot[0], vectors, factors)[sound]
 
-    def start(self, name: str, resp: Array, restart: int = 0) -> Iterator[State]:
-        """Yield the state that begins with these responsibilities; none if it would be singular."""
-        return self.assemble(name, [self.component_statistics(name, resp)], restart)
+    def start(self, slot: Slot, resp: Array) -> Iterator[Proposals]:
+        """Yield the mixture that begins with responsibilities (n_components, n_rows); none if it would be singular."""
+        return self.assemble(slot, self.parts(slot[0].covariance_type, resp), [range(len(resp))])
+
+
+def distinct(states: Iterable[State], size: int, same_optimum: float) -> list[State]:
+    """Return the best states that differ in their likelihood; those that are not trusted come last."""
+    chosen: list[State] = []
+    # fits of one optimum differ by as much as their last iterations, and are one
+    for state in sorted(states, key=lambda state: (not state.status.trusted, -state.lower_bound)):
+        if len(chosen) == size:
+            break
+        if all(abs(state.lower_bound - other.lower_bound) > same_optimum for other in chosen):
+            chosen.append(state)
+    return chosen
 
 
 def resume(state: State, start: int) -> State:

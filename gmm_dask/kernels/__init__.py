@@ -14,10 +14,13 @@ from typing import Any
 _COMPILED = {
     "add_centred_chunk": "chunks",
     "add_chunk": "chunks",
+    "add_parts": "assembly",
     "add_sums": "products",
+    "assemble": "assembly",
     "predict_block": "chunks",
     "predict_chunk": "chunks",
     "fill_lines": "chunks",
+    "fill_responsibilities": "assembly",
     "fit_many": "fit",
     "log_densities": "products",
     "precision_factors": "cholesky",

@@ -6,8 +6,8 @@ import numpy as np
 
 # the covariance types that compiled fits know: see gmm_dask.kernels.m_step
 FULL, TIED, DIAG, SPHERICAL = range(4)
-# how a compiled fit ends; after the last two another method goes on from the parameters that it leaves
-CONVERGED, MAX_ITER, SINGULAR, FAILED, TOO_TIGHT, NEEDS_DOUBLE = range(6)
+# how a compiled fit ends; after the last it goes on in double precision from the parameters that it leaves
+CONVERGED, MAX_ITER, SINGULAR, FAILED, NEEDS_DOUBLE = range(5)
 
 LOG_2PI = float(np.log(2.0 * np.pi))
 # scikit-learn adds this to every component's weight so that an empty one divides by something

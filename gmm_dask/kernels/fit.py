@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.cholesky import factorise
-from gmm_dask.kernels.chunks import add_chunk
-from gmm_dask.kernels.constants import CONVERGED, FAILED, MAX_ITER, NEEDS_DOUBLE, SINGULAR, TOO_TIGHT, TRIES
+from gmm_dask.kernels.chunks import add_centred_chunk, add_chunk
+from gmm_dask.kernels.constants import CONVERGED, FAILED, MAX_ITER, NEEDS_DOUBLE, SINGULAR, TIED, TRIES
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.m_step import (
     fill_coefficients,
     fill_factors,
+    fill_scatter,
     largest_trace,
     log_likelihood_correction,
     maximise,
@@ -43,6 +44,8 @@ def fit_many(
     reg_covar: Array,
     first: NDArray[np.int64],
     second: NDArray[np.int64],
+    centred_first: NDArray[np.int64],
+    centred_second: NDArray[np.int64],
     max_kappa: float,
     max_single: float,
     tol: float,
@@ -77,8 +80,11 @@ def fit_many(
     reg_covar : ndarray of shape (n_features,)
     first, second : ndarray
         The factors of the monomials, filled up to a multiple of 3.
+    centred_first, centred_second : ndarray
+        The same of the monomials about the components' own means.
     max_kappa, max_single : float
-        A fit ends where the feature map, or single precision, would lose too much.
+        Where the feature map about one centre would lose too much, components are computed about their own means; a fit
+        ends where single precision would.
     tol : float
     prior_bounds : ndarray of shape (n_fits,)
         Lower bounds that the first iterations are compared with.
@@ -105,8 +111,11 @@ def fit_many(
     n_components, d = len(logits), rows.shape[1]
     n_columns, n_values, n_factors = len(first), mixtures.shape[1], all_factors.shape[1]
     edges = np.array([0, n_components])
+    origins = np.empty((n_components, d))
+    origins[:] = center
     eta = np.zeros((n_columns, n_components), dtype=z.dtype)
     sums, totals = np.empty((n_components, n_columns)), np.empty((2, 1))
+    means, within, centred_sums = np.empty((n_components, d)), np.empty((d, d)), np.empty((0, 0))
     mixture, factors = np.empty(n_values), np.empty(n_factors)
     image, image_factors = np.empty(n_values), np.empty(n_factors)
     # without acceleration they hold nothing
@@ -118,24 +127,47 @@ def fit_many(
         end, n_bounds, n_falls, n_extrapolations, n_remembered = RUNNING, 0, 0, 0, 0
         extrapolated = False
         while end == RUNNING:
-            kappa = fill_coefficients(kind, n_components, d, mixture, factors, center, eta)
-            if not kappa <= max_kappa:
-                end = TOO_TIGHT
-            elif z.itemsize == 4 and not _is_safe(eta, mixture, d, center, first, second, max_single):
+            kappa = fill_coefficients(kind, n_components, d, mixture, factors, origins, False, eta)
+            is_tight = not kappa <= max_kappa
+            if z.itemsize == 4 and (is_tight or not _is_safe(eta, mixture, d, center, first, second, max_single)):
                 end = NEEDS_DOUBLE
-            if end != RUNNING:
-                if extrapolated:  # another method goes on from the last plain step
+                if extrapolated:  # it goes on from the last plain step
                     _copy(plain, plain_factors, mixture, factors)
                 break
-            sums[:] = 0.0
             totals[:] = 0.0
-            add_chunk(
-                rows, row_weights, center, eta, first, second, edges, z, logits, shares, row_multiple, totals, sums
-            )
-            bound = (totals[0, 0] + log_likelihood_correction(kind, d, factors, scatter)) / total_weight
-            sound = math.isfinite(bound) and maximise(
-                kind, n_components, d, sums, center, scatter, reg_covar, image, image_factors
-            )
+            if is_tight:
+                if not len(centred_sums):
+                    centred_sums = np.empty((n_components, len(centred_first)))
+                bound = _centred_pass(
+                    kind,
+                    rows,
+                    row_weights,
+                    mixture,
+                    factors,
+                    centred_first,
+                    centred_second,
+                    z,
+                    logits,
+                    shares,
+                    row_multiple,
+                    means,
+                    within,
+                    totals,
+                    centred_sums,
+                )
+                sound = math.isfinite(bound) and maximise(
+                    kind, n_components, d, centred_sums, means, within, reg_covar, image, image_factors
+                )
+                bound /= total_weight
+            else:
+                sums[:] = 0.0
+                add_chunk(
+                    rows, row_weights, center, eta, first, second, edges, z, logits, shares, row_multiple, totals, sums
+                )
+                bound = (totals[0, 0] + log_likelihood_correction(kind, d, factors, scatter)) / total_weight
+                sound = math.isfinite(bound) and maximise(
+                    kind, n_components, d, sums, origins, scatter, reg_covar, image, image_factors
+                )
             n_extrapolations += extrapolated
             if extrapolated and (not sound or bound < bounds[i, n_bounds - 1]):
                 # EM's likelihood never falls: back to the plain step that was replaced
@@ -182,6 +214,43 @@ def fit_many(
         _copy(mixture, factors, mixtures[i], all_factors[i])
         counts[i, 0], counts[i, 1], counts[i, 2], counts[i, 3] = end, n_bounds, n_falls, n_extrapolations
         traces[i] = largest_trace(kind, n_components, d, factors, reg_covar)
+
+
+@compiled
+def _centred_pass(
+    kind: int,
+    rows: NDArray[Any],
+    row_weights: Array,
+    mixture: Array,
+    factors: Array,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    z: NDArray[Any],
+    logits: NDArray[Any],
+    shares: NDArray[Any],
+    row_multiple: int,
+    means: Array,
+    within: Array,
+    totals: Array,
+    sums: Array,
+) -> float:
+    """Fill the sums of a pass about the components' own means, and their scatter; returns the log-likelihood."""
+    n_components, d = means.shape
+    for k in range(n_components):
+        for a in range(d):
+            means[k, a] = mixture[n_components + k * d + a]
+    eta = np.zeros((len(first), n_components), dtype=z.dtype)
+    fill_coefficients(kind, n_components, d, mixture, factors, means, True, eta)
+    coefficients = np.empty((n_components, len(first), 1), dtype=z.dtype)
+    for k in range(n_components):
+        coefficients[k, :, 0] = eta[:, k]
+    sums[:] = 0.0
+    add_centred_chunk(
+        rows, row_weights, means, coefficients, first, second, z, logits, shares, row_multiple, totals, sums
+    )
+    if kind == TIED:
+        fill_scatter(n_components, d, sums, within)
+    return float(totals[0, 0])
 
 
 @compiled

@@ -44,21 +44,32 @@ def covariance_start(kind: int, k: int, d: int) -> int:
 
 @compiled
 def fill_coefficients(
-    kind: int, n_components: int, d: int, mixture: Array, factors: Array, center: Array, eta: NDArray[Any]
+    kind: int,
+    n_components: int,
+    d: int,
+    mixture: Array,
+    factors: Array,
+    origins: Array,
+    complete: bool,
+    eta: NDArray[Any],
 ) -> float:
     """Fill ``eta`` (n_columns, n_components) with the coefficients of ``log weight + log density``.
+
+    ``origins`` (n_components, n_features) are those of the feature map, one for each component. With ``complete``, tied
+    covariances have the columns of full ones; a fit about one origin leaves their quadratic term out, which components
+    share.
 
     Returns
     -------
     kappa : float
-        The largest ``(sum_a |mean_a - center_a| sqrt(precision_aa))^2``, which bounds the rounding error of the map.
+        The largest ``(sum_a |mean_a - origin_a| sqrt(precision_aa))^2``, which bounds the rounding error of the map.
     """
     m, v, linear = np.empty(d), np.empty(d), np.empty(d)
     kappa = 0.0
     for k in range(n_components):
         u = covariance_start(kind, k, d)
         for a in range(d):
-            m[a] = mixture[n_components + k * d + a] - center[a]
+            m[a] = mixture[n_components + k * d + a] - origins[k, a]
         # the log density of z is  log w + log|U| - D/2 log(2 pi) - |U'm|^2 / 2  +  (U U'm)' z  -  |U'z|^2 / 2
         log_det, norm, terms = 0.0, 0.0, 0.0
         if kind == SPHERICAL or kind == DIAG:  # noqa: SIM109 - the compiler has no tuples to build
@@ -91,7 +102,7 @@ def fill_coefficients(
         elif kind == DIAG:
             for a in range(d):
                 eta[1 + d + a, k] = -0.5 * factors[u + a] * factors[u + a]
-        elif kind == FULL:
+        elif kind == FULL or complete:
             column = 1 + 2 * d
             for a in range(d):
                 for b in range(a, d):
@@ -126,7 +137,7 @@ def maximise(
     n_components: int,
     d: int,
     sums: Array,
-    center: Array,
+    origins: Array,
     scatter: Array,
     reg_covar: Array,
     mixture: Array,
@@ -138,9 +149,10 @@ def maximise(
     ----------
     kind, n_components, d : int
     sums : ndarray of shape (n_components, n_columns or more)
-    center : ndarray of shape (n_features,)
+    origins : ndarray of shape (n_components, n_features)
+        What each component's sums are about.
     scatter : ndarray of shape (n_features, n_features)
-        Of the data about the centre.
+        Of the data, each row's about the origins of its components; upper triangle.
     reg_covar : ndarray of shape (n_features,)
         Added to the variances.
     mixture, factors : ndarray
@@ -163,7 +175,7 @@ def maximise(
         total += nk
         for a in range(d):
             shift[k, a] = sums[k, zero + 1 + a] / nk
-            mean = center[a] * (sums[k, zero] / nk) + shift[k, a]
+            mean = origins[k, a] * (sums[k, zero] / nk) + shift[k, a]
             mixture[n_components + k * d + a] = mean
             # no less than the rounding error of the mean: a smaller variance would have no density at its own rows
             added[k, a] = max(reg_covar[a], ROUNDING * np.spacing(abs(mean)) ** 2) if all_positive else reg_covar[a]
@@ -204,6 +216,19 @@ def maximise(
             mixture[c] = square / d
         mixture[k] /= total
     return fill_factors(kind, n_components, d, mixture, factors)
+
+
+@compiled
+def fill_scatter(n_components: int, d: int, sums: Array, scatter: Array) -> None:
+    """Fill the upper triangle of the scatter that sums over the columns of full covariances give in all."""
+    column = 1 + 2 * d
+    for a in range(d):
+        for b in range(a, d):
+            monomial = 1 + d + a if a == b else column
+            column += a != b
+            scatter[a, b] = 0.0
+            for k in range(n_components):
+                scatter[a, b] += sums[k, monomial]
 
 
 @compiled

@@ -32,7 +32,7 @@ def both(X, covariance_type, weights=None, dtype=np.float64, accelerate=False, k
     settings = Settings(**settings, acceleration=FeatureScale.of(data_summary) if accelerate else None)
     assert in_memory.is_compiled(rows)
     looped = loop.run(states, collect, data_summary.total_weight, settings)
-    return looped, in_memory.run(states, rows, data_summary, collect, settings, np.dtype(dtype))
+    return looped, in_memory.run(states, rows, data_summary, settings, np.dtype(dtype))
 
 
 def numbers(state):
@@ -63,7 +63,7 @@ def test_single_precision_is_near(dataset, covariance_type):
 
 
 def test_tight_components_go_on_about_their_own_means(covariance_type):
-    """They are too tight for the feature map: the compiled call hands them over, and the bounds are the loop's."""
+    """They are too tight for the feature map about one centre; the bounds are the loop's."""
     random = np.random.RandomState(0)
     X = np.vstack([random.normal(place, 1e-3, (100, 2)) for place in (-1e3, 1e3)])
     looped, compiled = both(X, covariance_type, ks=(2,), tol=1e-8, max_iter=20)
@@ -87,8 +87,7 @@ def test_a_state_that_has_ended_stays(iris):
     rows = as_rows(iris)
     ended = State(Candidate("full", 2), 0, None, status=Status.SINGULAR)
     data_summary = summarize_rows(rows, 0)
-    collect = partial(collect_statistics, rows, data_summary)
-    assert in_memory.run([ended], rows, data_summary, collect, Settings()) == [ended]
+    assert in_memory.run([ended], rows, data_summary, Settings()) == [ended]
 
 
 def test_bits_do_not_depend_on_threads(iris, covariance_type):

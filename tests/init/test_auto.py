@@ -203,7 +203,7 @@ def subsample_of(X, weights=None, seed=0, budget=BUDGET):
 
 def test_where_there_is_little_to_do_a_start_is_the_best_of_two_restarts(iris):
     candidates = [Candidate("full", 2), Candidate("full", 3), Candidate("diag", 3)]
-    pool = run_restarts(subsample_of(iris, seed=3), candidates, n_restarts=2)
+    pool = run_restarts(subsample_of(iris, seed=3), candidates, 2, np.random.RandomState(3))
     assert list(pool) == [(candidate, restart) for restart in range(2) for candidate in candidates]
     assert all(states[0].start == restart for (_, restart), states in pool.items())
     won = auto_states(iris, candidates, seed=3)
@@ -218,7 +218,8 @@ def test_a_fit_assembled_from_its_components_begins_as_one_from_all_rows(covaria
     fitted = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(blobs, sample_weight=weights)
     resp = fitted.predict_proba(blobs)
     assert resp.min() < BUDGET.negligible  # rows that a component does without
-    (together,) = subsample_of(blobs, weights).start(covariance_type, resp)
+    subsample = subsample_of(blobs, weights)
+    (together,) = subsample.states(subsample.start((Candidate(covariance_type, 3), 0), np.ascontiguousarray(resp.T)))
     expected = start_parameters(get_family(covariance_type), blobs, weights, resp, REG_COVAR)
     for name, value in vars(expected).items():
         np.testing.assert_allclose(vars(together.parameters)[name], value, rtol=1e-4, atol=1e-4)

@@ -23,12 +23,9 @@ def test_two_restarts_where_they_are_little_work_and_room_for_both():
     assert few > many  # the second restart's fits
 
 
-def test_large_candidates_have_short_shortlists_and_are_not_accelerated():
-    large = [Candidate("full", 200)]
-    assert BUDGET.shortlist_size(SMALL, 64) == BUDGET.shortlist
-    assert BUDGET.shortlist_size(large, 64) == 1
+def test_large_candidates_are_not_accelerated():
     assert BUDGET.is_accelerated(Candidate("tied", 2), 8)
-    assert not BUDGET.is_accelerated(*large, 64)
+    assert not BUDGET.is_accelerated(Candidate("full", 200), 64)
 
 
 def test_memory_is_projected_for_the_search():
