@@ -15,6 +15,23 @@ class UnusableError(UserError):
     """Rows hold values that are NaN or infinite."""
 
 
+class ChangedRowsError(UserError):
+    """Rows are not those that an earlier pass has read.
+
+    Attributes
+    ----------
+    difference : str
+    """
+
+    def __init__(self, difference: str, message: str = "") -> None:
+        super().__init__(
+            message
+            or f"the rows were changed while they were read: {difference}. Every pass must read the same rows: run it "
+            "again when nobody writes to them."
+        )
+        self.difference = difference
+
+
 class SingularError(ValueError):
     """A covariance matrix is not positive definite, so that a model has no density."""
 

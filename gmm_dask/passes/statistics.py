@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from gmm_dask.passes.model_batch import (
     unpack_totals,
 )
 from gmm_dask.passes.rows import Rows
+from gmm_dask.passes.unchanged import RowSums, require_unchanged
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,39 +32,56 @@ class _Shared:
 
     batch: ModelBatch
     holdout: Holdout | None
+    in_memory: bool
 
 
 @dataclass(frozen=True, eq=False)
-class _Split:
-    """Sums over the rows that are fitted, and over those that are held out, if some are."""
+class _PassSums:
+    """Sums over the rows that are fitted, and over those that are held out, if some are.
+
+    ``rows`` tells whether the rows are those of pass 0; None where they are in memory, and stay as they are.
+    """
 
     fitted: BatchSums
-    held_out: BatchSums | None
+    rows: RowSums | None
+    held_out: BatchSums | None = None
 
-    def __add__(self, other: _Split) -> _Split:
+    def __add__(self, other: _PassSums) -> _PassSums:
         held_out = self.held_out + other.held_out if self.held_out and other.held_out else None
-        return _Split(self.fitted + other.fitted, held_out)
+        rows = self.rows + other.rows if self.rows and other.rows else None
+        return _PassSums(self.fitted + other.fitted, rows, held_out)
 
 
 def collect_statistics(
     rows: Rows, data_summary: DataSummary, models: Sequence[Model], dtype: np.dtype[Any] | None = None
 ) -> list[Statistics]:
-    """One pass: the sufficient statistics of every model, from one read, in ``dtype`` or the rows' precision."""
+    """One pass: the sufficient statistics of every model, from one read, in ``dtype`` or the rows' precision.
+
+    Raises
+    ------
+    ChangedRowsError
+        If the rows are not those of the data summary.
+    """
     batch = build_batch(models, data_summary.center, data_summary.scatter, dtype=dtype or rows.array.dtype)
-    return unpack_sums(batch, map_reduce(rows, _statistics_of_chunk, _Shared(batch, rows.holdout), "statistics"))
+    return unpack_sums(batch, _sums(rows, data_summary, batch, _statistics_of_chunk, "statistics").fitted)
 
 
 def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model]) -> list[Totals]:
     """The final pass: the log-likelihood of every model, from one read of the data, in double precision.
 
     Rows that are held out have a scatter of their own, so that each row's density is computed as a whole then.
+
+    Raises
+    ------
+    ChangedRowsError
+        If the rows are not those of the data summary.
     """
     # a tied model leaves out its quadratic term and adds -tr(Lambda scatter) / 2 at the end, from pass 0's scatter of
     # the fitted rows; of the rows held out no scatter is known, so that their densities are computed in full
     is_split = rows.holdout is not None
     scatter = np.zeros_like(data_summary.scatter) if is_split else data_summary.scatter
     batch = build_batch(models, data_summary.center, scatter, densities=is_split)
-    sums = map_reduce(rows, _totals_of_chunk, _Shared(batch, rows.holdout), "log-likelihood")
+    sums = _sums(rows, data_summary, batch, _totals_of_chunk, "log-likelihood")
     totals = unpack_totals(batch, sums.fitted)
     if sums.held_out is None:
         return totals
@@ -71,20 +89,30 @@ def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model
     return [fitted._replace(held_out=held_out.log_likelihood) for fitted, held_out in pairs]
 
 
-def _statistics_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> BatchSums:
+def _sums(
+    rows: Rows, data_summary: DataSummary, batch: ModelBatch, function: Callable[..., _PassSums], name: str
+) -> _PassSums:
+    shared = _Shared(batch, rows.holdout, rows.in_memory)
+    sums: _PassSums = map_reduce(rows, function, shared, name)
+    if sums.rows is not None:
+        require_unchanged(sums.rows, data_summary, rows.array.dtype)
+    return sums
+
+
+def _statistics_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _PassSums:
     chunk = _chunk(rows, weights)
     x, w = chunk if shared.holdout is None else shared.holdout.fitted(chunk, number)
-    return chunk_sums(x, w, shared.batch)
+    return _PassSums(chunk_sums(x, w, shared.batch), None if shared.in_memory else RowSums.of(x, w))
 
 
-def _totals_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _Split:
+def _totals_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _PassSums:
     chunk = _chunk(rows, weights)
-    if shared.holdout is None:
-        return _Split(chunk_sums(*chunk, shared.batch, statistics=False), None)
-    fitted, held_out = (
-        chunk_sums(*part, shared.batch, statistics=False) for part in shared.holdout.split(chunk, number)
+    fitted, held_out = (chunk, None) if shared.holdout is None else shared.holdout.split(chunk, number)
+    return _PassSums(
+        chunk_sums(*fitted, shared.batch, statistics=False),
+        None if shared.in_memory else RowSums.of(*fitted),
+        None if held_out is None else chunk_sums(*held_out, shared.batch, statistics=False),
     )
-    return _Split(fitted, held_out)
 
 
 def _chunk(rows: Any, weights: Any) -> Weighted:
