@@ -241,11 +241,12 @@ def show_score(summary: ScoreSummary) -> None:
     _console().print(_shares_table(summary))
     without = f", {summary.rows.unusable:,} of them without a label" if summary.rows.unusable else ""
     print_line(f"{_counted(summary.rows.n_rows, 'row')}{without}, by {summary.model}")
-    print_paragraph(
-        f"  mean log density {summary.mean_log_density:.4f} per row, {summary.fit_mean_log_density:.4f} in the fit "
-        f"({summary.mean_log_density - summary.fit_mean_log_density:+.4f})"
-    )
     rows = summary.rows
+    if rows.usable:
+        print_paragraph(
+            f"  mean log density {summary.mean_log_density:.4f} per row, {summary.fit_mean_log_density:.4f} in the fit "
+            f"({summary.mean_log_density - summary.fit_mean_log_density:+.4f})"
+        )
     if rows.anomalies is not None:
         share = rows.anomalies / rows.usable if rows.usable else 0.0
         origin = "the rows of the fit" if summary.threshold_of_fit else "these rows"

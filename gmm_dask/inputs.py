@@ -119,7 +119,7 @@ def _check_array(estimator: BaseEstimator, X: Any, reset: bool) -> Any:
             X,
             reset=reset,
             dtype=[np.float64, np.float32],
-            ensure_min_samples=2 if reset else 1,
+            ensure_min_samples=2 if reset else 0,
             ensure_all_finite=not reset,
         )
     except ValueError:

@@ -160,10 +160,12 @@ def total_rows(rows: Rows, family: Family, parameters: Parameters) -> tuple[Tota
     Raises
     ------
     UserError
-        If a weight is negative or not finite, or if they add up to zero.
+        If there are no rows, or if a weight is negative or not finite, or they add up to zero.
     """
     batch = prediction_batch(family, parameters)
     found = map_reduce(rows, _score_chunk, batch, "log-likelihood")
+    if rows.weights is None and found.total_weight == 0.0:
+        raise UserError("X has no rows (n_samples = 0), and a mean over none is not defined.")
     if found.n_bad or found.total_weight == 0.0:
         what = f"{found.n_bad} are not" if found.n_bad else "they add up to zero"
         raise UserError(f"sample_weight must hold finite numbers of at least 0, one of them above 0; {what}.")

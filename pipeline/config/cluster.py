@@ -12,7 +12,7 @@ from dask.utils import parse_bytes
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from pipeline.config.environment import without_secrets
-from pipeline.config.fields import Count, Memory, Seconds, Section, Text, Whole
+from pipeline.config.fields import Count, LocalPath, Memory, Seconds, Section, Text, Whole
 
 # the kinds of cluster that each key applies to; other keys apply to all
 _KINDS = {
@@ -55,9 +55,9 @@ def _named_classes(value: Any, key: str = "") -> Iterator[str]:
 class TlsFiles(Section):
     """PEM files for a connection to the scheduler over TLS."""
 
-    ca_file: Text = Field(description="Certificate of the authority that signed the scheduler's certificate.")
-    cert_file: Text = Field(description="Certificate of this client.")
-    key_file: Text = Field(description="Private key of that certificate.")
+    ca_file: LocalPath = Field(description="Certificate of the authority that signed the scheduler's certificate.")
+    cert_file: LocalPath = Field(description="Certificate of this client.")
+    key_file: LocalPath = Field(description="Private key of that certificate.")
 
 
 class AdaptiveBounds(Section):
@@ -94,7 +94,7 @@ class ClusterConfig(Section):
         description="local: threads of a worker, each of which computes one chunk at a time; null divides the cores "
         "among the workers, as far as the memory allows.",
     )
-    local_directory: Text | None = Field(
+    local_directory: LocalPath | None = Field(
         default=None, description="local: folder for data that workers spill to disk; null takes the system's default."
     )
     address: Text | None = Field(

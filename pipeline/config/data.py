@@ -8,7 +8,7 @@ import pydantic
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from pipeline.config.environment import without_secrets
-from pipeline.config.fields import Count, Section, Text, distinct
+from pipeline.config.fields import Count, LocalPath, Section, Text, distinct
 from pipeline.config.formats import FORMATS, chunking, having
 
 ColumnNames = Annotated[
@@ -19,10 +19,10 @@ ColumnNames = Annotated[
 class DataConfig(Section):
     """The rows to cluster."""
 
-    source: Annotated[Text, AfterValidator(without_secrets)] = Field(
+    source: Annotated[LocalPath, AfterValidator(without_secrets)] = Field(
         description=f"Path or URL of the data: {', '.join(each.description for each in FORMATS)}. A path is relative "
-        "to the current directory; a URL is one of s3://, gs://, abfs://, https://, memory://. ${NAME} is filled in "
-        "from the environment when the data are opened."
+        "to the current directory, and ~ is the home folder; a URL is one of s3://, gs://, abfs://, https://, "
+        "memory://. ${NAME} is filled in from the environment when the data are opened."
     )
     storage_options: Annotated[dict[str, Any], AfterValidator(without_secrets)] = Field(
         default={},

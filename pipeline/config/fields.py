@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any
 
@@ -41,6 +42,14 @@ def _amount_of_memory(value: str) -> str:
     return value
 
 
+def in_home(path: str) -> str:
+    """Return a path in which ``~``, the home folder, is filled in."""
+    full = os.path.expanduser(path)
+    if full.partition("/")[0].startswith("~"):
+        raise ValueError(f"expected ~ for the home folder, or that of a user; write ./{path} for a folder of that name")
+    return full
+
+
 def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the values, each of which must occur once."""
     repeated = sorted({value for value in values if values.count(value) > 1})
@@ -63,6 +72,7 @@ Positive = Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)]
 Share = Annotated[float, Strict(), Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Switch = Annotated[bool, Strict()]
 Text = Annotated[str, Field(min_length=1)]
+LocalPath = Annotated[Text, AfterValidator(in_home)]
 Memory = Annotated[str, AfterValidator(_amount_of_memory)]
 # a number of seconds, or a time with its unit
 Seconds = Annotated[Positive, BeforeValidator(_seconds, json_schema_input_type=float | str)]

@@ -8,7 +8,7 @@ import pydantic
 from pydantic import AfterValidator, Field, Strict, ValidationInfo
 
 from gmm_dask.passes.row_outputs import ANOMALY, ROW_OUTPUTS
-from pipeline.config.fields import Section, Switch, Text, each_once
+from pipeline.config.fields import LocalPath, Section, Switch, Text, each_once
 from pipeline.config.formats import having
 from pipeline.config.templates import check_template
 
@@ -16,10 +16,11 @@ Quantile = Annotated[float, Strict(), Field(gt=0.0, le=0.5)]
 
 
 class _StoreConfig(Section):
-    store: Annotated[Text, AfterValidator(check_template)] = Field(
+    store: Annotated[LocalPath, AfterValidator(check_template)] = Field(
         default="results/{name}.zarr",
-        description="Path of the result store, relative to the current directory. {name} stands for the name of the "
-        "job, {started:%Y-%m-%d} for the time when the run began. A run that was stopped resumes in its store.",
+        description="Path of the result store, relative to the current directory; ~ is the home folder. {name} stands "
+        "for the name of the job, {started:%Y-%m-%d} for the time when the run began. A run that was stopped resumes "
+        "in its store.",
     )
 
 

@@ -11,7 +11,7 @@ from dateutil.rrule import rrulestr
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.config.environment import without_secrets
-from pipeline.config.fields import Count, Delay, Positive, Seconds, Section, Text, Whole, parse_duration
+from pipeline.config.fields import Count, Delay, LocalPath, Positive, Seconds, Section, Whole, parse_duration
 from pipeline.config.templates import check_template
 
 # names of the Prefect flows
@@ -91,12 +91,12 @@ class ScheduleConfig(Section):
 class ScoreConfig(Section):
     """The rows that the flow score-batch labels, with the best model of the newest complete store."""
 
-    source: Annotated[Text, AfterValidator(without_secrets)] = Field(
+    source: Annotated[LocalPath, AfterValidator(without_secrets)] = Field(
         description="Path or URL of the rows, as data.source; data.storage_options apply here, too. Where "
         "data.missing, data.chunk_rows, data.dataset or keys of output are set, they apply to these rows; all else is "
         "taken from the store."
     )
-    out: Annotated[Text, AfterValidator(check_template)] = Field(
+    out: Annotated[LocalPath, AfterValidator(check_template)] = Field(
         default="results/{name}-scores-{started:%Y-%m-%d}.zarr",
         description="Path of the result: a Zarr group, or a folder that ends in .parquet; {name} and "
         "{started:%Y-%m-%d} are filled in.",

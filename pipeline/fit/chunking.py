@@ -16,6 +16,7 @@ from gmm_dask.passes.data_summary import sample_limit
 from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.sources import ChunkPolicy, Source, open_source
+from pipeline.sources.base import require_any_row
 
 # a task costs about a millisecond; with this much work in it, that is 2 %
 TASK_SECONDS = 0.05
@@ -32,8 +33,12 @@ def open_job(config: JobConfig, *, fresh: bool = False) -> Source:
     """Open the data of a job in the chunks of its store; in new ones if there is no store, or ``fresh``."""
     path = config.output.store
     if fresh or store.find_store(path) is store.StoreStatus.NEW:
-        return open_source(config.data, _new_policy(config))
-    return open_source(config.data, _stored_policy(store.open_result(path, unfinished=True).data["chunks"]))
+        policy = _new_policy(config)
+    else:
+        policy = _stored_policy(store.open_result(path, unfinished=True).data["chunks"])
+    source = open_source(config.data, policy)
+    require_any_row(source)
+    return source
 
 
 def chunk_sizes(config: JobConfig, source: Source) -> dict[str, Any]:

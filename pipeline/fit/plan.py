@@ -12,11 +12,14 @@ from gmm_dask.memory import Machine, Shape, plan_waves, projected_bytes
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.selection.grid import check_candidates
 from pipeline.config.job import JobConfig
+from pipeline.config.templates import is_dated
 from pipeline.dask_clusters import machine_of
 from pipeline.fit.chunking import open_job
 from pipeline.score.row_pass import output_bytes
 from pipeline.score.writers import read_keys
 from pipeline.sources import Source
+from pipeline.sources.overlap import require_apart
+from pipeline.store.paths import dated_now, results_of
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,11 @@ def estimate_job(config: JobConfig) -> Estimate:
     Raises
     ------
     UserError
-        As :func:`pipeline.sources.open_source`, and if ``cluster.memory_limit`` is too little for one fit.
+        As :func:`pipeline.sources.open_source`, and if ``cluster.memory_limit`` is too little for one fit, or the data
+        and the result lie within each other.
     """
+    template = config.output.store
+    require_apart(config.data.source, results_of(dated_now(config, template) if is_dated(template) else template))
     source = open_job(config)
     if source.n_rows is not None:
         require_rows(source.n_rows, max(config.search.n_components))

@@ -10,7 +10,7 @@ from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import ENDINGS, MANY_FILES, Format, format_of, having
 from pipeline.sources.base import ChunkPolicy, MissingColumnsError, Source
-from pipeline.sources.location import Location, find_location, last_modified, url_path
+from pipeline.sources.location import Location, find_location, url_path
 
 AUTOMATIC = ChunkPolicy()
 
@@ -82,4 +82,4 @@ def open_keys(source: Source, names: Sequence[str]) -> Any:
     return resolve_name(str(source.format.key_opener))(source, names)
 
 
-__all__ = ["ChunkPolicy", "MissingColumnsError", "Source", "last_modified", "open_keys", "open_source"]
+__all__ = ["ChunkPolicy", "MissingColumnsError", "Source", "open_keys", "open_source"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -97,8 +98,6 @@ class Source:
         bytes_per_pass: int,
     ) -> Source:
         """Return a source of a known number of rows, in chunks of ``step`` rows."""
-        if not n_rows:
-            refuse_empty(location.source)
         pieces = list(cut(n_rows, step))
         chunks = Chunks(reader, pieces, list(map(len, pieces)), identity)
         return cls(location, format, selection, chunks, n_rows, len(pieces[0]), bytes_per_pass)
@@ -260,7 +259,7 @@ class Chunks:
     lengths : sequence of float
         Rows of each piece; NaN where unknown.
     identity : tuple
-        What distinguishes these data from others, for the names of the tasks.
+        What distinguishes these data from others: files with their sizes and times, and what their headers say.
     """
 
     reader: Any
@@ -292,17 +291,28 @@ def select_columns(found: Sequence[Column], data: DataConfig) -> Selection:
     if not chosen:
         listing = ", ".join(f"{column.name} ({column.type})" for column in found) or "no columns at all"
         raise UserError(f"data.source: {data.source} has no numeric columns to cluster on; it has {listing}.")
+    _refuse_repeated(found, [*(column.name for column in chosen), data.weights], data.source)
     single = all(c.dtype is not None and c.dtype.newbyteorder("=") == np.float32 for c in chosen)
     dtype = np.dtype(np.float32 if single else np.float64)
     notes = _left_out(found, data) if data.columns is None else ()
     return Selection(tuple(column.name for column in chosen), data.weights, dtype, notes)
 
 
+def _refuse_repeated(found: Sequence[Column], chosen: Sequence[str | None], path: str) -> None:
+    counts = Counter(column.name for column in found)
+    repeated = [name for name in chosen if name is not None and counts[name] > 1]
+    if repeated:
+        raise UserError(
+            f"data.source: {path} has {counts[repeated[0]]} columns {repeated[0]!r}. Rename them, or list others in "
+            "data.columns."
+        )
+
+
 def _left_out(found: Sequence[Column], data: DataConfig) -> tuple[str, ...]:
     """Return the messages about columns that are only selected by name."""
     others = [column for column in found if column.name != data.weights]
     not_numeric = [f"{column.name} ({column.type})" for column in others if column.dtype is None]
-    indices = [column.name for column in others if column.dtype is not None and not column.offered]
+    indices = [column.name or "a column without a name" for column in others if column.dtype and not column.offered]
     return tuple(
         f"left out, {reason}: {_first_few(names)}; data.columns lists those to cluster on"
         for reason, names in (("not numeric", not_numeric), ("an index", indices))
@@ -349,9 +359,10 @@ def column_positions(names: Sequence[str], found: Sequence[Column]) -> NDArray[n
     return np.array([position[name] for name in names], dtype=np.intp)
 
 
-def refuse_empty(path: str) -> NoReturn:
-    """Raise :class:`UserError` for a source without rows."""
-    raise UserError(f"data.source: {path} has no rows; a mixture needs at least two.")
+def require_any_row(source: Source) -> None:
+    """Raise :class:`UserError` for a source without rows: they can be scored, and no mixture is fitted to them."""
+    if source.n_rows == 0:
+        raise UserError(f"data.source: {source.path} has no rows; a mixture needs at least two.")
 
 
 # -- chunks --------------------------------------------------------------------------------------------------
@@ -391,8 +402,8 @@ class ChunkPolicy:
 
 
 def cut(length: int, step: int) -> Iterator[Span]:
-    """Yield consecutive spans of ``step``, the last one shorter."""
-    for start in range(0, length, step):
+    """Yield consecutive spans of ``step``, the last one shorter; an empty one where there is nothing to cut."""
+    for start in range(0, max(1, length), step):
         yield Span(start, min(start + step, length))
 
 

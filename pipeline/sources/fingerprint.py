@@ -1,4 +1,4 @@
-"""The fingerprint of data, by which a resumed job recognises them: the header, the files' times, and pass 0."""
+"""The fingerprint of data, by which a resumed job recognises them: the header, the list of files, and pass 0."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.errors import UserError
+from gmm_dask.errors import ChangedRowsError
 from gmm_dask.passes.data_summary import DataSummary
-from pipeline.sources import Source, last_modified
+from pipeline.sources import Source
+from pipeline.sources.location import stored_files
 
 # relative: moments of the same rows, summed by other versions or processors, agree to better than this
 TOLERANCE = 1e-9
@@ -28,8 +29,17 @@ def header_of(source: Source) -> dict[str, Any]:
         "columns": list(source.columns),
         "n_rows": source.n_rows,
         "bytes_per_pass": source.bytes_per_pass,
-        "modified": last_modified(source.location),
+        "files": _digest_of_files(source),
     }
+
+
+def _digest_of_files(source: Source) -> str:
+    """Return a hash of the files' names, sizes and times, or etags; of Parquet's footers and Zarr's metadata, too."""
+    found = hashlib.sha256(repr(source.chunks.identity).encode())
+    if source.format.is_store:
+        for file in stored_files(source.location):
+            found.update(repr(file).encode())
+    return found.hexdigest()
 
 
 def contents_of(data_summary: DataSummary) -> dict[str, Any]:
@@ -86,14 +96,15 @@ def require_same_contents(path: str, columns: tuple[str, ...], there: dict[str, 
 
     Raises
     ------
-    UserError
+    ChangedRowsError
         If they differ; the message names the first difference.
     """
     difference = _difference(columns, there, here)
     if difference:
-        raise UserError(
+        raise ChangedRowsError(
+            difference,
             f"the result store {path} belongs to other data, or its data have changed: {difference}. Set another "
-            "output.store, or replace this one with --fresh."
+            "output.store, or replace this one with --fresh.",
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pickletools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,10 +35,12 @@ def open_hdf5(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sour
         dataset = _dataset(file, data)
         name, shape, dtype, storage = dataset.name, dataset.shape, dataset.dtype, dataset.chunks
         n_stored = dataset.id.get_storage_size() or dataset.nbytes
-    found = _columns(f"{name} of {data.source}", shape, dtype)
+        fields = _fields(dataset) if dtype.names and len(shape) == 1 else None
+    found = _array_columns(f"{name} of {data.source}", shape, dtype) if fields is None else [one for one, _ in fields]
     selection = select_columns(found, data)
-    positions = None if dtype.names else tuple(column_positions(selection.fields, found).tolist())
-    reader = _Hdf5Reader(location, name, selection.fields, positions, selection.block_dtype)
+    positions = column_positions(selection.fields, found).tolist()
+    places = tuple(positions) if fields is None else tuple(fields[i][1] for i in positions)
+    reader = _Hdf5Reader(location, name, places, selection.block_dtype)
     unit = storage[0] if storage else 1
     wanted = policy.rows(data, shape[0], len(selection.fields))
     return Source.of_rows(
@@ -101,10 +105,7 @@ def _dataset(file: Any, data: DataConfig) -> Any:
     return file[name]
 
 
-def _columns(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[Column]:
-    if dtype.names and len(shape) == 1:
-        fields = [(name, dtype[name]) for name in dtype.names]
-        return [Column(name, str(kind), numeric_dtype(kind)) for name, kind in fields]
+def _array_columns(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[Column]:
     if len(shape) not in (1, 2):
         raise UserError(
             f"data.dataset: expected a dataset of shape (n_rows, n_columns), or one with named fields; the shape of "
@@ -113,29 +114,91 @@ def _columns(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[C
     return numbered_columns(shape, dtype)
 
 
+# -- named fields --------------------------------------------------------------------------------------------
+
+# a field, and the position in it where it holds several numbers
+_Place = tuple[str, int | None]
+
+
+def _fields(dataset: Any) -> list[tuple[Column, _Place]]:
+    """Return the columns of a dataset with named fields, each with its place.
+
+    pandas writes columns of one type as one field, whose attribute ``kind`` has their names, and the index as another,
+    which is only selected by name (``DataFrame.to_hdf(format="table")``).
+    """
+    index = set()
+    if "pandas_type" in dataset.parent.attrs:
+        index = {"index", *_pickled_names(dataset.parent.attrs.get("levels"))}
+    found = []
+    for field in dataset.dtype.names:
+        kind = dataset.dtype[field]
+        names, places = _columns_of_field(dataset, field)
+        type_ = _pandas_type(dataset, field) or str(kind.base)
+        numeric = numeric_dtype(kind.base) if kind.ndim <= 1 and not _pandas_type(dataset, field) else None
+        for name, place in zip(names, places, strict=True):
+            found.append((Column(name, type_, numeric, offered=name not in index), place))
+    return found
+
+
+def _columns_of_field(dataset: Any, field: str) -> tuple[list[str], list[_Place]]:
+    """Return the names of a field's columns, and their places."""
+    kind = dataset.dtype[field]
+    if kind.ndim != 1:
+        return [field], [(field, None)]
+    places: list[_Place] = [(field, i) for i in range(kind.shape[0])]
+    names = _pickled_names(dataset.attrs.get(f"{field}_kind"))
+    return names if len(names) == len(places) else [f"{field}_{i}" for i in range(len(places))], places
+
+
+def _pandas_type(dataset: Any, field: str) -> str:
+    """Return the type that pandas wrote as other numbers, such as times; empty where numbers are numbers."""
+    found = (str(_text(dataset.attrs.get(f"{field}_{key}"))) for key in ("dtype", "meta"))
+    return next((text for text in found if text.startswith(("datetime", "timedelta", "category"))), "")
+
+
+def _pickled_names(value: Any) -> list[str]:
+    """Return the strings and numbers in a pickled list, which is read and not run."""
+    try:
+        steps = list(pickletools.genops(_text(value).encode()))
+    except (ValueError, AttributeError):
+        return []
+    return [str(found) for step, found, _ in steps if step.name in ("UNICODE", "INT")]
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+# -- rows ----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class _Hdf5Reader:
-    """Reads rows of a dataset; ``positions`` are its columns, None where they are fields.
+    """Reads rows of a dataset; ``places`` are the columns' positions, or their fields.
 
     The file is opened for each piece, as an open one cannot be sent to other processes and does not notice changes.
     """
 
     location: Location
     name: str
-    fields: tuple[str, ...]
-    positions: tuple[int, ...] | None
+    places: tuple[int | _Place, ...]
     dtype: np.dtype[Any]
 
     def read(self, piece: Span) -> Block:
         """Return rows ``piece``, (n_rows, n_fields)."""
-        block = np.empty((len(piece), len(self.fields)), dtype=self.dtype)
+        block = np.empty((len(piece), len(self.places)), dtype=self.dtype)
         with _opened(self.location) as file:
             values = file[self.name][piece.start : piece.stop]
         if len(values) < len(piece):
             raise UserError(f"data.source: {self.location.source} was changed while it was read. Run the job again.")
-        if self.positions is None:
-            for i, name in enumerate(self.fields):
-                block[:, i] = values[name]
-        else:
-            block[:] = values.reshape(len(piece), -1)[:, list(self.positions)]
+        rows = values if values.dtype.names else values.reshape(len(piece), math.prod(values.shape[1:]))
+        for i, place in enumerate(self.places):
+            block[:, i] = _column_of(rows, place)
         return block
+
+
+def _column_of(rows: Any, place: int | _Place) -> Any:
+    if isinstance(place, int):
+        return rows[:, place]
+    field, position = place
+    return rows[field] if position is None else rows[field][:, position]

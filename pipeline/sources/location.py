@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -21,11 +20,13 @@ from numpy.typing import NDArray
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.environment import fill_in, hide, redacted
-from pipeline.config.formats import format_of
+from pipeline.config.formats import MANY_FILES, format_of
 
 # URL schemes, and the extra of this package that installs what each needs
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 EXTRAS |= {"http": "http", "https": "http"}
+# files and folders whose names begin so are not data: macOS and other programs write them
+_HIDDEN = frozenset("._")
 # keys of fsspec's file information that change with the file, under the names of various file systems
 _VERSION_KEYS = frozenset(
     {"size", "etag", "lastmodified", "last_modified", "mtime", "created", "md5", "md5hash", "generation", "updated"}
@@ -249,6 +250,21 @@ def matches(location: Location) -> list[str]:
         return sorted(location.fs.glob(location.path))
 
 
+def files_below(location: Location, path: str) -> list[str]:
+    """Return the path itself; of a folder of files, those with the right ending, sorted, without hidden ones."""
+    if is_store(location.at(path)) or not location.at(path).is_folder():
+        return [path]
+    ending = MANY_FILES.endings[0]
+    with location.reading():
+        inside = Path(path).rglob(f"*{ending}") if location.is_local else map(PurePosixPath, location.fs.find(path))
+        files = [
+            file
+            for file in inside
+            if file.suffix == ending and not _HIDDEN.intersection(p[0] for p in file.relative_to(path).parts)
+        ]
+        return [str(file) for file in sorted(files) if not location.is_local or Path(file).is_file()]
+
+
 def url_path(location: Location) -> str:
     """Return the path whose ending tells the format, without a URL's query."""
     return urlsplit(location.path).path if location.is_web else location.path
@@ -260,31 +276,26 @@ def is_store(location: Location) -> bool:
     return found is not None and found.is_store
 
 
-def last_modified(location: Location) -> int | str:
-    """Return the newest file's time in nanoseconds since 1970; for remote files, a hash of sizes and etags."""
-    paths = matches(location) if location.is_glob else [location.path]
+def stored_files(location: Location) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield each file of a store, by its path, with values that change when it does."""
     if location.is_local:
-        files = [Path(path) for path in paths]
-        below = [inside for file in files if file.is_dir() for inside in file.rglob("*")]
-        return max((file.stat().st_mtime_ns for file in [*files, *below]), default=0)
-    found = hashlib.sha256()
+        for file in sorted(Path(location.path).rglob("*")):
+            if file.is_file():
+                yield str(file), location.at(str(file)).version()
+        return
     with location.reading():
-        for path in paths:
-            inside = _files_of(location, path)
-            for name in sorted(inside):
-                found.update(repr((name, _version_of(inside[name]))).encode())
-    return found.hexdigest()
+        found = _remote_files(location)
+    yield from ((name, _version_of(found[name])) for name in sorted(found))
 
 
-def _files_of(location: Location, path: str) -> dict[str, Any]:
-    """Return the files at and below a remote path, each with its information."""
+def _remote_files(location: Location) -> dict[str, Any]:
+    """Return the files of a remote store, each with its information."""
     if not location.is_web:
-        return location.fs.find(path, detail=True) or {path: location.fs.info(path)}
-    found = format_of(url_path(location))
-    if found is None or not found.is_store:
-        return {path: location.fs.info(path)}
+        found: dict[str, Any] = location.fs.find(location.path, detail=True)
+        return found
     # a web server lists no folder: the files that describe the store stand for all
-    names = [f"{path}/{name}" for name in sorted(found.metadata)]
+    described = format_of(url_path(location))
+    names = [f"{location.path}/{name}" for name in sorted(described.metadata if described else ())]
     return {name: location.fs.info(name) for name in names if location.fs.exists(name)}
 
 

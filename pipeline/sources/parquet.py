@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.formats import PARQUET
 from pipeline.sources.arrow_tables import arrow_column, table_block
 from pipeline.sources.base import (
+    LISTED,
     Block,
     ChunkPolicy,
     Chunks,
@@ -26,15 +28,15 @@ from pipeline.sources.base import (
     Source,
     Span,
     cut,
-    refuse_empty,
     select_columns,
 )
-from pipeline.sources.location import Location, matches
+from pipeline.sources.location import Location, files_below, matches
 
+# metadata of the files that gmm-dask writes, which are no data unless they are named: results may lie beside data
+OWN_FILES = b"gmm-dask"
+_OWN_NAMES = "part-*.parquet"
 # rows that are decoded at once
 BATCH_ROWS = 65_536
-# files and folders whose names begin so are not data
-_HIDDEN = frozenset("._")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class _Footer:
         Compressed bytes of each column, in each row group.
     identity : tuple
         Values that change when the file does.
+    digest : str
+        Hash of the footer, which knows the extremes and places of all columns.
+    is_own : bool
+        Whether gmm-dask wrote the file.
     """
 
     location: Location
@@ -58,6 +64,8 @@ class _Footer:
     group_rows: tuple[int, ...]
     group_bytes: tuple[dict[str, int], ...]
     identity: tuple[Any, ...]
+    digest: str
+    is_own: bool
 
 
 @dataclass(frozen=True)
@@ -72,20 +80,21 @@ class _Part:
 
 def open_parquet(data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
     """Open Parquet files; see :func:`pipeline.sources.open_source`."""
-    footers = [_read_footer(file) for file in _files(location)]
-    found = _columns(footers[0].schema)
-    selection = select_columns(found, data)
+    footers, notes = _without_own(location, [_read_footer(file) for file in _files(location)])
+    selection = select_columns(_columns_of_all(footers), data)
+    selection = replace(selection, notes=(*selection.notes, *notes))
     named = selection.fields if data.columns is not None else (*selection.fields, *_numeric(footers))
     _require_one_schema(footers, dict.fromkeys(named), data.source)
     n_rows = sum(sum(footer.group_rows) for footer in footers)
-    if not n_rows:
-        refuse_empty(data.source)
     sizes = data, n_rows, len(selection.fields)
     wanted, largest = policy.rows(*sizes), policy.largest(*sizes)
     pieces = [part for footer in footers for part in _parts(footer, wanted, largest)]
+    if not pieces:
+        pieces = [_Part(footers[0].location, footers[0].identity, (), Span(0, 0))]
     lengths = [len(part.span) for part in pieces]
     reader = _ParquetReader(selection.fields, selection.block_dtype)
-    chunks = Chunks(reader, pieces, lengths, ())
+    files = [(footer.location.source, footer.identity, footer.digest) for footer in footers]
+    chunks = Chunks(reader, pieces, lengths, (hashlib.sha256(repr(files).encode()).hexdigest(),))
     sizes_of = {footer.location: footer.group_bytes for footer in footers}
     groups = [sizes_of[part.location][group] for part in pieces for group in part.groups]
     n_bytes = sum(group.get(name, 0) for group in groups for name in selection.fields)
@@ -98,24 +107,10 @@ def open_parquet(data: DataConfig, location: Location, policy: ChunkPolicy) -> S
 def _files(location: Location) -> list[Location]:
     """The files of a path, a folder or a glob, in the order of their names."""
     found = matches(location) if location.is_glob else [location.path]
-    files = [file for path in found for file in _files_under(location, path)]
+    files = [file for path in found for file in files_below(location, path)]
     if not files:
         raise UserError(f"data.source: the folder {location.source} has no file that ends in .parquet.")
     return [location.at(file) for file in files]
-
-
-def _files_under(location: Location, path: str) -> list[str]:
-    """Return the path itself, or a folder's Parquet files without hidden ones, such as macOS writes."""
-    if not location.at(path).is_folder():
-        return [path]
-    with location.reading():
-        inside = Path(path).rglob("*.parquet") if location.is_local else map(PurePosixPath, location.fs.find(path))
-        files = [
-            file
-            for file in inside
-            if file.suffix == ".parquet" and not _HIDDEN.intersection(p[0] for p in file.relative_to(path).parts)
-        ]
-        return [str(file) for file in sorted(files) if not location.is_local or Path(file).is_file()]
 
 
 def _read_footer(location: Location) -> _Footer:
@@ -128,7 +123,36 @@ def _read_footer(location: Location) -> _Footer:
         tuple(group.num_rows for group in groups),
         tuple(_column_bytes(group) for group in groups),
         identity,
+        _digest(metadata),
+        OWN_FILES in (metadata.metadata or {}) and PurePosixPath(location.path).match(_OWN_NAMES),
     )
+
+
+def _digest(metadata: parquet.FileMetaData) -> str:
+    footer = pa.BufferOutputStream()
+    metadata.write_metadata_file(footer)
+    return hashlib.sha256(footer.getvalue()).hexdigest()
+
+
+def _without_own(location: Location, footers: Sequence[_Footer]) -> tuple[list[_Footer], list[str]]:
+    """Return the footers without those of row outputs of gmm-dask, unless these are named, and a note of them."""
+    path = PurePosixPath(location.path)
+    named = {path, path.parent} if location.is_glob else {path}
+    kept, left_out = [], set()
+    for footer in footers:
+        file = PurePosixPath(footer.location.path)
+        if footer.is_own and not named & {file, file.parent}:
+            left_out.add(str(PurePosixPath(footer.location.source).parent))
+        else:
+            kept.append(footer)
+    folders = ", ".join(sorted(left_out)[:LISTED])
+    if not kept:
+        raise UserError(
+            f"data.source: {location.source} has no data, only row outputs of gmm-dask ({folders}). Name their folder "
+            "itself to read them as data."
+        )
+    note = f"left out, row outputs of gmm-dask: {folders}; they are read where their folder is named"
+    return kept, [note] if left_out else []
 
 
 @lru_cache(maxsize=256)
@@ -183,6 +207,17 @@ def _columns(schema: pa.Schema) -> list[Column]:
     ]
 
 
+def _columns_of_all(footers: Sequence[_Footer]) -> list[Column]:
+    """Return the columns of the first file; one of another numeric type in another file is read as float64."""
+    first = footers[0].schema
+    others = [footer.schema for footer in footers if not footer.schema.equals(first)]
+    differing = {field.name for schema in others for field in schema if field not in first}
+    return [
+        replace(column, dtype=np.dtype(np.float64)) if column.dtype is not None and column.name in differing else column
+        for column in _columns(first)
+    ]
+
+
 def _numeric(footers: Sequence[_Footer]) -> Iterator[str]:
     """Yield the numeric columns of all files."""
     for footer in footers:
@@ -192,9 +227,11 @@ def _numeric(footers: Sequence[_Footer]) -> Iterator[str]:
 def _require_one_schema(footers: Sequence[_Footer], names: Sequence[str] | dict[str, None], path: str) -> None:
     first = footers[0]
     for footer in footers[1:]:
+        if footer.schema.equals(first.schema):
+            continue
         for name in names:
             ours, theirs = _type_name(first.schema, name), _type_name(footer.schema, name)
-            if ours != theirs:
+            if ours != theirs and not (_is_numeric(first.schema, name) and _is_numeric(footer.schema, name)):
                 raise UserError(
                     f"data.source: the files of {path} differ: the column {name!r} is {ours} in "
                     f"{first.location.source} and {theirs} in {footer.location.source}. Write all files with the same "
@@ -203,7 +240,13 @@ def _require_one_schema(footers: Sequence[_Footer], names: Sequence[str] | dict[
 
 
 def _type_name(schema: pa.Schema, name: str) -> str:
-    return str(schema.field(name).type) if name in schema.names else "missing"
+    return ", ".join(str(field.type) for field in schema if field.name == name) or "missing"
+
+
+def _is_numeric(schema: pa.Schema, name: str) -> bool:
+    """Whether a file has one column of a name, and it is numeric."""
+    found = [arrow_column(field) for field in schema if field.name == name]
+    return len(found) == 1 and found[0].dtype is not None
 
 
 # -- chunks --------------------------------------------------------------------------------------------------
@@ -271,8 +314,11 @@ class KeyReader:
 
     def __call__(self, number: int) -> pa.Table:
         """Return the columns of a chunk."""
-        tables = [rows for _, rows in _batches(self.parts[number], self.names)]
-        return pa.concat_tables(tables).select(list(self.names))
+        part = self.parts[number]
+        schema = _metadata(part.location, part.identity).schema.to_arrow_schema()
+        none = schema.empty_table().select(list(self.names)).replace_schema_metadata()
+        tables = [rows.replace_schema_metadata() for _, rows in _batches(part, self.names)]
+        return pa.concat_tables([none, *tables])
 
 
 def open_keys(source: Source, names: Sequence[str]) -> KeyReader:
@@ -288,10 +334,10 @@ def open_keys(source: Source, names: Sequence[str]) -> KeyReader:
     first = next(iter(schemas.values()))
     for location, schema in schemas.items():
         for name in names:
-            if name not in schema.names:
+            if schema.names.count(name) != 1:
                 raise UserError(
-                    f"output.key_columns: {location.source} has no column {name!r}; its columns are "
-                    f"{', '.join(schema.names)}."
+                    f"output.key_columns: {location.source} has {schema.names.count(name) or 'no'} column {name!r}; "
+                    f"its columns are {', '.join(schema.names)}."
                 )
             if schema.field(name).type != first.field(name).type:
                 raise UserError(

@@ -115,7 +115,8 @@ class _ArrayReader:
                 values = self.array[rows]
             else:
                 values = self.array.oindex[rows, self.positions]
-        block = np.asarray(values, dtype=self.dtype, order="C").reshape(len(piece), -1)
+        block = np.asarray(values, dtype=self.dtype, order="C")
+        block = block.reshape(len(piece), math.prod(block.shape[1:]))
         return _with_nan(block, self.missing)
 
 
@@ -227,7 +228,7 @@ def _source(
 
 def _storage_rows(arrays: Sequence[zarr.Array[Any]]) -> int:
     """Return the least common multiple of the arrays' storage chunks, or the largest of them if that is much less."""
-    rows = [array.chunks[0] for array in arrays]
+    rows = [max(1, array.chunks[0]) for array in arrays]
     common = math.lcm(*rows)
     return common if common <= 4 * max(rows) else max(rows)
 

@@ -37,7 +37,7 @@ _FREE_KEYS = (
     "refresh",
 )
 # what the run looks into when it differs: a file's time may change without its contents
-_LOOSE_DATA = ("chunks", "modified", "contents", "missing", "notes")
+_LOOSE_DATA = ("chunks", "files", "contents", "missing", "notes")
 
 
 Values = dict[str, Any]
@@ -65,7 +65,7 @@ def prepare_store(path: StorePath, config: dict[str, Any], data: dict[str, Any],
     config : dict
         The job's configuration.
     data : dict
-        What tells the data from any other: values that differ mean other data. ``modified`` and ``contents`` are
+        What tells the data from any other: values that differ mean other data. ``files`` and ``contents`` are
         kept, and left to the caller to compare. No NaN.
     fresh : bool
         Replace a result that is there.

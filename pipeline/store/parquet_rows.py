@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,16 @@ from pyarrow import parquet
 
 from gmm_dask.errors import UserError
 from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
+from pipeline.sources.parquet import OWN_FILES
 from pipeline.store.arrays import StorePath, writing
 from pipeline.store.attributes import Totals
+from pipeline.store.replacement import remove_at_once, swap
 from pipeline.store.zarr_rows import RowPlan, Values, write_summary
 
 Array = NDArray[np.float64]
 # number of a chunk -> the key columns of its rows
 ReadKeys = Callable[[int], pa.Table]
 
-# what a file knows about itself, in its footer
-_FOOTER = b"gmm-dask"
 _PARTS = "part-*.parquet"
 _SUMMARY = "_summary.json"
 
@@ -70,7 +69,8 @@ class ParquetRows:
             self._tell_store()
             return True
         with writing(self.place):
-            remove_parts(self._folder)
+            if self._folder.exists():
+                require_parts(self._folder)  # it stays until the new one is whole
             if not self._ours(self._unfinished):
                 remove_parts(self._unfinished)
             self._unfinished.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class ParquetRows:
         with writing(self.place):
             found = {"n_rows": self.plan.n_rows, **summary}
             (self._unfinished / _SUMMARY).write_text(json.dumps(found, indent=2, allow_nan=False))
-            self._unfinished.rename(self._folder)
+            swap(self._unfinished, self._folder)
             self._tell_store()
 
     def summary(self) -> dict[str, Any]:
@@ -100,8 +100,8 @@ class ParquetRows:
         return found
 
     def holds_another(self) -> bool:
-        """Whether there is another whole; see :class:`pipeline.store.zarr_rows.RowWriter`."""
-        return self._folder.exists() and not self._is_whole
+        """Whether there is another whole that these do not replace yet; see :class:`RowWriter` of ``zarr_rows``."""
+        return self._folder.exists() and not (self._is_whole or self._ours(self._unfinished))
 
     @property
     def _is_whole(self) -> bool:
@@ -131,7 +131,7 @@ class ParquetRows:
         for name in self.plan.names:
             columns |= _columns(name, values[name])
         footer = {"token": self.plan.token, "chunk": number, "totals": totals.to_array().tolist()}
-        table = pa.table(columns).replace_schema_metadata({_FOOTER: json.dumps(footer)})
+        table = pa.table(columns).replace_schema_metadata({OWN_FILES: json.dumps(footer)})
         with writing(self.place):
             self._put(number, table)
 
@@ -185,14 +185,18 @@ def remove_parts(folder: Path) -> None:
     UserError
         If anything else is in it, which is never touched.
     """
-    if not folder.exists():
-        return
+    if folder.exists():
+        require_parts(folder)
+        remove_at_once(folder)
+
+
+def require_parts(folder: Path) -> None:
+    """Raise :class:`UserError` if a folder has anything in it that was not written here."""
     if not folder.is_dir() or any(not _is_ours(file) for file in folder.iterdir()):
         raise UserError(
             f"{folder} exists and is not a folder of rows that gmm-dask wrote, so it is left as it is. Move it away, "
             "or choose another path."
         )
-    shutil.rmtree(folder)
 
 
 def _is_ours(file: Path) -> bool:
@@ -205,7 +209,7 @@ def _footer(file: Path) -> dict[str, Any]:
         metadata = parquet.read_schema(file).metadata or {}
     except pa.ArrowException:
         return {}
-    found: dict[str, Any] = json.loads(metadata.get(_FOOTER, b"{}"))
+    found: dict[str, Any] = json.loads(metadata.get(OWN_FILES, b"{}"))
     return found
 
 

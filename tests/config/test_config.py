@@ -335,6 +335,7 @@ def test_errors_name_the_key_and_what_is_allowed(error, text, key, parts):
         ("name: a", "data", ("required", JobConfig.model_fields["data"].description)),
         ("data: {columns: [a]}", "data.source", ("required", DataConfig.model_fields["source"].description)),
         ("data: {source: ''}", "data.source", ("empty", "''")),
+        ("data: {source: ~nobody-here/x.csv}", "data.source", ("home", "./~nobody-here/x.csv")),
         ("data: {source: a, missing: fill}", "data.missing", ("'error'", "'drop'", "'fill'")),
         ("data: {source: a, scale: robust}", "data.scale", ("'none'", "'standard'", "'robust'")),
         (
@@ -370,6 +371,28 @@ def test_all_errors_come_at_once(load):
         "data.sorce (line 1)",
         "search.tol (line 2)",
     ]
+
+
+HOME_PATHS = [
+    ("data.source", "{source: ~/x.parquet}", "data"),
+    ("output.store", "{store: '~/{started:%Y-%m-%d}.zarr'}", "output"),
+    ("score.source", "{source: ~/x.parquet}", "score"),
+    ("score.out", "{source: x.parquet, out: ~/s.zarr}", "score"),
+    ("cluster.local_directory", "{kind: local, local_directory: ~/spill}", "cluster"),
+]
+
+
+@pytest.mark.parametrize(("key", "section", "name"), HOME_PATHS)
+def test_a_tilde_is_the_home_folder(load, monkeypatch, key, section, name):
+    monkeypatch.setenv("HOME", "/home/anna")
+    config = load(f"{name}: {section}" + ("" if name == "data" else "\ndata: {source: a.csv}"))
+    _, field = key.split(".")
+    assert getattr(getattr(config, name), field).startswith("/home/anna/")
+
+
+def test_a_tilde_elsewhere_stays(load):
+    config = load("data: {source: a~/b.csv}\noutput: {store: ./~/r.zarr}")
+    assert (config.data.source, config.output.store) == ("a~/b.csv", "./~/r.zarr")
 
 
 def test_errors_name_the_line_or_the_override(load):

@@ -44,7 +44,7 @@ def make_store(tmp_path, covariance_type, scaled=False, columns=("speed", "tempe
     """A complete store of one model of four components, of which one is empty."""
     path = str(tmp_path / "night.zarr")
     config = JobConfig.model_validate({"name": "night", "data": {"source": "a.csv"}, "output": {"store": path}})
-    prepare_store(path, config.model_dump(mode="json"), {"path": "a.csv", "modified": 1})
+    prepare_store(path, config.model_dump(mode="json"), {"path": "a.csv", "files": "1"})
     parameters = random_parameters(covariance_type, K, D, seed=5)
     weights = np.array([0.0, 0.5, 0.2, 0.3])
     parameters = type(parameters)(weights, *list(vars(parameters).values())[1:])
@@ -218,6 +218,6 @@ def test_the_schema_is_printed():
 def test_an_unfinished_store_is_refused(tmp_path):
     path = str(tmp_path / "r.zarr")
     config = JobConfig.model_validate({"data": {"source": "a.csv"}, "output": {"store": path}})
-    prepare_store(path, config.model_dump(mode="json"), {"path": "a.csv", "modified": 1})
+    prepare_store(path, config.model_dump(mode="json"), {"path": "a.csv", "files": "1"})
     with pytest.raises(UserError, match=names(path, "'running'")):
         export(path, Target.JSON)

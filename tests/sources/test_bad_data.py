@@ -184,12 +184,12 @@ CASES = {
     "a CSV of a header alone": Case(csv("a,b\n"), ("x.csv", "no rows")),
     "a CSV without a header": Case(csv("1.5,2\n3,4\n"), ("x.csv", "first line", "1.5, 2", "header")),
     "a header that names a column twice": Case(csv("a,a\n1,2\n"), ("x.csv", "header", "'a' twice")),
-    "a ragged CSV": Case(csv(numbers("1,2,3")), ("x.csv", "Row #301", "Correct the file")),
+    "a ragged CSV": Case(csv(numbers("1,2,3")), ("x.csv", "line 302", "Correct the file")),
     "a CSV that is ragged far down": Case(
         csv(numbers("1,2,3", n_rows=LONG)),
-        ("x.csv", "byte", "Expected 2 columns, got 3"),
+        ("x.csv", "line", "Expected 2 columns, got 3"),
     ),
-    "a CSV with text far down": Case(csv(numbers("1,oops", n_rows=LONG)), ("x.csv", "byte", "'b'", "'oops'")),
+    "a CSV with text far down": Case(csv(numbers("1,oops", n_rows=LONG)), ("x.csv", "line", "'b'", "'oops'")),
     "a CSV that ends in the middle of a line": Case(csv(numbers("1")), ("x.csv", "got 1: 1")),
     "a CSV of bytes that are no text": Case(
         lambda: Path("x.csv").write_bytes(b"a,b\n1,\xff\xfe\n2,3\n"),
@@ -208,8 +208,8 @@ CASES = {
     ),
     "a Parquet file without rows": Case(parquet(frame=FRAME[:0]), ("x.parquet", "no rows")),
     "Parquet files that differ": Case(
-        folder(FRAME, FRAME.astype({"b": "int64"})),
-        ("data.source", "'b'", "double in rows/0.parquet", "int64 in rows/1.parquet"),
+        folder(FRAME, FRAME.astype({"b": "str"})),
+        ("data.source", "'b'", "double in rows/0.parquet", "string in rows/1.parquet"),
         config=data(source="rows"),
     ),
     "a date that is asked for": Case(

@@ -29,7 +29,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.job import load_config
 from pipeline.fit.job import run
 from pipeline.sources import open_source
-from pipeline.sources.location import find_location, last_modified
+from pipeline.sources.location import find_location
 from pipeline.store import open_result
 from s3 import free_port, s3_server
 
@@ -193,13 +193,13 @@ def test_a_complete_store_is_found_again_and_changed_data_are_seen(job, bucket, 
     upload = partial(bucket.client.put_object, Bucket="data", Key="changing.parquet")
     upload(Body=(tmp_path / "a.parquet").read_bytes())
     location = find_location(DataConfig(source="s3://data/changing.parquet", storage_options=credentials))
-    before = last_modified(location)
+    before = location.version()
     assert CliRunner().invoke(app, ["run", "--no-prefect", *arguments]).exit_code == 0
     again = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
     assert "--fresh" in again.output  # it was complete
     FAITHFUL[::-1].assign(waiting=FAITHFUL["waiting"][::-1] + 1).to_parquet(tmp_path / "a.parquet", index=False)
     upload(Body=(tmp_path / "a.parquet").read_bytes())
-    assert last_modified(find_location(DataConfig(source=location.source, storage_options=credentials))) != before
+    assert find_location(DataConfig(source=location.source, storage_options=credentials)).version() != before
     changed = CliRunner().invoke(app, ["run", "--no-prefect", *arguments])
     assert changed.exit_code == 2
     assert "changed" in changed.output

@@ -1,0 +1,122 @@
+"""Data and results that lie in each other: results would be read as data, or data replaced by a result."""
+
+from __future__ import annotations
+
+import glob
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
+
+from gmm_dask.errors import FaultError, UserError
+from pipeline.config.environment import fill_in
+from pipeline.sources.location import Location, files_below, matches
+
+# names of one file system
+_ALIASES = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs", "local": "file"}
+# a file as a result may hold it
+_PART = "part-00000.parquet"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A path on a file system; a local one is absolute, without links."""
+
+    scheme: str
+    path: str
+
+    @classmethod
+    def of(cls, path: str | Path) -> _Place:
+        scheme, separator, rest = str(path).partition("://")
+        scheme = _ALIASES.get(scheme.lower(), scheme.lower()) if separator else "file"
+        if scheme != "file":
+            return cls(scheme, posixpath.normpath(rest))
+        local = LocalFileSystem._strip_protocol(f"file://{rest}") if separator else str(path)
+        return cls("file", os.path.realpath(local))
+
+    def is_within(self, other: _Place) -> bool:
+        """Whether this is the other, or lies below it."""
+        if self.scheme != other.scheme:
+            return False
+        if self.path == other.path or self.path.startswith(f"{other.path.rstrip('/')}/"):
+            return True
+        # a file system may not tell upper from lower case, or show a folder in two places
+        return self.scheme == "file" and os.path.exists(other.path) and self._leads_through(other.path)
+
+    def _leads_through(self, folder: str) -> bool:
+        path = Path(self.path)
+        return any(one.exists() and one.samefile(folder) for one in (path, *path.parents))
+
+
+def require_apart(source: str, results: Iterable[str | Path]) -> None:
+    """Check that no result lies within the data, nor the data within a result, whatever links lead there.
+
+    Parameters
+    ----------
+    source : str
+        As in a configuration. Where a variable of the environment is not set, or nothing can be read, nothing is
+        checked: opening the data tells.
+    results : iterable of path
+        Files and folders that a command writes.
+
+    Raises
+    ------
+    UserError
+        If one lies within the other.
+    """
+    try:
+        paths, folders = _data_places(source)
+    except (UserError, FaultError):
+        return
+    for result in results:
+        place = _Place.of(result)
+        if any(one.is_within(place) for one in (*paths, *folders)):
+            raise UserError(
+                f"data.source: {source} lies within {result}, which this command writes or replaces: the data would be "
+                "lost. Choose another path for the result (output.store; of scores, score.out or -o)."
+            )
+        if any(place.is_within(one) for one in paths) or _matches(source, place):
+            raise UserError(
+                f"{result} lies within the data {source}: the next run would read the result as data. Choose a path "
+                "outside of them (output.store; of scores, score.out or -o)."
+            )
+
+
+def require_outside(result: str | Path, store: Sequence[str | Path]) -> None:
+    """Raise :class:`UserError` if a result lies within one of the folders of a result store, or holds one."""
+    place = _Place.of(result)
+    for folder in store:
+        other = _Place.of(folder)
+        if place.is_within(other) or other.is_within(place):
+            raise UserError(
+                f"{result} and {folder} lie within each other, and the next run may replace either. Choose another "
+                "path with -o (of score-batch, score.out)."
+            )
+
+
+def _data_places(source: str) -> tuple[list[_Place], list[_Place]]:
+    """Return the paths of the data, one or those that a glob matches, and the folders where their files really lie."""
+    path: str = fill_in(source, "data.source")
+    if _Place.of(path).scheme != "file":
+        return ([] if glob.has_magic(path) else [_Place.of(path)]), []
+    local = LocalFileSystem._strip_protocol(path) if "://" in path else path
+    location = Location(source, local, True, fsspec.filesystem("file"))
+    found = matches(location) if location.is_glob else [local]
+    folders = {os.path.dirname(os.path.realpath(file)) for one in found for file in files_below(location, one)}
+    return list(map(_Place.of, found)), [_Place("file", folder) for folder in folders]
+
+
+def _matches(source: str, place: _Place) -> bool:
+    """Whether a glob matches a result, a file in it, or a folder around it."""
+    path: str = fill_in(source, "data.source")
+    if not glob.has_magic(path) or _Place.of(path).scheme != place.scheme:
+        return False
+    pattern = re.compile(glob_translate(_Place.of(path).path))
+    around = [place.path, *map(str, Path(place.path).parents)]
+    return any(pattern.match(one) for one in (posixpath.join(place.path, _PART), *around))
