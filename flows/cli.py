@@ -56,7 +56,7 @@ def options(
 def run(
     config: ConfigPath,
     overrides: Overrides = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over and replace a stored result.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, and replace a stored result in the end.")] = False,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Run without a Prefect server.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -64,7 +64,7 @@ def run(
 
     An unfinished job is resumed; a finished one is shown.
     """
-    with error_messages(debug, "The same command resumes from the last checkpoint."):
+    with error_messages(debug, _resumes("checkpoint", fresh)):
         terminal.print_line(f"gmm-dask run {config}")
         from pipeline.config.job import load_config
 
@@ -114,11 +114,11 @@ def score(
         typer.Option(metavar="A,B,...", help="Columns of DATA to use as the model's features, in the model's order."),
     ] = None,
     overrides: Overrides = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace existing scores.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace existing scores in the end.")] = False,
     debug: Debug = False,
 ) -> None:
     """Label new rows with a stored model, and compare them with the rows of its fit."""
-    with error_messages(debug, "The same command resumes from the last chunk."):
+    with error_messages(debug, _resumes("chunk", fresh)):
         terminal.print_line(f"gmm-dask score {store} {data}")
         from pipeline.score.new_rows import score as score_rows
         from pipeline.score.settings import ScoreSettings
@@ -211,6 +211,11 @@ def schema(
     from pipeline.config.job import config_schema
 
     print(json.dumps(config_schema(), indent=2))
+
+
+def _resumes(last: str, fresh: bool) -> str:
+    """Say how an interrupted command is resumed: with --fresh it would start over."""
+    return f"The same command{' without --fresh' if fresh else ''} resumes from the last {last}."
 
 
 @contextmanager

@@ -25,7 +25,9 @@ from gmm_dask.errors import FaultError, UserError
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import Family, Parameters, get_family
 from gmm_dask.selection.criteria import CRITERIA
+from pipeline.sources.overlap import require_apart, require_outside
 from pipeline.store import Result, StoredModel, open_result
+from pipeline.store.paths import results_of
 
 # the oldest operators that take float64 throughout, and the file format that goes with them
 ONNX_OPSET, ONNX_FORMAT = 18, 8
@@ -63,12 +65,15 @@ def export(path: str | Path, target: Target, out: str | Path | None = None) -> P
     Raises
     ------
     UserError
-        If the store is not complete, the file exists, or a package is missing.
+        If the store is not complete, the file exists or would lie within the store or its data, or a package is
+        missing.
     """
     result = open_result(Path(path).resolve())  # once: a link may be set to another store meanwhile
     assert result.best is not None
     model = result.best_model
     file = _default_file(Path(path), result.best, target) if out is None else Path(out)
+    require_outside(file, results_of(path))
+    require_apart(result.config["data"]["source"], [file])
     _WRITERS[target](result, model, file)
     return file
 

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Status
-from gmm_dask.errors import UserError
+from gmm_dask.errors import ChangedRowsError, FaultError, UserError
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import Rows
 from gmm_dask.passes.statistics import collect_statistics
+from gmm_dask.passes.unchanged import check_rows
 from gmm_dask.selection.grid import in_grid_order
 from gmm_dask.selection.outcomes import best_outcome, by_candidate, choose, evaluate_states
 from pipeline import store
@@ -30,22 +32,23 @@ from pipeline.fit.extend import plan_extension
 from pipeline.fit.initialization import em_settings, initial_states, seed
 from pipeline.fit.plan import FitPlan, candidates_of, data_shape, grid_of, plan_fits
 from pipeline.progress import Message, Progress, StageStarted, report_notes, silent
-from pipeline.report import clear_report, has_report, report_folder, write_report
+from pipeline.report import clear_report, has_report, write_report
 from pipeline.score.row_pass import (
     RowRequest,
     plan_rows,
     unprepared_rows,
     write_row_outputs,
 )
-from pipeline.score.writers import clear_rows, read_keys, row_writer
+from pipeline.score.writers import clear_rows, read_keys, require_own_rows, row_writer
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
+from pipeline.sources.overlap import require_apart
 from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary
 from pipeline.sources.rows import fits_in_memory, open_prepared_rows, read_data_summary, require_same_chunks
 from pipeline.stages import Stage, unchanged
 from pipeline.store import Checkpoint, Result, StoreStatus, Widening, open_result
 from pipeline.store.arrays import writing
-from pipeline.store.paths import placed
+from pipeline.store.paths import placed, report_folder, results_of, with_store, working_path
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,7 +92,7 @@ def run(
     ----------
     config : JobConfig
     fresh : bool
-        Start over where a store of this job exists.
+        Start over where a store of this job exists. A complete one is replaced when the new one is complete.
     progress : callable
         Called with each event: stages, passes, chunks.
     as_task : callable
@@ -106,19 +109,27 @@ def run(
     Raises
     ------
     UserError
-        If the data, the configuration or the store cannot be used, or no candidate could be fitted.
+        If the data, the configuration or the store cannot be used, or lie within each other; if no candidate could be
+        fitted.
     """
     begin = time.monotonic()
     config = placed(config, fresh=fresh)
     path = config.output.store
+    require_apart(config.data.source, results_of(path))
     with store.lock(path), writing(path, disk_only=True), connected(config.cluster, progress):
-        found = as_task(prepare)(config, fresh, progress)
+        put_replacement_in_place(path)
+        working = with_store(config, working_path(config, fresh=fresh))
+        if working.output.store != path:
+            require_own_rows(path)  # they are replaced in the end
+        found = as_task(prepare)(working, fresh, progress)
         if found is not StoreStatus.COMPLETE:
-            if found is StoreStatus.NEW:
-                as_task(initialize)(config, progress)
-            best = _search(config, checkpoint_seconds, progress, as_task)
-            as_task(write_rows)(config, best, progress)
-            as_task(finish)(config, best, time.monotonic() - begin, progress)
+            with _noticing_changes(working):
+                if found is StoreStatus.NEW:
+                    as_task(initialize)(working, progress)
+                best = _search(working, checkpoint_seconds, progress, as_task)
+                as_task(write_rows)(working, best, progress)
+                as_task(finish)(working, best, time.monotonic() - begin, progress)
+            put_replacement_in_place(path)
         if config.output.report and not has_report(path):
             as_task(draw)(config, progress)
     return Summary.read(path, time.monotonic() - begin, reused=found is StoreStatus.COMPLETE)
@@ -135,6 +146,46 @@ def _search(config: JobConfig, checkpoint_seconds: float, progress: Progress, as
         if not (config.search.extend and as_task(extend)(config, best, progress)):
             return best
         done = waves
+
+
+@contextmanager
+def _noticing_changes(config: JobConfig) -> Iterator[None]:
+    """Where a stage fails because somebody wrote to the data meanwhile, say so, whatever error that led to."""
+    try:
+        yield
+    except FaultError:
+        raise
+    except Exception as error:
+        if not (isinstance(error, ChangedRowsError) or _files_have_changed(config)):
+            raise
+        difference = f": {error.difference}" if isinstance(error, ChangedRowsError) else ""
+        raise UserError(
+            f"data.source: {config.data.source} was changed while it was read{difference}. Run the job again when "
+            "nobody writes to the data; with --fresh if they stay as they are now."
+        ) from error
+
+
+def _files_have_changed(config: JobConfig) -> bool:
+    known = store.open_result(config.output.store, unfinished=True).data
+    try:
+        return bool(header_of(open_job(config))["files"] != known["files"])
+    except UserError:  # they could be opened before
+        return True
+
+
+def put_replacement_in_place(path: str) -> None:
+    """Let a complete replacement be the store, with its rows and without the report of the one before."""
+    new = store.replacement_of(path)
+    if store.is_store(new):
+        found = store.open_result(new, unfinished=True)
+        if not found.is_complete:
+            return
+        require_own_rows(path)
+        store.update_attributes(new, config={**found.config, "output": {**found.config["output"], "store": path}})
+        clear_report(path)
+    elif Path(new).exists():
+        return
+    store.put_in_place(path)
 
 
 # -- before the fits ---------------------------------------------------------------------------------------------
@@ -191,16 +242,16 @@ def _check_checkpoint(config: JobConfig, source: Source, progress: Progress) -> 
 
 
 def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any], progress: Progress) -> None:
-    """If the data's files have another time than the store knows, compare their contents by another pass 0."""
+    """If the data's files are not those that the store knows, compare their contents by another pass 0."""
     path = config.output.store
     known = store.open_result(path, unfinished=True).data
-    if known["modified"] == header["modified"]:
+    if known["files"] == header["files"]:
         return
-    progress(Message("compare", "the data files were modified after the run began: reading them to compare"))
+    progress(Message("compare", "the data files were changed after the run began: reading them to compare"))
     with _reading(config, source):
         data_summary = read_data_summary(config, source)
     require_same_contents(path, source.columns, known["contents"], contents_of(data_summary))
-    store.update_attributes(path, data={**known, "modified": header["modified"]})
+    store.update_attributes(path, data={**known, "files": header["files"]})
 
 
 # -- the fits, and the choice ------------------------------------------------------------------------------------
@@ -366,5 +417,7 @@ def _plan_of(config: JobConfig, source: Source, checkpoint: Checkpoint) -> FitPl
 def _fitted_rows(config: JobConfig, source: Source, checkpoint: Checkpoint) -> Rows:
     """Return the rows as they are fitted; the workers of a cluster keep them if there is room."""
     rows = open_prepared_rows(config, source, _preparation(config), checkpoint.data_summary)
+    if rows.in_memory:  # of others, each pass checks what it reads
+        check_rows(rows, checkpoint.data_summary)
     plan = _plan_of(config, source, checkpoint)
     return persist_rows(config, rows, plan.shape, plan.memory_bytes)

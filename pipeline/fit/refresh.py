@@ -8,7 +8,6 @@ further read of the data; it is stored before the first checkpoint.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,13 +33,12 @@ from pipeline.fit.initialization import em_settings, initial_states, seed_states
 from pipeline.fit.job import Summary, run
 from pipeline.fit.plan import grid_of
 from pipeline.progress import Progress, report_notes, silent
-from pipeline.report import report_folder
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of
 from pipeline.sources.preparation import Preparation, preparation_of
 from pipeline.stages import Stage, unchanged
 from pipeline.store import RefreshDecision, Result, StoredModel
-from pipeline.store.paths import last_complete, placed, stores_of
+from pipeline.store.paths import last_complete, placed, report_folder, stores_of
 
 Array = NDArray[np.float64]
 # rows in the units of the data, and their weights
@@ -265,11 +263,9 @@ def _remove_old(config: JobConfig, keep: int) -> tuple[str, ...]:
 def _remove(path: str) -> bool:
     try:
         with store.lock(path):
-            gone = Path(path).with_name(f".{Path(path).name}.removed")
-            shutil.rmtree(gone, ignore_errors=True)
-            os.replace(path, gone)  # at once: nobody opens a store that is half removed
-            for folder in (gone, report_folder(path), Path(store.rows_folder(path))):
-                shutil.rmtree(folder, ignore_errors=True)
+            store.discard_replacement(path)
+            for folder in (path, report_folder(path), store.rows_folder(path)):
+                store.remove_at_once(Path(folder))
     except store.LockedError:
         return False
     Path(f"{Path(path).resolve()}.lock").unlink(missing_ok=True)

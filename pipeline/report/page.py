@@ -17,16 +17,13 @@ from pipeline.config.yaml_file import to_yaml
 from pipeline.report import figures, phrases, tables
 from pipeline.report.contents import ReportContents, read_contents
 from pipeline.report.figures import Picture
+from pipeline.sources.overlap import require_apart
 from pipeline.store import RowSummary
+from pipeline.store.paths import report_folder
 
 PAGE = "index.html"
 _PICTURES = (*CRITERIA, *(f"{name}-close" for name in CRITERIA), "clusters", "clusters-2", "clusters-3")
 _PICTURES += ("means", "uncertainty", "log-likelihood")
-
-
-def report_folder(path: str | Path) -> Path:
-    """Where a store's report lies: beside it."""
-    return Path(f"{str(path).rstrip('/')}-report")
 
 
 def has_report(path: str | Path) -> bool:
@@ -58,9 +55,10 @@ def write_report(path: str | Path) -> Path:
     Raises
     ------
     UserError
-        If there is no result store, or one that is not complete.
+        If there is no result store, or one that is not complete; if the report would lie within the data.
     """
     report = read_contents(str(path))
+    require_apart(report.store.config["data"]["source"], [report_folder(path)])
     drawn = {
         "choice": figures.draw_choice(report),
         "others": figures.draw_other_criteria(report),

@@ -32,8 +32,9 @@ from pipeline.score.settings import ScoreSettings, score_config
 from pipeline.score.writers import parquet_writer, row_writer
 from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
+from pipeline.sources.overlap import require_apart, require_outside
 from pipeline.store import Result, RowPlan, RowWriter, StoredModel
-from pipeline.store.paths import with_store
+from pipeline.store.paths import results_of, with_store
 
 Array = NDArray[np.float64]
 
@@ -85,7 +86,7 @@ def score(
     settings : ScoreSettings, optional
         What replaces settings of the stored job.
     fresh : bool
-        Replace other scores.
+        Replace other scores, when the new ones are complete.
     earlier : sequence of str
         Other paths, the newest first. Unfinished scores of the same model and rows at one of them are resumed instead
         of ``out``, unless newer ones are complete.
@@ -94,29 +95,36 @@ def score(
     Raises
     ------
     UserError
-        If the store is not complete, or the data lack a feature or hold values that are missing.
+        If the store is not complete, the data lack a feature or hold values that are missing, or the scores and the
+        data or the store lie within each other.
     """
     begin = time.monotonic()
     result = store.open_result(Path(path).resolve())
     model = result.best_model
     reference = read_reference(result, model)
     config = score_config(result, model, data, str(out), columns, settings or ScoreSettings())
+    place = config.output.store
+    require_apart(config.data.source, [place, store.replacement_of(place), f"{place}.unfinished"])
+    require_outside(place, results_of(path))
     progress(StageStarted("open", f"{data}, for {result.best} of {result.store}"))
     source = _open(config.data, model)
     request = _request(config, model, reference)
     rows, plan = _plan(config, source, request, progress)
     config = with_store(config, _find_unfinished(config, plan, earlier) or config.output.store)
-    with store.lock(config.output.store):
-        complete, writer = _prepare(config, source, plan, result, fresh)
+    place = config.output.store
+    with store.lock(place):
+        # a folder of files is made beside the one that it replaces in any case
+        working = place if _as_files(config) else store.scores_working_path(place, plan.token, fresh)
+        complete, writer = _prepare(config, source, plan, result, fresh, working)
         write_row_outputs(
             config, source, rows, request, writer, progress, lambda found: compare(found, reference).to_dict()
         )
         stored = writer.summary()
         if not (complete or _as_files(config)):
-            store.complete_scores(config.output.store, stored)
+            store.complete_scores(working, stored, place)
     return ScoreSummary(
         **vars(Comparison.from_dict(stored)),
-        out=config.output.store,
+        out=place,
         model=str(result.best),
         seconds=time.monotonic() - begin,
         reused=complete,
@@ -148,9 +156,10 @@ def _as_files(config: JobConfig) -> bool:
     return config.output.rows == "parquet"
 
 
-def _prepare(config: JobConfig, source: Source, plan: RowPlan, result: Result, fresh: bool) -> tuple[bool, RowWriter]:
+def _prepare(
+    config: JobConfig, source: Source, plan: RowPlan, result: Result, fresh: bool, out: str
+) -> tuple[bool, RowWriter]:
     """Make or find the scores; returns whether they are complete, and the writer of the rest of them."""
-    out = config.output.store
     if _as_files(config):
         writer = parquet_writer(config, source, plan, out)
         if writer.holds_another() and not fresh:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import numpy as np
 from dask.callbacks import Callback
 from numpy.typing import NDArray
 
-from gmm_dask.errors import UserError
+from gmm_dask.errors import ChangedRowsError, UserError
 from gmm_dask.memory import Shape
 from gmm_dask.passes.holdout import usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
@@ -146,12 +147,14 @@ def write_row_outputs(
     """
     if writer.begin():
         return
-    totals = writer.finished()
+    plan, totals = writer.plan, writer.finished()
+    known = not any(map(math.isnan, rows.lengths))
+    if len(rows.lengths) != len(plan.lengths) or (known and tuple(rows.lengths) != plan.lengths):
+        raise ChangedRowsError(f"there were {plan.n_rows:,} of them in {len(plan.lengths)} chunks, and now are others")
     # rows in memory are cut into other chunks in each run, and are quickly done
     missing = [i for i, of_chunk in enumerate(totals) if of_chunk is None or rows.in_memory]
     done = sorted(set(range(len(totals))) - set(missing))
     progress(StageStarted("write rows", _detail(request, len(done), len(totals))))
-    plan = writer.plan
     n_bytes = output_bytes(request.names, plan.n_components)
     shape = Shape(len(source.columns), len(plan.lengths), max(1, *plan.lengths), n_bytes)
     sketch = NO_VALUES

@@ -69,9 +69,21 @@ def clear_rows(path: str) -> None:
     UserError
         If something else lies there, which is never touched.
     """
-    folder = store.rows_folder(path)
-    for found in (Path(folder), Path(f"{folder}.unfinished")):
-        if found.exists():
-            from pipeline.store.parquet_rows import remove_parts
+    for folder in _row_folders(path):
+        from pipeline.store.parquet_rows import remove_parts
 
-            remove_parts(found)
+        remove_parts(folder)
+
+
+def require_own_rows(path: str) -> None:
+    """Raise :class:`UserError` if something else lies where the Parquet files of a store's rows do."""
+    for folder in _row_folders(path):
+        from pipeline.store.parquet_rows import require_parts
+
+        require_parts(folder)
+
+
+def _row_folders(path: str) -> list[Path]:
+    """What lies where the Parquet files of a store's rows do: PyArrow is imported only where something does."""
+    folder = store.rows_folder(path)
+    return [found for found in (Path(folder), Path(f"{folder}.unfinished")) if found.exists()]

@@ -10,6 +10,7 @@
       sample/         some rows, with what the chosen model says about them
       checkpoint/<n>/ the state of an unfinished run
     STORE-rows/       beside the store: the values of rows, where they are Parquet files
+    STORE.fresh/      beside a complete store: what --fresh builds to put in its place
     STORE.lock        beside the store: held by the run that writes it
 
 Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE, group=..., consolidated=False)``.
@@ -32,6 +33,7 @@ from pipeline.store.lifecycle import (
 )
 from pipeline.store.locks import LockedError, is_locked, lock
 from pipeline.store.models import Sample, StoredModel, write_models, write_sample
+from pipeline.store.replacement import discard_replacement, put_in_place, remove_at_once, replacement_of
 from pipeline.store.result import Result, open_result, read_candidates
 from pipeline.store.scores import (
     ELSEWHERE,
@@ -40,6 +42,7 @@ from pipeline.store.scores import (
     find_unfinished,
     prepare_scores,
     read_scores,
+    scores_working_path,
 )
 from pipeline.store.zarr_rows import RowPlan, RowWriter, ZarrRows, read_summary, rows_folder
 
@@ -63,6 +66,7 @@ __all__ = [
     "add_bytes_read",
     "complete",
     "complete_scores",
+    "discard_replacement",
     "find_store",
     "find_unfinished",
     "is_locked",
@@ -74,12 +78,16 @@ __all__ = [
     "open_result",
     "prepare_scores",
     "prepare_store",
+    "put_in_place",
     "read_candidates",
     "read_scores",
     "read_summary",
+    "remove_at_once",
+    "replacement_of",
     "row_of",
     "rows_folder",
     "save_checkpoint",
+    "scores_working_path",
     "update_attributes",
     "write_criteria",
     "write_models",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import cache
+from pathlib import Path
 
 from pipeline import store
 from pipeline.config.job import JobConfig
@@ -11,6 +13,7 @@ from pipeline.config.templates import at, dated_paths, is_dated
 from pipeline.sources import open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.store import Result
+from pipeline.store.arrays import StorePath
 
 
 def placed(config: JobConfig, *, fresh: bool = False, now: datetime | None = None) -> JobConfig:
@@ -27,14 +30,35 @@ def placed(config: JobConfig, *, fresh: bool = False, now: datetime | None = Non
     Returns
     -------
     JobConfig
-        With the store that an earlier run of the same configuration and data did not finish, or is at work on, if it
-        is newer than any that is complete; else with the path that the present moment makes.
+        With the store that an earlier run of the same configuration and data did not finish or replace, or is at work
+        on, if it is newer than any that is complete; else with the path that the present moment makes.
     """
     template = config.output.store
     if not is_dated(template):
         return config
     found = None if fresh else _unfinished(config)
     return with_store(config, found or dated_now(config, template, now))
+
+
+def working_path(config: JobConfig, *, fresh: bool = False) -> str:
+    """Where a run works that holds the lock of its store: there, or at the replacement of a complete result.
+
+    Parameters
+    ----------
+    config : JobConfig
+        With the path of the store.
+    fresh : bool
+        Whether to start anew: what is left of an earlier replacement is removed. Otherwise one that a run of the same
+        configuration and data did not finish is resumed.
+    """
+    path = config.output.store
+    new = store.replacement_of(path)
+    if not fresh:
+        return new if _same_job(config)(new) else path
+    complete = store.find_store(path) is store.StoreStatus.COMPLETE
+    store.find_store(new)  # something else is never touched
+    store.discard_replacement(path)
+    return new if complete else path
 
 
 def dated_now(config: JobConfig, template: str, now: datetime | None = None) -> str:
@@ -45,6 +69,17 @@ def dated_now(config: JobConfig, template: str, now: datetime | None = None) -> 
 def with_store(config: JobConfig, path: str) -> JobConfig:
     """The configuration with another path of its store."""
     return config.model_copy(update={"output": config.output.model_copy(update={"store": path})})
+
+
+def report_folder(path: StorePath) -> Path:
+    """Where a store's report lies: beside it."""
+    return Path(f"{str(path).rstrip('/')}-report")
+
+
+def results_of(path: StorePath) -> list[str]:
+    """All paths that runs of a store write to or remove."""
+    rows = store.rows_folder(path)
+    return [str(path), store.replacement_of(path), rows, f"{rows}.unfinished", str(report_folder(path))]
 
 
 def stores_of(config: JobConfig) -> Iterator[Result]:
@@ -65,13 +100,27 @@ def last_complete(config: JobConfig) -> Result | None:
 
 def _unfinished(config: JobConfig) -> str | None:
     """The store to go on with."""
-    header = None
+    is_same_job = _same_job(config)
     for found in stores_of(config):
+        if is_same_job(store.replacement_of(found.store)):
+            return found.store
         if found.is_complete:
             return None
         if found.checkpoint is None and not store.is_locked(found.store):
             continue
-        header = header or header_of(open_source(config.data))
-        if store.is_same_job((found.config, config.model_dump(mode="json")), (found.data, header)):
+        if is_same_job(found.store):
             return found.store
     return None
+
+
+def _same_job(config: JobConfig) -> Callable[[str], bool]:
+    """Return a function that tells whether a store is of a configuration and of the data as they are now."""
+    header = cache(lambda: header_of(open_source(config.data)))
+
+    def is_same_job(path: str) -> bool:
+        if not store.is_store(path):
+            return False
+        found = store.open_result(path, unfinished=True)
+        return store.is_same_job((found.config, config.model_dump(mode="json")), (found.data, header()))
+
+    return is_same_job

@@ -5,6 +5,7 @@
     OUT/              attributes: format, format_version, status, model, config, data, software, token, summary
       rows/           a value for each row, as in a result store
     OUT.lock          beside it: held by the command that writes it
+    OUT.fresh/        beside complete scores: what --fresh builds to put in their place
 
 ``status: complete`` is written last.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import zarr
@@ -20,6 +22,7 @@ import zarr
 from gmm_dask.errors import UserError
 from pipeline.store.arrays import StorePath, as_json, attributes_at, open_root, writing
 from pipeline.store.attributes import Attributes, RunStatus
+from pipeline.store.replacement import remove_at_once, replacement_of, swap
 
 FORMAT = {"format": "gmm-dask-scores", "format_version": 1}
 ELSEWHERE = "Choose another path (-o; in a configuration score.out, with a date in it)"
@@ -89,6 +92,24 @@ def prepare_scores(path: StorePath, attributes: ScoreAttributes, fresh: bool) ->
     return False
 
 
+def scores_working_path(path: StorePath, token: str, fresh: bool) -> str:
+    """Return where scores are written: at their path, or at the replacement of complete ones.
+
+    A replacement that an earlier call completed is put in place; with ``fresh``, one that is not complete is removed.
+    Parameters are as of :func:`prepare_scores`.
+    """
+    new = replacement_of(path)
+    begun = _scores_at(new)
+    if begun is not None and begun.is_complete:
+        swap(Path(new), Path(path).resolve())
+        begun = None
+    if not fresh:
+        return new if begun is not None and begun.token == token else str(path)
+    found = _scores_at(path)
+    remove_at_once(Path(new))
+    return new if found is not None and found.is_complete else str(path)
+
+
 def find_unfinished(paths: Sequence[str], token: str) -> str | None:
     """Find the scores that an earlier call has begun and not finished.
 
@@ -116,10 +137,12 @@ def find_unfinished(paths: Sequence[str], token: str) -> str | None:
     return None
 
 
-def complete_scores(path: StorePath, summary: dict[str, Any]) -> None:
-    """Mark scores complete, as the last thing that is written."""
+def complete_scores(path: StorePath, summary: dict[str, Any], out: StorePath) -> None:
+    """Mark scores complete, as the last thing that is written, and put them at ``out`` if they replace others."""
     with writing(path):
         open_root(path, "r+").update_attributes(as_json({"summary": summary, "status": RunStatus.COMPLETE}))
+        if path != out:
+            swap(Path(path), Path(out).resolve())
 
 
 def read_scores(path: StorePath) -> ScoreAttributes:

@@ -21,9 +21,10 @@ from messages import names
 from pages import Cells
 from pipeline.fit import job as stages
 from pipeline.fit.plan import estimate_job
-from pipeline.report import clear_report, figures, has_report, page, phrases, report_folder, tables, write_report
+from pipeline.report import clear_report, figures, has_report, page, phrases, tables, write_report
 from pipeline.report.contents import read_contents
 from pipeline.store import open_result
+from pipeline.store.paths import report_folder
 from reports import job, rows_of
 
 UNREPORTED = {"report": False}  # the page is drawn by the test, or not at all

@@ -9,7 +9,7 @@ from PIL import Image
 
 import browser
 from pipeline.fit import job as stages
-from pipeline.report import report_folder
+from pipeline.store.paths import report_folder
 from reports import job, rows_of
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

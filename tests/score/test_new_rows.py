@@ -65,6 +65,11 @@ def rows_of(out):
     return xr.open_zarr(out, group="rows", consolidated=False).load()
 
 
+def labels_of(out):
+    """Labels of scores in either format."""
+    return (pd.read_parquet(out) if out.suffix == ".parquet" else rows_of(out))["label"].to_numpy()
+
+
 def write_new(tmp_path, kind, rows, columns=("c", "a", "b")):
     """New rows, the columns in another order, with others between them."""
     frame = pd.DataFrame(rows, columns=COLUMNS)[list(columns)]
@@ -279,6 +284,24 @@ def test_other_scores_are_replaced_only_when_asked(tmp_path, store, out):
     with pytest.raises(UserError, match="--fresh"):
         score(store, second, tmp_path / out)
     assert not score(store, second, tmp_path / out, fresh=True).reused
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
+def test_scores_stay_until_others_are_complete(tmp_path, store, unheld, out):
+    (tmp_path / "one").mkdir()
+    first = write_new(tmp_path, "parquet", some_rows(1000, 1))
+    second = write_new(tmp_path / "one", "parquet", some_rows(700, 2))
+    settings = {"settings": ScoreSettings.from_overrides(["data.chunk_rows=70"])}
+    score(store, first, tmp_path / out, **settings)
+    before = labels_of(tmp_path / out)
+    with dask.config.set(num_workers=1), pytest.raises(Stop):
+        score(store, second, tmp_path / out, fresh=True, progress=stop, **settings)
+    np.testing.assert_array_equal(labels_of(tmp_path / out), before)
+    events = []
+    score(store, second, tmp_path / out, progress=events.append, **settings)  # resumes what --fresh began
+    assert any("resuming after" in str(getattr(event, "detail", "")) for event in events)
+    assert len(labels_of(tmp_path / out)) == 700
+    assert not [p.name for p in tmp_path.iterdir() if p.name.endswith((".fresh", ".unfinished", ".removed"))]
 
 
 @pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
