@@ -25,7 +25,7 @@ from gmm_dask.errors import FaultError, UserError
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import Family, Parameters, get_family
 from gmm_dask.selection.criteria import CRITERIA
-from pipeline.sources.overlap import require_apart, require_outside
+from pipeline.sources.overlap import require_apart_from_stored, require_outside
 from pipeline.store import Result, StoredModel, open_result
 from pipeline.store.paths import results_of
 
@@ -73,7 +73,7 @@ def export(path: str | Path, target: Target, out: str | Path | None = None) -> P
     model = result.best_model
     file = _default_file(Path(path), result.best, target) if out is None else Path(out)
     require_outside(file, results_of(path))
-    require_apart(result.config["data"]["source"], [file])
+    require_apart_from_stored(result.config["data"]["source"], [file])
     _WRITERS[target](result, model, file)
     return file
 

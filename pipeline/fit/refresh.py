@@ -257,10 +257,11 @@ def _remove_old(config: JobConfig, keep: int) -> tuple[str, ...]:
     if len(complete) <= keep:
         return ()
     oldest = [one.store for one in found].index(complete[keep - 1])
-    return tuple(one.store for one in found[oldest + 1 :] if _remove(one.store))
+    return tuple(one.store for one in found[oldest + 1 :] if remove_store(one.store))
 
 
-def _remove(path: str) -> bool:
+def remove_store(path: str) -> bool:
+    """Remove a store with all that lies beside it, unless a run is at work on it; returns whether it was removed."""
     try:
         with store.lock(path):
             store.discard_replacement(path)

@@ -17,7 +17,7 @@ from pipeline.config.yaml_file import to_yaml
 from pipeline.report import figures, phrases, tables
 from pipeline.report.contents import ReportContents, read_contents
 from pipeline.report.figures import Picture
-from pipeline.sources.overlap import require_apart
+from pipeline.sources.overlap import require_apart_from_stored
 from pipeline.store import RowSummary
 from pipeline.store.paths import report_folder
 
@@ -58,7 +58,7 @@ def write_report(path: str | Path) -> Path:
         If there is no result store, or one that is not complete; if the report would lie within the data.
     """
     report = read_contents(str(path))
-    require_apart(report.store.config["data"]["source"], [report_folder(path)])
+    require_apart_from_stored(report.store.config["data"]["source"], [report_folder(path)])
     drawn = {
         "choice": figures.draw_choice(report),
         "others": figures.draw_other_criteria(report),

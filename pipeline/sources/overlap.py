@@ -88,6 +88,12 @@ def require_apart(source: str, results: Iterable[str | Path]) -> None:
             )
 
 
+def require_apart_from_stored(source: str, results: Iterable[str | Path]) -> None:
+    """Do so for the source that a store tells; a relative one is not known in another current directory."""
+    if os.path.isabs(source) or "://" in source:
+        require_apart(source, results)
+
+
 def require_outside(result: str | Path, store: Sequence[str | Path]) -> None:
     """Raise :class:`UserError` if a result lies within one of the folders of a result store, or holds one."""
     place = _Place.of(result)

@@ -11,6 +11,7 @@ from gmm_dask import UserError
 from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
+from pipeline.fit.refresh import remove_store
 from pipeline.report import has_report
 from pipeline.store import is_locked, lock, open_result, replacement_of, rows_folder
 from pipeline.store.paths import report_folder
@@ -170,6 +171,19 @@ def test_a_dated_store_is_replaced_on_another_day(before):
         run(job(3, store=path), fresh=True, progress=stop_at(3), checkpoint_seconds=0.0)
     summary = run(job(3, store=dated))
     assert (summary.store, summary.best) == (path, "full-k3")
+
+
+def test_a_link_to_the_store_is_one_to_the_new_result(before):
+    Path("j-latest.zarr").symlink_to("r.zarr")
+    run(job(3), fresh=True)
+    assert open_result("j-latest.zarr").best == "full-k3"
+
+
+def test_retention_removes_the_replacement_too(before):
+    with pytest.raises(Stop):
+        run(job(3), fresh=True, progress=stop_at(3), checkpoint_seconds=0.0)
+    assert remove_store(before[0])
+    assert not [name for name in beside(before[0]) if name.startswith("r.zarr")]
 
 
 @pytest.mark.parametrize("place", ["r.zarr.fresh", "r.zarr-rows"])

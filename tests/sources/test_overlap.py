@@ -13,7 +13,9 @@ from pipeline.config.job import JobConfig
 from pipeline.export import Target, export
 from pipeline.fit.job import run
 from pipeline.fit.plan import estimate_job
+from pipeline.fit.refresh import refresh
 from pipeline.report import write_report
+from pipeline.score.batch import score_batch
 from pipeline.score.new_rows import score
 from pipeline.sources import open_source
 from pipeline.sources.overlap import require_apart, require_outside
@@ -172,6 +174,16 @@ def test_scores_in_the_data_are_refused(fitted, out, fresh):
     assert open_source(DataConfig(source="g")).n_rows == 60
 
 
+def test_flows_refuse_too(fitted, here):
+    config = job("g", store="g/n-{started:%Y-%m-%d}.zarr")
+    with pytest.raises(UserError, match=names("lies within the data g")):
+        refresh(config)
+    scored = JobConfig.model_validate({**job().model_dump(), "score": {"source": "g", "out": "g/scores.parquet"}})
+    with pytest.raises(UserError, match=names("g/scores.parquet", "score.out")):
+        score_batch(scored)
+    assert os.listdir("g") == ["year"]
+
+
 @pytest.mark.parametrize("out", ["out/r.zarr/scores.zarr", "out/r.zarr-rows", "out", "out/r.zarr/model.json"])
 def test_nothing_is_written_into_a_result(fitted, out):
     for command in (lambda: score(fitted, "g", out, fresh=True), lambda: export(fitted, Target.JSON, out)):
@@ -181,7 +193,8 @@ def test_nothing_is_written_into_a_result(fitted, out):
         require_outside(out, results_of(fitted))
 
 
-def test_exports_and_reports_stay_out_of_the_data(fitted, here):
+def test_exports_and_reports_stay_out_of_the_data(here):
+    fitted = run(job(f"{here}/g/year")).store
     with pytest.raises(UserError, match=names("g/year/model.json")):
         export(fitted, Target.JSON, "g/year/model.json")
     os.rename("out", "g/year/out")
