@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gmm_dask.errors import SingularError
 from gmm_dask.families import Family, Parameters
 from gmm_dask.kernels.constants import TRIES
+from gmm_dask.kernels.feature_map import factors
 from gmm_dask.passes.data_summary import DataSummary
 
 Array = NDArray[np.float64]
@@ -96,9 +97,10 @@ def from_vector(family: Family, vector: Array, like: Parameters, scale: FeatureS
 @lru_cache(maxsize=8)
 def covariance_scale(family: Family, scale: FeatureScale) -> Array:
     """Return the scale of covariances, in the family's shape: the second moments of one row at the deviations."""
-    squares = family.zero_s2(1, len(scale.deviations))
-    family.add_s2(squares, 0, scale.deviations[:, None], np.ones(1))
-    return squares
+    d = scale.deviations
+    lines = np.concatenate([[1.0], d, [d @ d]])
+    first, second = (part[family.density_columns(len(d))] for part in factors(len(d)))
+    return family.unpack_centred((lines[first] * lines[second])[None, :], np.zeros((1, len(d)))).s2
 
 
 def extrapolate(

@@ -143,38 +143,6 @@ class Family(ABC):
         """What the fit's columns leave out of the total log-likelihood, given the data's scatter about its centre."""
         return 0.0
 
-    # -- about each component's own centre -------------------------------------------------------------------
-    @abstractmethod
-    def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
-        """Squared Mahalanobis distance of rows x (n_features, n_rows) from component k."""
-
-    def zero_s2(self, n_components: int, n_features: int) -> Array:
-        """An empty ``s2``: one sum for each number of the covariances."""
-        return np.zeros(self.covariance_shape(n_components, n_features))
-
-    @abstractmethod
-    def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
-        """Add rows y (n_features, n_rows), taken about component k's origin, to ``s2``."""
-
-    def centred_logits(self, x: Array, parameters: Parameters) -> Array:
-        """``log weight + log density`` (n_components, n_rows) of rows x (n_features, n_rows), differences first."""
-        offsets = self.log_weights(parameters) + self.log_norm(parameters)
-        distances = [self.mahalanobis(x, parameters, k) for k in range(len(offsets))]
-        logits: Array = offsets[:, None] - 0.5 * np.stack(distances)
-        return logits
-
-    def zero_statistics(self, origins: Array) -> Statistics:
-        """Statistics of no rows, about origins (n_components, n_features)."""
-        return Statistics(np.zeros(len(origins)), np.zeros_like(origins), self.zero_s2(*origins.shape), origins)
-
-    def add_rows(self, statistics: Statistics, x: Array, resp: Array) -> None:
-        """Add rows x (n_features, n_rows) with responsibilities (n_components, n_rows), in place."""
-        statistics.s0[:] += resp.sum(axis=1)
-        for k, origin in enumerate(statistics.origins):
-            y = x - origin[:, None]
-            statistics.s1[k] += y @ resp[k]
-            self.add_s2(statistics.s2, k, y, resp[k])
-
     def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
         """``s2`` of a start, with what scikit-learn's uncentred formulas count there beyond the assigned rows.
 
@@ -240,13 +208,6 @@ class Family(ABC):
         if found is None:
             raise SingularError(SINGULAR_REMEDY)
         return found
-
-    def together(self, parts: Sequence[Statistics]) -> Statistics:
-        """The statistics of a mixture from those of its components, one by one."""
-        s0, s1, s2, origins = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("s0", "s1", "s2", "origins")
-        )
-        return Statistics(s0, s1, s2, origins)
 
     def maximise_all(self, statistics: Sequence[Statistics], reg_covar: float | Array) -> list[Parameters | None]:
         """:meth:`maximise` of several mixtures at once; None where a covariance is not positive definite."""

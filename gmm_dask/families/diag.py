@@ -6,7 +6,6 @@ import numpy as np
 
 from gmm_dask.families.base import Array, Parameters, Statistics
 from gmm_dask.families.diagonal_base import DiagonalFamily
-from gmm_dask.kernels.centred import mahalanobis_diagonal, scatter_diagonal
 from gmm_dask.kernels.constants import DIAG, NK_FLOOR
 
 
@@ -36,12 +35,6 @@ class Diag(DiagonalFamily):
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
         d = center.shape[-1]
         return Statistics(sums[:, 0], sums[:, 1 : d + 1], sums[:, d + 1 :], np.broadcast_to(center, (len(sums), d)))
-
-    def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
-        return mahalanobis_diagonal(x, parameters.means[k], parameters.precisions_cholesky[k])
-
-    def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
-        s2[k] += scatter_diagonal(y, resp)
 
     def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
         # scikit-learn's variances are E[x^2] - mean^2 with nk + 10 eps in the mean's denominator: beside ours, as if

@@ -10,7 +10,6 @@ from gmm_dask.families.base import (
     Statistics,
 )
 from gmm_dask.families.matrix_base import MatrixFamily, add_to_diagonal, pack_quadratic, unpack_scatter
-from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
 from gmm_dask.kernels.constants import FULL
 
 
@@ -47,12 +46,6 @@ class Full(MatrixFamily):
             unpack_scatter(sums[:, d + 1 :], d),
             np.broadcast_to(center, (len(sums), d)),
         )
-
-    def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
-        return mahalanobis_matrix(x, parameters.means[k], parameters.precisions_cholesky[k])
-
-    def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
-        s2[k] += scatter_matrix(y, resp)
 
     def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
         # sum r (x - mean)(x - mean)' = sum r y y' - nk shift shift', with y = x - origin and shift = mean - origin

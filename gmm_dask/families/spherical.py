@@ -7,7 +7,6 @@ import numpy as np
 from gmm_dask.families.base import Array, Parameters, Statistics
 from gmm_dask.families.diag import Diag
 from gmm_dask.families.diagonal_base import DiagonalFamily
-from gmm_dask.kernels.centred import mahalanobis_diagonal, scatter_diagonal
 from gmm_dask.kernels.constants import NK_FLOOR, SPHERICAL
 
 
@@ -36,13 +35,6 @@ class Spherical(DiagonalFamily):
 
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
         return Statistics(sums[:, 1], sums[:, 2:], sums[:, 0], np.broadcast_to(center, sums[:, 2:].shape))
-
-    def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
-        mean = parameters.means[k]
-        return mahalanobis_diagonal(x, mean, np.full(len(mean), parameters.precisions_cholesky[k]))
-
-    def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
-        s2[k] += scatter_diagonal(y, resp).sum()
 
     def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
         # as for diagonal covariances, over all features

@@ -15,7 +15,6 @@ from gmm_dask.families.base import (
     slices_of,
 )
 from gmm_dask.families.matrix_base import MatrixFamily, add_to_diagonal, pack_quadratic, unpack_scatter
-from gmm_dask.kernels.centred import mahalanobis_matrix, scatter_matrix
 from gmm_dask.kernels.constants import TIED
 
 
@@ -73,16 +72,6 @@ class Tied(MatrixFamily):
         # sum w z' P z = tr(P sum w z z'): the quadratic term that the fit's columns leave out, for all rows at once
         factor = parameters.precisions_cholesky
         return -0.5 * float(np.sum((factor.T @ scatter) * factor.T))
-
-    def together(self, parts: Sequence[Statistics]) -> Statistics:
-        s0, s1, origins = (np.concatenate([getattr(part, name) for part in parts]) for name in ("s0", "s1", "origins"))
-        return Statistics(s0, s1, np.sum([part.s2 for part in parts], axis=0), origins)
-
-    def mahalanobis(self, x: Array, parameters: Parameters, k: int) -> Array:
-        return mahalanobis_matrix(x, parameters.means[k], parameters.precisions_cholesky)
-
-    def add_s2(self, s2: Array, k: int, y: Array, resp: Array) -> None:
-        s2 += scatter_matrix(y, resp)
 
     def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
         # scikit-learn takes the raw second moments of all rows here, those that no component was given among them

@@ -13,18 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans, kmeans_plusplus
 
+from gmm_dask import kernels
+from gmm_dask.em.in_memory import monomials
 from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import SingularError
 from gmm_dask.families import Family, Parameters, Statistics, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.kernels.constants import NK_FLOOR
 from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.map_reduce import map_on_threads
+from gmm_dask.passes.model_batch import DOUBLE, NO_WEIGHTS, ROW_MULTIPLE, block_memory
 
 Array = NDArray[np.float64]
 # first responsibilities (n_rows, k), from rows (n_rows, n_features), their weights or None, k and a generator
 Responsibilities = Callable[[Array, Array | None, int, np.random.RandomState], Array]
 
-_BLOCK_ROWS = 4096
+# parts are summed up on the threads, so many responsibilities at a time
+PART_VALUES = 1 << 16
 
 
 def kmeans(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
@@ -112,9 +117,7 @@ def start_parameters(
     """
     total = float(len(x)) if weights is None else float(weights.sum())
     unassigned = ~resp.any(axis=1)
-    if weights is not None:
-        resp = resp * weights[:, None]
-    statistics = statistics_of(family, x, resp)
+    statistics = statistics_of(family, x, weights, resp)
     # scikit-learn's first tied covariance is that of all rows, also of those without a component
     others = x[unassigned]
     moment = others.T @ (others if weights is None else others * weights[unassigned, None])
@@ -123,15 +126,48 @@ def start_parameters(
     return replace(parameters, weights=(statistics.s0 + NK_FLOOR) / total)
 
 
-def statistics_of(family: Family, x: Array, resp: Array) -> Statistics:
+def statistics_of(family: Family, x: Array, weights: Array | None, resp: Array) -> Statistics:
     """Return the statistics that responsibilities (n_rows, n_components) give.
 
     The sums are taken about each component's own mean, so that tight components far from each other lose no digits.
     """
+    sums, means = sums_of_parts(family, x, weights, np.ascontiguousarray(resp.T))
+    columns = family.density_columns(x.shape[1])
+    return family.unpack_centred(sums[:, : columns.stop - columns.start], means)
+
+
+def sums_of_parts(
+    family: Family, x: Array, weights: Array | None, resp: Array, negligible: float = 0.0
+) -> tuple[Array, Array]:
+    """Return what each line of responsibilities (n_parts, n_rows) adds up to over the feature map, about its own mean.
+
+    Parameters
+    ----------
+    family : Family
+        Whose density's columns are summed up.
+    x : ndarray of shape (n_rows, n_features)
+    weights : ndarray of shape (n_rows,) or None
+    resp : ndarray of shape (n_parts, n_rows)
+    negligible : float
+        Rows with no more than this are left out.
+
+    Returns
+    -------
+    sums : ndarray of shape (n_parts, n_columns or up to two more)
+    means : ndarray of shape (n_parts, n_features)
+    """
+    shares = resp if weights is None else resp * weights
     # a component without rows gets the mean zero instead of 0 / 0, as in scikit-learn, by the floor of nk
-    means = (resp.T @ x) / (resp.sum(axis=0) + NK_FLOOR)[:, None]
-    statistics = family.zero_statistics(means)
-    for start in range(0, len(x), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        family.add_rows(statistics, x[block].T, resp[block].T)
-    return statistics
+    means = (shares @ x) / (shares.sum(axis=1) + NK_FLOOR)[:, None]
+    first, second, n_lines = monomials(family, x.shape[1], complete=True)
+    sums = np.zeros((len(resp), len(first)))
+    given = NO_WEIGHTS if weights is None else weights
+
+    def add(part: slice) -> None:
+        z, memory, _ = block_memory(n_lines, 1, 0, len(x), DOUBLE)
+        mine, origins, found = resp[part], means[part], sums[part]
+        kernels.add_parts(x, given, mine, negligible, origins, first, second, z, memory, ROW_MULTIPLE, found)
+
+    step = max(1, PART_VALUES // len(x))
+    list(map_on_threads(add, [slice(start, start + step) for start in range(0, len(resp), step)]))
+    return sums, means

@@ -21,9 +21,10 @@ from gmm_dask.families import Family, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.families.matrix_base import unpack_scatter
 from gmm_dask.init.budget import SearchBudget
+from gmm_dask.init.responsibilities import sums_of_parts
 from gmm_dask.passes.data_summary import DataSummary, Draw, finish_summary, summarize_chunk
 from gmm_dask.passes.map_reduce import map_on_threads
-from gmm_dask.passes.model_batch import DOUBLE, MAX_KAPPA, NO_WEIGHTS, ROW_MULTIPLE, block_memory
+from gmm_dask.passes.model_batch import DOUBLE, MAX_KAPPA, ROW_MULTIPLE, block_memory
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import Rows, as_rows
 from gmm_dask.passes.statistics import collect_totals
@@ -241,15 +242,7 @@ class Subsample:
         return parts.sums[:, 0], parts.means + shifts, covariances
 
     def _sums(self, x: Array, family: Family, resp: Array) -> Parts:
-        weights = NO_WEIGHTS if self.weights is None else self.weights
-        shares = resp if self.weights is None else resp * self.weights
-        means = (shares @ x) / np.maximum(shares.sum(axis=1), np.finfo(float).tiny)[:, None]
-        first, second, n_lines = in_memory.monomials(family, x.shape[1], complete=True)
-        z, memory, _ = block_memory(n_lines, 1, 0, len(x), DOUBLE)
-        sums = np.zeros((len(resp), len(first)))
-        negligible = self.budget.negligible
-        kernels.add_parts(x, weights, resp, negligible, means, first, second, z, memory, ROW_MULTIPLE, sums)
-        return Parts(sums, means)
+        return Parts(*sums_of_parts(family, x, self.weights, resp, self.budget.negligible))
 
     def assemble(self, slot: Slot, parts: Parts, chosen: Sequence[Sequence[int]]) -> Iterator[Proposals]:
         """Yield the mixtures of a slot that are made of chosen parts, without those that would be singular."""

@@ -17,7 +17,7 @@ _COMPILED = {
     "add_parts": "assembly",
     "add_sums": "products",
     "assemble": "assembly",
-    "predict_block": "chunks",
+    "predict_centred_chunk": "chunks",
     "predict_chunk": "chunks",
     "fill_lines": "chunks",
     "fill_responsibilities": "assembly",

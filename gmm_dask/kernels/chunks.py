@@ -205,6 +205,36 @@ def predict_chunk(
 
 
 @compiled
+def predict_centred_chunk(
+    rows: NDArray[Any],
+    means: NDArray[np.float64],
+    eta: NDArray[np.float64],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    z: NDArray[Any],
+    logits: NDArray[Any],
+    shares: NDArray[Any],
+    row_multiple: int,
+    label: NDArray[np.int64],
+    log_density: NDArray[np.float64],
+    responsibility: NDArray[np.float64],
+) -> None:
+    """What :func:`predict_chunk` answers, each component about its own mean; see :func:`add_centred_chunk`."""
+    n_components, n_block_rows = logits.shape
+    edges = np.array([0, n_components])
+    shares[2] = 1.0
+    for start in range(0, len(rows), n_block_rows):
+        block = rows[start : start + n_block_rows]
+        stop, n_rows = start + len(block), -(-len(block) // row_multiple) * row_multiple
+        for k in range(n_components):
+            fill_lines(block, means[k], z, n_rows)
+            log_densities(eta[k], first, second, z, logits[k : k + 1], n_rows)
+        predict_block(
+            logits, edges, shares, n_rows, label[start:stop], log_density[start:stop], responsibility[start:stop]
+        )
+
+
+@compiled
 def predict_block(
     logits: NDArray[Any],
     edges: NDArray[np.int64],

@@ -237,19 +237,6 @@ def _aligned(n_lines: int, n_rows: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     return memory[start : start + n_bytes].view(dtype).reshape(n_lines, n_rows)
 
 
-def centred_blocks(rows: NDArray[np.floating], n_components: int) -> Iterator[tuple[slice, Array]]:
-    """Blocks of rows for the component-centred kernels: position in the chunk, and rows (n_features, n_filled).
-
-    Each is filled up with rows of zeros to a multiple of :data:`ROW_MULTIPLE`.
-    """
-    step = rows_of_block(2 * rows.shape[1] + n_components)
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step]
-        x = np.zeros((rows.shape[1], _filled(len(block))))
-        x[:, : len(block)] = block.T
-        yield slice(start, start + len(block)), x
-
-
 @dataclass(frozen=True, eq=False)
 class BatchSums:
     """What a batch adds up over some rows; the sum of two is that of all their rows.
@@ -338,22 +325,21 @@ def _add_centred(
     sums: Array | None,
 ) -> None:
     """Add the log-likelihoods of a model that is computed about its own means, and its sums if they are taken."""
+    means, eta, first, second, memory = centred_group(rows, family, parameters)
+    given = NO_WEIGHTS if weights is None else weights
+    taken = NO_SUMS if sums is None else sums
+    kernels.add_centred_chunk(rows, given, means, eta, first, second, *memory, ROW_MULTIPLE, totals, taken)
+
+
+def centred_group(
+    rows: NDArray[np.floating], family: Family, parameters: Parameters
+) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.int64], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """What the kernels about each component's own mean take: means, coefficients, monomials, and memory of a block."""
     first, second = filled_factors(rows.shape[1], family.density_columns(rows.shape[1]))
     # about a component's own mean the linear coefficients are zero
-    eta = family.natural(parameters, parameters.means)
+    eta = np.ascontiguousarray(family.natural(parameters, parameters.means)[:, :, None])
     memory = block_memory(1 + int(second.max()), len(eta), 1, len(rows), DOUBLE)
-    kernels.add_centred_chunk(
-        rows,
-        NO_WEIGHTS if weights is None else weights,
-        np.ascontiguousarray(parameters.means),
-        np.ascontiguousarray(eta[:, :, None]),
-        first,
-        second,
-        *memory,
-        ROW_MULTIPLE,
-        totals,
-        NO_SUMS if sums is None else sums,
-    )
+    return np.ascontiguousarray(parameters.means), eta, first, second, memory
 
 
 def _zero_centred(family: Family, parameters: Parameters) -> Array:

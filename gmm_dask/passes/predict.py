@@ -21,7 +21,7 @@ from gmm_dask.passes.model_batch import (
     ModelBatch,
     Totals,
     build_batch,
-    centred_blocks,
+    centred_group,
     chunk_sums,
     unpack_totals,
 )
@@ -110,14 +110,8 @@ def kernel_outputs(rows: NDArray[np.floating], batch: ModelBatch, requested: Seq
             **buffers,
         )
     if batch.centred:
-        for block, x in centred_blocks(rows, n_components):
-            kernels.predict_block(
-                logits=family.centred_logits(x, parameters),
-                edges=np.array([0, n_components]),
-                shares=np.ones((3, x.shape[1])),
-                n_rows=x.shape[1],
-                **{name: buffer[block] for name, buffer in buffers.items()},
-            )
+        means, eta, first, second, memory = centred_group(rows, family, parameters)
+        kernels.predict_centred_chunk(rows, means, eta, first, second, *memory, ROW_MULTIPLE, **buffers)
     return {name: buffers[name] for name in requested}
 
 

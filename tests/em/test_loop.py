@@ -101,7 +101,7 @@ def test_states_leave_as_they_stop():
 
 def test_a_singular_step_keeps_the_last_parameters(covariance_type):
     family, before = get_family(covariance_type), random_parameters(covariance_type, 2, 3)
-    nothing = Statistics(np.ones(2), np.zeros((2, 3)), family.zero_s2(2, 3), before.means, -1.0)
+    nothing = Statistics(np.ones(2), np.zeros((2, 3)), np.zeros(family.covariance_shape(2, 3)), before.means, -1.0)
     (after,) = loop.steps([State(Candidate(covariance_type, 2), 0, before)], [nothing], 1.0, Settings(reg_covar=0))
     assert after.status is Status.SINGULAR
     for name, value in vars(before).items():

@@ -12,14 +12,13 @@ from gmm_dask.em.loop import State, Status
 from gmm_dask.em.spurious import check_components, check_parameters, gain_of_two, is_beyond_doubt, slim_components
 from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.responsibilities import statistics_of
 from gmm_dask.kernels.m_step import largest_trace
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
 from gmm_dask.passes.statistics import collect_totals
 from gmm_dask.selection.outcomes import best_outcome, evaluate_states
 from messages import names
-from mixtures import assert_same_parameters, assert_same_statistics, random_parameters, random_rows
+from mixtures import assert_same_parameters, random_parameters, random_rows
 
 OWN_COVARIANCES = ("full", "diag", "spherical")
 
@@ -372,11 +371,3 @@ def test_a_mixture_without_a_component(covariance_type):
     expected = family.parameters(kept / kept.sum(), parameters.means[[0, 2]], covariances)
     assert_same_parameters(without, expected)
     assert np.isfinite(outcome_of(X, covariance_type, without).log_likelihood)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_statistics_of_components_make_those_of_their_mixture(name):
-    x, family = random_rows(300, 3), get_family(name)
-    resp = np.random.RandomState(0).dirichlet(np.ones(4), 300)
-    parts = [statistics_of(family, x, column[:, None]) for column in resp.T]
-    assert_same_statistics([family.together(parts)], [statistics_of(family, x, resp)])

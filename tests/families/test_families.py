@@ -10,6 +10,7 @@ import naive
 from gmm_dask.errors import SingularError, UserError
 from gmm_dask.families import FAMILIES, Statistics, get_family
 from gmm_dask.init.responsibilities import start_parameters
+from gmm_dask.init.responsibilities import statistics_of as start_statistics
 from messages import names
 from mixtures import assert_same_parameters, moments, monomials, random_parameters, random_rows
 
@@ -44,10 +45,13 @@ def test_densities_are_linear_in_the_feature_map(mixture):
     np.testing.assert_allclose(logits, naive_logits(family, parameters, X), rtol=1e-11)
 
 
-def test_centred_densities(mixture):
+def test_densities_about_the_components_own_means(mixture):
     family, parameters = mixture
     X = random_rows(50, parameters.means.shape[1])
-    np.testing.assert_allclose(family.centred_logits(X.T, parameters), naive_logits(family, parameters, X), rtol=1e-12)
+    eta = family.natural(parameters, parameters.means)
+    columns = family.density_columns(X.shape[1])
+    logits = [one @ monomials((X - mean).T)[columns] for one, mean in zip(eta, parameters.means, strict=True)]
+    np.testing.assert_allclose(logits, naive_logits(family, parameters, X), rtol=1e-12)
 
 
 def test_fit_columns_begin_the_answer_columns(covariance_type):
@@ -116,9 +120,13 @@ def test_m_step_matches_loops(covariance_type, row_weights):
     family = get_family(covariance_type)
     origins = rng.uniform(-5, 5, (4, 3))
     weighted = resp if weights is None else resp * weights[:, None]
-    s2 = family.zero_s2(4, 3)
-    for k, origin in enumerate(origins):
-        family.add_s2(s2, k, (X - origin).T, weighted[:, k])
+    each = np.stack([((X - origin).T * weighted[:, k]) @ (X - origin) for k, origin in enumerate(origins)])
+    s2 = {
+        "full": each,
+        "tied": each.sum(axis=0),
+        "diag": np.diagonal(each, axis1=1, axis2=2),
+        "spherical": np.trace(each, axis1=1, axis2=2),
+    }[covariance_type]
     s0, s1 = weighted.sum(axis=0), np.stack([weighted[:, k] @ (X - origins[k]) for k in range(4)])
     if covariance_type == "tied":  # pooled about one origin
         s1, s2 = weighted.T @ (X - origins[0]), ((X - origins[0]).T * weighted.sum(axis=1)) @ (X - origins[0])
@@ -160,11 +168,8 @@ def test_m_steps_of_several_mixtures_are_those_of_each(covariance_type):
 
 
 def statistics_of(family, rng, k):
-    """Statistics of rows drawn at random, about origins of their own."""
-    x, resp, origins = rng.normal(size=(3, 50)), rng.dirichlet(np.ones(k), 50).T, rng.normal(size=(k, 3))
-    sums = family.zero_statistics(origins)
-    family.add_rows(sums, x, resp)
-    return sums
+    """Statistics of rows drawn at random."""
+    return start_statistics(family, rng.normal(size=(50, 3)), None, rng.dirichlet(np.ones(k), 50))
 
 
 def assert_close(found, expected):

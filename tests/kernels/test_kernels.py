@@ -13,7 +13,6 @@ import naive
 from gmm_dask import kernels
 from gmm_dask.families.matrix_base import pack_quadratic, unpack_scatter
 from gmm_dask.kernels import jit
-from gmm_dask.kernels.centred import mahalanobis_diagonal, mahalanobis_matrix, scatter_diagonal, scatter_matrix
 from gmm_dask.kernels.feature_map import factors, n_monomials
 from gmm_dask.passes.model_batch import ROW_MULTIPLE
 from marks import slow
@@ -229,21 +228,6 @@ def test_machine_code_is_made_once(tmp_path, script):
 def test_every_kernel_is_there():
     for name in kernels._COMPILED:
         assert callable(getattr(kernels, name)), name
-
-
-def test_mahalanobis_matches_loops(block):
-    mean, factor = np.array([1.0, -2.0, 3.0]), np.triu(np.random.RandomState(4).uniform(1, 2, (3, 3)))
-    expected = [(x - mean) @ factor @ factor.T @ (x - mean) for x in block.T]
-    np.testing.assert_allclose(mahalanobis_matrix(block, mean, factor), expected, rtol=1e-12)
-    diagonal = np.diag(factor)
-    expected = [sum(((x - mean) * diagonal) ** 2) for x in block.T]
-    np.testing.assert_allclose(mahalanobis_diagonal(block, mean, diagonal), expected, rtol=1e-12)
-
-
-def test_scatter_matches_loops(block, weights):
-    expected = sum(w * np.outer(y, y) for w, y in zip(weights, block.T, strict=True))
-    np.testing.assert_allclose(scatter_matrix(block, weights), expected, rtol=1e-12)
-    np.testing.assert_allclose(scatter_diagonal(block, weights), np.diag(expected), rtol=1e-12)
 
 
 def test_machine_code_on_disk_is_that_of_all_sources():

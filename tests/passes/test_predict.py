@@ -6,6 +6,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from counting import CountingRows
 from gmm_dask import GaussianMixture
@@ -81,3 +82,20 @@ def test_fit_predict_is_lazy_for_dask(blobs):
     before = data.reads
     np.testing.assert_array_equal(labels.compute(), mixture.predict(blobs))
     assert data.reads == before + 1
+
+
+def test_tight_components_are_predicted_about_their_own_means(covariance_type):
+    """Far from the centre of the mixture, in units of their widths, and in more rows than a block has."""
+    rng = np.random.RandomState(0)
+    X = np.concatenate([rng.normal(place, 1e-5, (4000, 2)) for place in (-1.0, 1.0)])
+    family = get_family(covariance_type)
+    shape = family.covariance_shape(2, 2)
+    covariances = 1e-10 * (np.broadcast_to(np.eye(2), shape) if covariance_type in ("full", "tied") else np.ones(shape))
+    means = np.array([[-1.0, -1.0], [1.0, 1.0]])
+    parameters = family.parameters(np.array([0.25, 0.75]), means, covariances)
+    found = predict_rows(as_rows(X), family, parameters, ["label", "log_density", "responsibility"])
+    near = np.repeat([0, 1], 4000)
+    np.testing.assert_array_equal(found["label"], near)
+    np.testing.assert_allclose(found["responsibility"], np.eye(2)[near], atol=1e-300)
+    expected = np.log([0.25, 0.75])[near] + norm.logpdf(X, means[near], 1e-5).sum(axis=1)
+    np.testing.assert_allclose(found["log_density"], expected, rtol=1e-9)
