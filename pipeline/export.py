@@ -72,7 +72,7 @@ def export(path: str | Path, target: Target, out: str | Path | None = None) -> P
     assert result.best is not None
     model = result.best_model
     file = _default_file(Path(path), result.best, target) if out is None else Path(out)
-    require_outside(file, results_of(path))
+    require_outside(file, [*results_of(path), *results_of(result.store)])
     require_apart_from_stored(result.config["data"]["source"], [file])
     _WRITERS[target](result, model, file)
     return file

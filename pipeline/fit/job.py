@@ -158,10 +158,10 @@ def _noticing_changes(config: JobConfig) -> Iterator[None]:
     except Exception as error:
         if not (isinstance(error, ChangedRowsError) or _files_have_changed(config)):
             raise
-        difference = f": {error.difference}" if isinstance(error, ChangedRowsError) else ""
+        found = error.difference if isinstance(error, ChangedRowsError) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"data.source: {config.data.source} was changed while it was read{difference}. Run the job again when "
-            "nobody writes to the data; with --fresh if they stay as they are now."
+            f"data.source: {config.data.source} was changed while it was read: {found.rstrip('.')}. Run the job again "
+            "when nobody writes to the data; with --fresh if they stay as they are now."
         ) from error
 
 

@@ -105,7 +105,7 @@ def score(
     config = score_config(result, model, data, str(out), columns, settings or ScoreSettings())
     place = config.output.store
     require_apart(config.data.source, [place, store.replacement_of(place), f"{place}.unfinished"])
-    require_outside(place, results_of(path))
+    require_outside(place, [*results_of(path), *results_of(result.store)])
     progress(StageStarted("open", f"{data}, for {result.best} of {result.store}"))
     source = _open(config.data, model)
     request = _request(config, model, reference)

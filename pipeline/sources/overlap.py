@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from fsspec.core import strip_protocol
 from fsspec.utils import glob_translate
 
 from gmm_dask.errors import FaultError, UserError
@@ -37,8 +37,7 @@ class _Place:
         scheme = _ALIASES.get(scheme.lower(), scheme.lower()) if separator else "file"
         if scheme != "file":
             return cls(scheme, posixpath.normpath(rest))
-        local = LocalFileSystem._strip_protocol(f"file://{rest}") if separator else str(path)
-        return cls("file", os.path.realpath(local))
+        return cls("file", os.path.realpath(strip_protocol(f"file://{rest}") if separator else path))
 
     def is_within(self, other: _Place) -> bool:
         """Whether this is the other, or lies below it."""
@@ -108,21 +107,20 @@ def require_outside(result: str | Path, store: Sequence[str | Path]) -> None:
 
 def _data_places(source: str) -> tuple[list[_Place], list[_Place]]:
     """Return the paths of the data, one or those that a glob matches, and the folders where their files really lie."""
-    path: str = fill_in(source, "data.source")
-    if _Place.of(path).scheme != "file":
-        return ([] if glob.has_magic(path) else [_Place.of(path)]), []
-    local = LocalFileSystem._strip_protocol(path) if "://" in path else path
-    location = Location(source, local, True, fsspec.filesystem("file"))
-    found = matches(location) if location.is_glob else [local]
+    place = _Place.of(fill_in(source, "data.source"))
+    if place.scheme != "file":
+        return ([] if glob.has_magic(place.path) else [place]), []
+    location = Location(source, place.path, True, fsspec.filesystem("file"))
+    found = matches(location) if location.is_glob else [place.path]
     folders = {os.path.dirname(os.path.realpath(file)) for one in found for file in files_below(location, one)}
     return list(map(_Place.of, found)), [_Place("file", folder) for folder in folders]
 
 
 def _matches(source: str, place: _Place) -> bool:
     """Whether a glob matches a result, a file in it, or a folder around it."""
-    path: str = fill_in(source, "data.source")
-    if not glob.has_magic(path) or _Place.of(path).scheme != place.scheme:
+    data = _Place.of(fill_in(source, "data.source"))
+    if not glob.has_magic(data.path) or data.scheme != place.scheme:
         return False
-    pattern = re.compile(glob_translate(_Place.of(path).path))
+    pattern = re.compile(glob_translate(data.path))
     around = [place.path, *map(str, Path(place.path).parents)]
     return any(pattern.match(one) for one in (posixpath.join(place.path, _PART), *around))

@@ -1,6 +1,8 @@
 """``--fresh``: a complete result stays as it is until the one that replaces it is complete, whatever happens."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,13 @@ import pytest
 
 from gmm_dask import UserError
 from messages import names
-from pipeline.config.job import JobConfig
+from pipeline.config.job import JobConfig, load_config
 from pipeline.fit.job import run
 from pipeline.fit.refresh import remove_store
 from pipeline.report import has_report
 from pipeline.store import is_locked, lock, open_result, replacement_of, rows_folder
 from pipeline.store.paths import report_folder
-from runs import Stop, everything_in, stop_at
+from runs import JOB, Stop, everything_in, kill_after, stop_at
 
 
 def job(k=2, **output):
@@ -87,6 +89,20 @@ def test_a_stopped_run_leaves_the_result_and_is_resumed(before):
     assert rows_of(path)["label"].nunique() == 3
     assert beside(path) == ["r.zarr", "r.zarr-rows"]
     assert run(job(3)).reused
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_the_result_and_is_resumed(before):
+    Path("job.json").write_text(job(3).model_dump_json())
+    script = JOB.replace("checkpoint_seconds", "fresh=True, checkpoint_seconds")
+    process = subprocess.Popen([sys.executable, "-c", script, "job.json", "search.tol=0.0", "search.max_iter=4000"])
+    kill_after(process, Path("r.zarr.fresh"), 5, 0.0)
+    assert_untouched(before)
+    again = load_config("job.json", ["search.tol=0.0", "search.max_iter=4000"])
+    with pytest.raises(Stop):  # it goes on where it was killed
+        run(again, progress=stop_at(6), checkpoint_seconds=0.0)
+    assert open_result("r.zarr.fresh", unfinished=True).attempts == 2
+    assert_untouched(before)
 
 
 def test_fresh_starts_over_a_stopped_run(before):
