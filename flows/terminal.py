@@ -78,6 +78,8 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
 
 def show_summary(summary: Summary) -> None:
     """Print the result of a job: the candidates, the winner, and the paths of the store and the report."""
+    from pipeline.store import rows_folder
+
     if summary.reused:
         print_line("The result is complete: nothing was computed. --fresh starts over.")
     _show_choice(summary, rows_on_screen(_console()))
@@ -91,7 +93,7 @@ def show_summary(summary: Summary) -> None:
     arrays = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in summary.row_shapes.items())
     print_line(f"store: {summary.store}" + (f", with {arrays}" if arrays else ""))
     if summary.row_summary and summary.row_summary.parquet:
-        print_line(f"rows: {Path(summary.store).with_name(summary.row_summary.parquet)}")
+        print_line(f"rows: {rows_folder(summary.store)}")
     report = Path(summary.report) / "index.html"
     if report.is_file():
         print_line(f"report: {report}")

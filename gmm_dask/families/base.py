@@ -264,6 +264,13 @@ class Family(ABC):
     def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
         """Covariances and precision factors from precisions, which must be positive definite."""
 
+    @abstractmethod
+    def whitening_error(self, parameters: Parameters) -> float:
+        """Largest entry of ``U^T covariance U - I``: rounding, unless a covariance and its factor U differ.
+
+        NaN or infinite where the density is not defined: with a diagonal of U that is not positive.
+        """
+
     # -- other forms -----------------------------------------------------------------------------------------
     @abstractmethod
     def full_covariances(self, parameters: Parameters) -> Array:

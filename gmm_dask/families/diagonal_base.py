@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gmm_dask.families.base import Array, Family, Parameters, require_positive
@@ -22,6 +24,13 @@ class DiagonalFamily(Family):
     def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
         require_positive(precisions)
         return 1.0 / precisions, np.sqrt(precisions)
+
+    def whitening_error(self, parameters: Parameters) -> float:
+        factors = parameters.precisions_cholesky
+        if not (factors > 0.0).all():
+            return math.nan
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.abs(factors * parameters.covariances * factors - 1.0).max())
 
     def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
         normals = rng.standard_normal(size=(n_rows, parameters.means.shape[1]))

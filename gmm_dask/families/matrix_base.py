@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -42,6 +43,14 @@ class MatrixFamily(Family):
     def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
         matrices = precisions.reshape(-1, *precisions.shape[-2:])
         return invert(precisions), np.stack([upper_factor(one) for one in matrices]).reshape(precisions.shape)
+
+    def whitening_error(self, parameters: Parameters) -> float:
+        factors = parameters.precisions_cholesky
+        if not (np.diagonal(factors, axis1=-2, axis2=-1) > 0.0).all():
+            return math.nan
+        with np.errstate(over="ignore", invalid="ignore"):
+            whitened = np.swapaxes(factors, -2, -1) @ parameters.covariances @ factors
+        return float(np.abs(whitened - np.eye(factors.shape[-1])).max())
 
     def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
         return rng.multivariate_normal(parameters.means[k], self.full_covariances(parameters)[k], n_rows)

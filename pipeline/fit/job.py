@@ -177,7 +177,10 @@ def put_replacement_in_place(path: str) -> None:
     """Let a complete replacement be the store, with its rows and without the report of the one before."""
     new = store.replacement_of(path)
     if store.is_store(new):
-        found = store.open_result(new, unfinished=True)
+        try:
+            found = store.open_result(new, unfinished=True)
+        except store.DamagedError:  # it is no replacement
+            return
         if not found.is_complete:
             return
         require_own_rows(path)

@@ -3,24 +3,27 @@
 ::
 
     STORE/            attributes: format, format_version, status, config, data, software, best, passes,
-                      bytes_read, attempts, checkpoint
+                      bytes_read, attempts, checkpoint, manifest, sha256
       criteria/       a value for each candidate, and for each of its starts
       models/tied-k3/ parameters of a candidate, its components sorted by weight, largest first
       rows/           a value for each row, components numbered as in models/
       sample/         some rows, with what the chosen model says about them
       checkpoint/<n>/ the state of an unfinished run
+      manifest/       of a complete store: hashes of its files
     STORE-rows/       beside the store: the values of rows, where they are Parquet files
     STORE.fresh/      beside a complete store: what --fresh builds to put in its place
     STORE.lock        beside the store: held by the run that writes it
 
 Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE, group=..., consolidated=False)``.
-``result`` reads a store; ``lifecycle`` makes, checks and completes one; ``locks`` keeps it to one run; ``checkpoint``
-saves the state of a run; ``criteria``, ``models`` and the two kinds of rows are what it consists of.
+``result`` reads a store; ``lifecycle`` makes, checks and completes one; ``integrity`` tells whether it is whole;
+``locks`` keeps it to one run; ``checkpoint`` saves the state of a run; ``criteria``, ``models`` and the two kinds of
+rows are what it consists of.
 """
 
 from pipeline.store.attributes import RefreshDecision, RowSummary, Totals, Widening
-from pipeline.store.checkpoint import Checkpoint, DamagedError, load_checkpoint, save_checkpoint
+from pipeline.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.store.criteria import leading_candidate, row_of, write_criteria
+from pipeline.store.integrity import DamagedError
 from pipeline.store.lifecycle import (
     StoreStatus,
     add_bytes_read,

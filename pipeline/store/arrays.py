@@ -13,10 +13,16 @@ from typing import Any, Literal, cast
 import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
+from zarr.codecs import ZstdCodec
+from zarr.storage import LocalStore
 
 from gmm_dask.errors import FaultError, UserError
 
 StorePath = str | Path
+# each chunk has a checksum, so that whoever reads it is told if it is damaged
+COMPRESSOR = ZstdCodec(checksum=True)
+# an array may be larger than its file by this factor at most; small ones are not checked
+COMPRESSION, UNCHECKED_BYTES = 1000, 16 << 20
 # Zarr writes a file under such a name first; one that stays was left by a process that was killed
 HALF_WRITTEN = "*.partial"
 # the disk is the cause and not the path; libraries that raise an OSError of their own set no number
@@ -28,17 +34,6 @@ def open_root(path: StorePath, mode: Literal["r", "r+"] = "r") -> zarr.Group:
     return zarr.open_group(str(path), mode=mode, zarr_format=3, use_consolidated=False)
 
 
-def attributes_at(path: StorePath) -> dict[str, Any] | None:
-    """Return the attributes of the group at a path: None where nothing lies, none where something else lies."""
-    place = Path(path)
-    if not place.exists() or (place.is_dir() and all(file.match(HALF_WRITTEN) for file in place.iterdir())):
-        return None
-    try:
-        return dict(open_root(path).attrs.asdict())
-    except (OSError, ValueError, KeyError):
-        return {}
-
-
 def put(group: zarr.Group, name: str, values: ArrayLike, dimensions: tuple[str, ...]) -> None:
     """Write an array in one chunk; text becomes Zarr's variable-length string type."""
     data = np.asarray(values)
@@ -47,17 +42,56 @@ def put(group: zarr.Group, name: str, values: ArrayLike, dimensions: tuple[str, 
     chunks = tuple(max(1, size) for size in data.shape)
     # Zarr skips a chunk of zeros by default, and with it the sign of a zero
     config: Any = {"write_empty_chunks": True}
-    group.create_array(name, data=data, chunks=chunks, dimension_names=dimensions, config=config)
+    group.create_array(
+        name, data=data, chunks=chunks, dimension_names=dimensions, config=config, compressors=COMPRESSOR
+    )
 
 
-def get(group: zarr.Group, name: str) -> NDArray[Any]:
-    """The values of an array."""
-    return np.asarray(cast(zarr.Array[Any], group[name])[...])
+def get(group: zarr.Group, name: str, dtype: Any = None, shape: tuple[int | None, ...] | None = None) -> NDArray[Any]:
+    """The values of an array that :func:`put` wrote.
+
+    Parameters
+    ----------
+    group : zarr.Group
+    name : str
+    dtype : dtype, optional
+        That it must have.
+    shape : tuple of int or None, optional
+        That it must have; None stands for any size.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If there is no such array, or it is not what is expected. That is found before memory is asked for.
+    """
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise ValueError(f"{name} is no array")
+    if dtype is not None and array.dtype != np.dtype(dtype):
+        raise ValueError(f"{name} has the dtype {array.dtype}, not {np.dtype(dtype)}")
+    fits = shape is None or (
+        len(shape) == array.ndim and all(size in (None, found) for size, found in zip(shape, array.shape, strict=True))
+    )
+    if not fits:
+        raise ValueError(f"{name} has the shape {array.shape}, not {shape}")
+    if array.size:
+        _require_chunk(group, name, array)
+    return np.asarray(array[...])
 
 
-def get_text(group: zarr.Group, name: str) -> list[str]:
+def _require_chunk(group: zarr.Group, name: str, array: zarr.Array[Any]) -> None:
+    """Require the only chunk of an array, which Zarr reads as zeros if it is lost, and a size that it can have."""
+    folder = Path(cast(LocalStore, group.store).root, array.path)
+    if array.chunks != array.shape:
+        raise ValueError(f"{name} has chunks of {array.chunks}, not one of {array.shape}")
+    stored = folder.joinpath("c", *("0" for _ in array.shape)).stat().st_size
+    if array.nbytes > max(UNCHECKED_BYTES, COMPRESSION * stored):
+        raise ValueError(f"{name} has the shape {array.shape}, and a file of only {stored:,} bytes")
+
+
+def get_text(group: zarr.Group, name: str, shape: tuple[int | None, ...] | None = None) -> list[str]:
     """The values of a one-dimensional array of text."""
-    return [str(value) for value in get(group, name)]
+    return [str(value) for value in get(group, name, np.dtypes.StringDType(), shape)]
 
 
 def as_json(values: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +101,9 @@ def as_json(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def writing(path: str | Path, *, disk_only: bool = False) -> Iterator[None]:
+def writing(
+    path: str | Path, *, disk_only: bool = False, key: str = "output.store", resumes: bool = True
+) -> Iterator[None]:
     """Name the path and the remedy where a result cannot be written.
 
     Parameters
@@ -76,6 +112,10 @@ def writing(path: str | Path, *, disk_only: bool = False) -> Iterator[None]:
         Where the result is written.
     disk_only : bool
         Let other errors of the operating system than those of the disk pass: they may be about other files.
+    key : str
+        Of the configuration, that says where the result goes; empty if none does.
+    resumes : bool
+        Whether the same command goes on with what is written.
 
     Raises
     ------
@@ -95,6 +135,7 @@ def writing(path: str | Path, *, disk_only: bool = False) -> Iterator[None]:
         if failed:
             raise FaultError(
                 f"cannot write {(disk_only and error.filename) or path}: {reason}. Free some space there or repair the "
-                "disk, then run the same command again: it resumes from what is written."
+                f"disk, then run the same command again{': it resumes from what is written' if resumes else ''}."
             ) from error
-        raise UserError(f"output.store: cannot write {path}: {reason}. Choose a path that can be written.") from None
+        place = f"{key}: " if key else ""
+        raise UserError(f"{place}cannot write {path}: {reason}. Choose a path that can be written.") from None

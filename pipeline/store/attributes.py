@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -10,7 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+
+from pipeline.config.job import JobConfig
 
 Array = NDArray[np.float64]
 
@@ -37,8 +40,11 @@ class Attributes:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the attributes."""
-        found: Self = _adapter(cls).validate_python(values)
+        """Read the attributes; raises ValueError that names the first which is not as expected."""
+        try:
+            found: Self = _adapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise ValueError(_first_error(error)) from None
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +121,8 @@ class StoreAttributes(Attributes):
         When the first run began and the last one ended, such as ``2026-11-23 02:00 UTC``.
     seconds : float or None
         That the run took which completed the store.
+    manifest : str or None
+        SHA-256 of the manifest of a complete store.
     widening : Widening or None
         Of a search that widens its grid.
     refresh : RefreshDecision or None
@@ -135,6 +143,7 @@ class StoreAttributes(Attributes):
     started: str
     finished: str | None
     seconds: float | None
+    manifest: str | None = None
     widening: Widening | None = None
     refresh: RefreshDecision | None = None
 
@@ -153,6 +162,135 @@ class StoreAttributes(Attributes):
         """The number of rows that were held out of the fits."""
         contents = self.data.get("contents") or {}
         return int(contents.get("held_out", {}).get("n_rows", 0))
+
+
+# -- what is in config and data ----------------------------------------------------------------------------------
+
+Numbers = tuple[FiniteFloat, ...]
+
+
+@dataclass(frozen=True)
+class StoredResolution:
+    """The resolution of the columns, as :meth:`gmm_dask.passes.resolution.Resolution.to_dict` makes it."""
+
+    step: Numbers
+    spread: Numbers
+    ties: Numbers
+    frequent: Numbers
+    frequent_share: Numbers
+    copies: FiniteFloat
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows that were held out."""
+
+    n_rows: NonNegativeInt
+    total_weight: FiniteFloat
+    means: Numbers
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What pass 0 found, as :func:`pipeline.sources.fingerprint.contents_of` makes it."""
+
+    n_rows: NonNegativeInt
+    total_weight: PositiveFloat
+    means: Numbers
+    deviations: Numbers
+    minima: Numbers
+    maxima: Numbers
+    variances: Numbers
+    sample: str
+    resolution: StoredResolution
+    held_out: HeldOut | None = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Rows that were left out, and how many values each column lacks."""
+
+    rows: NonNegativeInt
+    columns: dict[str, NonNegativeInt]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Sizes of automatic chunks."""
+
+    chunk_bytes: PositiveInt
+    group_bytes: PositiveInt
+    rows: NonNegativeInt
+
+
+@dataclass(frozen=True)
+class StoredData:
+    """What a store knows of its data: the header, and after pass 0 the rest."""
+
+    path: str
+    kind: str
+    columns: tuple[str, ...]
+    n_rows: NonNegativeInt | None
+    bytes_per_pass: NonNegativeInt
+    files: str
+    chunks: Chunks | None = None
+    contents: Contents | None = None
+    missing: Missing | None = None
+    notes: tuple[str, ...] = ()
+
+
+# the sections of a configuration that are read from a store; where the store lies is known
+_SECTIONS = ("name", "data", "search", "cluster", "output")
+
+
+def check_attributes(attributes: StoreAttributes) -> None:
+    """Raise ValueError, which names the key, if attributes are not those of a job's store.
+
+    ``config`` and ``data`` stay mappings, which are compared key by key with those of a run: here their types are
+    checked, so that readers can rely on them.
+    """
+    _check_config(attributes.config)
+    data: StoredData = _parsed("data", StoredData, attributes.data)
+    contents = data.contents
+    if contents is not None:
+        columns = vars(contents.resolution) | {
+            name: getattr(contents, name) for name in ("means", "deviations", "minima", "maxima")
+        }
+        for name, values in columns.items():
+            if name != "copies" and len(values) != len(data.columns):
+                raise ValueError(f"data.contents.{name} has {len(values)} values for {len(data.columns)} columns")
+    known = {name: getattr(attributes, name) for name in ("best", "n_rows", "total_weight", "manifest")}
+    known |= {"data.contents": contents, "data.missing": data.missing}
+    absent = [name for name, value in known.items() if value is None]
+    if attributes.is_complete and absent:
+        raise ValueError(f"it is complete and has no {', '.join(absent)}")
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    sections = {name: config[name] for name in _SECTIONS}
+    if isinstance(sections["output"], dict):
+        sections["output"] = {name: value for name, value in sections["output"].items() if name != "store"}
+    parsed: JobConfig = _parsed("config", JobConfig, sections)
+    for name in ("data", "search", "output"):
+        absent = type(getattr(parsed, name)).model_fields.keys() - config[name].keys()
+        if absent:
+            raise ValueError(f"config.{name} lacks {', '.join(sorted(absent))}")
+
+
+def _parsed(key: str, kind: Any, values: Any) -> Any:
+    """Parse values as JSON, without any conversion."""
+    try:
+        return _adapter(kind).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise ValueError(_first_error(error, key)) from None
+
+
+def _first_error(error: ValidationError, *prefix: str) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, (*prefix, *first['loc'])))}: {first['msg']}"
+
+
+# -- the rows ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +323,14 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class Extent:
+    """The files of a folder: how many there are, and their bytes together."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class RowSummary(Attributes):
     """Counts and moments over the rows that a model was applied to.
 
@@ -203,8 +349,8 @@ class RowSummary(Attributes):
     anomaly_quantile, anomaly_rank_error : float or None
         The quantile that the threshold is of these rows, and how far its share of them may be off; without an error
         the threshold is that of other rows.
-    parquet : str or None
-        Name of the folder beside the store that holds the row outputs, if they are Parquet files.
+    parquet : Extent or None
+        What is in the folder STORE-rows, if the row outputs are Parquet files.
     """
 
     n_rows: int
@@ -217,7 +363,7 @@ class RowSummary(Attributes):
     anomaly_threshold: float | None = None
     anomaly_quantile: float | None = None
     anomaly_rank_error: float | None = None
-    parquet: str | None = None
+    parquet: Extent | None = None
 
     @classmethod
     def of_chunks(cls, chunks: Iterable[Totals], n_rows: int, shift: float) -> Self:

@@ -1,13 +1,14 @@
 """Checkpoints: the state of an unfinished run, bit for bit.
 
-A checkpoint is a new group, and one attribute write makes it the current one; then the one before is removed. So a
-crash at any moment leaves one that is whole.
+A checkpoint is a new group. When it is on the disk, one attribute write makes it the current one; then the one before
+is removed. So a crash or a loss of power at any moment leaves one that is whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import zarr
@@ -17,11 +18,9 @@ from gmm_dask.errors import UserError
 from gmm_dask.passes.data_summary import DataSummary
 from pipeline.store.arrays import StorePath, as_json, get, open_root, put
 from pipeline.store.dataclass_arrays import digest, from_columns, pack, to_columns, unpack
+from pipeline.store.durable import sync, sync_tree
+from pipeline.store.integrity import damaged, reading
 from pipeline.store.lifecycle import read_attributes, require_store, update_attributes
-
-
-class DamagedError(UserError):
-    """A checkpoint that is not whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +62,10 @@ def save_checkpoint(path: StorePath, checkpoint: Checkpoint, *, bytes_read: int 
     for name, values in arrays.items():
         put(group, name, values, (f"{name}_value",))
     group.update_attributes(as_json({"layout": layout, "sha256": digest(arrays, layout)}))
+    folder = Path(path, "checkpoint")
+    sync_tree(folder / str(number))
+    sync(folder)
+    sync(path)
     update_attributes(path, checkpoint=number, passes=checkpoint.passes, bytes_read=bytes_read)
     if before is not None:
         del checkpoints[str(before)]
@@ -77,16 +80,14 @@ def load_checkpoint(path: StorePath, number: int | None = None) -> Checkpoint:
         If the store has no checkpoint, or (:class:`DamagedError`) one that is not as it was saved.
     """
     number = _current(path) if number is None else number
-    try:
-        group = cast(zarr.Group, open_root(path)[f"checkpoint/{number}"])
+    name = f"checkpoint/{number}"
+    with reading(path, name):
+        group = cast(zarr.Group, open_root(path)[name])
         attributes: dict[str, Any] = group.attrs.asdict()
-        arrays = {name: get(group, name) for name in group.array_keys()}
-        # a chunk that is lost would be read as zeros
+        arrays = {name: get(group, name, shape=(None,)) for name in group.array_keys()}
         if digest(arrays, attributes["layout"]) == attributes["sha256"]:
             return from_columns(Checkpoint, unpack(arrays, attributes["layout"]))
-    except (KeyError, OSError, ValueError, RuntimeError) as error:
-        raise _damaged(path, number) from error
-    raise _damaged(path, number)
+    raise damaged(path, f"{name} is not as it was written")
 
 
 def _current(path: StorePath) -> int:
@@ -95,10 +96,3 @@ def _current(path: StorePath) -> int:
     if number is None:
         raise UserError(f"the result store {path} has no checkpoint to resume. Run the job with --fresh.")
     return number
-
-
-def _damaged(path: StorePath, number: int) -> DamagedError:
-    return DamagedError(
-        f"the checkpoint {number} of the result store {path} is damaged: its files are not as this version of "
-        "gmm-dask writes them. Run the job with --fresh to start over."
-    )

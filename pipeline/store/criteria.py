@@ -13,6 +13,7 @@ import zarr
 
 from gmm_dask.em.loop import State, Status, best_start
 from gmm_dask.errors import UserError
+from gmm_dask.families import FAMILIES
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.model_batch import Totals
@@ -119,26 +120,34 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     ------
     UserError
         If no criteria are there yet.
+    KeyError, ValueError
+        If they are not those of a search.
     """
     root = open_root(path)
-    try:
-        group = cast(zarr.Group, root["criteria"])
-        counts, kinds = get(group, "n_components").tolist(), get_text(group, "covariance_type")
-        names = (*(column.name for column in _COLUMNS), *AGREEMENT_NUMBERS)
-        values = {name: get(group, name).T.ravel().tolist() for name in names}
-        values["agreeing"] = _agreeing(group)
-    except KeyError:
+    if "criteria" not in root:
         raise UserError(
             f"the result store {path} has no criteria yet; they are written when every candidate has finished."
-        ) from None
+        )
+    group = cast(zarr.Group, root["criteria"])
+    counts = get(group, "n_components", np.int64, (None,)).tolist()
+    kinds = get_text(group, "covariance_type", (None,))
+    if not (set(kinds) <= set(FAMILIES) and all(count > 0 for count in counts)):
+        raise ValueError(f"its candidates have the covariance types {', '.join(kinds)} and {counts} components")
+    shape, columns = (len(counts), len(kinds)), {column.name: column.dtype for column in _COLUMNS}
+    dtypes = columns | dict.fromkeys(AGREEMENT_NUMBERS, np.float64)
+    values = {name: get(group, name, dtype, shape).T.ravel().tolist() for name, dtype in dtypes.items()}
+    values["agreeing"] = _agreeing(group, shape)
     candidates = [(count, kind) for kind in kinds for count in counts]
     table = pd.DataFrame(candidates, columns=list(_CANDIDATE)).assign(**values)
-    return table[table["status"] != ""].reset_index(drop=True)
+    table = table[table["status"] != ""].reset_index(drop=True)
+    table["status"].map(Status)  # one that is not known is an error
+    return table
 
 
-def _agreeing(group: zarr.Group) -> list[tuple[int, ...]]:
+def _agreeing(group: zarr.Group, shape: tuple[int, int]) -> list[tuple[int, ...]]:
     """The starts that agreed with the best one, candidate by candidate in the table's order."""
-    agreed, starts = get(group, "start_agreed"), get(group, "start")
+    starts = get(group, "start", np.int64, (None,))
+    agreed = get(group, "start_agreed", np.bool_, (*shape, len(starts)))
     every = agreed.transpose(1, 0, 2).reshape(-1, len(starts))
     return [tuple(starts[each].tolist()) for each in every]
 
@@ -156,9 +165,10 @@ def row_of(table: pd.DataFrame, name: str) -> dict[str, Any]:
 def read_effort(path: StorePath) -> Effort:
     """What the fits of a complete store took."""
     group = cast(zarr.Group, open_root(path)["criteria"])
-    fits = int(np.count_nonzero(get(group, "start_status") != ""))
+    status = get(group, "start_status", np.dtypes.StringDType(), (None, None, None))
     names = [f"start_{name}" for name in ("n_iter", "extrapolations", "falls", "sample_iter")]
-    return Effort(fits, *(int(get(group, name).sum()) for name in names))
+    counts = [int(get(group, name, np.int64, status.shape).sum()) for name in names]
+    return Effort(int(np.count_nonzero(status != "")), *counts)
 
 
 # -- of an unfinished search ---------------------------------------------------------------------------------

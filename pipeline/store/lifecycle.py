@@ -11,16 +11,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import zarr
-
 import gmm_dask
 from gmm_dask.errors import UserError
 from pipeline.store import scores
-from pipeline.store.arrays import HALF_WRITTEN, StorePath, as_json, attributes_at, open_root, writing
+from pipeline.store.arrays import HALF_WRITTEN, StorePath, as_json, writing
 from pipeline.store.attributes import RunStatus, StoreAttributes
+from pipeline.store.durable import sync_tree
+from pipeline.store.integrity import METADATA, DamagedError, damaged, reading, write_manifest
+from pipeline.store.root import read_root, require_sealed, write_root
 
 FORMAT = "gmm-dask-result"
 FORMAT_VERSION = 1
+_GROUPS = ("criteria", "models", "sample", "rows", "checkpoint", "manifest")
+# of these at least one is in every store that a run had saved anything in
+_MARKS = ("criteria", "models", "checkpoint")
 
 _SOFTWARE = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
 # keys that do not change the result: the job's name, how its data are reached, what computes and when, where the store
@@ -84,9 +88,9 @@ def prepare_store(path: StorePath, config: dict[str, Any], data: dict[str, Any],
         other data (unless ``fresh``).
     """
     config, data = as_json(config), as_json(data)
-    exists = _is_ours(path)
-    status = find_store(path)
-    if fresh or status is StoreStatus.NEW:
+    status = StoreStatus.NEW if fresh else find_store(path)
+    if status is StoreStatus.NEW:
+        exists = _is_ours(path, damaged_too=fresh)
         attempts = 1 + (read_attributes(path).attempts if exists and not fresh else 0)
         _create(Path(path), _first_attributes(config, data, attempts), exists)
         return StoreStatus.NEW
@@ -147,13 +151,10 @@ def _software() -> dict[str, str]:
 def _create(path: Path, first: StoreAttributes, replaces: bool) -> None:
     """Write the root's attributes, at once; what an earlier result left goes after that."""
     _remove_half_written(path)
-    attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, **first.to_dict()}
     with writing(path):
+        _write_attributes(path, first)
         if replaces:
-            open_root(path, "r+").attrs.put(attributes)
             _remove_groups(path)
-        else:
-            zarr.create_group(str(path), zarr_format=3, attributes=attributes)
 
 
 def _tidy(path: Path, store: StoreAttributes) -> None:
@@ -237,9 +238,14 @@ def is_store(path: StorePath) -> bool:
         return False
 
 
-def _is_ours(path: StorePath) -> bool:
+def _is_ours(path: StorePath, *, damaged_too: bool = False) -> bool:
     """Whether a result store is there; nothing or an empty folder is not, and anything else is an error."""
-    attributes = attributes_at(path)
+    try:
+        attributes = read_root(path, _GROUPS, _MARKS)
+    except DamagedError:
+        if damaged_too:
+            return True
+        raise
     if attributes is None:
         return False
     found = attributes.get("format")
@@ -272,14 +278,22 @@ def require_store(path: StorePath, *, unfinished: bool = False) -> None:
 
 
 def read_attributes(path: StorePath) -> StoreAttributes:
-    """Read the attributes of a store that is there."""
-    return StoreAttributes.from_dict(open_root(path).attrs.asdict())
+    """Read the attributes of a store that is there; :class:`DamagedError` if they are not as they were written."""
+    attributes = read_root(path, _GROUPS, _MARKS)
+    if attributes is None:
+        raise damaged(path, f"{METADATA} is missing")
+    require_sealed(path, attributes)
+    with reading(path, METADATA):
+        return StoreAttributes.from_dict(attributes)
 
 
 def update_attributes(path: StorePath, **changes: Any) -> None:
     """Change some of :class:`StoreAttributes` in one write, which happens or does not."""
-    after = replace(read_attributes(path), **changes).to_dict()
-    open_root(path, "r+").update_attributes(as_json({name: after[name] for name in changes}))
+    _write_attributes(path, replace(read_attributes(path), **changes))
+
+
+def _write_attributes(path: StorePath, attributes: StoreAttributes) -> None:
+    write_root(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **attributes.to_dict()})
 
 
 def add_bytes_read(path: StorePath, n_bytes: int) -> None:
@@ -290,11 +304,15 @@ def add_bytes_read(path: StorePath, n_bytes: int) -> None:
 def complete(path: StorePath, **found: Any) -> None:
     """Mark a store complete, as the last thing that is written; its checkpoint is removed after that.
 
+    Before that its parts are listed with their hashes, and everything is on the disk.
+
     Parameters
     ----------
     path : str or Path
     **found
         The attributes ``best, passes, n_rows, total_weight, seconds`` of :class:`StoreAttributes`.
     """
-    update_attributes(path, **found, finished=_now(), checkpoint=None, status=RunStatus.COMPLETE)
+    manifest = write_manifest(path)
+    sync_tree(Path(path))
+    update_attributes(path, **found, manifest=manifest, finished=_now(), checkpoint=None, status=RunStatus.COMPLETE)
     _tidy(Path(path), read_attributes(path))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
 
 from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
-from gmm_dask.families import FAMILIES, Parameters
+from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
 from pipeline.store.arrays import StorePath, get, get_text, open_root, put
+from pipeline.store.attributes import Attributes
 
 Array = NDArray[np.float64]
+
+# of a sum of weights, and of whitened covariances: far above rounding, even of covariances that are all but singular
+WEIGHTS_ERROR, WHITENING_ERROR = 1e-6, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +74,7 @@ def write_models(
     for state in states:
         assert state.parameters is not None
         parameters = _by_weight(state.covariance_type, state.parameters)
-        group = models.create_group(state.candidate.name, attributes=_attributes(state))
+        group = models.create_group(state.candidate.name, attributes=_attributes_of(state).to_dict())
         dimensions = _covariance_dimensions(state.covariance_type)
         bounds = np.asarray(state.lower_bounds, dtype=np.float64)
         put(group, "feature", list(columns), ("feature",))
@@ -91,15 +96,20 @@ def _put_unscaled(group: zarr.Group, kind: str, parameters: Parameters, center: 
     put(group, "covariances_unscaled", unscaled.covariances, _covariance_dimensions(kind))
 
 
-def _attributes(state: State) -> dict[str, Any]:
-    return {
-        "covariance_type": state.covariance_type,
-        "n_components": state.n_components,
-        "start": state.start,
-        "status": state.status.value,
-        "converged": state.converged,
-        "falls": state.falls,
-    }
+@dataclass(frozen=True)
+class ModelAttributes(Attributes):
+    """The attributes of a stored model, those of :class:`State`."""
+
+    covariance_type: str
+    n_components: PositiveInt
+    start: int
+    status: Status
+    converged: bool
+    falls: int
+
+
+def _attributes_of(state: State) -> ModelAttributes:
+    return ModelAttributes(**{field.name: getattr(state, field.name) for field in fields(ModelAttributes)})
 
 
 def _covariance_dimensions(covariance_type: str) -> tuple[str, ...]:
@@ -127,6 +137,8 @@ def read_model(path: StorePath, name: str) -> StoredModel:
     ------
     UserError
         If the store has no such model.
+    ValueError, KeyError
+        If it is not a mixture.
     """
     root = open_root(path)
     models = cast(zarr.Group, root["models"]) if "models" in root else None
@@ -134,21 +146,49 @@ def read_model(path: StorePath, name: str) -> StoredModel:
         found = ", ".join(sorted(models.group_keys())) if models is not None else "none"
         raise UserError(f"the result store {path} has no model {name!r}; its models are: {found}.")
     group = cast(zarr.Group, models[name])
-    attributes: dict[str, Any] = group.attrs.asdict()
-    names = ("weights", "means", "covariances", "precisions_cholesky")
+    attributes = ModelAttributes.from_dict(group.attrs.asdict())
+    candidate = Candidate(attributes.covariance_type, attributes.n_components)
+    if candidate.covariance_type not in FAMILIES or candidate.name != name:
+        raise ValueError(f"its attributes are those of {candidate.name}")
+    columns = get_text(group, "feature", (None,))
     scaled = "scale" in group
-    return StoredModel(
-        candidate=Candidate.of(attributes),
-        start=attributes["start"],
-        parameters=Parameters(**{name: get(group, name) for name in names}),
-        lower_bounds=tuple(get(group, "lower_bounds").tolist()),
-        status=Status(attributes["status"]),
-        falls=attributes["falls"],
-        converged=attributes["converged"],
-        columns=tuple(get_text(group, "feature")),
-        center=get(group, "center") if scaled else None,
-        scale=get(group, "scale") if scaled else None,
+    model = StoredModel(
+        candidate=candidate,
+        start=attributes.start,
+        parameters=_read_parameters(group, candidate, len(columns)),
+        lower_bounds=tuple(get(group, "lower_bounds", np.float64, (None,)).tolist()),
+        status=attributes.status,
+        falls=attributes.falls,
+        converged=attributes.converged,
+        columns=tuple(columns),
+        center=get(group, "center", np.float64, (len(columns),)) if scaled else None,
+        scale=get(group, "scale", np.float64, (len(columns),)) if scaled else None,
     )
+    if model.scale is not None and not (model.scale > 0.0).all():
+        raise ValueError("scale is not positive")
+    return model
+
+
+def _read_parameters(group: zarr.Group, candidate: Candidate, n_features: int) -> Parameters:
+    """Read the parameters of a mixture; raises ValueError if they are not those of one."""
+    family, k = get_family(candidate.covariance_type), candidate.n_components
+    covariances = family.covariance_shape(k, n_features)
+    shapes = {
+        "weights": (k,),
+        "means": (k, n_features),
+        "covariances": covariances,
+        "precisions_cholesky": covariances,
+    }
+    parameters = Parameters(**{name: get(group, name, np.float64, shape) for name, shape in shapes.items()})
+    for name, values in vars(parameters).items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} has values that are not finite")
+    weights = parameters.weights
+    if (weights < 0.0).any() or abs(weights.sum() - 1.0) > WEIGHTS_ERROR:
+        raise ValueError(f"weights are negative, or add up to {weights.sum():.6g} instead of 1")
+    if not family.whitening_error(parameters) < WHITENING_ERROR:
+        raise ValueError("covariances are not positive definite, or precisions_cholesky are not those of them")
+    return parameters
 
 
 # -- the sample of rows ----------------------------------------------------------------------------------------
@@ -176,21 +216,32 @@ class Sample:
     chunk_rows: int
 
 
+@dataclass(frozen=True)
+class SampleAttributes(Attributes):
+    """The attributes of a stored sample."""
+
+    n_chunks: PositiveInt
+    chunk_rows: NonNegativeInt
+
+
 def write_sample(path: StorePath, sample: Sample) -> None:
     """Write the sample into a result store, in place of one that is there."""
-    counts = {"n_chunks": sample.n_chunks, "chunk_rows": sample.chunk_rows}
+    counts = SampleAttributes(sample.n_chunks, sample.chunk_rows).to_dict()
     group = open_root(path, "r+").create_group("sample", overwrite=True, attributes=counts)
     put(group, "value", sample.rows, ("row", "feature"))
     put(group, "label", sample.label.astype(np.int32), ("row",))
     put(group, "uncertainty", sample.uncertainty, ("row",))
 
 
-def read_sample(path: StorePath) -> Sample | None:
-    """Read the sample of a result store; None until it is complete."""
-    root = open_root(path)
-    if "sample" not in root:
-        return None
-    group = cast(zarr.Group, root["sample"])
-    counts: dict[str, Any] = group.attrs.asdict()
-    arrays = get(group, "value"), get(group, "label"), get(group, "uncertainty")
-    return Sample(*arrays, n_chunks=counts["n_chunks"], chunk_rows=counts["chunk_rows"])
+def read_sample(path: StorePath, n_features: int, n_components: int) -> Sample:
+    """Read the sample of a complete result store; raises ValueError or KeyError if it is none of such a model."""
+    group = cast(zarr.Group, open_root(path)["sample"])
+    counts = SampleAttributes.from_dict(group.attrs.asdict())
+    rows = get(group, "value", np.float64, (None, n_features))
+    label = get(group, "label", np.int32, (len(rows),))
+    uncertainty = get(group, "uncertainty", np.float64, (len(rows),))
+    if not (np.isfinite(rows).all() and np.isfinite(uncertainty).all()):
+        raise ValueError("value or uncertainty has values that are not finite")
+    if len(label) and not 0 <= label.min() <= label.max() < n_components:
+        raise ValueError(f"label has values that are none of the {n_components} components")
+    return Sample(rows, label, uncertainty, counts.n_chunks, counts.chunk_rows)

@@ -24,6 +24,8 @@ from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
 from pipeline.sources.parquet import OWN_FILES
 from pipeline.store.arrays import StorePath, writing
 from pipeline.store.attributes import Totals
+from pipeline.store.durable import sync, write_file
+from pipeline.store.integrity import extent_of
 from pipeline.store.replacement import remove_at_once, swap
 from pipeline.store.zarr_rows import RowPlan, Values, write_summary
 
@@ -90,7 +92,7 @@ class ParquetRows:
         """Give the folder its name, with the summary beside the files; readers pass over names like that."""
         with writing(self.place):
             found = {"n_rows": self.plan.n_rows, **summary}
-            (self._unfinished / _SUMMARY).write_text(json.dumps(found, indent=2, allow_nan=False))
+            write_file(self._unfinished / _SUMMARY, json.dumps(found, indent=2, allow_nan=False).encode())
             swap(self._unfinished, self._folder)
             self._tell_store()
 
@@ -109,7 +111,7 @@ class ParquetRows:
 
     def _tell_store(self) -> None:
         if self._store is not None:
-            write_summary(self._store, {**self.summary(), "parquet": self._folder.name})
+            write_summary(self._store, {**self.summary(), "parquet": vars(extent_of(self._folder))})
 
     def _ours(self, folder: Path) -> dict[int, Totals]:
         """Totals of the chunks that are written, by their numbers; none if they are of another model or data."""
@@ -157,10 +159,12 @@ class ParquetRows:
         file = self._file(number)
         partial = file.with_suffix(".partial")
         try:
-            parquet.write_table(table, partial)
+            parquet.write_table(table, partial, write_page_checksum=True)
+            sync(partial)
             os.replace(partial, file)
         finally:
             partial.unlink(missing_ok=True)
+        sync(file.parent)
 
     def _file(self, number: int) -> Path:
         digits = max(5, math.ceil(math.log10(max(2, len(self.plan.lengths)))))

@@ -55,10 +55,18 @@ def working_path(config: JobConfig, *, fresh: bool = False) -> str:
     new = store.replacement_of(path)
     if not fresh:
         return new if _same_job(config)(new) else path
-    complete = store.find_store(path) is store.StoreStatus.COMPLETE
-    store.find_store(new)  # something else is never touched
+    complete = _status_to_replace(path) is store.StoreStatus.COMPLETE
+    _status_to_replace(new)  # something else is never touched
     store.discard_replacement(path)
     return new if complete else path
+
+
+def _status_to_replace(path: str) -> store.StoreStatus:
+    """What is found at a path that is to be replaced; a damaged store is nothing to keep."""
+    try:
+        return store.find_store(path)
+    except store.DamagedError:
+        return store.StoreStatus.NEW
 
 
 def dated_now(config: JobConfig, template: str, now: datetime | None = None) -> str:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.store.arrays import StorePath, writing
+from pipeline.store.durable import sync
 from pipeline.store.zarr_rows import rows_folder
 
 
@@ -54,6 +55,7 @@ def swap(new: Path, old: Path) -> None:
     """Move a folder to where another lies, which a reader finds until then."""
     with _set_aside(old):
         new.rename(old)
+        sync(old.parent)
 
 
 def remove_at_once(folder: Path) -> None:

@@ -1,7 +1,10 @@
-"""The one reader of a result store: what is in it, read when it is asked for."""
+"""The one reader of a result store: what is in it, read when it is asked for, and refused by name if not whole."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -13,12 +16,13 @@ from gmm_dask.selection.criteria import best_position
 from gmm_dask.selection.diagnostics import remarks, starts_compared
 from gmm_dask.selection.results import outcome_table, with_delta
 from pipeline.store.arrays import StorePath
-from pipeline.store.attributes import RowSummary, StoreAttributes
-from pipeline.store.checkpoint import DamagedError, load_checkpoint
+from pipeline.store.attributes import RowSummary, StoreAttributes, check_attributes
+from pipeline.store.checkpoint import load_checkpoint
 from pipeline.store.criteria import Effort, names_of, read_criteria, read_effort, row_of, table_so_far
+from pipeline.store.integrity import METADATA, DamagedError, Manifest, read_manifest, reading, require_extent
 from pipeline.store.lifecycle import read_attributes, require_store
 from pipeline.store.models import Sample, StoredModel, read_model, read_sample
-from pipeline.store.zarr_rows import read_summary, row_shapes
+from pipeline.store.zarr_rows import read_summary, row_shapes, rows_folder
 
 # a run at work may replace the checkpoint while it is read
 ATTEMPTS = 5
@@ -50,7 +54,8 @@ class Result(StoreAttributes):
     @cached_property
     def criteria(self) -> pd.DataFrame:
         """The criteria of the last final pass, by :func:`read_criteria`; :class:`UserError` before it."""
-        return read_criteria(self.store)
+        with self._reading("criteria"):
+            return read_criteria(self.store)
 
     def _table_so_far(self) -> pd.DataFrame:
         if self.checkpoint is None:
@@ -71,15 +76,34 @@ class Result(StoreAttributes):
 
     def row(self, name: str | None = None) -> dict[str, Any]:
         """Return a candidate's row of the table, by default the chosen one's."""
-        return row_of(self.table, name or self._require_best())
+        with reading(self.store, "criteria"):
+            return row_of(self.table, name or self._require_best())
 
     def model(self, name: str | None = None) -> StoredModel:
         """Read a model, by default the chosen one; raises :class:`UserError` if the store has none of that name."""
-        return read_model(self.store, name or self._require_best())
+        name = name or self._require_best()
+        with self._reading(f"models/{name}"):
+            model = read_model(self.store, name)
+            if model.columns != tuple(self.data["columns"]):
+                raise ValueError(f"its features are {', '.join(model.columns)}, and not the columns of the data")
+            return model
 
     def _require_best(self) -> str:
         assert self.best is not None, f"{self.store} is not complete"
         return self.best
+
+    @contextmanager
+    def _reading(self, part: str) -> Iterator[None]:
+        """Refuse a part of the store that is not as it was written, or not what it should be, by its name."""
+        if self._manifest:
+            self._manifest.require(self.store, part)
+        with reading(self.store, part):
+            yield
+
+    @cached_property
+    def _manifest(self) -> Manifest | None:
+        """What belongs to the store; None until it is complete."""
+        return read_manifest(self.store, str(self.manifest)) if self.is_complete else None
 
     @cached_property
     def best_model(self) -> StoredModel:
@@ -145,27 +169,49 @@ class Result(StoreAttributes):
     @cached_property
     def effort(self) -> Effort:
         """What the fits of all starts took."""
-        return read_effort(self.store)
+        with self._reading("criteria"):
+            return read_effort(self.store)
 
     # -- rows ------------------------------------------------------------------------------------------------
     @cached_property
     def row_summary(self) -> RowSummary | None:
         """What is known of the rows as a whole; None if their values have not been written, or not all of them."""
-        found = read_summary(self.store)
-        return None if found is None else RowSummary.from_dict(found)
+        with self._reading("rows"):
+            found = read_summary(self.store)
+            return None if found is None else RowSummary.from_dict(found)
 
     @cached_property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each array that the store holds about the rows."""
-        return row_shapes(self.store)
+        with self._reading("rows"):
+            return row_shapes(self.store)
 
     @cached_property
     def sample(self) -> Sample | None:
         """Some rows, with the chosen model's labels; None until the store is complete."""
-        return read_sample(self.store)
+        if not self.is_complete:
+            return None
+        n_features, n_components = len(self.best_model.columns), self.best_model.n_components
+        with self._reading("sample"):
+            return read_sample(self.store, n_features, n_components)
+
+    # -- all of it -------------------------------------------------------------------------------------------
+    def require_whole(self) -> None:
+        """Raise :class:`DamagedError` if a complete store has lost anything; it is not read but for small arrays."""
+        if self._manifest:
+            self._manifest.require(self.store)
+            self._manifest.require_rows(self.store)
+
+    def require_parquet(self) -> None:
+        """Raise :class:`DamagedError` if files of row outputs beside the store are lost."""
+        rows = self.row_summary
+        if rows and rows.parquet:
+            require_extent(self.store, os.path.abspath(rows_folder(self.store)), rows.parquet)
 
     def loaded(self) -> Self:
         """Read all that is read when it is asked for, so that the store may change afterwards."""
+        self.require_whole()
+        self.require_parquet()
         for kind in type(self).__mro__:
             for name, value in vars(kind).items():
                 if isinstance(value, cached_property):
@@ -185,25 +231,31 @@ def open_result(path: StorePath, *, unfinished: bool = False) -> Result:
     Raises
     ------
     UserError
-        If there is no result store, or one that is not complete.
+        If there is no result store, one that is not complete, or (:class:`DamagedError`) one that is not whole.
     """
     require_store(path, unfinished=unfinished)
-    return Result(store=str(path), **vars(read_attributes(path)))
+    result = Result(store=str(path), **vars(read_attributes(path)))
+    with reading(path, METADATA):
+        check_attributes(result)
+    return result
 
 
 def read_candidates(path: StorePath) -> Result:
     """Open a result store, complete or not, and read its table of candidates while a run may be at work on it.
 
+    A complete one must be whole.
+
     Raises
     ------
     UserError
-        If there is no result store at the path, or an unfinished one whose checkpoint is damaged.
+        If there is no result store at the path, or it is damaged.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        result = open_result(path, unfinished=True)
         try:
+            result = open_result(path, unfinished=True)
+            result.require_whole()
             result.table  # noqa: B018 - read while the checkpoint is there
-        except (KeyError, FileNotFoundError, DamagedError):
+        except DamagedError:
             if attempt == ATTEMPTS:
                 raise
         else:

@@ -12,19 +12,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import zarr
-
 from gmm_dask.errors import UserError
-from pipeline.store.arrays import StorePath, as_json, attributes_at, open_root, writing
+from pipeline.store.arrays import StorePath, writing
 from pipeline.store.attributes import Attributes, RunStatus
+from pipeline.store.durable import sync_tree
+from pipeline.store.integrity import METADATA, DamagedError, read_manifest, reading, write_manifest
 from pipeline.store.replacement import remove_at_once, replacement_of, swap
+from pipeline.store.root import read_root, require_sealed, write_root
 
 FORMAT = {"format": "gmm-dask-scores", "format_version": 1}
+_GROUPS = ("rows", "manifest")
+_MARKS = ("rows/unfinished", "manifest")
 ELSEWHERE = "Choose another path (-o; in a configuration score.out, with a date in it)"
 
 
@@ -43,6 +47,8 @@ class ScoreAttributes(Attributes):
     summary : dict or None
         Of the rows; None until the scores are complete.
     status : RunStatus
+    manifest : str or None
+        SHA-256 of the manifest of complete scores.
     """
 
     model: dict[str, str]
@@ -52,6 +58,7 @@ class ScoreAttributes(Attributes):
     token: str
     summary: dict[str, Any] | None = None
     status: RunStatus = RunStatus.RUNNING
+    manifest: str | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -77,9 +84,11 @@ def prepare_scores(path: StorePath, attributes: ScoreAttributes, fresh: bool) ->
         If something else lies at the path, which is never touched, or other scores that are complete, unless
         ``fresh``.
     """
-    found = _scores_at(path)
+    found = _scores_to_replace(path) if fresh else _scores_at(path)
     if found is not None and not fresh:
         if found.token == attributes.token:
+            if found.is_complete:
+                _require_whole(path, found)
             return found.is_complete
         if found.is_complete:
             raise UserError(
@@ -87,8 +96,9 @@ def prepare_scores(path: StorePath, attributes: ScoreAttributes, fresh: bool) ->
                 "replace them (gmm-dask score --fresh)."
             )
     with writing(path):
-        values = as_json({**FORMAT, **attributes.to_dict()})
-        zarr.create_group(str(path), zarr_format=3, overwrite=found is not None, attributes=values)
+        _write_attributes(path, attributes)
+        for group in _GROUPS:
+            shutil.rmtree(Path(path, group), ignore_errors=True)
     return False
 
 
@@ -105,7 +115,7 @@ def scores_working_path(path: StorePath, token: str, fresh: bool) -> str:
         begun = None
     if not fresh:
         return new if begun is not None and begun.token == token else str(path)
-    found = _scores_at(path)
+    found = _scores_to_replace(path)
     remove_at_once(Path(new))
     return new if found is not None and found.is_complete else str(path)
 
@@ -139,8 +149,12 @@ def find_unfinished(paths: Sequence[str], token: str) -> str | None:
 
 def complete_scores(path: StorePath, summary: dict[str, Any], out: StorePath) -> None:
     """Mark scores complete, as the last thing that is written, and put them at ``out`` if they replace others."""
+    found = _scores_at(path)
+    assert found is not None
     with writing(path):
-        open_root(path, "r+").update_attributes(as_json({"summary": summary, "status": RunStatus.COMPLETE}))
+        manifest = write_manifest(path)
+        sync_tree(Path(path))
+        _write_attributes(path, replace(found, summary=summary, status=RunStatus.COMPLETE, manifest=manifest))
         if path != out:
             swap(Path(path), Path(out).resolve())
 
@@ -151,7 +165,7 @@ def read_scores(path: StorePath) -> ScoreAttributes:
     Raises
     ------
     UserError
-        If there are none, or they are not complete.
+        If there are none, or they are not complete, or not whole.
     """
     found = _scores_at(path)
     if found is None:
@@ -161,16 +175,38 @@ def read_scores(path: StorePath) -> ScoreAttributes:
             f"the scores {path} are not complete (status '{found.status}'): a command is at work on them, or was "
             "stopped. Run the same gmm-dask score again to finish them."
         )
+    _require_whole(path, found)
     return found
+
+
+def _require_whole(path: StorePath, found: ScoreAttributes) -> None:
+    """Raise :class:`DamagedError` if complete scores have lost something."""
+    manifest = read_manifest(path, str(found.manifest))
+    manifest.require(path, "rows")
+    manifest.require_rows(path)
 
 
 def _scores_at(path: StorePath) -> ScoreAttributes | None:
     """The attributes of scores; None where there is nothing, and anything else is an error."""
-    attributes = attributes_at(path)
+    attributes = read_root(path, _GROUPS, _MARKS)
     if attributes is None:
         return None
     if {name: attributes.get(name) for name in FORMAT} != FORMAT:
         raise UserError(
             f"{path} exists and does not hold scores that this gmm-dask knows, so it is left as it is. {ELSEWHERE}."
         )
-    return ScoreAttributes.from_dict(attributes)
+    require_sealed(path, attributes)
+    with reading(path, METADATA):
+        return ScoreAttributes.from_dict(attributes)
+
+
+def _scores_to_replace(path: StorePath) -> ScoreAttributes | None:
+    """As :func:`_scores_at`; None of damaged scores, too."""
+    try:
+        return _scores_at(path)
+    except DamagedError:
+        return None
+
+
+def _write_attributes(path: StorePath, attributes: ScoreAttributes) -> None:
+    write_root(path, {**FORMAT, **attributes.to_dict()})

@@ -3,7 +3,8 @@
 The data's chunks end where they do, Zarr's are of one length. The task of a chunk of data writes the Zarr chunks that
 lie within it, as wholes; what it has of those that it shares with its neighbours it leaves in ``rows/unfinished``,
 and when all tasks are done they are put together. So no two tasks ever write one Zarr chunk. A chunk counts as
-finished by one small write, the last of its task: a run that was killed goes on with the chunks that do not.
+finished by one small write, the last of its task, when the others are on the disk: a run that was killed, or lost its
+power, goes on with the chunks that do not.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
-from pipeline.store.arrays import StorePath, as_json, get, open_root, writing
+from pipeline.store.arrays import COMPRESSOR, StorePath, as_json, open_root, writing
 from pipeline.store.attributes import Totals
+from pipeline.store.durable import sync, sync_all, sync_tree
+from pipeline.store.integrity import DamagedError, WholeStore, reading
 
 Array = NDArray[np.float64]
 Values = Mapping[str, NDArray[Any]]
@@ -115,7 +120,11 @@ class ZarrRows:
     # -- before and after the pass ---------------------------------------------------------------------------
     def begin(self) -> bool:
         """Create the arrays, unless they are there; see :class:`RowWriter`."""
-        attributes = read_summary(self._path, unfinished=True)
+        try:
+            with reading(self._path, "rows"):
+                attributes = read_summary(self._path, unfinished=True)
+        except DamagedError:  # nothing counts as finished in what cannot be read
+            attributes = None
         if attributes is None or attributes.get("token") != self.plan.token:
             self._create()
             return False
@@ -138,19 +147,22 @@ class ZarrRows:
                 dimension_names=("chunk", "total"),
             )
             group.update_attributes({"complete": False, "token": self.plan.token})
+            sync_tree(Path(self._path, "rows"))
+            sync(self._path)
 
     def _create_array(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
         output = ROW_OUTPUTS[name]
-        return group.create_array(
+        group.create_array(
             name,
             shape=output.shape(self.plan.n_rows, self.plan.n_components),
             chunks=output.shape(self._step, self.plan.n_components),
             dtype=output.stored_dtype,
             fill_value=output.fill_value,
             dimension_names=("row", "component") if output.per_component else ("row",),
-            config=cast(Any, {"write_empty_chunks": True}),
+            compressors=COMPRESSOR,
             overwrite=True,
         )
+        return _array(group, name)
 
     def _create_edges(self, edges: zarr.Group, name: str) -> None:
         """For each chunk of data, its rows before the first and after the last Zarr chunk that lies within it."""
@@ -163,17 +175,19 @@ class ZarrRows:
             dtype=output.stored_dtype,
             fill_value=output.fill_value,
             dimension_names=("chunk", "edge_row", "component") if output.per_component else ("chunk", "edge_row"),
+            compressors=COMPRESSOR,
         )
 
     def finished(self) -> list[Totals | None]:
         """Totals of each chunk; see :class:`RowWriter`."""
-        every = get(self._group("r"), "unfinished/totals")
+        every = np.asarray(_array(self._group("r"), "unfinished/totals")[...])
         return [None if math.isnan(values[0]) else Totals.from_array(values) for values in every]
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Declare the group whole, and remove what was needed for that."""
         with writing(self.place):
             group = self._group("r+")
+            sync_tree(Path(self._path, "rows"))
             group.update_attributes(as_json({"complete": True, "n_rows": self.plan.n_rows, **summary}))
             del group["unfinished"]
 
@@ -201,7 +215,21 @@ class ZarrRows:
                     edges[: first - start] = answers[: first - start]
                     edges[self._step : self._step + stop - last] = answers[last - start :]
                     _array(group, f"unfinished/{name}")[number] = edges
+            positions = range(first // self._step, math.ceil(last / self._step)) if first < last else range(0)
+            sync_all(self._files(number, positions))
             _array(group, "unfinished/totals")[number] = totals.to_array()
+
+    def _files(self, number: int, positions: range) -> set[Path]:
+        """The files of a chunk of data, and their folders: Zarr chunks at these positions, and its edges."""
+        rows, found = Path(self._path, "rows"), set[Path]()
+        for name in self.plan.names:
+            tail = ["0"] * ROW_OUTPUTS[name].per_component
+            files = [rows.joinpath(name, "c", str(position), *tail) for position in positions]
+            if not self._is_aligned:
+                files.append(rows.joinpath("unfinished", name, "c", str(number), "0", *tail))
+            for file in files:
+                found |= {file, *(folder for folder in file.parents if folder.is_relative_to(rows))}
+        return found
 
     def _cuts(self, number: int) -> tuple[int, int, int, int]:
         """A chunk's first row, the first and the last end of a Zarr chunk within it, and its end."""
@@ -220,11 +248,11 @@ class ZarrRows:
         """Put the Zarr chunks together that several chunks of data have a part in."""
         if self._is_aligned:
             return
-        group = self._group("r+")
+        group, stored = self._group("r+"), self._whole_group()
         with writing(self.place):
             for lines, parts in self._shared():
                 for name in self.plan.names:
-                    edges = _array(group, f"unfinished/{name}")
+                    edges = _array(stored, f"unfinished/{name}")
                     pieces = [np.asarray(edges[number, where]) for number, where in parts]
                     _array(group, name)[lines] = np.concatenate(pieces)
 
@@ -252,16 +280,16 @@ class ZarrRows:
     def log_density(self, number: int) -> Array:
         """Log densities of a chunk of data; see :class:`RowWriter`."""
         lines = slice(int(self.plan.starts[number]), int(self.plan.starts[number + 1]))
-        return np.asarray(_array(self._group("r"), LOG_DENSITY.name)[lines])
+        return np.asarray(_array(self._whole_group(), LOG_DENSITY.name)[lines])
 
     def mark(self, threshold: float) -> int:
         """Write the array ``anomaly``, Zarr chunk by Zarr chunk; see :class:`RowWriter`."""
-        group, marked = self._group("r+"), 0
+        group, stored, marked = self._group("r+"), self._whole_group(), 0
         with writing(self.place):
             target = self._create_array(group, ANOMALY.name)
             for low in range(0, self.plan.n_rows, self._step):
                 lines = slice(low, min(low + self._step, self.plan.n_rows))
-                under = np.asarray(_array(group, LOG_DENSITY.name)[lines]) < threshold
+                under = np.asarray(_array(stored, LOG_DENSITY.name)[lines]) < threshold
                 target[lines] = under
                 marked += int(np.count_nonzero(under))
         return marked
@@ -269,9 +297,15 @@ class ZarrRows:
     def _group(self, mode: Any) -> zarr.Group:
         return cast(zarr.Group, open_root(self._path, mode)["rows"])
 
+    def _whole_group(self) -> zarr.Group:
+        """The group for reading; a chunk that is lost is an error."""
+        store = WholeStore(LocalStore(self._path, read_only=True), self._path)
+        return cast(zarr.Group, zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)["rows"])
+
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    return cast(zarr.Array[Any], group[name])
+    # a chunk of fill values is written, too: one that is not there is lost
+    return cast(zarr.Array[Any], group[name]).with_config({"write_empty_chunks": True})
 
 
 def _zarr_rows(lengths: Sequence[int]) -> int:

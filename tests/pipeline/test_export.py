@@ -25,6 +25,7 @@ from mixtures import random_parameters, random_rows
 from pipeline.config.job import JobConfig
 from pipeline.export import ExportedMixture, Target, export
 from pipeline.store import complete, open_result, prepare_store, write_criteria, write_models
+from stores import stored_data
 
 D, K = 3, 4
 CENTER, SCALE = np.array([100.0, -3.0, 0.0]), np.array([25.0, 0.01, 1.0])
@@ -44,7 +45,7 @@ def make_store(tmp_path, covariance_type, scaled=False, columns=("speed", "tempe
     """A complete store of one model of four components, of which one is empty."""
     path = str(tmp_path / "night.zarr")
     config = JobConfig.model_validate({"name": "night", "data": {"source": "a.csv"}, "output": {"store": path}})
-    prepare_store(path, config.model_dump(mode="json"), {"path": "a.csv", "files": "1"})
+    prepare_store(path, config.model_dump(mode="json"), stored_data(columns))
     parameters = random_parameters(covariance_type, K, D, seed=5)
     weights = np.array([0.0, 0.5, 0.2, 0.3])
     parameters = type(parameters)(weights, *list(vars(parameters).values())[1:])

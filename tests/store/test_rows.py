@@ -207,7 +207,7 @@ def test_keys_stand_beside_the_values(path):
     table = parquet.read_table(rows_folder(path))
     assert table.column_names == ["id", "label"]
     assert "".join(table["id"].to_pylist()) == "abcdefghij"
-    assert read_summary(path)["parquet"] == "r.zarr-rows"
+    assert read_summary(path)["parquet"]["files"] > 0
 
 
 def test_a_folder_of_something_else_is_left_alone(path):

@@ -43,15 +43,12 @@ from pipeline.store import (
 )
 from pipeline.store.criteria import read_criteria, read_effort
 from pipeline.store.models import read_model
+from stores import stored_data
 
-CONFIG = {
-    "name": "a",
-    "data": {"source": "a.csv"},
-    "search": {"tol": 1e-3, "n_components": (1, 2)},
-    "cluster": {"kind": "threads"},
-    "output": {"store": "r.zarr", "labels": True},
-}
-DATA = {"path": "a.csv", "n_rows": 10, "columns": ("x", "y")}
+CONFIG = JobConfig.model_validate(
+    {"name": "a", "data": {"source": "a.csv"}, "search": {"n_components": [1, 2]}, "output": {"store": "r.zarr"}}
+).model_dump(mode="json")
+DATA = stored_data(("x", "y", "z"))
 D = 3
 
 
@@ -63,10 +60,8 @@ def store(tmp_path):
 
 
 def parameters(kind, k, seed=0):
-    rng = np.random.default_rng(seed)
-    shape = FAMILIES[kind].covariance_shape(k, D)
-    weights = rng.permutation(np.arange(1.0, k + 1))
-    return Parameters(weights / weights.sum(), rng.normal(size=(k, D)), rng.random(shape), rng.random(shape))
+    weights = np.random.default_rng(seed).permutation(np.arange(1.0, k + 1))
+    return replace(random_parameters(kind, k, D, seed), weights=weights / weights.sum())
 
 
 def state(kind="full", k=2, start=0, status=Status.RUNNING, bounds=(-3.5, -3.25), seed=0):
@@ -167,8 +162,8 @@ def test_a_new_store(store):
     assert (found.status, found.is_complete, found.attempts, found.passes) == ("running", False, 1, 0)
     assert found.best is None
     assert found.checkpoint is None
-    assert found.config["search"] == {"tol": 1e-3, "n_components": [1, 2]}
-    assert found.data == {"path": "a.csv", "n_rows": 10, "columns": ["x", "y"]}
+    assert found.config == CONFIG
+    assert found.data == DATA
     assert {"gmm-dask", "python", "numpy", "zarr"} <= found.software.keys()
     assert attributes(store)["format"] == "gmm-dask-result"
     assert attributes(store)["format_version"] == 1
@@ -200,12 +195,12 @@ def test_fresh_starts_over(store, done):
     write_everything(store)
     if done:
         finish(store)
-    other = {**CONFIG, "search": {"tol": 0.5}}
-    assert prepare_store(store, other, {"n_rows": 11}, fresh=True) is StoreStatus.NEW
+    other = {**CONFIG, "search": {**CONFIG["search"], "tol": 0.5}}
+    assert prepare_store(store, other, {**DATA, "n_rows": 11}, fresh=True) is StoreStatus.NEW
     found = open_result(store, unfinished=True)
     assert (found.attempts, found.passes, found.best, found.checkpoint) == (1, 0, None, None)
-    assert found.config["search"] == {"tol": 0.5}
-    assert found.data == {"n_rows": 11}
+    assert found.config == other
+    assert found.data["n_rows"] == 11
     assert [entry.name for entry in store.iterdir()] == ["zarr.json"]
 
 
@@ -215,11 +210,11 @@ def test_fresh_without_a_store(tmp_path):
 
 def test_a_store_without_a_checkpoint_is_made_anew_for_any_job(store):
     (store / "left").mkdir()
-    other = {**CONFIG, "search": {"tol": 0.5}}
+    other = {**CONFIG, "search": {**CONFIG["search"], "tol": 0.5}}
     assert find_store(store) is StoreStatus.NEW
-    assert prepare_store(store, other, {"n_rows": 11}) is StoreStatus.NEW
+    assert prepare_store(store, other, {**DATA, "n_rows": 11}) is StoreStatus.NEW
     found = open_result(store, unfinished=True)
-    assert (found.config["search"], found.data, found.attempts) == ({"tol": 0.5}, {"n_rows": 11}, 2)
+    assert (found.config, found.data["n_rows"], found.attempts) == (other, 11, 2)
     assert [entry.name for entry in store.iterdir()] == ["zarr.json"]
 
 
@@ -237,8 +232,9 @@ def test_finding_a_store_leaves_it_as_it_is(tmp_path):
 
 def test_another_configuration_is_refused_with_the_difference(store):
     save(store, [state()], data_summary(), passes=1)
-    other = {**CONFIG, "search": {"tol": 1e-5, "n_init": 3, "n_components": [1, 2]}}
-    changes = ("search.n_init", "absent there", "3 here", "search.tol", "0.001 there", "1e-05 here")
+    search = {**CONFIG["search"], "tol": 1e-5, "n_init": 3}
+    other = {**CONFIG, "search": search}
+    changes = ("search.n_init", "1 there", "3 here", "search.tol", "0.001 there", "1e-05 here")
     with pytest.raises(UserError, match=names(store, *changes, "--fresh")):
         prepare_store(store, other, DATA)
     assert open_result(store, unfinished=True).attempts == 1
@@ -256,7 +252,7 @@ def test_what_computes_and_where_does_not_matter(store):
         **CONFIG,
         "name": "b",
         "cluster": {"kind": "local"},
-        "output": {"store": "moved.zarr", "labels": True},
+        "output": {**CONFIG["output"], "store": "moved.zarr"},
     }
     save(store, [state()], data_summary(), passes=1)
     assert prepare_store(store, other, DATA) is StoreStatus.UNFINISHED
@@ -415,13 +411,13 @@ def test_a_damaged_checkpoint_is_refused(store, damage):
     save(store, states_of_all_kinds(), data_summary(), passes=1)
     damage(store / "checkpoint/1")
     assert issubclass(DamagedError, UserError)
-    with pytest.raises(DamagedError, match=names("checkpoint 1", store, "damaged", "--fresh")):
+    with pytest.raises(DamagedError, match=names("checkpoint/1", store, "damaged", "--fresh")):
         load(store)
 
 
 def test_showing_a_store_reads_again_when_the_run_replaces_its_checkpoint(tmp_path, monkeypatch):
     store = tmp_path / "r.zarr"
-    prepare_store(store, {**CONFIG, "search": {"criterion": "bic"}}, DATA)
+    prepare_store(store, CONFIG, DATA)
     save(store, [state(), state("tied")], data_summary(), passes=1)
     calls = []
 
@@ -773,7 +769,7 @@ def test_nothing_foreign_inside(whole):
     assert sorted(group.name for group in whole.glob("*/")) == ["checkpoint", "criteria", "models", "rows"]
     finish(whole)
     assert_tidy(whole)
-    assert sorted(group.name for group in whole.glob("*/")) == ["criteria", "models", "rows"]
+    assert sorted(group.name for group in whole.glob("*/")) == ["criteria", "manifest", "models", "rows"]
 
 
 def test_xarray_opens_every_group(whole):

@@ -58,6 +58,6 @@ def everything_in(store):
         name: (array.shape, array.tolist() if array.dtype.kind == "T" else array.tobytes())
         for name, array in arrays.items()
     }
-    of_this_run = ("attempts", "bytes_read", "config", "started", "finished", "seconds")
+    of_this_run = ("attempts", "bytes_read", "config", "started", "finished", "seconds", "manifest", "sha256")
     attributes = {k: v for k, v in root.attrs.items() if k not in of_this_run}
     return kinds, attributes
