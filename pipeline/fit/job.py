@@ -42,7 +42,7 @@ from pipeline.score.row_pass import (
 from pipeline.score.writers import clear_rows, read_keys, require_own_rows, row_writer
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
-from pipeline.sources.overlap import require_apart
+from pipeline.sources.overlap import require_apart, require_no_group_around
 from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary
 from pipeline.sources.rows import fits_in_memory, open_prepared_rows, read_data_summary, require_same_chunks
 from pipeline.stages import Stage, unchanged
@@ -116,6 +116,7 @@ def run(
     config = placed(config, fresh=fresh)
     path = config.output.store
     require_apart(config.data.source, results_of(path))
+    require_no_group_around(path)
     with store.lock(path), writing(path, disk_only=True), connected(config.cluster, progress):
         put_replacement_in_place(path)
         working = with_store(config, working_path(config, fresh=fresh))

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ from pipeline.score.settings import ScoreSettings, score_config
 from pipeline.score.writers import parquet_writer, row_writer
 from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
-from pipeline.sources.overlap import require_apart, require_outside
-from pipeline.store import Result, RowPlan, RowWriter, StoredModel
+from pipeline.sources.overlap import require_apart, require_no_group_around, require_outside
+from pipeline.store import Result, RowPlan, RowSummary, RowWriter, StoredModel
 from pipeline.store.paths import results_of, with_store
 
 Array = NDArray[np.float64]
@@ -106,8 +107,10 @@ def score(
     place = config.output.store
     require_apart(config.data.source, [place, store.replacement_of(place), f"{place}.unfinished"])
     require_outside(place, [*results_of(path), *results_of(result.store)])
+    require_no_group_around(place)
     progress(StageStarted("open", f"{data}, for {result.best} of {result.store}"))
     source = _open(config.data, model)
+    header = header_of(source)
     request = _request(config, model, reference)
     rows, plan = _plan(config, source, request, progress)
     config = with_store(config, _find_unfinished(config, plan, earlier) or config.output.store)
@@ -116,9 +119,9 @@ def score(
         # a folder of files is made beside the one that it replaces in any case
         working = place if _as_files(config) else store.scores_working_path(place, plan.token, fresh)
         complete, writer = _prepare(config, source, plan, result, fresh, working)
-        write_row_outputs(
-            config, source, rows, request, writer, progress, lambda found: compare(found, reference).to_dict()
-        )
+
+        summarize = partial(_compare_unchanged, data=config.data, model=model, header=header, reference=reference)
+        write_row_outputs(config, source, rows, request, writer, progress, summarize)
         stored = writer.summary()
         if not (complete or _as_files(config)):
             store.complete_scores(working, stored, place)
@@ -192,6 +195,18 @@ def _open(data: DataConfig, model: StoredModel) -> Source:
             "Columns are found by their names, in any order: rename them, or give the names that they have here with "
             f"--columns, in the order {', '.join(model.columns)}."
         ) from error
+
+
+def _compare_unchanged(
+    rows: RowSummary, data: DataConfig, model: StoredModel, header: dict[str, Any], reference: Reference
+) -> dict[str, Any]:
+    """Compare the rows with those of the fit, if nobody has written to them since their header was read."""
+    if header_of(_open(data, model)) != header:
+        raise UserError(
+            f"data.source: {data.source} was changed while it was scored. Run the same command again when nobody "
+            "writes to it."
+        )
+    return compare(rows, reference).to_dict()
 
 
 # -- rows and memory ---------------------------------------------------------------------------------------------

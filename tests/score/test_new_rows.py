@@ -276,6 +276,24 @@ def test_scores_go_on_where_they_were_stopped(tmp_path, store, unheld, out):
     assert leftovers == {f"{out.name}.lock", f"{whole.name}.lock"}
 
 
+@pytest.mark.parametrize(("kind", "out"), [("parquet", "out.parquet"), ("parquet", "out.zarr"), ("zarr", "out.zarr")])
+def test_rows_that_change_while_they_are_scored(tmp_path, store, unheld, kind, out):
+    """No scores are complete that are of some rows before and some after."""
+    data, changed, out = write_new(tmp_path, kind, some_rows(300, 1)), [], tmp_path / out
+
+    def meddle(event):
+        if isinstance(event, ChunksDone) and event.done == 3 and not changed:
+            changed.append(shutil.rmtree(data) if kind == "zarr" else None)
+            write_new(tmp_path, kind, some_rows(300, 2))
+
+    settings = {"settings": ScoreSettings.from_overrides(["data.chunk_rows=70"])}
+    with dask.config.set(num_workers=1), pytest.raises(UserError, match=names(data, "changed")):
+        score(store, data, out, progress=meddle, **settings)
+    assert not score(store, data, out, **settings).reused
+    truth = score(store, data, tmp_path / "truth.zarr", **settings)
+    np.testing.assert_array_equal(labels_of(out), labels_of(Path(truth.out)))
+
+
 @pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
 def test_other_scores_are_replaced_only_when_asked(tmp_path, store, out):
     (tmp_path / "one").mkdir()

@@ -193,6 +193,15 @@ def test_nothing_is_written_into_a_result(fitted, out):
         require_outside(out, results_of(fitted))
 
 
+@pytest.mark.parametrize("place", ["out/r.zarr/models/mine.zarr", "out/r.zarr/mine.zarr"])
+def test_a_result_in_the_result_of_another_job_is_refused(fitted, place):
+    with pytest.raises(UserError, match=names(place, "out/r.zarr")):
+        run(job(store=place))
+    other = run(job(store="other.zarr")).store
+    with pytest.raises(UserError, match=names(place, "out/r.zarr")):
+        score(other, "g", place)
+
+
 def test_exports_and_reports_stay_out_of_the_data(here):
     fitted = run(job(f"{here}/g/year")).store
     with pytest.raises(UserError, match=names("g/year/model.json")):
