@@ -84,13 +84,27 @@ def run(
 
 
 @app.command()
-def validate(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+def validate(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Read the data once, and print what each column has.")] = (
+        False
+    ),
+    debug: Debug = False,
+) -> None:
     """Check a config and the header of its data, and print the size of the job. Computes nothing."""
     with error_messages(debug):
         from pipeline.config.job import load_config
         from pipeline.fit.plan import estimate_job
 
-        terminal.show_estimate(estimate_job(load_config(config, overrides or [])))
+        job = load_config(config, overrides or [])
+        terminal.show_estimate(estimate_job(job))
+        if profile:
+            from pipeline.fit.profile import profile_job
+
+            with terminal.progress_listener() as progress:
+                found = profile_job(job, progress)
+            terminal.show_profile(found)
 
 
 @app.command()

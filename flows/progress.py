@@ -19,7 +19,7 @@ def describe(event: Event) -> str:
     if isinstance(event, StageStarted):
         return f"{event.name}: {event.detail}" if event.detail else event.name
     if isinstance(event, ChunksDone):
-        return f"{event.done} of {event.total} chunks written, {_rate(event)}"
+        return f"{event.done} of {event.total} chunks, {_rate(event)}"
     speed = f"took {event.seconds:.2g} s, {_rate(event)}"
     return f"pass {event.number} {speed}: {_counts(event)}; {_time_left(event)}{_leader(event)}"
 

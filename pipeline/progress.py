@@ -5,8 +5,14 @@ The stages of :func:`pipeline.fit.job.run` call ``progress(event)``; a listener 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from dask.callbacks import Callback
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class PassDone:
 
 @dataclass(frozen=True)
 class ChunksDone:
-    """A pass that writes outputs of each row has written another chunk.
+    """A pass has read another chunk, and written what it makes of it.
 
     Parameters
     ----------
@@ -109,3 +115,33 @@ def report_notes(notes: Sequence[str], progress: Progress) -> None:
     """Report what a user should know about the data, an event a note."""
     for note in notes:
         progress(Message("note", note))
+
+
+@contextmanager
+def chunks_reported(
+    progress: Progress, task: str, lengths: Sequence[float], chosen: Sequence[int] | None = None
+) -> Iterator[None]:
+    """Report each chunk that a pass is done with, where its tasks run in threads of this process.
+
+    Parameters
+    ----------
+    progress : callable
+    task : str
+        Name of the pass's tasks.
+    lengths : sequence of float
+        Rows of all chunks; NaN where unknown.
+    chosen : sequence of int, optional
+        Numbers of the chunks that the pass reads; the others are done.
+    """
+    numbers = range(len(lengths)) if chosen is None else chosen
+    begin, done, n_rows = time.monotonic(), len(lengths) - len(numbers), 0
+
+    def after_task(key: Any, *_: Any) -> None:
+        nonlocal done, n_rows
+        if isinstance(key, tuple) and str(key[0]).startswith(f"{task}-"):
+            length = lengths[numbers[key[1]]]
+            done, n_rows = done + 1, n_rows + (0 if math.isnan(length) else int(length))
+            progress(ChunksDone(done, len(lengths), n_rows, time.monotonic() - begin))
+
+    with Callback(posttask=after_task):
+        yield

@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 # the sample of rows that starts are made from: all rows, when there are no more than this
 SAMPLE_BYTES = 16 << 20
 SAMPLE_ROWS = 1 << 18
+# name of the tasks of pass 0, as a dashboard shows them
+TASK = "data-summary"
 
 
 def sample_limit(n_features: int) -> int:
@@ -305,7 +307,7 @@ def summarize_rows(
     # with weights, the rows that count may be few: none of them is left out beforehand; nor where rows are dropped
     n_rows = rows.array.shape[0] if rows.weights is None and not drop else math.nan
     draw = Draw.of(n_rows, rows.n_features, seed, first_rows(rows, starts), rows.holdout)
-    return finish_summary(map_reduce(rows, summarize_chunk, draw, "data-summary"), columns, drop)
+    return finish_summary(map_reduce(rows, summarize_chunk, draw, TASK), columns, drop)
 
 
 def summarize_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> SummaryPart:

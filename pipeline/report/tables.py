@@ -15,6 +15,7 @@ from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
 from gmm_dask.selection.diagnostics import compares_starts
 from pipeline.report.contents import ReportContents, rows_of
 from pipeline.report.phrases import NOTHING, difference
+from pipeline.sources.column_facts import column_facts
 
 MOST_CLOSEST = 8
 MOST_COUNTS = 24
@@ -177,25 +178,20 @@ def _mean_cell(report: ReportContents, k: int, d: int, places: int | None) -> Ce
 
 def columns_table(report: ReportContents) -> Table:
     """One row per column of the data: mean, standard deviation and range, the step of its values and what repeats."""
-    names = report.store.data["columns"]
-    contents = report.store.data["contents"]
-    resolution = report.resolution
+    data, resolution = report.store.data, report.resolution
     rows = []
-    for i, name in enumerate(names[:MOST_COLUMNS]):
-        places = decimals(contents["deviations"][i])
-        mean, deviation, least, largest = (
-            number(contents[key][i], places) for key in ("means", "deviations", "minima", "maxima")
+    for column in column_facts(data["columns"], data["contents"], data["missing"])[:MOST_COLUMNS]:
+        mean, deviation, least, largest = map(
+            column.text, (column.mean, column.deviation, column.minimum, column.maximum)
         )
-        step = f"{resolution.step[i]:.3g}" if resolution.step[i] else NOTHING
-        mode = Cell(f"{resolution.frequent[i]:.6g}", below=f"{resolution.frequent_share[i]:.1%}")
         rows.append(
             _cells(
-                name,
+                column.name,
                 mean,
                 deviation,
                 Cell(least, below=f"to {largest}"),
-                Cell(step, below=f"{resolution.ties[i]:.0%} tied"),
-                mode if resolution.ties[i] else NOTHING,
+                Cell(column.step_text or NOTHING, below=f"{column.ties_text} tied"),
+                Cell(column.frequent_text, below=column.frequent_share_text) if column.ties else NOTHING,
             )
         )
     notes = [
@@ -203,8 +199,8 @@ def columns_table(report: ReportContents) -> Table:
         "another one has; mode: the most frequent value, and its share. "
         f"{resolution.copies:.1%} of its rows are exact copies of another row."
     ]
-    if len(names) > len(rows):
-        notes.insert(0, f"The first {len(rows)} of {len(names)} columns are shown.")
+    if len(data["columns"]) > len(rows):
+        notes.insert(0, f"The first {len(rows)} of {len(data['columns'])} columns are shown.")
     return Table("The columns", ["column", "mean", "std. dev.", "range", "step", "mode"], rows, " ".join(notes))
 
 

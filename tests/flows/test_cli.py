@@ -234,6 +234,30 @@ def test_validate_prints_the_size_of_a_job_and_computes_nothing(job):
     assert sorted(path.name for path in job.iterdir()) == ["job.yaml", "rows.npy"]
 
 
+def test_a_profile_has_the_facts_of_each_column(job):
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"fine": random.normal(5.0, 2.0, 400), "tenths": np.round(random.normal(size=400), 1)})
+    frame.loc[:99, "tenths"] = -9999.0
+    frame.loc[[7, 200], "fine"] = np.nan
+    frame.loc[399] = frame.loc[398]
+    frame.to_parquet("rows.parquet", index=False)
+    result = invoke("validate", "job.yaml", "--profile", "--set", "data.source=rows.parquet")
+    assert result.exit_code == 0, result.stderr
+    lines = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.strip()}
+    least, largest, mean, deviation, *rest = lines["fine"]
+    usable = frame.dropna()["fine"]
+    expected = (usable.min(), usable.max(), usable.mean(), usable.std(ddof=0))
+    found = [float(text.replace("\u2212", "-")) for text in (least, largest, mean, deviation)]
+    assert found == pytest.approx(expected, abs=0.01)
+    assert rest[-1] == "2"  # missing
+    assert {"0.1", "-9999", "24.9%"} <= set(lines["tenths"])
+    text = " ".join(result.stdout.split())
+    assert "400 rows, 2 of them left out; 0.3% are copies" in text
+    assert re.search(names("tenths", "-9999", "fill value"), text)
+    assert "reading rows.parquet" in result.stderr
+    assert not Path("results").exists()
+
+
 def test_validate_says_that_the_grid_may_grow(job):
     result = invoke("validate", "job.yaml", "--set", "search.extend=true")
     assert re.search(r"candidates +16\b.* grid", result.stdout)
