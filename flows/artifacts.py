@@ -120,10 +120,13 @@ def publish_refresh(name: str, result: Refreshed) -> None:
 
 def publish_scores(name: str, summary: ScoreSummary) -> None:
     """Create the table of the components' shares among new rows, with the drift in its description."""
-    shares = enumerate(zip(summary.rows.label_shares, summary.fit_shares, strict=True))
-    drift = [f"drift: {line}" for line in summary.drift] or ["no drift beyond the bounds"]
+    lines = enumerate(zip(summary.rows.label_shares, summary.fit_shares, summary.components, strict=True))
+    drift = [f"drift: {line}" for line in summary.drift] or ["no drift"]
     create_table_artifact(
-        [{"component": k, "share here": f"{new:.2%}", "in the fit": f"{fit:.2%}"} for k, (new, fit) in shares],
+        [
+            {"component": k, "share here": f"{new:.2%}", "in the fit": f"{fit:.2%}", "moved": ", ".join(change.moved)}
+            for k, (new, fit, change) in lines
+        ],
         key=artifact_key(name, "scores"),
         description=f"{summary.rows.n_rows:,} rows by **{summary.model}**, in `{summary.out}`; {'; '.join(drift)}.",
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.fit.job import Summary
     from pipeline.fit.plan import Estimate
+    from pipeline.fit.profile import Profile
     from pipeline.score.new_rows import ScoreSummary
     from pipeline.store import Result, RowSummary
 
@@ -256,10 +257,14 @@ def show_score(summary: ScoreSummary) -> None:
             f"  anomalies: {rows.anomalies:,} ({share:.3g} of the rows), below the quantile "
             f"{rows.anomaly_quantile:.3g} of the densities of {origin}"
         )
-    for line in summary.drift:
+    if summary.gain is not None:
         print_paragraph(
-            f"drift: {line}. If the new rows are right and here to stay, fit the model again.", "bold yellow"
+            f"  one M-step on these rows gains {summary.gain:.4f} per row; about {summary.chance_gain:.4f} is chance"
         )
+    for line in summary.drift:
+        print_paragraph(f"drift: {line}", "bold yellow")
+    if summary.drift:
+        print_paragraph("If the new rows are right and here to stay, fit the model again.", "bold yellow")
     print_line(f"scores: {summary.out}, {summary.seconds:.1f} s")
 
 
@@ -267,8 +272,10 @@ def _shares_table(summary: ScoreSummary) -> Table:
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("component", "share here", "in the fit", "difference"):
         grid.add_column(name, justify="right", no_wrap=True)
-    for k, (here, fit) in enumerate(zip(summary.rows.label_shares, summary.fit_shares, strict=True)):
-        grid.add_row(str(k), f"{here:.2%}", f"{fit:.2%}", f"{here - fit:+.2%}")
+    grid.add_column("moved")
+    lines = zip(summary.rows.label_shares, summary.fit_shares, summary.components, strict=True)
+    for k, (here, fit, change) in enumerate(lines):
+        grid.add_row(str(k), f"{here:.2%}", f"{fit:.2%}", f"{here - fit:+.2%}", ", ".join(change.moved))
     return grid
 
 
@@ -305,6 +312,24 @@ def _estimate_lines(estimate: Estimate) -> dict[str, str]:
         "memory": f"about {memory} projected, with {_counted(plan.machine.threads, 'thread')} (limit {limit})",
         "store": estimate.store,
     }
+
+
+def show_profile(profile: Profile) -> None:
+    """Print what the first pass found in each column."""
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    heads = ("column", "min", "max", "mean", "sd", "step", "tied", "mode", "share", "missing")
+    for name in heads:
+        grid.add_column(name, justify="left" if name == "column" else "right", overflow="fold")
+    for column in profile.columns:
+        values = (column.minimum, column.maximum, column.mean, column.deviation)
+        repeats = (column.step_text, column.ties_text, column.frequent_text, column.frequent_share_text)
+        missing = f"{column.missing:,}" if column.missing else ""
+        grid.add_row(column.name, *map(column.text, values), *repeats, missing)
+    _console().print(grid)
+    left_out = f", {profile.left_out:,} of them left out" if profile.left_out else ""
+    print_line(f"{_counted(profile.n_rows, 'row')}{left_out}; {profile.copies:.1%} are copies of another row")
+    for note in profile.notes:
+        print_paragraph(f"note: {note}", "yellow")
 
 
 def _column_names(columns: tuple[str, ...]) -> str:

@@ -291,6 +291,26 @@ class Family(ABC):
         )
 
     @abstractmethod
+    def standardized(self, sums: Array, origins: Array, parameters: Parameters) -> Array:
+        """Sums over rows as each component sees them: of ``r``, ``r u`` and ``r (u u^T - I)``, with u = U^T (x - mean).
+
+        Over rows that a component describes, all but the first are zero.
+
+        Parameters
+        ----------
+        sums : ndarray of shape (n_components, n_density_columns)
+            Over the feature map about the origins.
+        origins : ndarray of shape (n_components, n_features)
+        parameters : Parameters
+
+        Returns
+        -------
+        standardized : ndarray of shape (n_components, 1 + n_features + n_numbers)
+            Of the matrix, the numbers that the density columns give: those on and above the diagonal, the diagonal, or
+            its mean.
+        """
+
+    @abstractmethod
     def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
         """Draw rows (n_rows, n_features) of component k, consuming the generator as scikit-learn does."""
 

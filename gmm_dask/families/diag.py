@@ -55,6 +55,14 @@ class Diag(DiagonalFamily):
         full: Array = parameters.covariances[:, :, None] * np.eye(parameters.means.shape[1])
         return full
 
+    def standardized(self, sums: Array, origins: Array, parameters: Parameters) -> Array:
+        # as for full covariances, with the diagonal alone
+        d = origins.shape[1]
+        s0, s1, s2 = sums[:, :1], sums[:, 1 : d + 1], sums[:, d + 1 :]
+        m, factors = parameters.means - origins, parameters.precisions_cholesky
+        about = s2 - 2.0 * m * s1 + s0 * m * m
+        return np.column_stack([s0, factors * (s1 - s0 * m), factors**2 * about - s0])
+
     def unscaled(self, parameters: Parameters, center: Array, scale: Array) -> tuple[str, Parameters]:
         return self.name, Parameters(
             weights=parameters.weights,

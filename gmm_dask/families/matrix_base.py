@@ -52,6 +52,18 @@ class MatrixFamily(Family):
             whitened = np.swapaxes(factors, -2, -1) @ parameters.covariances @ factors
         return float(np.abs(whitened - np.eye(factors.shape[-1])).max())
 
+    def standardized(self, sums: Array, origins: Array, parameters: Parameters) -> Array:
+        k, d = origins.shape
+        s0, s1, s2 = sums[:, 0], sums[:, 1 : d + 1], unpack_scatter(sums[:, d + 1 :], d)
+        # with y = z - m: sum r y = s1 - s0 m, and sum r y y' = s2 - s1 m' - m s1' + s0 m m'
+        m = parameters.means - origins
+        crossed = s1[:, :, None] * m[:, None, :]
+        about = s2 - crossed - np.swapaxes(crossed, 1, 2) + s0[:, None, None] * m[:, :, None] * m[:, None, :]
+        factors = np.broadcast_to(parameters.precisions_cholesky, (k, d, d))
+        linear = np.einsum("kij,ki->kj", factors, s1 - s0[:, None] * m)
+        matrices = np.swapaxes(factors, 1, 2) @ about @ factors - s0[:, None, None] * np.eye(d)
+        return np.column_stack([s0, linear, matrices[:, *np.triu_indices(d)]])
+
     def draw(self, rng: np.random.RandomState, parameters: Parameters, k: int, n_rows: int) -> Array:
         return rng.multivariate_normal(parameters.means[k], self.full_covariances(parameters)[k], n_rows)
 

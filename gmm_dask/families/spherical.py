@@ -58,6 +58,14 @@ class Spherical(DiagonalFamily):
         full: Array = parameters.covariances[:, None, None] * np.eye(parameters.means.shape[1])
         return full
 
+    def standardized(self, sums: Array, origins: Array, parameters: Parameters) -> Array:
+        # as for full covariances, with the mean of the diagonal alone
+        s2, s0, s1 = sums[:, 0], sums[:, 1], sums[:, 2:]
+        m, factors = parameters.means - origins, parameters.precisions_cholesky
+        about = s2 - 2.0 * np.sum(m * s1, axis=1) + s0 * np.sum(m * m, axis=1)
+        linear = factors[:, None] * (s1 - s0[:, None] * m)
+        return np.column_stack([s0, linear, factors**2 * about / origins.shape[1] - s0])
+
     def unscaled(self, parameters: Parameters, center: Array, scale: Array) -> tuple[str, Parameters]:
         # columns of different scales give one variance different sizes: a diagonal covariance
         return Diag.name, Parameters(

@@ -359,6 +359,20 @@ def unpack_totals(batch: ModelBatch, sums: BatchSums) -> list[Totals]:
     return totals
 
 
+def sums_of_model(batch: ModelBatch, sums: BatchSums) -> Array:
+    """Sums (n_components, n_density_columns) of the only model of a batch for densities, about its :func:`origins`."""
+    (array,) = (*sums.groups, *sums.centred)
+    family, parameters = batch.models[0]
+    columns = family.density_columns(parameters.means.shape[1])
+    return array[:, : columns.stop - columns.start]
+
+
+def origins_of_model(batch: ModelBatch) -> Array:
+    """Where the sums of the only model of a batch are taken about, (n_components, n_features)."""
+    _, parameters = batch.models[0]
+    return parameters.means if batch.centred else np.broadcast_to(batch.center, parameters.means.shape)
+
+
 def unpack_sums(batch: ModelBatch, sums: BatchSums) -> list[Statistics]:
     """Statistics of each model of the batch, from the sums over all rows."""
     found = {}

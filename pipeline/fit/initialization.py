@@ -30,8 +30,9 @@ from pipeline.sources.preparation import (
 from pipeline.sources.rows import read_data_summary
 from pipeline.store import Checkpoint
 
-# of the sample of pass 0, so many rows are stored, for pictures
-DRAWN_ROWS = 2000
+# of the sample of pass 0, so many rows are stored, for pictures and to compare new rows with: fewer of many columns,
+# as they are a part of each checkpoint
+STORED_ROWS, STORED_BYTES = 1 << 14, 4 << 20
 
 # from the source, what pass 0 found in the data's units, and the same in the units of the fit
 MakeStates = Callable[[Source, DataSummary, DataSummary], list[State]]
@@ -83,7 +84,8 @@ def seed_states(config: JobConfig, make_states: MakeStates, progress: Progress) 
             "notes": [*source.notes, *notes],
         },
     )
-    step = -(-len(data_summary.sample) // DRAWN_ROWS)
+    stored_rows = max(1, min(STORED_ROWS, STORED_BYTES // (8 * len(source.columns))))
+    step = -(-len(data_summary.sample) // stored_rows)
     data_summary = replace(data_summary, sample=data_summary.sample[::step], sample_weights=None)
     store.save_checkpoint(path, Checkpoint(states, data_summary, 1, waves), bytes_read=source.take_bytes_read())
 

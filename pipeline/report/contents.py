@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from pipeline.store import Result, RowSummary, Sample, StoredModel, open_result
 from pipeline.store.criteria import names_of
 
 Array = NDArray[np.float64]
+
+# pictures show so many rows of the store's sample
+DRAWN_ROWS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +49,11 @@ class ReportContents:
 
     @property
     def sample(self) -> Sample:
-        """Rows drawn at random."""
-        assert self.store.sample is not None
-        return self.store.sample
+        """Rows drawn at random, as many as pictures show."""
+        sample = self.store.sample
+        assert sample is not None
+        step = -(-len(sample.rows) // DRAWN_ROWS)
+        return replace(sample, **{name: getattr(sample, name)[::step] for name in ("rows", "label", "uncertainty")})
 
     @property
     def rows(self) -> RowSummary | None:
@@ -135,7 +140,7 @@ class ReportContents:
         return next((row for row in self.others if not self._is_equal(row)), None)
 
     def _is_equal(self, row: dict[str, Any]) -> bool:
-        return bool(row["delta"] <= TIE * max(1.0, abs(row[self.criterion])))
+        return bool(abs(row["delta"] - self.winner["delta"]) <= TIE * max(1.0, abs(row[self.criterion])))
 
     @property
     def troubled(self) -> dict[Status, list[str]]:

@@ -1,80 +1,61 @@
-"""Drift: whether new rows differ from the reference, the rows that a model was fitted to."""
+"""Drift: whether new rows differ from those that a model was fitted to, in which components, and by how much.
+
+The sums of an M-step are means over the rows: of each component's responsibility, and of what its rows add to its mean
+and its covariance. Each number is compared with the same mean over rows of the fit. Whatever the parameters are, the
+difference of two means over n and m rows of one distribution has the variance v (1/n + 1/m), with v that of one row.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
-from gmm_dask.errors import UserError
-from pipeline.store import Result, RowSummary, StoredModel
+from gmm_dask.passes.component_sums import ComponentSums
+from gmm_dask.passes.model_batch import origins_of_model
+from pipeline.score.reference import OUTLIERS, Reference
+from pipeline.store import RowSummary
+from pipeline.store.attributes import Attributes
 
 Array = NDArray[np.float64]
 
-# rows drift if their mean log density differs from the reference by more than this part of the standard deviation of
-# the reference's log densities, or if more than this part of the rows is in other components ...
-DENSITY_BOUND = 0.1
-SHARE_BOUND = 0.05
-# ... and by more standard errors than sampling explains: few rows vary by themselves
-STANDARD_ERRORS = 4.0
+# the probability of a false alarm, whatever the number of tests: half of what is allowed, as the tests of few rows are
+# approximate
+LEVEL = 0.005
+# how heavy the tails of a row's part in a sum are, as the scale of Bernstein's inequality: of shares, which lie between
+# 0 and 1; of standardized values and log densities; of their squares
+SHARE_TAIL, MEAN_TAIL, SCATTER_TAIL = 1.0 / 3.0, 1.0, 2.0
+# columns of a component that a sentence names
+MOST_NAMED = 3
+SHARE, MEAN, SCATTER = "share", "mean", "scatter"
 
 
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """The rows that a model was fitted to, each counted once, whatever its weight.
+@dataclass(frozen=True)
+class ComponentChange(Attributes):
+    """A component among the new rows, and in the fit; in the user's units.
 
     Attributes
     ----------
-    mean, deviation : float
-        Mean and standard deviation of their log densities.
-    shares : ndarray of shape (n_components,)
-        Share of each label.
-    quantile, threshold : float or None
-        The share of them that was marked as anomalies, and the log density under which these lie.
+    share, fit_share : float
+        Mean responsibility.
+    mean, fit_mean, deviation, fit_deviation : tuple of float, or None
+        Means and standard deviations of the columns; None without rows.
+    moved : tuple of str
+        What differs by more than chance explains: its ``share``, its ``mean``, its ``scatter``.
     """
 
-    mean: float
-    deviation: float
-    shares: Array
-    quantile: float | None
-    threshold: float | None
-
-
-def read_reference(result: Result, model: StoredModel) -> Reference:
-    """Read the reference from a result store.
-
-    If the store has no row outputs, the fit stands in for them: its mean log-likelihood for the mean of the log
-    densities, its weights for the shares of the labels. The variance is then D/2, that of a Gaussian's log density:
-    minus half a chi-squared variable of D degrees of freedom, whose variance is 2 D.
-
-    Raises
-    ------
-    UserError
-        If the store has no row outputs and its fit had weights: new rows have none, and a weighted mean says nothing
-        about rows that count once each.
-    """
-    assert model.parameters is not None
-    found = result.row_summary
-    fit_mean, fit_deviation = result.mean_log_likelihood, math.sqrt(len(model.columns) / 2)
-    if found is None:
-        if result.config["data"].get("weights"):
-            raise UserError(
-                f"{result.store} was fitted with data.weights and has no outputs of its rows, so that new rows, which "
-                "count once each, cannot be compared with them. Run its job again with output.labels: true."
-            )
-        return Reference(fit_mean, fit_deviation, model.parameters.weights, None, None)
-    return Reference(
-        # neither is known where the density of some row is zero
-        mean=fit_mean if found.mean_log_density is None else found.mean_log_density,
-        deviation=found.deviation_of_log_density or fit_deviation,
-        shares=np.array(found.label_shares) if found.usable else model.parameters.weights,
-        quantile=found.anomaly_quantile,
-        threshold=found.anomaly_threshold,
-    )
+    share: float
+    fit_share: float
+    mean: tuple[float, ...] | None
+    fit_mean: tuple[float, ...] | None
+    deviation: tuple[float, ...] | None
+    fit_deviation: tuple[float, ...] | None
+    moved: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +70,34 @@ class Comparison:
         Mean log density of the reference.
     fit_shares : tuple of float
         Share of each label in the reference.
+    components : tuple of ComponentChange
+    gain : float or None
+        By how much one M-step on the new rows raises their mean log density, at least; None if that is not possible.
+    chance_gain : float
+        What it would be about for rows that have not drifted.
     drift : tuple of str
-        A sentence for each difference beyond the bounds.
+        A sentence for each difference that chance does not explain.
     """
 
     rows: RowSummary
     fit_mean_log_density: float
     fit_shares: tuple[float, ...]
+    components: tuple[ComponentChange, ...]
+    gain: float | None
+    chance_gain: float
     drift: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as it is stored."""
         fit = {"mean_log_density": self.fit_mean_log_density, "label_shares": list(self.fit_shares)}
-        return {**self.rows.to_dict(), "fit": fit, "drift": list(self.drift)}
+        return {
+            **self.rows.to_dict(),
+            "fit": fit,
+            "components": [one.to_dict() for one in self.components],
+            "gain": self.gain,
+            "chance_gain": self.chance_gain,
+            "drift": list(self.drift),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -110,6 +106,9 @@ class Comparison:
             rows=RowSummary.from_dict(values),
             fit_mean_log_density=values["fit"]["mean_log_density"],
             fit_shares=tuple(values["fit"]["label_shares"]),
+            components=tuple(map(ComponentChange.from_dict, values["components"])),
+            gain=values["gain"],
+            chance_gain=values["chance_gain"],
             drift=tuple(values["drift"]),
         )
 
@@ -127,46 +126,299 @@ class Comparison:
         return self.rows.anomaly_rank_error is None
 
 
-def compare(rows: RowSummary, reference: Reference) -> Comparison:
-    """Compare new rows with the reference."""
+def compare(rows: RowSummary, sums: ComponentSums, reference: Reference) -> Comparison:
+    """Compare new rows with the reference.
+
+    Parameters
+    ----------
+    rows : RowSummary
+    sums : ComponentSums
+        Over them.
+    reference : Reference
+    """
+    tests = _Tests.of(rows, sums, reference)
+    here, fit = (_Groups.of(one, reference) for one in (sums, reference.sums))
+    moved = [tests.moved(k) for k in range(len(reference.shares))]
+    lines = [*_unlikely_rows(rows, tests, reference), *_moved_together(sums, tests, reference)]
+    lines += [here.describe(k, kinds, fit, reference.model.columns) for k, kinds in enumerate(moved) if kinds]
     return Comparison(
         rows=rows,
         fit_mean_log_density=reference.mean,
         fit_shares=tuple(reference.shares.tolist()),
-        drift=(*_drift_of_density(rows, reference), *_drift_of_shares(rows, reference)),
+        components=tuple(here.change(k, kinds, fit) for k, kinds in enumerate(moved)),
+        gain=_gain(sums, reference),
+        chance_gain=_chance_gain(sums, reference),
+        drift=tuple(lines),
     )
 
 
-def _drift_of_density(rows: RowSummary, reference: Reference) -> list[str]:
-    if not rows.usable:
-        return []
-    mean = rows.mean_log_density
-    if mean is None:
+# -- the tests -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Means:
+    """Means over rows that are compared with those of other rows.
+
+    Attributes
+    ----------
+    outliers : float
+        Their share.
+    log_density : float
+        Of the rows that are none, less the reference's.
+    offset : ndarray of shape (n_features,)
+        Of rows from the means of their components.
+    components : ndarray of shape (n_components, n_numbers)
+        As :meth:`gmm_dask.families.Family.standardized` has them.
+    labels : ndarray of shape (n_components,)
+        Share of each label.
+    """
+
+    outliers: Any
+    log_density: Any
+    offset: Array
+    components: Array
+    labels: Array
+
+    @classmethod
+    def of(cls, sums: ComponentSums, labels: Array, reference: Reference) -> Self:
+        """Take them from sums over some rows."""
+        family, parameters = reference.model.model
+        n, components = max(1, sums.n_rows), reference.standardized(sums)
+        factors = np.linalg.cholesky(family.full_covariances(parameters))
+        offset = np.einsum("kij,kj->i", factors, components[:, 1 : parameters.means.shape[1] + 1])
+        return cls(sums.n_outliers / n, sums.log_density / n, offset / n, components / n, labels)
+
+    def flat(self) -> Array:
+        """Return all as one array."""
+        return np.concatenate([[self.outliers, self.log_density], self.offset, self.components.ravel(), self.labels])
+
+    def like(self, values: Array) -> _Means:
+        """Return other values in these places."""
+        first, second = 2 + len(self.offset), len(values) - len(self.labels)
+        components = values[first:second].reshape(self.components.shape)
+        return _Means(values[0], values[1], values[2:first], components, values[second:])
+
+
+@dataclass(frozen=True, eq=False)
+class _Tests:
+    """How many standard errors each mean over the new rows is apart from that of the reference.
+
+    Attributes
+    ----------
+    errors : _Means
+    bound : float
+        What chance explains.
+    """
+
+    errors: _Means
+    bound: float
+
+    @classmethod
+    def of(cls, rows: RowSummary, sums: ComponentSums, reference: Reference) -> Self:
+        """Compare new rows with the reference."""
+        n, m = max(1, sums.n_rows), reference.sums.n_rows
+        here = _Means.of(sums, np.array(rows.label_shares), reference)
+        fit = _Means.of(reference.sums, reference.shares, reference)
+        # by how the floor is chosen; how many rows of the sample lie under it is no more than chance
+        fit = replace(fit, outliers=max(OUTLIERS, 1.0 / (m + 1)))
+        tails, optimism = _tails_and_optimism(fit, reference)
+        off = np.maximum(np.abs(here.flat() - fit.flat()) - optimism, 0.0) * (sums.n_rows > 0)
+        variances, sizes = _variances(fit, reference), np.full(off.shape, float(m))
+        # the shares of labels are known of all rows of the fit. These and that of outliers are of rows that are counted
+        sizes[-len(fit.labels) :] = reference.n_labels
+        counted = [0, *range(len(off) - len(fit.labels), len(off))]
+        pooled = (n * here.flat()[counted] + sizes[counted] * fit.flat()[counted]) / (n + sizes[counted])
+        variances[counted] = pooled * (1.0 - pooled)
+        # Bernstein's inequality: a mean of n rows exceeds x with a probability of about exp(-x^2 / 2 (v/n + c x/n)).
+        # Its second term matters where few rows of a component are expected, whose number is far from normal
+        squares = variances * (1.0 / n + 1.0 / sizes) + tails * off / np.minimum(n, sizes)
+        errors = np.divide(off, np.sqrt(squares), out=np.zeros_like(off), where=squares > 0.0)
+        n_tests = max(1, int(np.count_nonzero(variances)))
+        bound = float(student.ppf(1.0 - 0.5 * LEVEL / n_tests, max(1, len(reference.groups) - 1)))
+        return cls(fit.like(errors), bound)
+
+    def moved(self, k: int) -> tuple[str, ...]:
+        """Return what of a component has moved."""
+        share, mean, scatter = np.split(self.errors.components[k], [1, 1 + len(self.errors.offset)])
+        largest = {SHARE: max(share.max(), self.errors.labels[k]), MEAN: mean.max(), SCATTER: scatter.max()}
+        return tuple(name for name, error in largest.items() if error > self.bound)
+
+
+def _variances(means: _Means, reference: Reference) -> Array:
+    """Return the variance of one row's part in each mean, from groups of the sample."""
+    sizes = np.array([group.n_rows for group in reference.groups])[:, None]
+    parts = np.array([_Means.of(group, means.labels, reference).flat() for group in reference.groups])
+    squares = sizes * (parts - means.flat()) ** 2
+    found: Array = squares.sum(axis=0) / max(1, len(parts) - 1)
+    return found
+
+
+def _tails_and_optimism(means: _Means, reference: Reference) -> tuple[Array, Array]:
+    """Return Bernstein's scale of each mean, and how much rows of the fit lie nearer to it than others would.
+
+    Rows of the fit are more likely by it than others, by p/n on average, with p free parameters. Around a mean and a
+    covariance of N rows, a new row's squared Mahalanobis distance is larger by D (D + 3) / N than their D.
+    """
+    family, parameters = reference.model.model
+    k, d = parameters.means.shape
+    n_numbers, n_fitted = means.components.shape[1] - 1 - d, reference.n_fitted
+    spread = np.sqrt(np.einsum("kii,k->i", family.full_covariances(parameters), parameters.weights))
+    tails = np.tile([SHARE_TAIL, *[MEAN_TAIL] * d, *[SCATTER_TAIL] * n_numbers], (k, 1))
+    optimism = np.tile([0.0] * (1 + d) + [(d + 3.0) / n_fitted] * n_numbers, (k, 1))
+    gained = family.n_parameters(k, d) / n_fitted
+    return (
+        _Means(SHARE_TAIL, MEAN_TAIL, MEAN_TAIL * spread, tails, np.full(k, SHARE_TAIL)).flat(),
+        _Means(0.0, gained, np.zeros(d), optimism, np.zeros(k)).flat(),
+    )
+
+
+# -- what is said of them ------------------------------------------------------------------------------------------
+
+
+def _unlikely_rows(rows: RowSummary, tests: _Tests, reference: Reference) -> list[str]:
+    """Describe drift of the densities."""
+    if rows.usable and rows.mean_log_density is None:
         return ["some rows are so far from all components that their density is zero in float64"]
-    bound = reference.deviation * max(DENSITY_BOUND, STANDARD_ERRORS / math.sqrt(rows.usable))
-    difference = mean - reference.mean
-    if abs(difference) <= bound:
+    if max(tests.errors.outliers, tests.errors.log_density) <= tests.bound:
         return []
-    word = "lower" if difference < 0 else "higher"
+    assert rows.mean_log_density is not None
+    off = rows.mean_log_density - reference.mean
     return [
-        f"the mean log density is {mean:.4f} here and {reference.mean:.4f} in the fit: {abs(difference):.4f} {word}, "
-        f"over the bound {bound:.4f}"
+        f"the rows are {'less' if off < 0 else 'more'} likely than those of the fit: the mean log density is "
+        f"{rows.mean_log_density:.4f} here and {reference.mean:.4f} in the fit"
     ]
 
 
-def _drift_of_shares(rows: RowSummary, reference: Reference) -> list[str]:
-    if not rows.usable:
+def _moved_together(sums: ComponentSums, tests: _Tests, reference: Reference) -> list[str]:
+    """Describe a move of all rows within their components, in the user's units."""
+    moved = np.flatnonzero(tests.errors.offset > tests.bound)
+    if not len(moved):
         return []
-    shares = np.array(rows.label_shares)
-    difference = shares - reference.shares
-    # the total variation distance of the two distributions of labels
-    moved = 0.5 * float(np.abs(difference).sum())
-    # for n rows drawn from the reference its mean is at most sqrt(K / n) / 2, by Jensen's and Cauchy's inequalities
-    bound = max(SHARE_BOUND, STANDARD_ERRORS * 0.5 * math.sqrt(len(shares) / rows.usable))
-    if moved <= bound:
-        return []
-    k = int(np.abs(difference).argmax())
-    return [
-        f"{moved:.1%} of the rows have moved between components, over the bound {bound:.1%}; component {k} has "
-        f"{shares[k]:.1%} of them here and {reference.shares[k]:.1%} in the fit"
-    ]
+    here, fit = (_Means.of(one, reference.shares, reference).offset for one in (sums, reference.sums))
+    scale = np.ones(len(here)) if reference.model.scale is None else reference.model.scale
+    largest = moved[np.argsort(-tests.errors.offset[moved], kind="stable")][:MOST_NAMED]
+    named = [f"{reference.model.columns[i]} by {(here - fit)[i] * scale[i]:+.3g}" for i in largest.tolist()]
+    return [f"all rows have moved within their components: {', '.join(named)}"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Groups:
+    """The components as the rows show them, in the user's units.
+
+    Attributes
+    ----------
+    shares : ndarray of shape (n_components,)
+    means : ndarray of shape (n_components, n_features)
+        NaN without rows, as the following.
+    covariances : ndarray of shape (n_components, n_features, n_features)
+    """
+
+    shares: Array
+    means: Array
+    covariances: Array
+
+    @classmethod
+    def of(cls, sums: ComponentSums, reference: Reference) -> Self:
+        """Take them from sums."""
+        family, parameters = reference.model.model
+        d = parameters.means.shape[1]
+        total = reference.standardized(sums)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            u = total[:, 1 : d + 1] / total[:, :1]
+            squares = _matrices(total[:, d + 1 :] / total[:, :1], d) + np.eye(d) - u[:, :, None] * u[:, None, :]
+        # with the Cholesky factor A of the covariance, x = mean + A u
+        factors = np.linalg.cholesky(family.full_covariances(parameters))
+        means = parameters.means + np.einsum("kij,kj->ki", factors, u)
+        covariances = factors @ squares @ np.swapaxes(factors, 1, 2)
+        center, scale = reference.model.center, reference.model.scale
+        if center is not None and scale is not None:
+            means, covariances = means * scale + center, covariances * np.outer(scale, scale)
+        return cls(total[:, 0] / max(1, sums.n_rows), means, covariances)
+
+    def deviations(self, k: int) -> Array:
+        """Return the standard deviations of a component's columns."""
+        found: Array = np.sqrt(np.maximum(np.diagonal(self.covariances[k]), 0.0))
+        return found
+
+    def change(self, k: int, kinds: tuple[str, ...], fit: _Groups) -> ComponentChange:
+        """Return a component's numbers beside those of the fit."""
+        return ComponentChange(
+            share=float(self.shares[k]),
+            fit_share=float(fit.shares[k]),
+            mean=_numbers(self.means[k]),
+            fit_mean=_numbers(fit.means[k]),
+            deviation=_numbers(self.deviations(k)),
+            fit_deviation=_numbers(fit.deviations(k)),
+            moved=kinds,
+        )
+
+    def describe(self, k: int, kinds: tuple[str, ...], fit: _Groups, columns: tuple[str, ...]) -> str:
+        """Say what of a component has moved, from where to where."""
+        parts = []
+        if SHARE in kinds:
+            parts.append(f"its share is {self.shares[k]:.2%} here and {fit.shares[k]:.2%} in the fit")
+        spread = fit.deviations(k)
+        if MEAN in kinds:
+            off = (self.means[k] - fit.means[k]) / spread
+            named = [f"{columns[i]} {fit.means[k, i]:.4g} -> {self.means[k, i]:.4g}" for i in _largest(off)]
+            parts.append(
+                f"its mean has moved, by up to {np.abs(off).max():.2g} standard deviations ({', '.join(named)})"
+            )
+        if SCATTER in kinds:
+            parts.append(f"its shape has changed ({self._shape(k, fit, columns)})")
+        return f"component {k}: {'; '.join(parts)}"
+
+    def _shape(self, k: int, fit: _Groups, columns: tuple[str, ...]) -> str:
+        """Say how a component's shape has changed most: by standard deviations, or by a correlation."""
+        before, after = fit.deviations(k), self.deviations(k)
+        ratios = np.log(np.maximum(after, 1e-300) / before)
+        correlations = [one.covariances[k] / np.outer(d, d) for one, d in ((fit, before), (self, after))]
+        off = np.abs(np.triu(correlations[1] - correlations[0], k=1))
+        if off.size and off.max() > np.abs(ratios).max():
+            i, j = np.unravel_index(off.argmax(), off.shape)
+            values = " -> ".join(f"{one[i, j]:.2f}" for one in correlations)
+            return f"correlation of {columns[i]} and {columns[j]} {values}"
+        named = [f"{columns[i]} {before[i]:.4g} -> {after[i]:.4g}" for i in _largest(ratios)]
+        return f"standard deviations: {', '.join(named)}"
+
+
+def _matrices(numbers: Array, d: int) -> Array:
+    """Return symmetric matrices from the numbers on and above the diagonal, on it, or their mean on it."""
+    n_numbers = numbers.shape[1]
+    if n_numbers <= d:
+        return np.broadcast_to(numbers, (len(numbers), d))[:, :, None] * np.eye(d)
+    a, b = np.triu_indices(d)
+    found = np.empty((len(numbers), d, d))
+    found[:, a, b] = found[:, b, a] = numbers
+    return found
+
+
+def _numbers(values: Array) -> tuple[float, ...] | None:
+    return tuple(values.tolist()) if np.isfinite(values).all() else None
+
+
+def _largest(values: Array) -> list[int]:
+    order: list[int] = np.argsort(-np.abs(values), kind="stable")[:MOST_NAMED].tolist()
+    return order
+
+
+# -- one M-step ----------------------------------------------------------------------------------------------------
+
+
+def _gain(sums: ComponentSums, reference: Reference) -> float | None:
+    """Return what one M-step gains, in expected log density of rows and components, which the log density exceeds."""
+    family, parameters = reference.model.model
+    origins = origins_of_model(reference.batch)
+    (after,) = family.maximise_all([family.unpack_centred(sums.sums, origins)], 0.0)
+    if after is None:
+        return None
+    with np.errstate(invalid="ignore"):
+        gained = family.natural(after, origins) - family.natural(parameters, origins)
+        gain = float(np.sum(sums.sums * gained)) / max(1, sums.n_rows)
+    return gain if math.isfinite(gain) else None
+
+
+def _chance_gain(sums: ComponentSums, reference: Reference) -> float:
+    """Return p/2 (1/n + 1/m), for p free parameters, the rows and those of the fit."""
+    family, parameters = reference.model.model
+    return 0.5 * family.n_parameters(*parameters.means.shape) * (1.0 / max(1, sums.n_rows) + 1.0 / reference.n_fitted)

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from gmm_dask.memory import IMPORTS_BYTES, Shape, thread_bytes
+from gmm_dask.passes.component_sums import ComponentSums
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.rows import Rows
 from pipeline import store
 from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
 from pipeline.progress import Progress, StageStarted, silent
-from pipeline.score.drift import Comparison, Reference, compare, read_reference
+from pipeline.score.drift import Comparison, compare
+from pipeline.score.reference import Reference, read_reference
 from pipeline.score.row_pass import (
     RowRequest,
     output_bytes,
@@ -34,7 +36,7 @@ from pipeline.score.writers import parquet_writer, row_writer
 from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.overlap import require_apart, require_no_group_around, require_outside
-from pipeline.store import Result, RowPlan, RowSummary, RowWriter, StoredModel
+from pipeline.store import Result, RowPlan, RowSummary, RowWriter, StoredModel, Totals
 from pipeline.store.paths import results_of, with_store
 
 Array = NDArray[np.float64]
@@ -119,7 +121,6 @@ def score(
         # a folder of files is made beside the one that it replaces in any case
         working = place if _as_files(config) else store.scores_working_path(place, plan.token, fresh)
         complete, writer = _prepare(config, source, plan, result, fresh, working)
-
         summarize = partial(_compare_unchanged, data=config.data, model=model, header=header, reference=reference)
         write_row_outputs(config, source, rows, request, writer, progress, summarize)
         stored = writer.summary()
@@ -143,7 +144,7 @@ def _request(config: JobConfig, model: StoredModel, reference: Reference) -> Row
             "output.labels to true (--set output.labels=true)."
         )
     threshold = reference.threshold if quantile is not None and quantile == reference.quantile else None
-    return RowRequest(model, config.data.missing == "drop", names, reference.mean, quantile, threshold)
+    return RowRequest(model, config.data.missing == "drop", names, reference.mean, quantile, threshold, reference.floor)
 
 
 def _find_unfinished(config: JobConfig, plan: RowPlan, earlier: Sequence[str]) -> str | None:
@@ -198,7 +199,12 @@ def _open(data: DataConfig, model: StoredModel) -> Source:
 
 
 def _compare_unchanged(
-    rows: RowSummary, data: DataConfig, model: StoredModel, header: dict[str, Any], reference: Reference
+    rows: RowSummary,
+    totals: Totals,
+    data: DataConfig,
+    model: StoredModel,
+    header: dict[str, Any],
+    reference: Reference,
 ) -> dict[str, Any]:
     """Compare the rows with those of the fit, if nobody has written to them since their header was read."""
     if header_of(_open(data, model)) != header:
@@ -206,7 +212,7 @@ def _compare_unchanged(
             f"data.source: {data.source} was changed while it was scored. Run the same command again when nobody "
             "writes to it."
         )
-    return compare(rows, reference).to_dict()
+    return compare(rows, ComponentSums.from_array(totals.more, model.n_components), reference).to_dict()
 
 
 # -- rows and memory ---------------------------------------------------------------------------------------------

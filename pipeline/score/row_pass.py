@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
-from dask.callbacks import Callback
 from numpy.typing import NDArray
 
 from gmm_dask.errors import ChangedRowsError, UserError
 from gmm_dask.memory import Shape
+from gmm_dask.passes.component_sums import ComponentSums, Floor, n_sums
 from gmm_dask.passes.holdout import usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.model_batch import ModelBatch
@@ -35,7 +33,7 @@ from gmm_dask.passes.row_outputs import (
 from gmm_dask.passes.rows import Rows, as_rows
 from pipeline.config.job import JobConfig
 from pipeline.dask_clusters import computing
-from pipeline.progress import ChunksDone, Progress, StageStarted
+from pipeline.progress import Progress, StageStarted, chunks_reported
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.preparation import Preparation
@@ -67,6 +65,8 @@ class RowRequest:
         Share of the rows to mark as anomalies.
     threshold : float or None
         The log density under which rows are marked; None takes the ``quantile`` of these rows.
+    floor : Floor or None
+        Which rows are outliers, where the components' sums over the others are to be taken.
     """
 
     model: StoredModel
@@ -75,6 +75,7 @@ class RowRequest:
     fit_mean: float
     quantile: float | None = None
     threshold: float | None = None
+    floor: Floor | None = None
 
     @property
     def preparation(self) -> Preparation:
@@ -110,11 +111,13 @@ def unprepared_rows(source: Source) -> Rows:
 def plan_rows(config: JobConfig, request: RowRequest, source: Source, lengths: Sequence[float]) -> RowPlan:
     """Return the plan of what is written; its token is a hash of all that decides the values."""
     settings = request.names, request.drop, request.quantile, request.threshold, config.output.key_columns
+    settings += () if request.floor is None else astuple(request.floor)
     token = hashlib.sha256(json.dumps([header_of(source), settings, list(lengths)], sort_keys=True).encode())
     parameters, model = request.model.model[1], request.model
     for array in (*astuple(parameters), model.center, model.scale):
         token.update(b"none" if array is None else np.ascontiguousarray(array))
-    return RowPlan(tuple(map(int, lengths)), len(parameters.weights), request.names, token.hexdigest())
+    n_more = 0 if request.floor is None else n_sums(prediction_batch(*model.model))
+    return RowPlan(tuple(map(int, lengths)), len(parameters.weights), request.names, token.hexdigest(), n_more)
 
 
 # -- the pass ----------------------------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ def write_row_outputs(
     request: RowRequest,
     writer: RowWriter,
     progress: Progress,
-    to_stored: Callable[[RowSummary], dict[str, Any]] = RowSummary.to_dict,
+    to_stored: Callable[[RowSummary, Totals], dict[str, Any]] = lambda summary, totals: summary.to_dict(),
 ) -> None:
     """Compute and write the requested outputs of each row, from one read of the data.
 
@@ -143,7 +146,7 @@ def write_row_outputs(
         Chunks that it has already are not computed again.
     progress : callable
     to_stored : callable, optional
-        Makes what is stored as the summary.
+        Makes what is stored as the summary, also from the totals of all rows.
     """
     if writer.begin():
         return
@@ -158,7 +161,8 @@ def write_row_outputs(
     n_bytes = output_bytes(request.names, plan.n_components)
     shape = Shape(len(source.columns), len(plan.lengths), max(1, *plan.lengths), n_bytes)
     sketch = NO_VALUES
-    with computing(config, source, shape, written=config.output.store), _reporting(progress, plan, missing):
+    reported = chunks_reported(progress, _TASK, plan.lengths, missing)
+    with computing(config, source, shape, written=config.output.store), reported:
         if missing:
             batch = prediction_batch(*request.model.model)
             task = _Task(request, batch, writer, tuple(missing), source.path, source.columns)
@@ -166,7 +170,8 @@ def write_row_outputs(
         writer.join()
         for number in done if request.needs_sketch else ():  # chunks of an earlier run, from their stored densities
             sketch += sketch_values(writer.log_density(number))
-        writer.finish(to_stored(_summarize(request, writer, sketch)))
+        total = sum((one for one in writer.finished() if one is not None), start=plan.no_totals)
+        writer.finish(to_stored(_summarize(request, writer, total, sketch), total))
 
 
 def _detail(request: RowRequest, n_done: int, n_chunks: int) -> str:
@@ -180,21 +185,6 @@ def _select_chunks(rows: Rows, numbers: Sequence[int]) -> Rows:
     chosen = list(numbers)
     weights = None if rows.weights is None else rows.weights.blocks[chosen]
     return replace(rows, array=rows.array.blocks[chosen], weights=weights)
-
-
-@contextmanager
-def _reporting(progress: Progress, plan: RowPlan, missing: Sequence[int]) -> Iterator[None]:
-    """Report each chunk that is done, where tasks run in threads of this process."""
-    begin, done, n_rows = time.monotonic(), len(plan.lengths) - len(missing), 0
-
-    def after_task(key: Any, *_: Any) -> None:
-        nonlocal done, n_rows
-        if isinstance(key, tuple) and str(key[0]).startswith(f"{_TASK}-"):
-            done, n_rows = done + 1, n_rows + plan.lengths[missing[key[1]]]
-            progress(ChunksDone(done, len(plan.lengths), n_rows, time.monotonic() - begin))
-
-    with Callback(posttask=after_task):
-        yield
 
 
 # -- one chunk ---------------------------------------------------------------------------------------------------
@@ -224,39 +214,41 @@ def _write_chunk(rows: Any, weights: Any, task: _Task, number: int) -> Sketch:
     usable = usable_rows(array, None if weights is None else np.asarray(weights))
     if not (request.drop or usable.all()):
         raise _unusable(array, int(task.writer.plan.starts[number]), task)
-    found = _outputs(array, usable, request, task.batch)
+    found, more = _outputs(array, usable, request, task.batch)
     density = found[LOG_DENSITY.name]
-    task.writer.write(number, {name: found[name] for name in request.names}, _totals(found, usable, request))
+    task.writer.write(number, {name: found[name] for name in request.names}, _totals(found, usable, more, request))
     return sketch_values(density) if request.needs_sketch else NO_VALUES
 
 
 def _outputs(
     array: NDArray[np.floating[Any]], usable: NDArray[np.bool_], request: RowRequest, batch: ModelBatch
-) -> Outputs:
-    """Return what is stored and summarised of each row, in the user's units; fill values for unusable rows."""
+) -> tuple[Outputs, Array]:
+    """Return what is stored and summarised of each row, in the user's units, and the components' sums, if requested.
+
+    Unusable rows have fill values.
+    """
     names = tuple(dict.fromkeys((*_SUMMARISED, *request.names)))
     n_components = len(batch.models[0][1].weights)
     complete = usable.all()
-    if not usable.any():
-        return empty_outputs(names, len(array), n_components)
-    rows = array if complete else array[usable]
-    computed = kernel_outputs(request.preparation.rows(rows), batch, kernel_inputs(names))
+    x = request.preparation.rows(array if complete else array[usable])
+    computed = kernel_outputs(x, batch, kernel_inputs(names))
     density = computed[LOG_DENSITY.name]
     density -= request.preparation.log_scale
     density[np.isnan(density)] = -np.inf  # rows so far away that their squares overflow
+    sums = np.zeros(0) if request.floor is None else ComponentSums.of(x, density, request.floor, batch).to_array()
     found = with_derived(computed, names)
     if complete:
-        return found
+        return found, sums
     whole = empty_outputs(names, len(array), n_components)
     for name, values in whole.items():
         values[usable] = found[name]
-    return whole
+    return whole, sums
 
 
-def _totals(found: Outputs, usable: NDArray[np.bool_], request: RowRequest) -> Totals:
+def _totals(found: Outputs, usable: NDArray[np.bool_], more: Array, request: RowRequest) -> Totals:
     distance = found[LOG_DENSITY.name][usable] - request.fit_mean
     labels = np.bincount(found[LABEL.name][usable], minlength=request.model.n_components)
-    return Totals(len(distance), float(distance.sum()), float(distance @ distance), labels)
+    return Totals(len(distance), float(distance.sum()), float(distance @ distance), labels, more)
 
 
 def _unusable(array: NDArray[np.floating[Any]], first_row: int, task: _Task) -> UserError:
@@ -275,10 +267,9 @@ def _unusable(array: NDArray[np.floating[Any]], first_row: int, task: _Task) -> 
 # -- when all chunks are written ---------------------------------------------------------------------------------
 
 
-def _summarize(request: RowRequest, writer: RowWriter, sketch: Sketch) -> RowSummary:
+def _summarize(request: RowRequest, writer: RowWriter, total: Totals, sketch: Sketch) -> RowSummary:
     """Summarise all rows, and mark the anomalies by the stored densities."""
-    totals = (of_chunk for of_chunk in writer.finished() if of_chunk is not None)
-    summary = RowSummary.of_chunks(totals, writer.plan.n_rows, request.fit_mean)
+    summary = RowSummary.of_totals(total, writer.plan.n_rows, request.fit_mean)
     if not request.marks_anomalies:
         return summary
     threshold, error = request.threshold, None

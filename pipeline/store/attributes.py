@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
@@ -50,7 +50,7 @@ class Attributes:
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as JSON has them; None is left out where it is the default."""
         values: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
-        optional = {field.name for field in fields(self) if field.default is None}  # type: ignore[arg-type]
+        optional = {one.name for one in fields(self) if one.default is None}  # type: ignore[arg-type]
         return {name: value for name, value in values.items() if value is not None or name not in optional}
 
 
@@ -305,21 +305,34 @@ class Totals:
         Sums of the log densities' distances from a number that is the same for all chunks, and of their squares.
     labels : ndarray of shape (n_components,)
         Rows of each component.
+    more : ndarray
+        Other sums of the rows, which a caller has asked for; empty if it has not.
     """
 
     usable: int
     deviation: float
     squares: float
     labels: NDArray[np.int64]
+    more: Array = field(default_factory=lambda: np.zeros(0))
 
     def to_array(self) -> Array:
-        """As one array, (3 + n_components,)."""
-        return np.array([self.usable, self.deviation, self.squares, *self.labels], dtype=np.float64)
+        """As one array, (3 + n_components + length of ``more``,)."""
+        return np.array([self.usable, self.deviation, self.squares, *self.labels, *self.more], dtype=np.float64)
 
     @classmethod
-    def from_array(cls, values: Array) -> Totals:
-        """From one array, (3 + n_components,)."""
-        return cls(int(values[0]), float(values[1]), float(values[2]), values[3:].astype(np.int64))
+    def from_array(cls, values: Array, n_components: int) -> Self:
+        """From one array."""
+        labels, more = np.split(values[3:], [n_components])
+        return cls(int(values[0]), float(values[1]), float(values[2]), labels.astype(np.int64), more)
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.usable + other.usable,
+            self.deviation + other.deviation,
+            self.squares + other.squares,
+            self.labels + other.labels,
+            self.more + other.more,
+        )
 
 
 @dataclass(frozen=True)
@@ -366,13 +379,12 @@ class RowSummary(Attributes):
     parquet: Extent | None = None
 
     @classmethod
-    def of_chunks(cls, chunks: Iterable[Totals], n_rows: int, shift: float) -> Self:
-        """Add up the totals of all chunks, in their order.
+    def of_totals(cls, totals: Totals, n_rows: int, shift: float) -> Self:
+        """Summarise the totals of all chunks.
 
         The moments are those of ``log density - shift``: with a shift near the mean, such as that of the fit, the
         difference of squares in the variance cancels few digits.
         """
-        totals = Totals.from_array(np.array([one.to_array() for one in chunks]).sum(axis=0))
         mean, deviation = math.nan, math.nan
         if totals.usable:
             distance = totals.deviation / totals.usable

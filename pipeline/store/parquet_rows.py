@@ -122,7 +122,7 @@ class ParquetRows:
                 continue
             if footer["token"] != self.plan.token:
                 return {}
-            found[footer["chunk"]] = Totals.from_array(np.array(footer["totals"]))
+            found[footer["chunk"]] = Totals.from_array(np.array(footer["totals"]), self.plan.n_components)
         return found
 
     # -- a chunk's values ------------------------------------------------------------------------------------

@@ -49,12 +49,15 @@ class RowPlan:
     token : str
         Tells these answers from those of any other model or data: what an earlier run has written is used if it has
         the same.
+    n_more : int
+        How many sums each chunk's totals have besides their own.
     """
 
     lengths: tuple[int, ...]
     n_components: int
     names: tuple[str, ...]
     token: str
+    n_more: int = 0
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -65,6 +68,11 @@ class RowPlan:
     def n_rows(self) -> int:
         """Rows of the data."""
         return int(self.starts[-1])
+
+    @property
+    def no_totals(self) -> Totals:
+        """Totals of no rows."""
+        return Totals(0, 0.0, 0.0, np.zeros(self.n_components, dtype=np.int64), np.zeros(self.n_more))
 
 
 class RowWriter(Protocol):
@@ -138,10 +146,11 @@ class ZarrRows:
                 self._create_array(group, name)
                 if not self._is_aligned:
                     self._create_edges(edges, name)
+            nothing = self.plan.no_totals.to_array()
             edges.create_array(
                 "totals",
-                shape=(len(self.plan.lengths), 3 + self.plan.n_components),
-                chunks=(1, 3 + self.plan.n_components),
+                shape=(len(self.plan.lengths), len(nothing)),
+                chunks=(1, len(nothing)),
                 dtype=np.float64,
                 fill_value=math.nan,
                 dimension_names=("chunk", "total"),
@@ -181,7 +190,8 @@ class ZarrRows:
     def finished(self) -> list[Totals | None]:
         """Totals of each chunk; see :class:`RowWriter`."""
         every = np.asarray(_array(self._group("r"), "unfinished/totals")[...])
-        return [None if math.isnan(values[0]) else Totals.from_array(values) for values in every]
+        n_components = self.plan.n_components
+        return [None if math.isnan(values[0]) else Totals.from_array(values, n_components) for values in every]
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Declare the group whole, and remove what was needed for that."""

@@ -194,3 +194,23 @@ def test_no_variance_is_below_the_rounding_of_the_mean(covariance_type):
     assert variance >= np.spacing(1e20) ** 2
     if covariance_type in ("full", "diag"):  # the other component's variance is its own
         assert family.full_covariances(found)[1, 0, 0] == pytest.approx(X[40:, 0].var(), rel=1e-4)
+
+
+def test_standardized_sums(mixture):
+    """From the feature map about any centre: sums of r, r u and r (u u^T - I), with u = U^T (x - mean)."""
+    family, parameters = mixture
+    k, d = parameters.means.shape
+    X, resp = random_rows(50, d), np.random.RandomState(1).dirichlet(np.ones(k), 50).T
+    center = X.mean(axis=0) + 1.0
+    sums = resp @ monomials((X - center).T)[family.density_columns(d)].T
+    found = family.standardized(sums, np.broadcast_to(center, (k, d)), parameters)
+    for j, covariance in enumerate(family.full_covariances(parameters)):
+        u = np.linalg.solve(np.linalg.cholesky(covariance), (X - parameters.means[j]).T)
+        matrix = (resp[j] * u) @ u.T - resp[j].sum() * np.eye(d)
+        n_numbers = found.shape[1] - 1 - d
+        numbers = {
+            d * (d + 1) // 2: matrix[np.triu_indices(d)],
+            d: np.diagonal(matrix),
+            1: [np.diagonal(matrix).mean()],
+        }[n_numbers]
+        np.testing.assert_allclose(found[j], [resp[j].sum(), *(u @ resp[j]), *numbers], rtol=1e-9, atol=1e-9)

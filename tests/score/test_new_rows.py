@@ -23,11 +23,9 @@ from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import ChunksDone, StageStarted
-from pipeline.score.drift import Reference, compare
 from pipeline.score.new_rows import score
 from pipeline.score.settings import ScoreSettings
 from pipeline.store import open_result, read_scores, read_summary
-from pipeline.store.attributes import RowSummary
 from pipeline.synth import Plan, write_synthetic
 
 COLUMNS = ["a", "b", "c"]
@@ -110,13 +108,11 @@ def test_the_rows_of_the_fit_have_the_answers_of_the_fit(tmp_path, store, unheld
     np.testing.assert_array_equal(found["label"], expected["label"])
     np.testing.assert_allclose(found["log_density"], expected["log_density"], rtol=1e-12)
     np.testing.assert_allclose(found["responsibility"], expected["responsibility"], atol=1e-12)
-    np.testing.assert_array_equal(found["anomaly"], expected["anomaly"])
-    assert (summary.rows.n_rows, summary.rows.unusable, summary.rows.anomalies, summary.threshold_of_fit) == (
-        2000,
-        0,
-        20,
-        True,
-    )
+    # the threshold is for rows that the fit has not seen: of its own, fewer lie below
+    marked = np.asarray(found["anomaly"])
+    assert not (marked & ~expected["anomaly"].values).any()
+    assert (summary.rows.n_rows, summary.rows.unusable, summary.threshold_of_fit) == (2000, 0, True)
+    assert summary.rows.anomalies == np.count_nonzero(marked) > 10
     assert summary.mean_log_density == pytest.approx(summary.fit_mean_log_density, rel=1e-9)
     assert summary.rows.label_shares == pytest.approx(summary.fit_shares, abs=1e-12)
     assert not summary.drift
@@ -168,6 +164,7 @@ def test_rows_that_are_infinitely_far(tmp_path, store):
     assert np.isfinite(found["log_density"].values[np.arange(300) != 5]).all()
     assert summary.mean_log_density == -np.inf
     assert "float64" in summary.drift[0]
+    assert len(summary.drift) == 1
 
 
 def test_another_quantile_takes_its_threshold_from_the_new_rows(tmp_path, store):
@@ -179,7 +176,8 @@ def test_another_quantile_takes_its_threshold_from_the_new_rows(tmp_path, store)
     assert (of_fit.threshold_of_fit, own.threshold_of_fit) == (True, False)
     assert of_fit.rows.anomalies > 100
     assert own.rows.anomalies == 20
-    assert read_summary(tmp_path / "a.zarr")["anomaly_threshold"] == read_summary(store)["anomaly_threshold"]
+    thresholds = [read_summary(path)["anomaly_threshold"] for path in (tmp_path / "a.zarr", store)]
+    assert thresholds[0] < thresholds[1] < thresholds[0] + 0.5
 
 
 def test_key_columns_of_new_rows(tmp_path, store):
@@ -384,45 +382,41 @@ def test_a_little_memory_is_refused_with_the_remedy(tmp_path, store):
 # -- drift -------------------------------------------------------------------------------------------------------
 
 
-def known(deviation=1.0, shares=(0.5, 0.3, 0.2)):
-    return Reference(mean=-4.0, deviation=deviation, shares=np.array(shares), quantile=None, threshold=None)
-
-
-def new_rows(n_rows, mean=-4.0, shares=(0.5, 0.3, 0.2)):
-    counts = tuple(round(n_rows * share) for share in shares)
-    return RowSummary(n_rows, n_rows, 0, counts, mean, None)
-
-
-@pytest.mark.parametrize(
-    ("mean", "n_rows", "warns"),
-    [(-4.05, 10**6, False), (-4.11, 10**6, True), (-3.85, 10**6, True), (-4.5, 30, False), (-5.0, 30, True)],
-)
-def test_the_bound_of_the_density(mean, n_rows, warns):
-    lines = compare(new_rows(n_rows, mean), known()).drift
-    assert bool(lines) == warns
-    if warns:
-        assert ("lower" if mean < -4 else "higher") in lines[0]
-
-
-def test_rows_without_density_are_drift():
-    assert "float64" in compare(new_rows(5, None), known()).drift[0]
-    assert not compare(new_rows(0, None), known()).drift
-
-
-@pytest.mark.parametrize(
-    ("shares", "n_rows", "warns"),
-    [((0.46, 0.33, 0.21), 10**6, False), ((0.44, 0.36, 0.20), 10**6, True), ((0.44, 0.36, 0.20), 200, False)],
-)
-def test_the_bound_of_the_shares(shares, n_rows, warns):
-    lines = compare(new_rows(n_rows, shares=shares), known()).drift
-    assert bool(lines) == warns
-    assert not lines or "6.0% of the rows" in lines[0]
-
-
 def test_new_rows_of_the_same_kind_do_not_drift(tmp_path, store):
-    for seed in range(1, 6):
+    for seed in range(1, 4):
         data = write_new(tmp_path, "parquet", some_rows(500, seed))
-        assert not score(store, data, tmp_path / f"{seed}.zarr").drift
+        found = score(store, data, tmp_path / f"{seed}.zarr")
+        assert not found.drift
+        assert not any(component.moved for component in found.components)
+        assert 0.0 < found.gain < 3.0 * found.chance_gain
+
+
+def test_a_component_that_has_moved_is_named_in_the_users_units(tmp_path, unheld):
+    """Scaled for the fit: a third of the rows moves by 0.8 sd in one column, and is wider in another."""
+    scaled = fit(tmp_path / "scaled", scale="standard")
+    rows = some_rows(3000, 7)
+    near = rows[:, 0] > 3.0
+    rows[near] += [0.8, 0.0, 0.0]
+    rows[near, 2] = -2.0 + 1.5 * (rows[near, 2] + 2.0)
+    summary = score(scaled, write_new(tmp_path, "csv", rows), tmp_path / "out.zarr")
+    (k,) = [k for k, one in enumerate(summary.components) if {"mean", "scatter"} <= set(one.moved)]
+    moved = summary.components[k]
+    assert moved.fit_mean == pytest.approx((6.0, 1.0, -2.0), abs=0.2)
+    assert moved.mean == pytest.approx((6.8, 1.0, -2.0), abs=0.2)
+    assert moved.deviation == pytest.approx((1.0, 1.0, 1.5), abs=0.15)
+    line = next(line for line in summary.drift if line.startswith(f"component {k}"))
+    assert re.search(names("mean", "a", "shape", "c"), line)
+    assert summary.gain > 5 * summary.chance_gain
+    stored = read_scores(tmp_path / "out.zarr").summary
+    assert stored["components"][k]["moved"] == list(moved.moved)
+    assert stored["drift"] == list(summary.drift)
+
+
+def test_shares_that_have_changed(tmp_path, store):
+    rows = some_rows(4000, 3)
+    summary = score(store, write_new(tmp_path, "csv", rows[400:][rows[400:, 1] < 3.5]), tmp_path / "out.zarr")
+    assert all("share" in one.moved for one in summary.components)
+    assert any(re.search(names("share", "in the fit"), line) for line in summary.drift)
 
 
 def test_without_rows_in_the_store_the_weights_stand_for_the_shares(tmp_path):
@@ -444,7 +438,8 @@ def test_the_command_prints_the_comparison_and_warns(tmp_path, store):
     result = runner.invoke(cli.app, ["score", store, data, "-o", str(tmp_path / "out.zarr")])
     assert result.exit_code == 0, result.stderr
     text = " ".join(result.stdout.split())
-    assert "component share here in the fit difference" in text
+    assert "component share here in the fit difference moved" in text
+    assert re.search(r"one M-step .* gains \d+\.\d{4} per row", text)
     assert re.search(r"\b600 rows.* full-k3", text)
     assert re.search(r"mean log density -\d+\.\d{4} .*-\d\.\d{4} in the fit", text)
     assert re.search(r"anomalies: \d+ .*quantile 0\.01 .*the fit", text)
@@ -539,7 +534,8 @@ def test_the_rows_of_a_weighted_fit_have_not_drifted(tmp_path):
     assert summary.rows.label_shares == pytest.approx((0.9, 0.1)[:: 1 if summary.rows.label_shares[0] > 0.5 else -1])
 
 
-def test_a_weighted_fit_without_rows_says_that_it_cannot_be_compared(tmp_path):
+def test_a_weighted_fit_without_rows_is_compared_by_its_sample(tmp_path):
     store, data = fit_weighted(tmp_path, labels=False)
-    with pytest.raises(UserError, match=names("data.weights", "output.labels: true")):
-        score(store, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["output.labels=true"]))
+    summary = score(store, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["output.labels=true"]))
+    assert not summary.drift
+    assert sorted(summary.fit_shares) == pytest.approx([0.1, 0.9])
