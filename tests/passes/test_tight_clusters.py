@@ -61,13 +61,15 @@ def assert_close(ours, exact, bound=1e-6):
     np.testing.assert_allclose(ours.covariances_, exact.covariances, rtol=bound, atol=bound * size)
 
 
+@pytest.mark.parametrize("chunked", [False, True], ids=["compiled", "passes"])
 @pytest.mark.parametrize("max_iter", [1, 200], ids=["one step", "to the end"])
-def test_agrees_with_extended_precision(covariance_type, max_iter, batches):
+def test_agrees_with_extended_precision(covariance_type, max_iter, chunked, batches):
     X, means = tight_rows(SPREAD)
     start = first_parameters(covariance_type, means)
     settings = {"covariance_type": covariance_type, "reg_covar": 0, "tol": 1e-4, "max_iter": max_iter}
-    ours = GaussianMixture(4, **settings, **inits_of(covariance_type, start)).fit(X)
-    assert [batch.centred for batch in batches] == [(0,)] * ours.n_iter_
+    given = da.from_array(X, chunks=(50, 2)) if chunked else X
+    ours = GaussianMixture(4, **settings, **inits_of(covariance_type, start)).fit(given)
+    assert [batch.centred for batch in batches] == [(0,)] * (ours.n_iter_ if chunked else 0)
     assert ours.n_iter_ == 1 if max_iter == 1 else 3 < ours.n_iter_ < max_iter
     model = naive.model_of(covariance_type, start, naive.EXTENDED)
     exact, bounds = naive.run_em(covariance_type, X, model, ours.n_iter_, 0.0, naive.EXTENDED)
