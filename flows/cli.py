@@ -5,6 +5,7 @@ Slow imports are inside the commands, so that the help and the first line of ``r
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
@@ -19,6 +20,7 @@ import typer
 from flows import terminal
 
 FAULT, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 app = typer.Typer(
     name="gmm-dask",
@@ -77,7 +79,8 @@ def run(
                 seconds = job.tasks.timeout_seconds
                 summary = run_job(job, fresh=fresh, progress=progress, as_task=lambda stage: limited(stage, seconds))
             else:
-                from flows.flows import run_flow
+                with prefect_imported("Or run without it: --no-prefect."):
+                    from flows.flows import run_flow
 
                 summary = run_flow(job, fresh=fresh, progress=progress, verbose=debug)
         terminal.show_summary(summary)
@@ -178,7 +181,8 @@ def serve(
     """Run jobs on their schedules, as deployments on a Prefect server, until stopped."""
     with error_messages(debug):
         terminal.print_line("gmm-dask serve " + " ".join(map(str, configs)))
-        from flows.deployments import serve_configs
+        with prefect_imported():
+            from flows.deployments import serve_configs
 
         serve_configs(configs, terminal.print_line)
 
@@ -248,9 +252,23 @@ def error_messages(debug: bool, after_interrupt: str = "") -> Iterator[None]:
         raise typer.Exit(code) from None
 
 
+@contextmanager
+def prefect_imported(otherwise: str = "") -> Iterator[None]:
+    """Say why Prefect cannot be imported: it reads its settings then, from a home folder that it may have to make."""
+    from gmm_dask.errors import UserError
+
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        remedy = f"Set PREFECT_HOME to a folder that can be written. {otherwise}".rstrip()
+        raise UserError(f"Prefect cannot start: {str(error).rstrip('.')}. {remedy}") from error
+
+
 def _message_and_code(error: Exception, debug: bool) -> tuple[str, int]:
     from gmm_dask.errors import FaultError, UserError
 
+    if any(isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES for cause in _causes(error)):
+        return f"{error}\nToo many files are open at once. Raise the limit (ulimit -n 4096), then run it again.", FAULT
     if isinstance(error, UserError):
         return str(error), MISTAKE
     if isinstance(error, FaultError):
@@ -258,6 +276,13 @@ def _message_and_code(error: Exception, debug: bool) -> tuple[str, int]:
     hint = "" if debug else " Add --debug to see where it happened."
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text.rstrip('.')}.{hint}", FAULT
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it was raised for."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def main() -> None:

@@ -128,7 +128,7 @@ def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = sil
     ------
     UserError
         If the Prefect server that the user has set does not answer.
-    ServerError
+    FaultError
         If the embedded server does not start.
     """
     if not verbose:

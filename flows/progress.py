@@ -9,6 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from pipeline.printable import printable
 from pipeline.progress import ChunksDone, Event, Message, PassDone, StageStarted
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -17,7 +18,7 @@ SECONDS_BETWEEN_LINES = 10.0
 def describe(event: Event) -> str:
     """Return an event as a line of text."""
     if isinstance(event, StageStarted):
-        return f"{event.name}: {event.detail}" if event.detail else event.name
+        return printable(f"{event.name}: {event.detail}" if event.detail else event.name)
     if isinstance(event, ChunksDone):
         return f"{event.done} of {event.total} chunks, {_rate(event)}"
     speed = f"took {event.seconds:.2g} s, {_rate(event)}"
@@ -80,9 +81,9 @@ class LiveLine:
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=console,
             transient=True,
         )
@@ -108,4 +109,4 @@ class LiveLine:
             return
         if isinstance(event, Message):
             self._bar.console.print(describe(event))
-        self._bar.update(self._task, description=event.name, total=None, text=event.detail)
+        self._bar.update(self._task, description=event.name, total=None, text=printable(event.detail))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -13,14 +14,16 @@ from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_HOME,
     PREFECT_SERVER_API_AUTH_STRING,
     temporary_settings,
 )
 
-from flows.embedded_server import EmbeddedServer
+from flows.embedded_server import EmbeddedServer, ServerError
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.environment import redacted
 
+DATABASE_BYTES = 1 << 20  # a new database takes about as much
 EMBEDDED_RETRIES = 3  # an embedded server is busy for a moment or gone for good: minutes of waiting are of no use
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
@@ -33,11 +36,12 @@ def prefect_api(verbose: bool = False) -> Iterator[None]:
         with _report_lost_server(url):
             yield
         return
+    _require_home()
     server = EmbeddedServer(verbose=verbose)
     import pipeline.fit.job  # noqa: F401 (takes seconds, as the server's start does: both at the same time)
 
     connection = {
-        PREFECT_API_URL: server.wait_until_ready(),
+        PREFECT_API_URL: _url_of(server),
         PREFECT_API_AUTH_STRING: PREFECT_SERVER_API_AUTH_STRING.value(),  # which the child has inherited
         PREFECT_CLIENT_MAX_RETRIES: EMBEDDED_RETRIES,
     }
@@ -47,6 +51,28 @@ def prefect_api(verbose: bool = False) -> Iterator[None]:
         except Exception as error:
             server.require_alive(error)
             raise
+
+
+def _require_home() -> None:
+    """Raise :class:`UserError` if an embedded server cannot have its database: its log says that at great length."""
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as file:
+            file.write(bytes(DATABASE_BYTES))
+    except OSError as error:
+        raise UserError(
+            f"Prefect keeps its database in PREFECT_HOME, {home}, which cannot be written: {error.strerror}. Set it to "
+            "a folder that can be written and has free space, or add --no-prefect."
+        ) from error
+
+
+def _url_of(server: EmbeddedServer) -> str:
+    """Return the URL of an embedded server when it answers."""
+    try:
+        return server.wait_until_ready()
+    except ServerError as error:
+        raise FaultError(f"{error} To run without it, add --no-prefect.") from error
 
 
 @contextmanager

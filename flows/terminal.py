@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.progress import LiveLine, LogLines
+from pipeline.printable import printable
 from pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,19 +35,19 @@ MAX_COLUMN_NAMES = 12
 
 def print_line(text: str, style: str = "") -> None:
     """Print a line on standard output. It is never wrapped, since it may contain a path to copy."""
-    _console().print(text, style=style, soft_wrap=True)
+    _console().print(printable(text), style=style, soft_wrap=True)
 
 
 def print_paragraph(text: str, style: str = "") -> None:
     """Print a paragraph on standard output, wrapped between words on a terminal."""
     console = _console()
-    console.print(text, style=style, soft_wrap=not console.is_terminal)
+    console.print(printable(text), style=style, soft_wrap=not console.is_terminal)
 
 
 def print_error(text: str) -> None:
     """Print a paragraph on standard error, wrapped between words on a terminal."""
     console = _console(stderr=True)
-    console.print(f"gmm-dask: {text}", soft_wrap=not console.is_terminal)
+    console.print(f"gmm-dask: {printable(text)}", soft_wrap=not console.is_terminal)
 
 
 def _console(stderr: bool = False) -> Console:
@@ -286,7 +287,7 @@ def show_estimate(estimate: Estimate) -> None:
     """Print what a job would read and need."""
     grid = Table.grid(padding=(0, 2))
     for name, text in _estimate_lines(estimate).items():
-        grid.add_row(name, Text(text))
+        grid.add_row(name, Text(printable(text)))
     _console().print(grid)
     for note in estimate.source.notes:
         print_paragraph(f"note: {note}", "yellow")

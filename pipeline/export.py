@@ -21,12 +21,14 @@ import numpy as np
 from pydantic import BaseModel, Field, create_model
 
 from gmm_dask.em.loop import Status
-from gmm_dask.errors import FaultError, UserError
+from gmm_dask.errors import UserError
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.families import Family, Parameters, get_family
 from gmm_dask.selection.criteria import CRITERIA
 from pipeline.sources.overlap import require_apart_from_stored, require_outside
 from pipeline.store import Result, StoredModel, open_result
+from pipeline.store.arrays import writing
+from pipeline.store.durable import sync
 from pipeline.store.paths import results_of
 
 # the oldest operators that take float64 throughout, and the file format that goes with them
@@ -88,19 +90,13 @@ def _whole(file: Path) -> Iterator[Path]:
     if file.exists():
         raise UserError(f"{file} exists and is left as it is. Remove it, or choose another file with -o.")
     partial = file.with_name(f"{file.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, file)
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise UserError(
-            f"cannot write {file}: {error.strerror}. Choose a file in a folder that can be written."
-        ) from None
-    except OSError as error:
-        raise FaultError(
-            f"cannot write {file}: {error.strerror}. Free some space or mend the disk, then run the same command again."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(file, key="", resumes=False):
+        try:
+            yield partial
+            sync(partial)
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _unscaled(model: StoredModel) -> tuple[Family, Parameters]:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
+from pipeline.store.arrays import writing
+from pipeline.store.durable import write_file
 
 Array = NDArray[np.float64]
 
@@ -77,20 +79,24 @@ def write_synthetic(out: Path, plan: Plan, progress: Callable[[int, int], None] 
     Raises
     ------
     UserError
-        If the ending is not known, ``out`` exists, or a number of the plan cannot be used.
+        If the ending is not known, ``out`` exists or cannot be written, or a number of the plan cannot be used.
+    FaultError
+        If the disk is full.
     """
     writer = _check(out, plan)
     truth = draw_truth(plan)
     partial, beside = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}-truth.json")
-    _remove(partial)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        writer(partial, plan, _reporting(draw_chunks(truth, plan), plan, progress))
-        # before the data appear: they are never without their truth
-        beside.write_text(json.dumps({**vars(plan), **{name: a.tolist() for name, a in vars(truth).items()}}))
-        partial.replace(out)
-    finally:
+    with writing(out, key="", resumes=False):
         _remove(partial)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            writer(partial, plan, _reporting(draw_chunks(truth, plan), plan, progress))
+            # before the data appear: they are never without their truth
+            text = json.dumps({**vars(plan), **{name: a.tolist() for name, a in vars(truth).items()}})
+            write_file(beside, text.encode())
+            partial.replace(out)
+        finally:
+            _remove(partial)
     return beside
 
 

@@ -16,6 +16,7 @@ from gmm_dask.families import get_family
 from gmm_dask.passes.resolution import Resolution
 from gmm_dask.plotting.feature_pairs import Components
 from gmm_dask.selection.criteria import CRITERIA, TIE
+from pipeline.printable import printable
 from pipeline.store import Result, RowSummary, Sample, StoredModel, open_result
 from pipeline.store.criteria import names_of
 
@@ -166,5 +167,6 @@ def read_contents(path: str) -> ReportContents:
     store = open_result(path)
     kind, parameters = store.best_model.in_units
     covariances = get_family(kind).full_covariances(parameters)
-    components = Components(parameters.weights, parameters.means, covariances, store.best_model.columns)
+    names = tuple(map(printable, store.best_model.columns))
+    components = Components(parameters.weights, parameters.means, covariances, names)
     return ReportContents(store=store, table=store.table.assign(name=names_of(store.table)), components=components)

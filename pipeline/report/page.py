@@ -14,11 +14,13 @@ from gmm_dask.formatting import counted, number
 from gmm_dask.selection.criteria import CRITERIA
 from pipeline.config.environment import redacted
 from pipeline.config.yaml_file import to_yaml
+from pipeline.printable import printable
 from pipeline.report import figures, phrases, tables
 from pipeline.report.contents import ReportContents, read_contents
 from pipeline.report.figures import Picture
 from pipeline.sources.overlap import require_apart_from_stored
 from pipeline.store import RowSummary
+from pipeline.store.arrays import writing
 from pipeline.store.paths import report_folder
 
 PAGE = "index.html"
@@ -40,7 +42,7 @@ def clear_report(path: str | Path) -> None:
 
 
 def write_report(path: str | Path) -> Path:
-    """Write the report of a complete result store, in place of an earlier one; the page is written last.
+    """Write the report of a complete result store; an earlier one stays until all of this one is written.
 
     Parameters
     ----------
@@ -56,6 +58,8 @@ def write_report(path: str | Path) -> Path:
     ------
     UserError
         If there is no result store, or one that is not complete; if the report would lie within the data.
+    FaultError
+        If the disk is full.
     """
     report = read_contents(str(path))
     require_apart_from_stored(report.store.config["data"]["source"], [report_folder(path)])
@@ -67,22 +71,29 @@ def write_report(path: str | Path) -> Path:
         "uncertainty": figures.draw_uncertainty(report),
         "bounds": figures.draw_bounds(report),
     }
-    page = render(report, drawn)
-    clear_report(path)
+    files = {f"{picture.name}.png": picture.png for group in drawn.values() for picture in group}
+    files[PAGE] = render(report, drawn).encode()
     folder = report_folder(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    for group in drawn.values():
-        for picture in group:
-            _write(folder / f"{picture.name}.png", picture.png)
-    _write(folder / PAGE, page.encode())
+    with writing(folder, key="", resumes=False):
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder, files)
     return folder / PAGE
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+def _replace(folder: Path, files: dict[str, bytes]) -> None:
+    """Replace the files of a report when all the new ones are written, the page last."""
+    partials = [folder / f"{name}.partial" for name in files]
+    try:
+        for partial, data in zip(partials, files.values(), strict=True):
+            partial.write_bytes(data)
+        for partial in partials:
+            partial.replace(partial.with_suffix(""))
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+    for name in _PICTURES:
+        if f"{name}.png" not in files:
+            (folder / f"{name}.png").unlink(missing_ok=True)
 
 
 def render(report: ReportContents, drawn: dict[str, list[Picture]]) -> str:
@@ -91,6 +102,7 @@ def render(report: ReportContents, drawn: dict[str, list[Picture]]) -> str:
         loader=PackageLoader("pipeline.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -108,6 +120,11 @@ def render(report: ReportContents, drawn: dict[str, list[Picture]]) -> str:
         run=_run(report),
         settings=to_yaml(redacted(report.store.config)),
     )
+
+
+def _shown(value: Any) -> Any:
+    """Escape control characters in what comes from the data, such as names of columns."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _data_url(picture: Picture) -> str:

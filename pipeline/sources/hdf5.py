@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import pickletools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,11 +29,14 @@ from pipeline.sources.base import (
 )
 from pipeline.sources.location import Location
 
+_COPY = "Copy the values into the file (h5repack does), and use the copy."
+
 
 def open_hdf5(data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
     """Open a dataset of an HDF5 file; see :func:`pipeline.sources.open_source`."""
     with _opened(location) as file:
         dataset = _dataset(file, data)
+        _require_own_values(dataset, location)
         name, shape, dtype, storage = dataset.name, dataset.shape, dataset.dtype, dataset.chunks
         n_stored = dataset.id.get_storage_size() or dataset.nbytes
         fields = _fields(dataset) if dtype.names and len(shape) == 1 else None
@@ -98,11 +102,45 @@ def _dataset(file: Any, data: DataConfig) -> Any:
             raise UserError(f"data.dataset: {data.source} has {len(found)} datasets ({listing}). Name the one to read.")
         return file[found[0]]
     name = data.dataset.strip("/")
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+        raise UserError(f"data.dataset: {name} of {data.source} is a link to another file. Name that file instead.")
     if name not in found:
         raise UserError(
             f"data.dataset: {data.source} has no dataset {data.dataset!r}; it has {', '.join(found[:12]) or 'none'}."
         )
     return file[name]
+
+
+def _require_own_values(dataset: Any, location: Location) -> None:
+    """Raise :class:`UserError` if values of a dataset lie in files that did not come with its file.
+
+    HDF5 reads any file that a dataset names, as external storage or as a source of a virtual dataset, and reads fill
+    values for one that is missing. Sources are accepted in the folder of the file.
+    """
+    if dataset.external:
+        files = ", ".join(repr(name) for name, _, _ in dataset.external)
+        raise UserError(
+            f"data.dataset: the values of {dataset.name} of {location.source} are external, in {files}, which may be "
+            f"any file of this machine. {_COPY}"
+        )
+    for name, inside in {(one.file_name, one.dset_name) for one in _sources(dataset)}:
+        if name == ".":
+            _require_own_values(dataset.file[inside], location)
+            continue
+        folder = Path(location.path).resolve().parent
+        file = (folder / name).resolve()
+        if not location.is_local or file.parent != folder or not file.is_file():
+            raise UserError(
+                f"data.dataset: {dataset.name} of {location.source} is virtual, and its source {name!r} is not a file "
+                f"in the same folder. {_COPY}"
+            )
+        with _library().File(file, "r") as source:
+            if inside in source:
+                _require_own_values(source[inside], replace(location, path=str(file)))
+
+
+def _sources(dataset: Any) -> Sequence[Any]:
+    return dataset.virtual_sources() if dataset.is_virtual else ()
 
 
 def _array_columns(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[Column]:

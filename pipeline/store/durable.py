@@ -46,7 +46,6 @@ def write_file(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
         sync(partial)
         partial.replace(path)
-    except Exception:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
     sync(path.parent)

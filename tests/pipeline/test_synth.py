@@ -9,7 +9,8 @@ import pytest
 import zarr
 
 import pipeline.synth
-from gmm_dask import UserError
+from disks import files_of_at_most
+from gmm_dask.errors import FaultError, UserError
 from messages import names
 from pipeline.synth import Plan, draw_chunks, draw_truth, write_synthetic
 
@@ -67,13 +68,31 @@ def test_what_stops_half_way_leaves_nothing(tmp_path, small_chunks):
 
 
 def test_data_are_never_without_their_truth(tmp_path, monkeypatch):
+    replace = Path.replace
+
     def killed(self, target):
-        raise KeyboardInterrupt
+        if target == tmp_path / "a.npy":
+            raise KeyboardInterrupt
+        return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write_synthetic(tmp_path / "a.npy", Plan(10, 2, 2))
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy-truth.json"]
+
+
+@pytest.mark.parametrize("ending", [".zarr", ".npy", ".parquet"])
+def test_a_full_disk_leaves_nothing(tmp_path, ending):
+    out = tmp_path / f"a{ending}"
+    with files_of_at_most(4096), pytest.raises(FaultError, match=names(out, "Free some space")):
+        write_synthetic(out, Plan(5000, 3, 2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=names(tmp_path / "file/a.npy", "cannot write")):
+        write_synthetic(tmp_path / "file/a.npy", Plan(10, 2, 2))
 
 
 def test_mistakes(tmp_path):

@@ -18,6 +18,7 @@ LAYERS = {
     ),
     "pipeline": (
         *(
+            "printable",
             "progress",
             "stages",
             "config",

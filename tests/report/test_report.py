@@ -12,8 +12,9 @@ import pytest
 import zarr
 from typer.testing import CliRunner
 
+from disks import files_of_at_most
 from flows import cli
-from gmm_dask import UserError
+from gmm_dask.errors import FaultError, UserError
 from gmm_dask.families import get_family
 from gmm_dask.formatting import decimals, number
 from gmm_dask.selection.criteria import KASS_RAFTERY
@@ -389,12 +390,21 @@ def test_a_full_disk_leaves_no_page(store, monkeypatch):
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", fill)
-    with pytest.raises(OSError, match=names("No space left")):
+    with pytest.raises(FaultError, match=names(report_folder(store), "No space left", "Free some space")):
         write_report(store)
     assert not has_report(store)
     assert open_result(store).is_complete
     monkeypatch.undo()
     assert write_report(store).is_file()
+
+
+def test_a_full_disk_leaves_the_earlier_report(store):
+    write_report(store)
+    folder = report_folder(store)
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    with files_of_at_most(20_000), pytest.raises(FaultError, match=names(folder, "Free some space")):
+        write_report(store)
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
 
 
 def test_an_unfinished_store_has_no_report(tmp_path):

@@ -770,6 +770,40 @@ def test_hdf5_datasets_are_named(here, frame):
     assert source("c.h5").n_rows == 0
 
 
+def write_virtual(path, source, dataset="rows", n_rows=4):
+    layout = h5py.VirtualLayout((n_rows, 2), "f8")
+    layout[:] = h5py.VirtualSource(str(source), dataset, (n_rows, 2))
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("rows", layout)
+
+
+def test_hdf5_reads_no_file_but_those_of_its_folder(here, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write_hdf5(str(elsewhere / "b.h5"), rows=(np.ones((4, 2)), None))
+    write_hdf5("b.h5", rows=(np.ones((4, 2)), None))
+    write_virtual("a.h5", "b.h5")
+    assert source("a.h5").array.compute().tolist() == [[1.0, 1.0]] * 4
+    for other in (elsewhere / "b.h5", "no.h5", "sub/../../b.h5"):
+        write_virtual("a.h5", other)
+        assert_refused("a.h5", "data.dataset", "rows", repr(str(other)), "same folder")
+
+
+def test_hdf5_with_external_values_is_refused(here):
+    Path("secret").write_bytes(bytes(64))
+    with h5py.File("a.h5", "w") as file:
+        file.create_dataset("rows", shape=(4, 2), dtype="f8", external=[(str(here / "secret"), 0, 64)])
+    assert_refused("a.h5", "data.dataset", "rows", "external", "secret")
+    write_virtual("b.h5", "a.h5")
+    assert_refused("b.h5", "data.dataset", "rows", "external", "secret")
+
+
+def test_hdf5_links_to_other_files_are_refused(here):
+    write_hdf5("b.h5", rows=(np.ones((4, 2)), None))
+    with h5py.File("a.h5", "w") as file:
+        file["linked"] = h5py.ExternalLink("b.h5", "/rows")
+    assert_refused("a.h5", "data.dataset", "linked", "another file", dataset="linked")
+
+
 # -- notes ---------------------------------------------------------------------------------------------------
 
 
