@@ -190,9 +190,12 @@ def candidates_table(table: pd.DataFrame, criterion: str, best: str | None) -> T
         CRITERIA[criterion].label.replace(" ", "\n"): [_number(row[criterion]) for row in rows],
         "delta": [_number(row["delta"]) for row in rows],
     }
+    if error := CRITERIA[criterion].error:  # in the place of the iterations, for which no room is left
+        columns["std.\nerror"] = [_number(row[error]) for row in rows]
     if "held_out_log_likelihood" in table and table["held_out_log_likelihood"].notna().any():
         columns["held out\nper row"] = [_number(row["held_out_log_likelihood"], 4) for row in rows]
-    columns["iterations"] = [str(row["n_iter"]) for row in rows]
+    if not error:
+        columns["iterations"] = [str(row["n_iter"]) for row in rows]
     if compares_starts(table):
         columns["agree"] = [
             "" if math.isnan(row["agreed"]) else f"{row['agreed']:.0f}/{row['starts']:.0f}" for row in rows

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask.em import loop
 from gmm_dask.em.in_memory import fit_states
-from gmm_dask.em.loop import Status
+from gmm_dask.em.loop import State, Status
 from gmm_dask.em.regularization import AUTO
 from gmm_dask.errors import UserError
 from gmm_dask.estimator import GaussianMixture, MixtureMethods
@@ -45,7 +45,8 @@ class GaussianMixtureSearch(MixtureMethods):
     covariance_types : str or iterable of str, default=('full', 'tied', 'diag', 'spherical')
     criterion : {'bic', 'aic', 'icl', 'held_out'}, default='bic'
         The criterion to minimise; see :data:`gmm_dask.selection.criteria.CRITERIA`. 'held_out' is -2 times the
-        log-likelihood of the rows that ``held_out`` holds out.
+        log-likelihood of the rows that ``held_out`` holds out; of the candidates within one standard error of the
+        smallest, the one with the fewest parameters wins.
     n_init, init_params, tol, max_iter
         As in :class:`GaussianMixture`.
     reg_covar : float or 'auto', default='auto'
@@ -77,9 +78,10 @@ class GaussianMixtureSearch(MixtureMethods):
         - n_components, covariance_type;
         - status: see :class:`gmm_dask.em.status.Status`;
         - bic, aic, icl, held_out: the criteria; held_out is NaN where no rows are held out;
-        - delta, after bic: the search's criterion minus the winner's; NaN where a candidate may not win;
+        - delta, after bic: the search's criterion minus the smallest; NaN where a candidate may not win;
         - log_likelihood: total over the fitted rows;
         - held_out_log_likelihood: mean per held-out row;
+        - held_out_error: standard error of the difference of held_out to the smallest, over the same rows;
         - n_parameters, n_iter;
         - slim_component, slim_gain, slim_price: of the components that are far narrower than the others and have few
           rows, the one that raises the log-likelihood least, by how much, and by how much it has to (see
@@ -167,24 +169,27 @@ class GaussianMixtureSearch(MixtureMethods):
         rows = hold_out(rows, self.held_out, seed)
         with one_blas_thread():
             data_summary, settings = self._summarize(rows, seed)
-            fit_some = partial(self._outcomes, rows, data_summary, settings, generator_copies(self.random_state))
-            outcomes = fit_some(candidates)
+            fit_some = partial(self._fit, rows, data_summary, settings, generator_copies(self.random_state))
+            states = fit_some(candidates)
+            outcomes = evaluate_states(rows, data_summary, states)
             while (extension := self._extension(outcomes, data_summary.n_rows)).candidates:
-                outcomes = in_grid_order([*outcomes, *fit_some(extension.candidates)])
+                # all of them again, from one read: on held-out rows they are compared with each other
+                states = [*states, *fit_some(extension.candidates)]
+                outcomes = in_grid_order(evaluate_states(rows, data_summary, states))
         self.results_ = results_table(outcomes, self.criterion)
         self._set_best(choose(outcomes, self.criterion))
         winner = next(row for row in self.results_.to_dict("records") if self.best_params_.items() <= row.items())
         self.remarks_ = remarks(self.results_, self.criterion, winner, extension.stopped if self.extend else None)
         return self
 
-    def _outcomes(
+    def _fit(
         self,
         rows: Rows,
         data_summary: DataSummary,
         settings: loop.Settings,
         copies: Callable[[], RandomState],
         candidates: Sequence[Candidate],
-    ) -> list[Outcome]:
+    ) -> list[State]:
         """Fit all starts of some candidates."""
         states = first_states(
             candidates,
@@ -194,7 +199,7 @@ class GaussianMixtureSearch(MixtureMethods):
             random_state=copies,
             reg_covar=settings.reg_covar,
         )
-        return evaluate_states(rows, data_summary, fit_states(states, rows, data_summary, settings))
+        return fit_states(states, rows, data_summary, settings)
 
     def _extension(self, outcomes: Sequence[Outcome], n_rows: int) -> GridExtension:
         if not self.extend:

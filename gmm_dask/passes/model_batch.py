@@ -51,11 +51,22 @@ FILL = np.zeros(2, dtype=np.int64)
 
 
 class Totals(NamedTuple):
-    """Log-likelihood over all rows, ``sum w log max_k r_k`` for ICL, and the log-likelihood over rows held out."""
+    """The totals of one model over all rows.
+
+    Attributes
+    ----------
+    log_likelihood, log_top : float
+        Log-likelihood, and ``sum w log max_k r_k`` for ICL.
+    held_out : float
+        Log-likelihood over the rows that are held out.
+    held_out_errors : tuple of float
+        Standard error of its difference to that of each model of the same pass; empty without such rows.
+    """
 
     log_likelihood: float
     log_top: float
     held_out: float = math.nan
+    held_out_errors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import numpy as np
 
 from gmm_dask.families import Statistics
 from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.held_out_densities import HeldOutDensities, held_out_batches
 from gmm_dask.passes.holdout import Holdout, Weighted
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.model_batch import (
@@ -33,6 +34,7 @@ class _Shared:
     batch: ModelBatch
     holdout: Holdout | None
     in_memory: bool
+    held_out: tuple[ModelBatch, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class _PassSums:
 
     fitted: BatchSums
     rows: RowSums | None
-    held_out: BatchSums | None = None
+    held_out: HeldOutDensities | None = None
 
     def __add__(self, other: _PassSums) -> _PassSums:
         held_out = self.held_out + other.held_out if self.held_out and other.held_out else None
@@ -69,30 +71,30 @@ def collect_statistics(
 def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model]) -> list[Totals]:
     """The final pass: the log-likelihood of every model, from one read of the data, in double precision.
 
-    Rows that are held out have a scatter of their own, so that each row's density is computed as a whole then.
-
     Raises
     ------
     ChangedRowsError
         If the rows are not those of the data summary.
     """
-    # a tied model leaves out its quadratic term and adds -tr(Lambda scatter) / 2 at the end, from pass 0's scatter of
-    # the fitted rows; of the rows held out no scatter is known, so that their densities are computed in full
-    is_split = rows.holdout is not None
-    scatter = np.zeros_like(data_summary.scatter) if is_split else data_summary.scatter
-    batch = build_batch(models, data_summary.center, scatter, densities=is_split)
-    sums = _sums(rows, data_summary, batch, _totals_of_chunk, "log-likelihood")
+    batch = build_batch(models, data_summary.center, data_summary.scatter)
+    held_out = () if rows.holdout is None else held_out_batches(models)
+    sums = _sums(rows, data_summary, batch, _totals_of_chunk, "log-likelihood", held_out)
     totals = unpack_totals(batch, sums.fitted)
     if sums.held_out is None:
         return totals
-    pairs = zip(totals, unpack_totals(batch, sums.held_out), strict=True)
-    return [fitted._replace(held_out=held_out.log_likelihood) for fitted, held_out in pairs]
+    found = zip(totals, sums.held_out.log_likelihood.tolist(), sums.held_out.errors().tolist(), strict=True)
+    return [of_model._replace(held_out=held_out, held_out_errors=tuple(errors)) for of_model, held_out, errors in found]
 
 
 def _sums(
-    rows: Rows, data_summary: DataSummary, batch: ModelBatch, function: Callable[..., _PassSums], name: str
+    rows: Rows,
+    data_summary: DataSummary,
+    batch: ModelBatch,
+    function: Callable[..., _PassSums],
+    name: str,
+    held_out: tuple[ModelBatch, ...] = (),
 ) -> _PassSums:
-    shared = _Shared(batch, rows.holdout, rows.in_memory)
+    shared = _Shared(batch, rows.holdout, rows.in_memory, held_out)
     sums: _PassSums = map_reduce(rows, function, shared, name)
     if sums.rows is not None:
         require_unchanged(sums.rows, data_summary, rows.array.dtype)
@@ -111,7 +113,7 @@ def _totals_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _
     return _PassSums(
         chunk_sums(*fitted, shared.batch, statistics=False),
         None if shared.in_memory else RowSums.of(*fitted),
-        None if held_out is None else chunk_sums(*held_out, shared.batch, statistics=False),
+        None if held_out is None else HeldOutDensities.of(held_out, shared.held_out),
     )
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.em.status import Status
 from gmm_dask.plotting.feature_pairs import Components
-from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY, EvidenceScale, best_position, differences
+from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY, EvidenceScale, differences
+from gmm_dask.selection.results import chosen_position
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,8 +82,7 @@ def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool =
         Whether bands show how strong the evidence is: only for a criterion with a graded scale, and where the
         candidates are close enough.
     """
-    trusted = [Status(status).trusted for status in table["status"]]
-    winner = best_position(table[criterion].tolist(), table["n_parameters"].tolist(), trusted)
+    winner = chosen_position(table, criterion)
     delta = table.assign(above=differences(table[criterion].tolist(), table["status"].tolist()))["above"]
     for i, (name, rows) in enumerate(table.assign(above=delta).groupby("covariance_type", sort=False)):
         line = rows.sort_values("n_components")
@@ -91,7 +90,7 @@ def draw_criteria(axes: Axes, table: pd.DataFrame, criterion: str, close: bool =
         axes.plot(line["n_components"], line["above"], label=str(name), **style)
     if winner is not None:
         ring: dict[str, Any] = {"marker": "o", "ms": 12, "mfc": "none", "mec": INK, "mew": 1.4, "ls": "none"}
-        axes.plot(table["n_components"].iloc[winner], delta.iloc[winner], label="smallest", clip_on=False, **ring)
+        axes.plot(table["n_components"].iloc[winner], delta.iloc[winner], label="best", clip_on=False, **ring)
     scale, banded = CRITERIA[criterion].graded_scale, False
     if close:
         top = _come_close(axes, table["n_components"], delta)

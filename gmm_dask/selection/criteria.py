@@ -65,7 +65,7 @@ class EvidenceScale:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A criterion of model selection; the candidate with the smallest value wins.
+    """A criterion of model selection; the candidate with the smallest value wins, or one that is as good.
 
     Attributes
     ----------
@@ -82,6 +82,9 @@ class Criterion:
         The conventional scale of evidence; None where there is none.
     needs_held_out : bool
         Whether it is computed from rows that are held out of the fit.
+    error : str or None
+        Name of the column, and of the attribute of an outcome, that holds the standard error of the value's difference
+        to the smallest: within one, the candidate with the fewest parameters wins. None where the smallest wins.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Criterion:
     description: str
     scale: EvidenceScale | None = None
     needs_held_out: bool = False
+    error: str | None = None
 
     @property
     def graded_scale(self) -> EvidenceScale | None:
@@ -160,25 +164,38 @@ CRITERIA = {
             "held_out",
             "held-out deviance",
             _held_out_deviance,
-            "-2 times the log-likelihood of the rows that are held out of the fits.",
+            "-2 times the log-likelihood of the rows that are held out of the fits. The candidate with the fewest "
+            "parameters wins of those within one standard error of the smallest value.",
             needs_held_out=True,
+            error="held_out_error",
         ),
     )
 }
 
 
-def best_position(values: Sequence[float], n_parameters: Sequence[int], trusted: Sequence[bool]) -> int | None:
-    """Return the position of the smallest criterion of those that may win (:func:`eligible`); None if there are none.
+def best_position(
+    values: Sequence[float],
+    n_parameters: Sequence[int],
+    trusted: Sequence[bool],
+    errors: Sequence[float] | None = None,
+) -> int | None:
+    """Return the position of the winner among those that may win (:func:`eligible`); None if there are none.
 
-    Candidates may be one model in two forms (full and tied with one component), whose criteria differ by rounding
-    alone. Among equals the one with the fewest parameters is taken, then the first.
+    It is the one with the fewest parameters among those that are as good as the smallest value: within one standard
+    error of it, where ``errors`` are given (Breiman et al. 1984), and but for rounding otherwise. Candidates may be one
+    model in two forms (full and tied with one component), whose values differ by rounding alone.
     """
     known = eligible(values, trusted)
     if not known:
         return None
     least = min(values[i] for i in known)
-    equal = [i for i in known if values[i] - least <= TIE * max(1.0, abs(least))]
-    return min(equal, key=lambda i: n_parameters[i])
+    rounding = TIE * max(1.0, abs(least))
+    margins = [rounding] * len(values) if errors is None else [max(rounding, error) for error in errors]
+    good = [i for i in known if values[i] - least <= margins[i]]
+    fewest = min(n_parameters[i] for i in good)
+    smallest = [i for i in good if n_parameters[i] == fewest]
+    best = min(values[i] for i in smallest)
+    return next(i for i in smallest if values[i] - best <= rounding)
 
 
 def eligible(values: Sequence[float], trusted: Sequence[bool]) -> list[int]:
@@ -188,7 +205,7 @@ def eligible(values: Sequence[float], trusted: Sequence[bool]) -> list[int]:
 
 
 def differences(values: Sequence[float], statuses: Sequence[str]) -> list[float]:
-    """Return each criterion minus the winner's; NaN for candidates that may not win."""
+    """Return each criterion minus the smallest; NaN for candidates that may not win."""
     may_win = eligible(values, [Status(status).trusted for status in statuses])
     least = min((values[i] for i in may_win), default=math.nan)
     return [value - least if i in may_win else math.nan for i, value in enumerate(values)]

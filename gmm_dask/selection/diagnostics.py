@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gmm_dask.em.loop import State, Status
+from gmm_dask.families.candidate import Candidate
 from gmm_dask.formatting import counted
-from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY
+from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY, TIE
 from gmm_dask.selection.outcomes import Outcome, best_outcome
 
 # mean log-likelihoods per row that are closer than this are the same optimum: a tenth of the default tol, at which
@@ -134,6 +135,8 @@ def _on_the_edge(table: pd.DataFrame, winner: Mapping[Any, Any], stopped: str | 
 
 
 def _fewer_do(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) -> str:
+    if CRITERIA[criterion].error is not None:
+        return ""  # the choice itself prefers the smaller model
     fewest = smallest_within(table)
     if fewest["n_components"] >= winner["n_components"]:
         return ""
@@ -169,3 +172,15 @@ def starts_compared(winner: Mapping[Any, Any]) -> str:
     if len(agreeing) < starts - untrusted:
         parts.append(f"the farthest ended {winner['spread']:.2g} per row below it")
     return "; ".join(parts)
+
+
+def chosen_within_error(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) -> str:
+    """Say which candidate has the smallest criterion if the winner is as good with fewer parameters; empty if not."""
+    error = CRITERIA[criterion].error
+    if error is None or not winner["delta"] > TIE * max(1.0, abs(winner[criterion])):
+        return ""
+    smallest = table.sort_values("delta", kind="stable").iloc[0]
+    return (
+        f"{Candidate.of(smallest).name} has a {CRITERIA[criterion].label} {winner['delta']:.1f} below the winner's, "
+        f"within one standard error ({winner[error]:.1f}): the winner has the fewest parameters of such candidates"
+    )

@@ -37,6 +37,8 @@ class Outcome:
         Total over the fitted rows, of the final parameters.
     held_out_log_likelihood : float
         Mean per row over the rows that were held out; NaN where none were.
+    held_out_error : float
+        Standard error of the difference of ``criteria["held_out"]`` to the smallest of all candidates.
     verdict : Verdict
         On the slim component that gains least.
     """
@@ -46,6 +48,7 @@ class Outcome:
     criteria: Mapping[str, float]
     log_likelihood: float = math.nan
     held_out_log_likelihood: float = math.nan
+    held_out_error: float = math.nan
     verdict: Verdict = NO_VERDICT
 
 
@@ -93,7 +96,26 @@ def evaluate_states(rows: Rows, data_summary: DataSummary, states: Sequence[Stat
             held_out=total.held_out - held_out_weight * log_scale,
         )
         outcomes[i] = evaluate(state, rows.n_features, unscaled, weight, held_out_weight, verdict)
-    return without_gains_of_copies(outcomes, weight, distinct_share)
+    outcomes = without_gains_of_copies(outcomes, weight, distinct_share)
+    return (
+        outcomes
+        if data_summary.held_out is None
+        else _with_errors(outcomes, dict(zip(usable, results[1], strict=True)))
+    )
+
+
+def _with_errors(outcomes: Sequence[Outcome], totals: Mapping[int, Totals]) -> list[Outcome]:
+    """Return the outcomes with the standard errors of their differences to the best on held-out rows.
+
+    ``totals`` are those of the usable states, by their positions and in their order.
+    """
+    best = [best_outcome(starts) for starts in by_candidate(outcomes).values()]
+    position = _smallest(best, "held_out")
+    if position is None:
+        return list(outcomes)
+    smallest = list(totals).index(next(i for i, one in enumerate(outcomes) if one is best[position]))
+    errors = {i: 2.0 * of_state.held_out_errors[smallest] for i, of_state in totals.items()}
+    return [replace(one, held_out_error=errors.get(i, math.nan)) for i, one in enumerate(outcomes)]
 
 
 def without_gains_of_copies(outcomes: Sequence[Outcome], total_weight: float, distinct_share: float) -> list[Outcome]:
@@ -131,7 +153,7 @@ def best_outcome(starts: Sequence[Outcome]) -> Outcome:
 
 
 def choose(outcomes: Sequence[Outcome], criterion: str) -> Outcome:
-    """Return the candidate with the smallest criterion, each by its best start.
+    """Return the candidate that the criterion chooses, each by its best start.
 
     Spurious and degenerate ones are passed over, as long as there are others.
 
@@ -148,7 +170,12 @@ def choose(outcomes: Sequence[Outcome], criterion: str) -> Outcome:
 
 
 def leading(best: Sequence[Outcome], criterion: str) -> int | None:
-    """Return the position of the candidate with the smallest criterion; None where no candidate has one."""
+    """Return the position of the candidate that the criterion chooses; None where no candidate has one."""
+    error = CRITERIA[criterion].error
+    return _smallest(best, criterion, None if error is None else [getattr(outcome, error) for outcome in best])
+
+
+def _smallest(best: Sequence[Outcome], criterion: str, errors: Sequence[float] | None = None) -> int | None:
     values = [outcome.criteria[criterion] for outcome in best]
     trusted = [outcome.state.status.trusted for outcome in best]
-    return best_position(values, [outcome.n_parameters for outcome in best], trusted)
+    return best_position(values, [outcome.n_parameters for outcome in best], trusted, errors)

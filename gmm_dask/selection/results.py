@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gmm_dask.selection.criteria import CRITERIA, differences
+from gmm_dask.em.loop import Status
+from gmm_dask.selection.criteria import CRITERIA, best_position, differences
 from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement
 from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate
 
@@ -46,6 +47,7 @@ COLUMNS = (
     *map(_criterion_column, CRITERIA),
     Column("log_likelihood", np.float64, np.nan, attrgetter("log_likelihood")),
     Column("held_out_log_likelihood", np.float64, np.nan, attrgetter("held_out_log_likelihood")),
+    Column("held_out_error", np.float64, np.nan, attrgetter("held_out_error")),
     Column("n_parameters", np.int64, 0, attrgetter("n_parameters")),
     Column("n_iter", np.int64, 0, attrgetter("state.n_iter")),
     Column("slim_component", np.int64, -1, attrgetter("verdict.component")),
@@ -72,8 +74,16 @@ def outcome_table(best: Sequence[Outcome]) -> pd.DataFrame:
 
 
 def with_delta(table: pd.DataFrame, criterion: str) -> pd.DataFrame:
-    """Add ``delta``: the criterion minus the winner's; NaN for candidates that may not win."""
+    """Add ``delta``: the criterion minus the smallest; NaN for candidates that may not win."""
     return table.assign(delta=differences(table[criterion].tolist(), table["status"].tolist()))
+
+
+def chosen_position(table: pd.DataFrame, criterion: str) -> int | None:
+    """Return the position of the candidate of a table that a criterion chooses; None if no candidate has it."""
+    trusted = [Status(status).trusted for status in table["status"]]
+    error = CRITERIA[criterion].error
+    errors = None if error is None else table[error].tolist()
+    return best_position(table[criterion].tolist(), table["n_parameters"].tolist(), trusted, errors)
 
 
 def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:

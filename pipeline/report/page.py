@@ -139,7 +139,7 @@ def _tiles(report: ReportContents) -> list[tuple[str, str, str]]:
         ("rows", f"{report.n_rows:,}", counted(len(report.components.names), "feature")),
         ("candidates", f"{len(report.table):,}", f"{troubled} did not converge" if troubled else "all converged"),
     ]
-    if second is not None:
+    if second is not None and second["delta"] >= report.winner["delta"]:
         criterion = CRITERIA[report.criterion]
         scale = criterion.graded_scale
         remark = f"{scale.level(second['delta']).label} evidence" if scale else "over the runner-up"

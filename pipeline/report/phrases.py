@@ -64,8 +64,21 @@ def decision(report: ReportContents) -> list[str]:
     value, kind = number(report.winner[report.criterion], 1), report.model.covariance_type
     first = f"This was the only candidate tried; its {name} is {value}."
     if count > 1:
-        first = f"Of {counted(count, 'candidate')}, this mixture has the smallest {name} ({value}). {_lead(report)}"
+        first = f"Of {counted(count, 'candidate')}, this mixture {_chosen(report, value)}"
     return [first.strip(), *_held_out(report), f"{kind.capitalize()}: {get_family(kind).description}."]
+
+
+def _chosen(report: ReportContents, value: str) -> str:
+    """Say why the winner was chosen: its criterion is the smallest, or nearly, with fewer parameters."""
+    criterion, winner, second = CRITERIA[report.criterion], report.winner, report.runner_up
+    if criterion.error is None or second is None or second["delta"] >= winner["delta"]:
+        return f"has the smallest {criterion.label} ({value}). {_lead(report)}"
+    return (
+        f"has the fewest parameters ({winner['n_parameters']:,}) of those within one standard error of the smallest "
+        f"{criterion.label}: its {value} is {difference(winner['delta'])} above that of {second['name']} "
+        f"({second['n_parameters']:,} parameters), give or take {difference(winner[criterion.error])}. "
+        f"{_by_bic(report, second)}"
+    )
 
 
 def _held_out(report: ReportContents) -> Iterator[str]:

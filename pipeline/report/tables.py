@@ -67,6 +67,9 @@ def closest_table(report: ReportContents) -> Table:
         "candidate": [Cell(row["name"], kind="best" if row["name"] == report.best else "") for row in rows],
         f"Δ{label}": [difference(row["delta"]) for row in rows],
     }
+    if criterion.error:
+        columns["std. error"] = [difference(row[criterion.error]) for row in rows]
+        notes.append("The candidate with the fewest parameters wins of those whose Δ is at most its standard error.")
     if scale:
         columns["evidence"] = [scale.level(row["delta"]).label if row["delta"] > 0.0 else "" for row in rows]
         *levels, last = scale.levels

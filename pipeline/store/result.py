@@ -11,10 +11,8 @@ from typing import Any, Self
 
 import pandas as pd
 
-from gmm_dask.em.loop import Status
-from gmm_dask.selection.criteria import best_position
-from gmm_dask.selection.diagnostics import remarks, starts_compared
-from gmm_dask.selection.results import outcome_table, with_delta
+from gmm_dask.selection.diagnostics import chosen_within_error, remarks, starts_compared
+from gmm_dask.selection.results import chosen_position, outcome_table, with_delta
 from pipeline.store.arrays import StorePath
 from pipeline.store.attributes import RowSummary, StoreAttributes, check_attributes
 from pipeline.store.checkpoint import load_checkpoint
@@ -44,7 +42,7 @@ class Result(StoreAttributes):
     def table(self) -> pd.DataFrame:
         """A row per candidate: ``n_components, covariance_type, status``, the criteria, ``delta``, and more.
 
-        ``delta`` is how much larger the criterion is than the winner's, NaN for candidates that may not win. While
+        ``delta`` is how much larger the criterion is than the smallest, NaN for candidates that may not win. While
         the store is unfinished, the criteria come from each candidate's newest lower bound; ICL and what is held out
         are NaN.
         """
@@ -65,8 +63,7 @@ class Result(StoreAttributes):
 
     def chosen_by(self, criterion: str) -> str | None:
         """Return the name of the candidate that a criterion chooses; None if no candidate has it yet."""
-        trusted = [Status(status).trusted for status in self.table["status"]]
-        position = best_position(self.table[criterion].tolist(), self.table["n_parameters"].tolist(), trusted)
+        position = chosen_position(self.table, criterion)
         return None if position is None else names_of(self.table)[position]
 
     @property
@@ -138,8 +135,10 @@ class Result(StoreAttributes):
 
     @property
     def notes(self) -> list[str]:
-        """How the winner's starts compare, how the grid was widened, and how many iterations the fits took."""
-        return [note for note in (starts_compared(self.row()), self.widening_note, self.effort_note) if note]
+        """Which candidate is as good, how the winner's starts compare, how the grid was widened, what the fits took."""
+        winner = self.row()
+        within = chosen_within_error(self.table, self.criterion, winner)
+        return [note for note in (within, starts_compared(winner), self.widening_note, self.effort_note) if note]
 
     @property
     def widening_note(self) -> str:

@@ -25,6 +25,7 @@ COLUMNS = [
     "held_out",
     "log_likelihood",
     "held_out_log_likelihood",
+    "held_out_error",
     "n_parameters",
     "n_iter",
     "slim_component",

@@ -220,11 +220,13 @@ def test_xarray_reads_the_criterion_of_candidates_and_starts(chosen):
 
 
 def test_the_report_tells_what_was_held_out(chosen, out):
-    from pipeline.report import figures, phrases
+    from pipeline.report import figures, phrases, tables
 
     report = read_contents(chosen.store)
     lead, held_out, _ = phrases.decision(report)
-    assert re.search(names("held-out deviance", "log-likelihood", "no convention", "BIC"), lead)
+    assert re.search(names("held-out deviance", "one standard error", "parameters", "BIC"), lead)
+    assert any("one standard error" in note for note in chosen.notes)
+    assert "std. error" in tables.closest_table(report).head
     assert re.search(names(f"{out.sum()} rows", "held out", f"{abs(chosen.held_out_log_likelihood):.4f}"), held_out)
     drawn = {name: [] for name in ("clusters", "means", "uncertainty", "bounds")}
     drawn |= {"choice": figures.draw_choice(report), "others": figures.draw_other_criteria(report)}

@@ -62,8 +62,8 @@ def test_criteria_ring_the_smallest(search, axes, criterion):
     assert plot_criteria(search, criterion, ax=axes) is axes
     lines = {line.get_label(): line for line in axes.lines}
     best = search.results_.loc[search.results_[criterion].idxmin()]
-    assert lines["smallest"].get_xdata() == [best["n_components"]]
-    assert lines["smallest"].get_ydata() == [0.0]
+    assert lines["best"].get_xdata() == [best["n_components"]]
+    assert lines["best"].get_ydata() == [0.0]
     rows = search.results_[search.results_["covariance_type"] == "tied"]
     above = rows[criterion] - search.results_[criterion].min()
     np.testing.assert_allclose(lines["tied"].get_ydata(), above)

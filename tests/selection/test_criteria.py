@@ -73,6 +73,14 @@ def test_among_equal_candidates_the_simplest_is_chosen_then_the_first():
     assert best_position([math.nan], [1], [True]) is None
 
 
+def test_within_one_standard_error_the_fewest_parameters_win():
+    values, errors = [100.0, 104.0, 103.0, 110.0], [0.0, 4.5, 2.9, 9.0]
+    assert best_position(values, [9, 5, 3, 2], [True] * 4, errors) == 1
+    assert best_position(values, [9, 5, 3, 2], [True, False, False, False], errors) == 0
+    assert best_position(values, [9, 5, 3, 2], [True] * 4, [math.nan] * 4) == 0
+    assert best_position([101.0, 100.5, 100.0], [3, 3, 9], [True] * 3, [2.0, 2.0, 0.0]) == 1
+
+
 def test_what_is_not_trusted_wins_only_where_nothing_else_is():
     spike = outcome("full", 3, log_likelihood=-10, status=Status.SPURIOUS)
     empty = outcome("full", 4, log_likelihood=-5, status=Status.DEGENERATE)

@@ -86,13 +86,13 @@ def test_without_it_the_grid_stays_and_the_remark_names_it():
 
 def test_only_new_candidates_are_fitted(monkeypatch):
     fitted = []
-    outcomes = GaussianMixtureSearch._outcomes
+    fit = GaussianMixtureSearch._fit
 
     def spy(self, *arguments):
         fitted.append(arguments[-1])
-        return outcomes(self, *arguments)
+        return fit(self, *arguments)
 
-    monkeypatch.setattr(GaussianMixtureSearch, "_outcomes", spy)
+    monkeypatch.setattr(GaussianMixtureSearch, "_fit", spy)
     GaussianMixtureSearch(range(2, 4), "diag", extend=True, random_state=0, n_init=3).fit(rows_of_five_groups())
     assert fitted[:3] == [[("diag", 2), ("diag", 3)], [("diag", 4)], [("diag", 5)]]
     every = [candidate for candidates in fitted for candidate in candidates]

@@ -554,10 +554,10 @@ def test_criteria_of_candidates_and_starts(store):
     table = read_criteria(store)
     assert list(table.columns) == [
         "n_components", "covariance_type", "status", "bic", "aic", "icl", "held_out", "log_likelihood",
-        "held_out_log_likelihood", "n_parameters", "n_iter", "slim_component", "slim_gain", "slim_price",
-        "extrapolations", "falls", "sample_iter", "starts", "untrusted", "agreed", "spread", "agreeing",
+        "held_out_log_likelihood", "held_out_error", "n_parameters", "n_iter", "slim_component", "slim_gain",
+        "slim_price", "extrapolations", "falls", "sample_iter", "starts", "untrusted", "agreed", "spread", "agreeing",
     ]  # fmt: skip
-    unknown = ["held_out", "held_out_log_likelihood", "slim_gain", "slim_price"]
+    unknown = ["held_out", "held_out_log_likelihood", "held_out_error", "slim_gain", "slim_price"]
     assert table[unknown].isna().all(axis=None)
     assert set(table.pop("slim_component")) == {-1}
     first, second = table.drop(columns=unknown).to_dict("records")
