@@ -11,8 +11,9 @@ starting values for the EM algorithm", with the moves of SMEM):
 2. *How far.* Every proposal gets 5 iterations of EM, and the 2 best of each candidate get 25 more. The 2 best fits of a
    candidate are retained.
 3. *When it stops.* A candidate's best fit is moved from about three times, more often where moves have led to other
-   fits (:func:`_n_tries`). When no fit is left to move from, or after 20 rounds, all retained fits run to convergence,
-   on the subsample, on a larger one, and on the whole sample where the data are much larger still.
+   fits (:func:`_n_tries`). When no fit is left to move from, after 20 rounds, or after the work of some seconds a
+   candidate, all retained fits run to convergence, on the subsample, on a larger one, and on the whole sample where the
+   data are much larger still.
 4. *What it gives.* The best fit of each candidate is the start over all rows. Each of ``n_init`` starts is a search of
    its own; where the subsample is small, a start is the best of two independent restarts.
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,13 +34,15 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.budget import BUDGET, SearchBudget
+from gmm_dask.init.budget import BUDGET, SearchBudget, Work
 from gmm_dask.init.moves import neighbours
 from gmm_dask.init.responsibilities import kmeans, one_hot, start_states
 from gmm_dask.init.subsample import Proposals, Slot, Subsample, distinct, resume
 from gmm_dask.passes.data_summary import DataSummary
 
 Array = NDArray[np.float64]
+# is told what is being done
+Report = Callable[[str], None]
 # the best fits found so far, the best first
 Pool = dict[Slot, list[State]]
 
@@ -50,17 +54,26 @@ def search_states(
     random_state: Callable[[], np.random.RandomState],
     reg_covar: float | Array,
     budget: SearchBudget = BUDGET,
+    effort: float = 1.0,
+    report: Report = lambda text: None,
 ) -> list[State]:
-    """Return the best fits of ``n_init`` independent searches, as :func:`gmm_dask.init.starts.first_states` does."""
+    """Return the best fits of ``n_init`` independent searches, as :func:`gmm_dask.init.starts.first_states` does.
+
+    ``effort`` is how many times the budget's work they may do; ``report`` is told what is being done.
+    """
     if len(data_summary.sample) == 1:  # there is nothing to search
         return start_states(kmeans, candidates, data_summary, n_init, random_state, reg_covar)
     # one generator through all searches: each draws other clusterings and moves than those before
     random = random_state()
-    found = [
+    n_rows = budget.n_rows(candidates, len(data_summary.center))
+    found = []
+    for start in range(n_init):
+        work = Work(effort * budget.numbers_per_candidate * len(candidates))
+        subsample = Subsample.of(data_summary, n_rows, random, reg_covar, budget, work)
         # with the first, k-means starts as it does where it is the start: the search never ends below it
-        _search(candidates, data_summary, random, random if start else random_state(), reg_covar, budget)
-        for start in range(n_init)
-    ]
+        kmeans_random = random if start else random_state()
+        which = f"start {start + 1} of {n_init}: " if n_init > 1 else ""
+        found.append(_search(subsample, candidates, data_summary, kmeans_random, partial(_prefixed, report, which)))
     return [
         resume(found[start][candidate], start)
         if candidate in found[start]
@@ -70,57 +83,71 @@ def search_states(
     ]
 
 
+def _prefixed(report: Report, which: str, text: str) -> None:
+    report(which + text)
+
+
 def _search(
+    subsample: Subsample,
     candidates: Sequence[Candidate],
     data_summary: DataSummary,
-    random: np.random.RandomState,
     kmeans_random: np.random.RandomState,
-    reg_covar: float | Array,
-    budget: SearchBudget,
+    report: Report,
 ) -> dict[Candidate, State]:
     """Return the best fit of each candidate over the sample; none where all were singular."""
-    n_features = len(data_summary.center)
-    largest = max(candidate.n_components for candidate in candidates)
-    n_rows = max(budget.subsample_rows, budget.rows_per_mean_value * largest * n_features)
-    subsample = Subsample.of(data_summary, n_rows, random, reg_covar, budget)
-    n_restarts = budget.n_restarts(candidates, subsample.n_rows, n_features)
-    found = run_restarts(subsample, candidates, n_restarts, kmeans_random)
+    budget = subsample.budget
+    n_restarts = budget.n_restarts(candidates, *subsample.x.shape)
+    found = run_restarts(subsample, candidates, n_restarts, kmeans_random, report)
     # from here on the restarts' fits are compared with each other
     every = (replace(state, start=0) for states in found.values() for state in states)
     pool = _best({(candidate, 0): [] for candidate in candidates}, every, budget)
     short_run = Settings(budget.tol, budget.short_run)
     # what is best on few rows need not be best on more: compare again, on as many as are worth their passes
     if subsample.n_rows < len(data_summary.sample):
-        subsample = Subsample.of(data_summary, budget.second_subsample * n_rows, random, reg_covar, budget)
+        subsample = subsample.larger(data_summary, budget.second_subsample * subsample.n_rows)
+        report(f"comparing the best fits on {subsample.n_rows:,} rows")
         pool = _refined(subsample, pool, short_run)
     worth = budget.whole_sample_ratio
     if data_summary.n_rows > worth * len(data_summary.sample) > worth * subsample.n_rows:
-        subsample = Subsample.of(data_summary, len(data_summary.sample), random, reg_covar, budget)
+        subsample = subsample.larger(data_summary, len(data_summary.sample))
+        report(f"comparing the best fits on {subsample.n_rows:,} rows")
         pool = _refined(subsample, {slot: states[:1] for slot, states in pool.items()}, short_run)
     return {candidate: states[0] for (candidate, _), states in pool.items() if states}
 
 
 def run_restarts(
-    subsample: Subsample, candidates: Sequence[Candidate], n_restarts: int, kmeans_random: np.random.RandomState
+    subsample: Subsample,
+    candidates: Sequence[Candidate],
+    n_restarts: int,
+    kmeans_random: np.random.RandomState,
+    report: Report = lambda text: None,
 ) -> Pool:
     """Return the best fits of every candidate on a subsample, of several independent restarts side by side."""
-    budget = subsample.budget
+    budget, work = subsample.budget, subsample.work
     restarts = range(n_restarts)
+    report(f"clusterings of {subsample.n_rows:,} rows")
     # generators: fits are made as batches have room for them, so that those of a round are never all in memory
     first = (state for restart in restarts for state in _from_clusterings(subsample, candidates, restart))
     empty: Pool = {(candidate, restart): [] for restart in restarts for candidate in candidates}
     pool = _best(empty, _from_kmeans(subsample, candidates, kmeans_random), budget)
     pool = _best(pool, _short_runs(subsample, first), budget)
     moved_from: dict[Slot, list[float]] = {slot: [] for slot in pool}
-    for _ in range(budget.rounds):
+    for number in range(budget.rounds):
         chosen = _fits_to_move_from(subsample, pool, moved_from)
-        if not chosen:
+        if not chosen or work.is_done:
             break
-        proposals = (new for state, attempt in chosen for new in neighbours(subsample, state, candidates, attempt))
+        report(f"round {number + 1} of at most {budget.rounds}: moves from {len(chosen)} fits")
+        proposals = (
+            new
+            for state, attempt in chosen
+            if not work.is_done
+            for new in neighbours(subsample, state, candidates, attempt)
+        )
         # fits that the last round's short run left before they converged resume beside the new ones
         unfinished = [state for states in pool.values() for state in states if state.status is not Status.CONVERGED]
         pool = _best(pool, _short_runs(subsample, proposals, unfinished), budget)
-    return _refined(subsample, pool, Settings(budget.last_tol, budget.last_run))
+    report("the last iterations of the best fits")
+    return _refined(subsample, pool, budget.long_run(candidates, subsample.x.shape, work))
 
 
 def _short_runs(
@@ -214,7 +241,7 @@ def _from_kmeans(
             if candidate.n_components == k:
                 proposals += subsample.start((candidate, 0), resp)
     budget = subsample.budget
-    return subsample.run(subsample.states(proposals), Settings(budget.last_tol, budget.last_run))
+    return subsample.run(subsample.states(proposals), budget.long_run(candidates, subsample.x.shape, subsample.work))
 
 
 def _from_clusterings(subsample: Subsample, candidates: Sequence[Candidate], restart: int) -> Iterator[Proposals]:

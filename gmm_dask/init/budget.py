@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gmm_dask.em.acceleration import ORDER
+from gmm_dask.em.loop import Settings
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 
@@ -20,10 +21,16 @@ class SearchBudget:
     measured by itself, its comment says so.
     """
 
-    # -- the subsample. At least this many rows, and this many for each number of the largest candidate's means, so
-    # that its components have a shape
+    # -- the whole. A candidate's fits stop when they have added up so many numbers: 1 to 7 s on a core, which adds up
+    # 3 to 18 a nanosecond (few and many components). It is a number and not a time, so that the same seed gives the
+    # same starts on every machine
+    numbers_per_candidate: int = 20_000_000_000
+
+    # -- the subsample. At least this many rows; and this many for each number of the largest candidate's means, so
+    # that its components have a shape, as long as a pass adds up no more than so many numbers
     subsample_rows: int = 8192
     rows_per_mean_value: int = 20
+    pass_numbers: int = 100_000_000
     # the best fits go through this many times the rows, before they go through the whole sample: which is worth its
     # passes only where a pass over all rows costs more than so many times as much
     second_subsample: int = 8
@@ -36,7 +43,7 @@ class SearchBudget:
     # iterations of the run that follows, and of that on each larger subsample
     short_run: int = 25
     tol: float = 1e-5
-    # after the last round. More iterations were worth less than their time
+    # of k-means' fits, and after the last round. More iterations were worth less than their time
     last_run: int = 200
     last_tol: float = 1e-7
     # fits of a candidate that are retained. Moves are made from the best alone: moves from the others as well were
@@ -71,6 +78,18 @@ class SearchBudget:
     # fits of more parameters are not accelerated: the history would take many times their memory
     accelerated_values: int = 4096
 
+    def n_rows(self, candidates: Sequence[Candidate], n_features: int) -> int:
+        """Return how many rows the subsample has, of data with enough."""
+        most = max(candidate.n_components for candidate in candidates)
+        numbers = max(pass_work([candidate], 1, n_features) for candidate in candidates)
+        wanted = min(self.rows_per_mean_value * most * n_features, self.pass_numbers // numbers)
+        return max(self.subsample_rows, wanted)
+
+    def long_run(self, candidates: Sequence[Candidate], shape: tuple[int, ...], work: Work) -> Settings:
+        """Return the settings of a run to convergence: over rows of this shape it may take a tenth of what is left."""
+        affordable = 0.1 * work.left / pass_work(candidates, *shape)
+        return Settings(self.last_tol, int(min(self.last_run, max(self.short_run, affordable))))
+
     def is_accelerated(self, candidate: Candidate, n_features: int) -> bool:
         """Whether a candidate's fits are accelerated."""
         return _n_values(candidate, n_features) <= self.accelerated_values
@@ -98,6 +117,22 @@ class SearchBudget:
 
 
 BUDGET = SearchBudget()
+
+
+class Work:
+    """What a search may still do, in numbers that passes over rows in memory add up."""
+
+    def __init__(self, numbers: float) -> None:
+        self.left = numbers
+
+    def spend(self, candidate: Candidate, shape: tuple[int, ...], n_passes: int) -> None:
+        """Count passes of one fit each over rows of this shape."""
+        self.left -= n_passes * pass_work([candidate], *shape)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left."""
+        return self.left <= 0
 
 
 def pass_work(candidates: Iterable[Candidate], n_rows: int, n_features: int) -> int:

@@ -20,7 +20,7 @@ from gmm_dask.em.spurious import check_components
 from gmm_dask.families import Family, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.families.matrix_base import unpack_scatter
-from gmm_dask.init.budget import SearchBudget
+from gmm_dask.init.budget import SearchBudget, Work
 from gmm_dask.init.responsibilities import sums_of_parts
 from gmm_dask.passes.data_summary import DataSummary, Draw, finish_summary, summarize_chunk
 from gmm_dask.passes.map_reduce import map_on_threads
@@ -68,6 +68,8 @@ class Subsample:
     random : RandomState
     reg_covar : float or ndarray of shape (n_features,)
     budget : SearchBudget
+    work : Work
+        What its runs are counted in.
     """
 
     x: Array
@@ -77,6 +79,7 @@ class Subsample:
     random: np.random.RandomState
     reg_covar: float | Array
     budget: SearchBudget
+    work: Work
 
     @classmethod
     def of(
@@ -86,6 +89,7 @@ class Subsample:
         random: np.random.RandomState,
         reg_covar: float | Array,
         budget: SearchBudget,
+        work: Work,
     ) -> Self:
         """Draw up to ``n_rows`` rows of the data summary's sample."""
         x, weights = data_summary.sample, data_summary.sample_weights
@@ -95,7 +99,11 @@ class Subsample:
         # a data summary of these rows alone: centre and scatter are the origin and the scale of their passes
         draw = Draw.of(len(x), x.shape[1], seed=0)
         own = finish_summary(summarize_chunk(x, weights, draw, 0))
-        return cls(x, weights, _whitened(x, own), own, random, reg_covar, budget)
+        return cls(x, weights, _whitened(x, own), own, random, reg_covar, budget, work)
+
+    def larger(self, data_summary: DataSummary, n_rows: int) -> Subsample:
+        """Return a subsample of more rows, with the same generator."""
+        return Subsample.of(data_summary, n_rows, self.random, self.reg_covar, self.budget, self.work)
 
     @property
     def n_rows(self) -> int:
@@ -129,6 +137,8 @@ class Subsample:
         best: dict[Slot, list[State]] = {}
         for batch in self._batches(proposals, lambda one: len(one[1]) * self._fit_bytes(one[0][0])):
             groups = [(slot, group) for slot, mixtures in batch for group in mixtures.groups()]
+            for (candidate, _), mixtures in batch:
+                self.work.spend(candidate, self.x.shape, n_iter * len(mixtures))
             ended: dict[Slot, list[Ends]] = {}
             for (slot, _), ends in zip(
                 groups, map_on_threads(lambda one: in_memory.fit(one[1], data, settings, dtype), groups), strict=True
@@ -181,7 +191,10 @@ class Subsample:
         settings = replace(settings, reg_covar=self.reg_covar)
         # new states, running again whatever their status was; their earlier iterations are counted as sample_iter
         resumed = [resume(state, state.start) for state in states]
-        return in_memory.run(resumed, self.rows, self.data_summary, settings)
+        ran = in_memory.run(resumed, self.rows, self.data_summary, settings)
+        for state in ran:
+            self.work.spend(state.candidate, self.x.shape, state.n_iter)
+        return ran
 
     def _fit_bytes(self, candidate: Candidate) -> int:
         return self.budget.fit_bytes(candidate, self.x.shape[1])

@@ -16,7 +16,7 @@ from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.auto import run_restarts, search_states
-from gmm_dask.init.budget import BUDGET, SearchBudget
+from gmm_dask.init.budget import BUDGET, SearchBudget, Work
 from gmm_dask.init.responsibilities import start_parameters
 from gmm_dask.init.starts import first_states
 from gmm_dask.init.subsample import Subsample
@@ -198,7 +198,9 @@ def test_more_rows_than_the_subsample_and_the_sample_take(blobs, monkeypatch):
 
 def subsample_of(X, weights=None, seed=0, budget=BUDGET):
     """All rows as a subsample."""
-    return Subsample.of(summarize_rows(as_rows(X, weights), 0), len(X), np.random.RandomState(seed), REG_COVAR, budget)
+    return Subsample.of(
+        summarize_rows(as_rows(X, weights), 0), len(X), np.random.RandomState(seed), REG_COVAR, budget, Work(1e12)
+    )
 
 
 def test_where_there_is_little_to_do_a_start_is_the_best_of_two_restarts(iris):
