@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from pipeline.printable import printable
-from pipeline.progress import ChunksDone, Event, Message, PassDone, StageStarted
+from pipeline.progress import ChunksDone, Event, Message, PassDone, StageAdvanced, StageStarted
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def describe(event: Event) -> str:
     """Return an event as a line of text."""
-    if isinstance(event, StageStarted):
+    if isinstance(event, StageStarted | StageAdvanced):
         return printable(f"{event.name}: {event.detail}" if event.detail else event.name)
     if isinstance(event, ChunksDone):
         return f"{event.done} of {event.total} chunks, {_rate(event)}"

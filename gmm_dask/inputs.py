@@ -49,6 +49,7 @@ def one_of(names: Iterable[str]) -> StrOptions:
 FIT_CONSTRAINTS: dict[str, list[Any]] = {
     "n_init": [at_least(1)],
     "init_params": [one_of(INIT_PARAMS)],
+    "start_effort": [Interval(Real, 0.0, None, closed="neither")],
     "tol": [at_least(0.0, Real)],
     "reg_covar": [at_least(0.0, Real), one_of([AUTO])],
     "random_state": ["random_state"],

@@ -55,6 +55,8 @@ class GaussianMixtureSearch(MixtureMethods):
         Every candidate starts from this seed, or from a copy of this generator.
     accelerate : bool, default=False
         As in :class:`GaussianMixture`.
+    start_effort : float, default=1.0
+        As in :class:`GaussianMixture`, for each candidate.
     held_out : float, default=0.0
         Fraction of the rows, 0 <= fraction < 1, that take no part in the fits and their criteria, and show how well
         the mixtures describe unseen rows. Which rows follows from the seed and each row's position, not from chunks;
@@ -121,6 +123,7 @@ class GaussianMixtureSearch(MixtureMethods):
         reg_covar: float | str = AUTO,
         random_state: Any = None,
         accelerate: bool = False,
+        start_effort: float = 1.0,
         held_out: float = 0.0,
         extend: bool = False,
     ) -> None:
@@ -134,6 +137,7 @@ class GaussianMixtureSearch(MixtureMethods):
         self.reg_covar = reg_covar
         self.random_state = random_state
         self.accelerate = accelerate
+        self.start_effort = start_effort
         self.held_out = held_out
         self.extend = extend
 
@@ -198,6 +202,7 @@ class GaussianMixtureSearch(MixtureMethods):
             n_init=self.n_init,
             random_state=copies,
             reg_covar=settings.reg_covar,
+            effort=self.start_effort,
         )
         return fit_states(states, rows, data_summary, settings)
 

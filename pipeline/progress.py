@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dask.callbacks import Callback
-
 
 @dataclass(frozen=True)
 class StageStarted:
@@ -34,6 +32,22 @@ class StageStarted:
 @dataclass(frozen=True)
 class Message(StageStarted):
     """What the user should know, and find on the terminal when the stage is over: ``"resume"``, ``"note"``, ..."""
+
+
+@dataclass(frozen=True)
+class StageAdvanced:
+    """A stage that makes no pass over the data goes on with something else.
+
+    Parameters
+    ----------
+    name : str
+        The stage.
+    detail : str
+        What it does now.
+    """
+
+    name: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,7 @@ class ChunksDone:
     seconds: float
 
 
-Event = StageStarted | PassDone | ChunksDone
+Event = StageStarted | StageAdvanced | PassDone | ChunksDone
 Progress = Callable[[Event], None]
 
 
@@ -142,6 +156,8 @@ def chunks_reported(
             length = lengths[numbers[key[1]]]
             done, n_rows = done + 1, n_rows + (0 if math.isnan(length) else int(length))
             progress(ChunksDone(done, len(lengths), n_rows, time.monotonic() - begin))
+
+    from dask.callbacks import Callback  # imported late: the command line's help needs no Dask
 
     with Callback(posttask=after_task):
         yield

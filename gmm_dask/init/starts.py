@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.auto import search_states
+from gmm_dask.init.auto import Report, search_states
 from gmm_dask.init.responsibilities import kmeans, kmeans_plus_plus, random_from_data, random_shares, start_states
 from gmm_dask.passes.data_summary import DataSummary
 
@@ -36,15 +36,16 @@ class Start:
         What it does, for the documentation: a sentence without a full stop.
     states : callable
         Makes the first states of candidates, candidate by candidate and start by start; the arguments are those of
-        :func:`first_states`. No candidate has more components than there are rows in the sample.
+        :func:`first_states`, ``effort`` and ``report`` for a search alone. No candidate has more components than there
+        are rows in the sample.
     is_search : bool
-        Whether it compares many fits over a subsample in memory. Such a start takes more memory, and passes over fits
-        whose status is not trusted.
+        Whether it compares many fits over a subsample in memory. Such a start takes more memory and time, and passes
+        over fits whose status is not trusted.
     """
 
     name: str
     description: str
-    states: Callable[[Sequence[Candidate], DataSummary, int, RandomState, RegCovar], list[State]]
+    states: Callable[..., list[State]]
     is_search: bool = False
 
 
@@ -67,6 +68,8 @@ def first_states(
     n_init: int,
     random_state: RandomState,
     reg_covar: RegCovar,
+    effort: float = 1.0,
+    report: Report = lambda text: None,
 ) -> list[State]:
     """Return the first states of all candidates, each with ``n_init`` starts.
 
@@ -81,15 +84,31 @@ def first_states(
     random_state : callable
         Gives the generator that starts are drawn from, an equal one with each call.
     reg_covar : float or ndarray of shape (n_features,)
+    effort : float
+        How many times its usual work a search may do; 1 for other starts.
+    report : callable
+        Is told in words what a search is doing.
 
     Returns
     -------
     states : list of State
         Candidate by candidate, start by start. Those of a candidate with more components than there are rows have
         failed.
+
+    Raises
+    ------
+    UserError
+        If another effort is asked for of a start that is no search.
     """
+    start = STARTS[init_params]
+    if effort != 1.0 and not start.is_search:
+        raise UserError(
+            f"start_effort={effort:g} is of no effect with init_params={init_params!r}: it is how long a search for "
+            "starts may take, that of init_params='auto'. Leave start_effort at 1, or take 'auto'."
+        )
     possible = [candidate for candidate in candidates if candidate.n_components <= len(data_summary.sample)]
-    states = STARTS[init_params].states(possible, data_summary, n_init, random_state, reg_covar) if possible else []
+    options = {"effort": effort, "report": report} if start.is_search else {}
+    states = start.states(possible, data_summary, n_init, random_state, reg_covar, **options) if possible else []
     found = iter(states)
     return [
         next(found) if candidate in possible else State(candidate, start, None, status=Status.FAILED)

@@ -17,7 +17,7 @@ from pipeline.config.job import JobConfig
 from pipeline.dask_clusters import computing
 from pipeline.fit.chunking import chunk_sizes, open_job
 from pipeline.fit.plan import data_shape, grid_of, plan_fits
-from pipeline.progress import Progress, StageStarted, report_notes
+from pipeline.progress import Progress, StageAdvanced, StageStarted, report_notes
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of, header_of
 from pipeline.sources.preparation import (
@@ -41,7 +41,9 @@ MakeStates = Callable[[Source, DataSummary, DataSummary], list[State]]
 def seed(config: JobConfig, progress: Progress) -> None:
     """Run pass 0, and save the initial states of all candidates as the first checkpoint."""
     seed_states(
-        config, lambda source, found, data_summary: initial_states(config, data_summary, grid_of(config)), progress
+        config,
+        lambda source, found, data_summary: initial_states(config, data_summary, grid_of(config), progress),
+        progress,
     )
 
 
@@ -90,7 +92,9 @@ def seed_states(config: JobConfig, make_states: MakeStates, progress: Progress) 
     store.save_checkpoint(path, Checkpoint(states, data_summary, 1, waves), bytes_read=source.take_bytes_read())
 
 
-def initial_states(config: JobConfig, data_summary: DataSummary, candidates: Sequence[Candidate]) -> list[State]:
+def initial_states(
+    config: JobConfig, data_summary: DataSummary, candidates: Sequence[Candidate], progress: Progress
+) -> list[State]:
     """Return the initial states of all starts of some candidates, from what pass 0 found."""
     search = config.search
     return first_states(
@@ -100,6 +104,8 @@ def initial_states(config: JobConfig, data_summary: DataSummary, candidates: Seq
         n_init=search.n_init,
         random_state=generator_copies(search.random_state),
         reg_covar=em_settings(config, data_summary).reg_covar,
+        effort=search.start_effort,
+        report=lambda text: progress(StageAdvanced("starts", text)),
     )
 
 

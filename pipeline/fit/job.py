@@ -316,7 +316,7 @@ def extend(config: JobConfig, best: str, progress: Progress) -> bool:
     with _reading(config, source):
         found = read_data_summary(config, source)
         require_same_contents(path, source.columns, result.data["contents"], contents_of(found))
-        states = initial_states(config, scaled_summary(found, _preparation(config)), extension.candidates)
+        states = initial_states(config, scaled_summary(found, _preparation(config)), extension.candidates, progress)
     after = replace(
         checkpoint,
         states=[*checkpoint.states, *states],

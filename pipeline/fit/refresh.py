@@ -99,7 +99,7 @@ def refresh(
             decision, refit = _decide(config, previous, bounds.drift, source, found)
             report_notes([decision.reason], progress)
             store.update_attributes(config.output.store, refresh=decision)
-            return [refit] if refit else initial_states(config, data_summary, grid_of(config))
+            return [refit] if refit else initial_states(config, data_summary, grid_of(config), progress)
 
         seed_states(config, make_states, progress)
 

@@ -70,6 +70,7 @@ def test_defaults(load):
             "max_iter": 100,
             "reg_covar": "auto",
             "accelerate": False,
+            "start_effort": 1.0,
             "random_state": 0,
         },
         "cluster": {
@@ -247,8 +248,8 @@ def test_overrides_are_validated(error):
 
 
 KEYS_OF_SEARCH = (
-    "n_components, covariance_types, criterion, held_out, extend, n_init, init_params, tol, max_iter, reg_covar, "
-    "accelerate, random_state"
+    "n_components, covariance_types, criterion, held_out, extend, n_init, init_params, start_effort, tol, max_iter, "
+    "reg_covar, accelerate, random_state"
 )
 SECTIONS = "name, data, search, cluster, output, tasks, score, refresh, schedule"
 
@@ -287,6 +288,11 @@ SECTIONS = "name, data, search, cluster, output, tasks, score, refresh, schedule
             (*map(repr, FAMILIES), "'fool'"),
         ),
         ("search: {covariance_types: [full, full]}", "search.covariance_types", ("once", "['full', 'full']")),
+        (
+            "search: {init_params: kmeans, start_effort: 0.5}",
+            "search.start_effort",
+            ("search.init_params", "kmeans", "0.5"),
+        ),
         ("search: {n_components: 7}", "search.n_components", ("{min: 1, max: 9}", "[2, 3, 5]", "7")),
         ("search: {n_components: [0, 1]}", "search.n_components", ("{min: 1, max: 9}", "[2, 3, 5]", "[0, 1]")),
         ("search: {n_components: []}", "search.n_components", ("list", "one", "[]")),

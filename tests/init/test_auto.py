@@ -13,6 +13,7 @@ import pytest
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Settings, State, Status
+from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.auto import run_restarts, search_states
@@ -26,6 +27,7 @@ from gmm_dask.passes.rows import as_rows
 from gmm_dask.passes.statistics import collect_statistics
 from marks import slow
 from mclust import MCLUST_NAMES, REG_COVAR
+from messages import names
 from mixtures import assert_identical, assert_same_parameters
 from paths import ROOT
 
@@ -212,6 +214,34 @@ def test_where_there_is_little_to_do_a_start_is_the_best_of_two_restarts(iris):
     for candidate, state in zip(candidates, won, strict=True):
         best = max((pool[candidate, restart][0] for restart in range(2)), key=lambda state: state.lower_bound)
         assert_same_parameters(state.parameters, best.parameters)
+
+
+def test_less_effort_makes_fewer_rounds(iris):
+    """The work is counted, not timed: the same seed gives the same starts on every machine."""
+    told = {}
+    for effort in (1.0, 1e-6):
+        search = partial(first_states, [Candidate("full", 3)], summarize_rows(as_rows(iris), 0), init_params="auto")
+        settings = {"n_init": 1, "random_state": lambda: np.random.RandomState(0), "reg_covar": REG_COVAR}
+        told[effort] = []
+        search(**settings, effort=effort, report=told[effort].append)
+    assert any(text.startswith("round 1") for text in told[1.0])
+    assert not any(text.startswith("round") for text in told[1e-6])
+    assert told[1e-6]
+
+
+def test_effort_is_that_of_a_search():
+    with pytest.raises(UserError, match=names("start_effort", "0.5", "kmeans", "auto")):
+        GaussianMixture(2, start_effort=0.5).fit(np.arange(6.0)[:, None])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_it_never_ends_below_the_kmeans_start(seed, iris, covariance_type):
+    settings = {"covariance_type": covariance_type, "tol": 1e-7, "max_iter": 2000, "random_state": seed}
+    for k in (2, 4, 7):
+        kmeans = GaussianMixture(k, init_params="kmeans", reg_covar=1e-3, **settings).fit(iris)
+        auto = GaussianMixture(k, init_params="auto", reg_covar=1e-3, **settings).fit(iris)
+        assert auto.lower_bound_ >= kmeans.lower_bound_ - 1e-6
 
 
 @pytest.mark.parametrize("covariance_type", FAMILIES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.budget import BUDGET, pass_work
+from gmm_dask.init.budget import BUDGET, Work, pass_work
 from gmm_dask.memory import Machine, Shape, starting_bytes
 
 SMALL = [Candidate("tied", 2), Candidate("tied", 3)]
@@ -35,3 +35,21 @@ def test_memory_is_projected_for_the_search():
     )
     assert plain < searched
     assert searched > BUDGET.search_bytes(SMALL, 2000, 64, 1, 2)
+
+
+def test_the_subsample_has_rows_for_the_shapes_of_components_up_to_a_bound():
+    assert BUDGET.n_rows(SMALL, 2) == BUDGET.subsample_rows
+    assert BUDGET.n_rows([Candidate("diag", 20)], 50) == BUDGET.rows_per_mean_value * 20 * 50
+    many = [Candidate("diag", 200)]
+    assert pass_work(many, BUDGET.n_rows(many, 16), 16) <= BUDGET.pass_numbers
+
+
+def test_long_runs_take_a_tenth_of_the_work_that_is_left():
+    candidates, shape = [Candidate("full", 2)], (1000, 3)
+    work = Work(1000 * pass_work(candidates, *shape))
+    assert BUDGET.long_run(candidates, shape, work).max_iter == 100
+    work.spend(candidates[0], shape, 990)
+    assert BUDGET.long_run(candidates, shape, work).max_iter == BUDGET.short_run
+    assert not work.is_done
+    work.spend(candidates[0], shape, 10)
+    assert work.is_done
