@@ -50,9 +50,7 @@ def drops_without(x: Array, chosen: Sequence[int] | NDArray[np.intp], model: Mod
     batch = prediction_batch(family, parameters)
     origins = origins_of_model(batch)
     whole = sums_of_model(batch, chunk_sums(x, None, batch)) * (n_fitted / len(x))
-    without = [whole - sums_of_model(batch, chunk_sums(x[[i]], None, batch)) for i in chosen]
-    # both are plain M-steps: what the fit added to the covariances, or had left to do, cancels
-    fitted, *others = family.maximise_all([family.unpack_centred(sums, origins) for sums in (whole, *without)], 0.0)
+    (fitted,) = family.maximise_all([family.unpack_centred(whole, origins)], 0.0)
     if fitted is None:
         return np.zeros(len(chosen))
 
@@ -60,9 +58,10 @@ def drops_without(x: Array, chosen: Sequence[int] | NDArray[np.intp], model: Mod
         found = kernel_outputs(x[[i]], prediction_batch(family, parameters), (LOG_DENSITY.name,))
         return float(found[LOG_DENSITY.name][0])
 
-    return np.array(
-        [
-            0.0 if other is None else max(0.0, log_density(i, fitted) - log_density(i, other))
-            for i, other in zip(chosen, others, strict=True)
-        ]
-    )
+    def drop(i: int) -> float:
+        without = whole - sums_of_model(batch, chunk_sums(x[[i]], None, batch))
+        # both are plain M-steps: what the fit added to the covariances, or had left to do, cancels
+        (other,) = family.maximise_all([family.unpack_centred(without, origins)], 0.0)
+        return 0.0 if other is None else max(0.0, log_density(i, fitted) - log_density(i, other))
+
+    return np.array([drop(int(i)) for i in chosen])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import operator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.em.leave_one_out import leave_one_out_quantile
-from gmm_dask.passes.component_sums import ComponentSums, Floor
+from gmm_dask.passes.component_sums import ComponentSums, Floor, n_sums
 from gmm_dask.passes.model_batch import ModelBatch, origins_of_model
 from gmm_dask.passes.predict import predict_rows, prediction_batch
 from gmm_dask.passes.row_outputs import LABEL, LOG_DENSITY
@@ -22,8 +23,9 @@ Array = NDArray[np.float64]
 
 # rows that are less likely than this share of the fit's are outliers: they are counted, and decide no other number
 OUTLIERS = 0.001
-# the sample is cut into so many groups, whose sums show how much the sums of rows vary
-GROUPS = 256
+# the sample is cut into so many groups, whose sums show how much the sums of rows vary; into fewer, but no fewer than
+# these, if their sums take more bytes
+GROUPS, FEWEST_GROUPS, GROUPS_BYTES = 256, 32, 32 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ class Reference:
     sums: ComponentSums
     groups: tuple[ComponentSums, ...]
 
-    @property
+    @cached_property
     def batch(self) -> ModelBatch:
         """The batch whose sums these are."""
         return prediction_batch(*self.model.model)
@@ -113,7 +115,11 @@ def make_reference(model: StoredModel, rows: Array, n_fitted: int, known: RowSum
     floor = Floor(leave_one_out_quantile(x, density, model.model, n_fitted, OUTLIERS), mean)
     groups = tuple(
         ComponentSums.of(x[part], density[part], floor, batch)
-        for part in np.array_split(np.arange(len(x)), min(GROUPS, len(x)))
+        for part in np.array_split(np.arange(len(x)), min(_n_groups(batch), len(x)))
     )
     total = functools.reduce(operator.add, groups)
     return Reference(model, n_fitted, mean, shares, n_labels, quantile, threshold, floor, total, groups)
+
+
+def _n_groups(batch: ModelBatch) -> int:
+    return max(FEWEST_GROUPS, min(GROUPS, GROUPS_BYTES // (8 * n_sums(batch))))
