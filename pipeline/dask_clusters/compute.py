@@ -34,6 +34,10 @@ class ClusterGet:
         self._require_workers = require_workers
         self._address = client.scheduler.address
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as the name of the default: Dask's settings, this among them, go to each worker that is started."""
+        return str, ("threads",)
+
     def __call__(self, graph: Any, keys: Any, **options: Any) -> Any:
         """Compute the keys, as any of Dask's scheduler functions does."""
         try:

@@ -64,6 +64,9 @@ def _cluster(cluster: ClusterConfig, threads: int) -> Iterator[Any]:
 
 
 def _local(cluster: ClusterConfig, threads: int) -> Any:
+    # a scheduler runs what it is sent as the job's owner: certificates that live as long as the cluster, and in memory,
+    # keep the machine's other users out
+    security = distributed.Security.temporary()
     with dask.config.set(UNPAUSED):
         return distributed.LocalCluster(
             n_workers=cluster.n_local_workers,
@@ -71,6 +74,7 @@ def _local(cluster: ClusterConfig, threads: int) -> Any:
             memory_limit=cluster.memory_bytes,
             local_directory=cluster.local_directory,
             host="127.0.0.1",
+            security=security,
             dashboard_address="127.0.0.1:0",
         )
 

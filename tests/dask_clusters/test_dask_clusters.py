@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import ipaddress
 import os
+import signal
 import threading
 import time
 import traceback
@@ -58,7 +59,13 @@ def job(data, store, **cluster):
     return JobConfig.model_validate(
         {
             "data": {"source": str(data), "chunk_rows": CHUNK_ROWS},
-            "search": {"n_components": [2, 3], "covariance_types": ["full", "diag"], "tol": 0.0, "max_iter": PASSES},
+            "search": {
+                "n_components": [2, 3],
+                "covariance_types": ["full", "diag"],
+                "init_params": "kmeans",
+                "tol": 0.0,
+                "max_iter": PASSES,
+            },
             "cluster": cluster,
             "output": {"store": str(store), "report": False},
         }
@@ -128,6 +135,34 @@ def test_worker_processes_of_the_job(data, on_threads, tmp_path):
     assert found[1].startswith("2 workers with 2 threads in all, 2.00 GiB")
     assert len(found) == 2  # one cluster for all stages
     assert any((tmp_path / "spill").iterdir())
+
+
+@pytest.mark.slow
+def test_a_local_worker_that_is_killed_is_replaced(data, on_threads, tmp_path):
+    """And other users of the machine, who do not have the cluster's certificates, cannot connect."""
+    processes = []
+
+    def kill_one(event):
+        if not isinstance(event, PassDone) or processes:
+            return
+        client = dask_clusters.client._current.client
+        address = client.scheduler.address
+        for target, security in ((address.replace("tls", "tcp"), None), (address, distributed.Security.temporary())):
+            with pytest.raises(OSError, match="closed|connect|SSL|TLS"):
+                distributed.Client(target, security=security, timeout=2, set_as_default=False)
+        processes.append(set(client.run(os.getpid).values()))
+        os.kill(min(processes[0]), signal.SIGKILL)
+        client.wait_for_workers(1)
+        end = time.monotonic() + 60
+        while time.monotonic() < end and len(processes) == 1:
+            now = set(client.run(os.getpid, on_error="ignore").values())
+            if len(now) == 2 and min(processes[0]) not in now:
+                processes.append(now)
+
+    cluster = {"kind": "local", "workers": 2, "threads_per_worker": 1}
+    run(job(data, tmp_path / "a.zarr", **cluster), progress=kill_one)
+    assert result(tmp_path / "a.zarr") == on_threads
+    assert len(processes) == 2
 
 
 def in_thread(function, *values):
