@@ -148,7 +148,7 @@ def test_a_local_worker_that_is_killed_is_replaced(data, on_threads, tmp_path):
         client = dask_clusters.client._current.client
         address = client.scheduler.address
         for target, security in ((address.replace("tls", "tcp"), None), (address, distributed.Security.temporary())):
-            with pytest.raises(OSError, match="closed|connect|SSL|TLS"):
+            with pytest.raises(OSError, match=r"closed|connect|SSL|TLS"):
                 distributed.Client(target, security=security, timeout=2, set_as_default=False)
         processes.append(set(client.run(os.getpid).values()))
         os.kill(min(processes[0]), signal.SIGKILL)
