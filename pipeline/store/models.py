@@ -164,8 +164,10 @@ def read_model(path: StorePath, name: str) -> StoredModel:
         center=get(group, "center", np.float64, (len(columns),)) if scaled else None,
         scale=get(group, "scale", np.float64, (len(columns),)) if scaled else None,
     )
-    if model.scale is not None and not (model.scale > 0.0).all():
-        raise ValueError("scale is not positive")
+    if model.center is not None and not np.isfinite(model.center).all():
+        raise ValueError("center has values that are not finite")
+    if model.scale is not None and not (np.isfinite(model.scale).all() and (model.scale > 0.0).all()):
+        raise ValueError("scale has values that are not positive and finite")
     return model
 
 

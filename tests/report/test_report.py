@@ -389,6 +389,7 @@ def test_a_full_disk_leaves_no_page(store, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(path, data)
 
+    clear_report(store)
     monkeypatch.setattr(Path, "write_bytes", fill)
     with pytest.raises(FaultError, match=names(report_folder(store), "No space left", "Free some space")):
         write_report(store)
