@@ -59,7 +59,7 @@ class ComponentChange(Attributes):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Attributes):
     """New rows compared with the reference.
 
     Attributes
@@ -101,15 +101,15 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read a stored comparison."""
-        return cls(
-            rows=RowSummary.from_dict(values),
-            fit_mean_log_density=values["fit"]["mean_log_density"],
-            fit_shares=tuple(values["fit"]["label_shares"]),
-            components=tuple(map(ComponentChange.from_dict, values["components"])),
-            gain=values["gain"],
-            chance_gain=values["chance_gain"],
-            drift=tuple(values["drift"]),
+        """Read a stored comparison; raises KeyError, TypeError or ValueError if it is none."""
+        fit = values["fit"]
+        return super().from_dict(
+            {
+                **{name: values[name] for name in ("components", "gain", "chance_gain", "drift")},
+                "rows": values,
+                "fit_mean_log_density": fit["mean_log_density"],
+                "fit_shares": fit["label_shares"],
+            }
         )
 
     @property

@@ -37,6 +37,7 @@ from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.overlap import require_apart, require_no_group_around, require_outside
 from pipeline.store import Result, RowPlan, RowSummary, RowWriter, StoredModel, Totals
+from pipeline.store.integrity import reading
 from pipeline.store.paths import results_of, with_store
 
 Array = NDArray[np.float64]
@@ -122,12 +123,15 @@ def score(
         working = place if _as_files(config) else store.scores_working_path(place, plan.token, fresh)
         complete, writer = _prepare(config, source, plan, result, fresh, working)
         summarize = partial(_compare_unchanged, data=config.data, model=model, header=header, reference=reference)
-        write_row_outputs(config, source, rows, request, writer, progress, summarize)
+        if not complete:
+            write_row_outputs(config, source, rows, request, writer, progress, summarize)
         stored = writer.summary()
+        with reading(working, "rows"):
+            found = Comparison.from_dict(stored)
         if not (complete or _as_files(config)):
             store.complete_scores(working, stored, place)
     return ScoreSummary(
-        **vars(Comparison.from_dict(stored)),
+        **vars(found),
         out=place,
         model=str(result.best),
         seconds=time.monotonic() - begin,

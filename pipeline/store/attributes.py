@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from pipeline.config.job import JobConfig
 
@@ -259,11 +259,14 @@ def check_attributes(attributes: StoreAttributes) -> None:
         for name, values in columns.items():
             if name != "copies" and len(values) != len(data.columns):
                 raise ValueError(f"data.contents.{name} has {len(values)} values for {len(data.columns)} columns")
-    known = {name: getattr(attributes, name) for name in ("best", "n_rows", "total_weight", "manifest")}
-    known |= {"data.contents": contents, "data.missing": data.missing}
+    known: dict[str, Any] = {}
+    if attributes.is_complete:
+        known = {name: getattr(attributes, name) for name in ("best", "n_rows", "total_weight", "manifest")}
+    if attributes.is_complete or attributes.checkpoint is not None:
+        known |= {f"data.{name}": getattr(data, name) for name in ("chunks", "contents", "missing")}
     absent = [name for name, value in known.items() if value is None]
-    if attributes.is_complete and absent:
-        raise ValueError(f"it is complete and has no {', '.join(absent)}")
+    if absent:
+        raise ValueError(f"it lacks {', '.join(absent)}")
 
 
 def _check_config(config: dict[str, Any]) -> None:
@@ -366,16 +369,16 @@ class RowSummary(Attributes):
         What is in the folder STORE-rows, if the row outputs are Parquet files.
     """
 
-    n_rows: int
-    usable: int
-    unusable: int
-    label_counts: tuple[int, ...]
-    mean_log_density: float | None
-    deviation_of_log_density: float | None
-    anomalies: int | None = None
-    anomaly_threshold: float | None = None
-    anomaly_quantile: float | None = None
-    anomaly_rank_error: float | None = None
+    n_rows: NonNegativeInt
+    usable: NonNegativeInt
+    unusable: NonNegativeInt
+    label_counts: tuple[NonNegativeInt, ...]
+    mean_log_density: FiniteFloat | None
+    deviation_of_log_density: FiniteFloat | None
+    anomalies: NonNegativeInt | None = None
+    anomaly_threshold: FiniteFloat | None = None
+    anomaly_quantile: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    anomaly_rank_error: FiniteFloat | None = None
     parquet: Extent | None = None
 
     @classmethod

@@ -244,6 +244,8 @@ def read_sample(path: StorePath, n_features: int, n_components: int) -> Sample:
     uncertainty = get(group, "uncertainty", np.float64, (len(rows),))
     if not (np.isfinite(rows).all() and np.isfinite(uncertainty).all()):
         raise ValueError("value or uncertainty has values that are not finite")
-    if len(label) and not 0 <= label.min() <= label.max() < n_components:
+    if not len(rows):
+        raise ValueError("value has no rows")
+    if not 0 <= label.min() <= label.max() < n_components:
         raise ValueError(f"label has values that are none of the {n_components} components")
     return Sample(rows, label, uncertainty, counts.n_chunks, counts.chunk_rows)

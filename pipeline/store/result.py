@@ -176,8 +176,11 @@ class Result(StoreAttributes):
     def row_summary(self) -> RowSummary | None:
         """What is known of the rows as a whole; None if their values have not been written, or not all of them."""
         with self._reading("rows"):
-            found = read_summary(self.store)
-            return None if found is None else RowSummary.from_dict(found)
+            values = read_summary(self.store)
+            found = None if values is None else RowSummary.from_dict(values)
+            if found and self.best and len(found.label_counts) != self.best_model.n_components:
+                raise ValueError(f"label_counts are of {len(found.label_counts)} components")
+            return found
 
     @cached_property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -136,7 +136,8 @@ class ZarrRows:
         if attributes is None or attributes.get("token") != self.plan.token:
             self._create()
             return False
-        return bool(attributes["complete"])
+        with reading(self._path, "rows"):
+            return bool(attributes["complete"])
 
     def _create(self) -> None:
         with writing(self.place):

@@ -298,3 +298,22 @@ def test_a_checkpoint_that_is_none(original, tmp_path):
         arrays = {name: np.asarray(group[name][...]) for name in group.array_keys()}
         group.attrs.update({"layout": other, "sha256": digest(arrays, other)})
         assert assert_answered_or_refused("show", tmp_path / "stopped.zarr").exit_code == 2
+
+
+def test_scores_of_other_types(store, original):
+    out, source = store.with_name("scores.zarr"), original[0].data.source
+    score = ("score", store, source, "-o", out)
+    assert assert_answered_or_refused(*score).exit_code == 0
+    for group, step in ("", 53), ("rows", 31):
+        file = out / group / "zarr.json"
+        text = file.read_text()
+        changes = [(path, value) for path in paths_in(json.loads(text)["attributes"]) for value in (..., *WRONG)]
+        for path, value in changes[::step]:
+            metadata = json.loads(text)
+            change(metadata["attributes"], path, value)
+            file.write_text(json.dumps(metadata))
+            seal(out)
+            result = runner.invoke(cli.app, list(map(str, score)))
+            assert result.exit_code in (0, 2), f"{group} {'.'.join(path)} = {value!r}: {result.output}"
+        file.write_text(text)
+        seal(out)

@@ -18,8 +18,8 @@ from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.export import to_json
 from pipeline.fit.job import Summary, run
-from pipeline.score.drift import read_reference
 from pipeline.score.new_rows import score
+from pipeline.score.reference import read_reference
 from pipeline.store import (
     DamagedError,
     RowPlan,
@@ -61,8 +61,8 @@ def answers(store):
     """What export, score and report take."""
     result = open_result(store)
     model = result.best_model
-    sample = result.sample
-    return to_json(result, model).model_dump_json(), vars(read_reference(result, model)), sample.rows, result.notes
+    reference = read_reference(result, model)
+    return to_json(result, model).model_dump_json(), reference.mean, reference.shares, result.sample.rows, result.notes
 
 
 READERS = (show, answers)

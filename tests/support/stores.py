@@ -37,4 +37,5 @@ def stored_data(columns):
         "resolution": Resolution.of(np.eye(10, len(columns))).to_dict(),
     }
     header = {"path": "a.csv", "kind": "csv", "columns": list(columns), "n_rows": 10, "bytes_per_pass": 90}
-    return {**header, "files": "1", "missing": {"rows": 0, "columns": {}}, "contents": contents}
+    chunks = {"chunk_bytes": 1, "group_bytes": 1, "rows": 1}
+    return {**header, "files": "1", "chunks": chunks, "missing": {"rows": 0, "columns": {}}, "contents": contents}
