@@ -17,6 +17,7 @@ from gmm_dask.families import FAMILIES
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.model_batch import Totals
+from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement
 from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate, evaluate, leading
 from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS, outcome_table
@@ -24,6 +25,8 @@ from pipeline.store.arrays import StorePath, get, get_text, open_root, put
 
 _CANDIDATE = ("n_components", "covariance_type")
 _COLUMNS = (*COLUMNS, *EFFORT_COLUMNS)
+# columns that every candidate has that may win; rows that were held out may have no density
+_FINITE = ("log_likelihood", *(criterion.name for criterion in CRITERIA.values() if not criterion.needs_held_out))
 
 
 class Effort(NamedTuple):
@@ -140,7 +143,9 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     candidates = [(count, kind) for kind in kinds for count in counts]
     table = pd.DataFrame(candidates, columns=list(_CANDIDATE)).assign(**values)
     table = table[table["status"] != ""].reset_index(drop=True)
-    table["status"].map(Status)  # one that is not known is an error
+    is_trusted = [Status(status).trusted for status in table["status"]]
+    if not np.isfinite(table.loc[is_trusted, list(_FINITE)].to_numpy(np.float64)).all():
+        raise ValueError(f"{', '.join(_FINITE)} are not finite for a candidate that may win")
     return table
 
 
