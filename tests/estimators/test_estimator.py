@@ -48,8 +48,12 @@ def test_scikit_learns_checks():
 
 
 # -- the same names ----------------------------------------------------------------------------------------------
+# the parameters that scikit-learn's mixture does not have
+OWN = {"accelerate": False, "start_effort": 1.0}
+
+
 def test_parameters_are_scikit_learns():
-    assert GaussianMixture().get_params() == Peer().get_params() | {"accelerate": False}
+    assert GaussianMixture().get_params() == Peer().get_params() | OWN
 
 
 def test_fitted_attributes_are_scikit_learns(fitted, iris):
@@ -139,7 +143,7 @@ def test_samples_follow_the_mixture(covariance_type):
 def test_to_scikit_learn_and_back(fitted, iris):
     theirs = fitted.to_sklearn()
     assert type(theirs) is Peer
-    assert theirs.get_params() | {"accelerate": False} == fitted.get_params()
+    assert theirs.get_params() | OWN == fitted.get_params()
     back = GaussianMixture.from_sklearn(theirs)
     for name in FITTED:
         np.testing.assert_array_equal(getattr(back, name), getattr(fitted, name))
