@@ -65,15 +65,15 @@ CSV = Format(
     "csv",
     "CSV",
     (".csv",),
-    "pipeline.sources.csv:open_csv",
+    "pipeline.sources.formats.csv:open_csv",
     chunking="cut by bytes, so that the number of rows is approximate",
 )
-NPY = Format("npy", "NPY", (".npy",), "pipeline.sources.npy:open_npy")
+NPY = Format("npy", "NPY", (".npy",), "pipeline.sources.formats.npy:open_npy")
 ZARR = Format(
     "zarr",
     "Zarr",
     (".zarr",),
-    "pipeline.sources.zarr:open_zarr",
+    "pipeline.sources.formats.zarr:open_zarr",
     layout="an array, or a group with one array per column",
     chunking="rounded to whole storage chunks",
     metadata=frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}),
@@ -83,16 +83,16 @@ PARQUET = Format(
     "parquet",
     "Parquet",
     (".parquet",),
-    "pipeline.sources.parquet:open_parquet",
+    "pipeline.sources.formats.parquet:open_parquet",
     layout="a file, a folder of files or a glob",
     chunking="whole row groups, and none spans two files",
-    key_opener="pipeline.sources.parquet:open_keys",
+    key_opener="pipeline.sources.formats.parquet:open_keys",
 )
 HDF5 = Format(
     "hdf5",
     "HDF5",
     (".h5", ".hdf5"),
-    "pipeline.sources.hdf5:open_hdf5",
+    "pipeline.sources.formats.hdf5:open_hdf5",
     chunking="rounded to whole storage chunks",
     has_datasets=True,
 )

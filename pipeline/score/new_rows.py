@@ -155,7 +155,7 @@ def _find_unfinished(config: JobConfig, plan: RowPlan, earlier: Sequence[str]) -
     """Return the path of unfinished scores of the same plan, if there are any."""
     if not (earlier and _as_files(config)):
         return store.find_unfinished(earlier, plan.token)
-    from pipeline.store.parquet_rows import find_unfinished
+    from pipeline.store.rows.parquet import find_unfinished
 
     return find_unfinished(earlier, plan.token)
 

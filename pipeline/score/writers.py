@@ -15,7 +15,7 @@ from pipeline.sources import Source, open_keys
 from pipeline.store import RowPlan, RowWriter
 
 if TYPE_CHECKING:
-    from pipeline.store.parquet_rows import ReadKeys
+    from pipeline.store.rows.parquet import ReadKeys
 
 _OUTPUTS = re.compile("|".join(f"{one.name}_[0-9]+" if one.per_component else one.name for one in ROW_OUTPUTS.values()))
 
@@ -56,7 +56,7 @@ def row_writer(config: JobConfig, source: Source, plan: RowPlan, path: str) -> R
 
 def parquet_writer(config: JobConfig, source: Source, plan: RowPlan, folder: str, path: str | None = None) -> RowWriter:
     """Return the writer of Parquet files in a folder; ``path`` is the result store that they belong to, if any."""
-    from pipeline.store.parquet_rows import ParquetRows
+    from pipeline.store.rows.parquet import ParquetRows
 
     return ParquetRows(folder, plan, read_keys(config, source), path)
 
@@ -70,7 +70,7 @@ def clear_rows(path: str) -> None:
         If something else lies there, which is never touched.
     """
     for folder in _row_folders(path):
-        from pipeline.store.parquet_rows import remove_parts
+        from pipeline.store.rows.parquet import remove_parts
 
         remove_parts(folder)
 
@@ -78,7 +78,7 @@ def clear_rows(path: str) -> None:
 def require_own_rows(path: str) -> None:
     """Raise :class:`UserError` if something else lies where the Parquet files of a store's rows do."""
     for folder in _row_folders(path):
-        from pipeline.store.parquet_rows import require_parts
+        from pipeline.store.rows.parquet import require_parts
 
         require_parts(folder)
 

@@ -38,7 +38,7 @@ from pipeline.store.locks import LockedError, is_locked, lock
 from pipeline.store.models import Sample, StoredModel, write_models, write_sample
 from pipeline.store.replacement import discard_replacement, put_in_place, remove_at_once, replacement_of
 from pipeline.store.result import Result, open_result, read_candidates
-from pipeline.store.scores import (
+from pipeline.store.rows.scores import (
     ELSEWHERE,
     ScoreAttributes,
     complete_scores,
@@ -47,7 +47,7 @@ from pipeline.store.scores import (
     read_scores,
     scores_working_path,
 )
-from pipeline.store.zarr_rows import RowPlan, RowWriter, ZarrRows, read_summary, rows_folder
+from pipeline.store.rows.zarr import RowPlan, RowWriter, ZarrRows, read_summary, rows_folder
 
 __all__ = [
     "ELSEWHERE",

@@ -59,7 +59,7 @@ def _add_columns(columns: dict[str, NDArray[Any]], name: str, hint: Any, values:
     elif (item := _item(hint)) is not None:
         columns[f"{name}#"] = np.array([len(value) for value in values], dtype=np.int64)
         _add_columns(columns, f"{name}[]", item, [each for value in values for each in value])
-    elif get_origin(hint) is np.ndarray:
+    elif _is_array(hint):
         # arrays of the items may differ in shape and in the number of dimensions, as covariances do
         columns[f"{name}.ndim"] = np.array([value.ndim for value in values], dtype=np.int64)
         columns[f"{name}.shape"] = np.array([size for value in values for size in value.shape], dtype=np.int64)
@@ -82,7 +82,7 @@ def _values(columns: Columns, name: str, hint: Any, count: int) -> list[Any]:
         flat = _values(columns, f"{name}[]", item, sum(lengths))
         container = tuple if get_origin(hint) is tuple else list
         return [container(flat[first:end]) for first, end in _slices(lengths)]
-    if get_origin(hint) is np.ndarray:
+    if _is_array(hint):
         return _arrays(columns, name)
     return [hint(value) for value in columns[name].tolist()]
 
@@ -115,6 +115,12 @@ def _fields(hint: Any) -> dict[str, Any] | None:
         hints = get_type_hints(hint)
         return {field.name: hints[field.name] for field in fields(hint)}
     return get_type_hints(hint) if hasattr(hint, "_fields") else None
+
+
+def _is_array(hint: Any) -> bool:
+    """Whether it is ``NDArray[X]``, which from Python 3.12 on is an alias with a name of its own."""
+    origin = get_origin(hint)
+    return (get_origin(getattr(origin, "__value__", None)) or origin) is np.ndarray
 
 
 def _item(hint: Any) -> Any:

@@ -13,12 +13,12 @@ from typing import Any
 
 import gmm_dask
 from gmm_dask.errors import UserError
-from pipeline.store import scores
 from pipeline.store.arrays import HALF_WRITTEN, StorePath, as_json, writing
 from pipeline.store.attributes import RunStatus, StoreAttributes
 from pipeline.store.durable import sync_tree
 from pipeline.store.integrity import METADATA, DamagedError, damaged, reading, write_manifest
 from pipeline.store.root import read_root, require_sealed, write_root
+from pipeline.store.rows import scores
 
 FORMAT = "gmm-dask-result"
 FORMAT_VERSION = 1

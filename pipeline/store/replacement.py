@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline.store.arrays import StorePath, writing
 from pipeline.store.durable import sync
-from pipeline.store.zarr_rows import rows_folder
+from pipeline.store.rows.zarr import rows_folder
 
 
 def replacement_of(path: StorePath) -> str:

@@ -20,7 +20,7 @@ from pipeline.store.criteria import Effort, names_of, read_criteria, read_effort
 from pipeline.store.integrity import METADATA, DamagedError, Manifest, read_manifest, reading, require_extent
 from pipeline.store.lifecycle import read_attributes, require_store
 from pipeline.store.models import Sample, StoredModel, read_model, read_sample
-from pipeline.store.zarr_rows import read_summary, row_shapes, rows_folder
+from pipeline.store.rows.zarr import read_summary, row_shapes, rows_folder
 
 # a run at work may replace the checkpoint while it is read
 ATTEMPTS = 5

@@ -17,7 +17,7 @@ from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import PassDone
-from pipeline.sources import parquet
+from pipeline.sources.formats import parquet
 
 
 def rows(seed=0):

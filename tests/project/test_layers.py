@@ -17,20 +17,8 @@ LAYERS = {
         *("selection", "inputs", "plotting", "estimator", "search"),
     ),
     "pipeline": (
-        *(
-            "printable",
-            "progress",
-            "stages",
-            "config",
-            "sources",
-            "store",
-            "dask_clusters",
-            "score",
-            "report",
-            "fit",
-            "export",
-            "synth",
-        ),
+        *("printable", "progress", "stages", "config", "sources", "store", "dask_clusters"),
+        *("score", "report", "fit", "export", "synth"),
     ),
     "flows": ("flows",),
 }

@@ -378,12 +378,12 @@ def test_a_pass_that_was_over_is_not_made_again(tmp_path, unheld):
 
 KILLED = """
 import os, signal, sys
-import pipeline.sources.rows, pipeline.store.zarr_rows, pipeline.store.parquet_rows, zarr
+import pipeline.sources.rows, pipeline.store.rows.zarr, pipeline.store.rows.parquet, zarr
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 pipeline.sources.rows.IN_MEMORY_BYTES = 0
 number, left = sys.argv[2], int(sys.argv[3])
-target, name = (zarr.Array, "__setitem__") if number == "zarr" else (pipeline.store.parquet_rows.os, "replace")
+target, name = (zarr.Array, "__setitem__") if number == "zarr" else (pipeline.store.rows.parquet.os, "replace")
 original = getattr(target, name)
 def count(*arguments):
     # writes of the row pass, the last one before the kill half of a chunk's

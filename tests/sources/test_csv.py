@@ -68,7 +68,7 @@ def commented(comment, at=5):
 @pytest.mark.parametrize("beyond", [False, True])
 def test_line_breaks_within_quotes_are_refused_at_the_first(comment, chunk_rows, beyond, monkeypatch):
     if beyond:
-        monkeypatch.setattr("pipeline.sources.csv.SAMPLE_BYTES", 60)
+        monkeypatch.setattr("pipeline.sources.formats.csv.SAMPLE_BYTES", 60)
     with pytest.raises(
         UserError, match=names("x.csv", "line break", "quotes", ("line 7", "line 8", "line 9"), "Parquet")
     ):
@@ -94,7 +94,7 @@ def test_quotes_within_a_field_are_read():
 @pytest.mark.parametrize("blank", ["", "\n\n"])
 def test_a_cell_that_is_no_number_is_named(cell, beyond, blank, monkeypatch):
     if beyond:
-        monkeypatch.setattr("pipeline.sources.csv.SAMPLE_BYTES", 60)
+        monkeypatch.setattr("pipeline.sources.formats.csv.SAMPLE_BYTES", 60)
     text = "a,b\n" + blank + lines(ROWS[:20]) + f'1,"{cell}"\n' + lines(ROWS[20:])
     line = 22 + len(blank)
     with pytest.raises(UserError, match=names("x.csv", "'b'", f"'{cell}'", f"line {line}", "data.columns")):

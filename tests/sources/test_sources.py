@@ -259,13 +259,13 @@ def test_csv_type_does_not_depend_on_the_block(here):
 
 
 def test_csv_integers_before_floats_beyond_the_sample(here, monkeypatch):
-    monkeypatch.setattr("pipeline.sources.csv.SAMPLE_BYTES", 100)
+    monkeypatch.setattr("pipeline.sources.formats.csv.SAMPLE_BYTES", 100)
     Path("a.csv").write_text("\n".join(["a", *["1"] * 500, *["1.5"] * 500]) + "\n")
     np.testing.assert_array_equal(source("a.csv").array.compute()[:, 0], np.repeat([1, 1.5], 500))
 
 
 def test_csv_text_beyond_the_sample(here, monkeypatch):
-    monkeypatch.setattr("pipeline.sources.csv.SAMPLE_BYTES", 100)
+    monkeypatch.setattr("pipeline.sources.formats.csv.SAMPLE_BYTES", 100)
     Path("a.csv").write_text("\n".join(["a,b", *["1,2"] * 500, "1,oops"]) + "\n")
     assert_refused("a.csv", "data.source", "line 502", "'b'", "'oops'", "data.columns")
     np.testing.assert_array_equal(source("a.csv", columns=["a"]).array.compute(), np.ones((501, 1)))
@@ -551,7 +551,7 @@ def test_parquet_chunks_are_row_groups(here, frame):
 
 @pytest.mark.parametrize("batch_rows", [7, 1000])
 def test_parquet_large_row_groups_are_read_in_parts(here, frame, monkeypatch, batch_rows):
-    monkeypatch.setattr("pipeline.sources.parquet.BATCH_ROWS", batch_rows)
+    monkeypatch.setattr("pipeline.sources.formats.parquet.BATCH_ROWS", batch_rows)
     frame.to_parquet("a.parquet")
     opened = source("a.parquet", chunk_rows=40)
     assert opened.array.chunks[0] == (35, 35, 33)

@@ -272,7 +272,7 @@ def test_power_loss_after_the_end_leaves_a_whole_store(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("lengths", [(4, 4, 4), (3, 5, 4)])
 def test_power_loss_keeps_what_counts_as_finished(tmp_path, monkeypatch, lengths):
-    monkeypatch.setattr("pipeline.store.zarr_rows._zarr_rows", lambda _: 4)
+    monkeypatch.setattr("pipeline.store.rows.zarr._zarr_rows", lambda _: 4)
     power, path = Power(monkeypatch), tmp_path / "r.zarr"
     prepare_store(path, {}, {})
     plan = RowPlan(lengths, 2, ("label", "responsibility"), "token")
@@ -294,7 +294,7 @@ def test_power_loss_keeps_what_counts_as_finished(tmp_path, monkeypatch, lengths
 
 
 def test_a_lost_edge_of_rows_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.store.zarr_rows._zarr_rows", lambda _: 4)
+    monkeypatch.setattr("pipeline.store.rows.zarr._zarr_rows", lambda _: 4)
     path = tmp_path / "r.zarr"
     prepare_store(path, {}, {})
     rows = ZarrRows(path, RowPlan((3, 5), 2, ("label",), "token"))

@@ -16,8 +16,8 @@ from pyarrow import parquet
 from gmm_dask.errors import FaultError, UserError
 from messages import names
 from pipeline.store import RowPlan, Totals, ZarrRows, prepare_store, read_summary, rows_folder
-from pipeline.store import zarr_rows as rows_module
-from pipeline.store.parquet_rows import ParquetRows
+from pipeline.store.rows import zarr as rows_module
+from pipeline.store.rows.parquet import ParquetRows
 
 NAMES = ("label", "log_density", "responsibility")
 CONFIG = {"name": "a", "data": {"source": "a.csv"}, "output": {"store": "r.zarr"}}

@@ -26,7 +26,6 @@ from pyarrow import csv
 from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import CSV
-from pipeline.sources.arrow_tables import arrow_column, table_block
 from pipeline.sources.base import (
     Block,
     ChunkPolicy,
@@ -38,6 +37,7 @@ from pipeline.sources.base import (
     cut,
     select_columns,
 )
+from pipeline.sources.formats.arrow_tables import arrow_column, table_block
 from pipeline.sources.location import Location
 
 # the types of the columns and the length of a line are inferred from the beginning of the file

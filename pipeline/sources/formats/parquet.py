@@ -18,7 +18,6 @@ from pyarrow import parquet
 from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import PARQUET
-from pipeline.sources.arrow_tables import arrow_column, table_block
 from pipeline.sources.base import (
     LISTED,
     Block,
@@ -30,6 +29,7 @@ from pipeline.sources.base import (
     cut,
     select_columns,
 )
+from pipeline.sources.formats.arrow_tables import arrow_column, table_block
 from pipeline.sources.location import Location, files_below, matches
 
 # metadata of the files that gmm-dask writes, which are no data unless they are named: results may lie beside data

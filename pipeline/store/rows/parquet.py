@@ -21,13 +21,13 @@ from pyarrow import parquet
 
 from gmm_dask.errors import UserError
 from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
-from pipeline.sources.parquet import OWN_FILES
+from pipeline.sources.formats.parquet import OWN_FILES
 from pipeline.store.arrays import StorePath, writing
 from pipeline.store.attributes import Totals
 from pipeline.store.durable import sync, write_file
 from pipeline.store.integrity import extent_of
 from pipeline.store.replacement import remove_at_once, swap
-from pipeline.store.zarr_rows import RowPlan, Values, write_summary
+from pipeline.store.rows.zarr import RowPlan, Values, write_summary
 
 Array = NDArray[np.float64]
 # number of a chunk -> the key columns of its rows
@@ -66,7 +66,7 @@ class ParquetRows:
 
     # -- before and after the pass ---------------------------------------------------------------------------
     def begin(self) -> bool:
-        """Make the folder, unless it is there; see :class:`pipeline.store.zarr_rows.RowWriter`."""
+        """Make the folder, unless it is there; see :class:`pipeline.store.rows.zarr.RowWriter`."""
         if self._is_whole:
             self._tell_store()
             return True
@@ -81,7 +81,7 @@ class ParquetRows:
         return False
 
     def finished(self) -> list[Totals | None]:
-        """Totals of each chunk; see :class:`pipeline.store.zarr_rows.RowWriter`."""
+        """Totals of each chunk; see :class:`pipeline.store.rows.zarr.RowWriter`."""
         found = self._ours(self._unfinished)
         return [found.get(number) for number in range(len(self.plan.lengths))]
 
@@ -97,12 +97,12 @@ class ParquetRows:
             self._tell_store()
 
     def summary(self) -> dict[str, Any]:
-        """The summary; see :class:`pipeline.store.zarr_rows.RowWriter`."""
+        """The summary; see :class:`pipeline.store.rows.zarr.RowWriter`."""
         found: dict[str, Any] = json.loads((self._folder / _SUMMARY).read_text())
         return found
 
     def holds_another(self) -> bool:
-        """Whether there is another whole that these do not replace yet; see :class:`RowWriter` of ``zarr_rows``."""
+        """Whether there is another whole that these do not replace yet, as in ``pipeline.store.rows.zarr``."""
         return self._folder.exists() and not (self._is_whole or self._ours(self._unfinished))
 
     @property
@@ -127,7 +127,7 @@ class ParquetRows:
 
     # -- a chunk's values ------------------------------------------------------------------------------------
     def write(self, number: int, values: Values, totals: Totals) -> None:
-        """Write one file; see :class:`pipeline.store.zarr_rows.RowWriter`."""
+        """Write one file; see :class:`pipeline.store.rows.zarr.RowWriter`."""
         keys = None if self._read_keys is None else self._read_keys(number)
         columns = {} if keys is None else dict(zip(keys.column_names, keys.columns, strict=True))
         for name in self.plan.names:
@@ -138,12 +138,12 @@ class ParquetRows:
             self._put(number, table)
 
     def log_density(self, number: int) -> Array:
-        """Log densities of a chunk; see :class:`pipeline.store.zarr_rows.RowWriter`."""
+        """Log densities of a chunk; see :class:`pipeline.store.rows.zarr.RowWriter`."""
         table = parquet.read_table(self._file(number), columns=[LOG_DENSITY.name])
         return np.asarray(table[LOG_DENSITY.name].to_numpy())
 
     def mark(self, threshold: float) -> int:
-        """Add the column ``anomaly``, file by file; see :class:`pipeline.store.zarr_rows.RowWriter`."""
+        """Add the column ``anomaly``, file by file; see :class:`pipeline.store.rows.zarr.RowWriter`."""
         marked = 0
         with writing(self.place):
             for number in range(len(self.plan.lengths)):
@@ -172,7 +172,7 @@ class ParquetRows:
 
 
 def find_unfinished(folders: Sequence[str], token: str) -> str | None:
-    """The folder that an earlier call has begun and not finished; see :func:`pipeline.store.scores.find_unfinished`."""
+    """The folder that an earlier call has begun and not finished, as in :mod:`pipeline.store.rows.scores`."""
     for folder in folders:
         if Path(folder).exists():
             return None

@@ -1,0 +1,1 @@
+"""Formats of data, one per module; :mod:`pipeline.config.formats` lists them."""
