@@ -72,8 +72,9 @@ def neighbours(
 
 def _most_overlapping(subsample: Subsample, resp: Array, first: bool) -> list[tuple[int, int]]:
     """Return the pairs of components by the cosine of their responsibilities, SMEM's merge criterion normalised."""
-    lengths = np.sqrt(np.sum(resp**2, axis=1)) + np.finfo(float).tiny
-    cosines = (resp @ resp.T) / np.outer(lengths, lengths)
+    # several components may hold no rows: each is divided by its own length, as the product of two may be zero
+    directions = resp / (np.sqrt(np.sum(resp**2, axis=1)) + np.finfo(float).tiny)[:, None]
+    cosines = directions @ directions.T
     a, b = np.triu_indices(len(cosines), k=1)
     order = _ranked(subsample, cosines[a, b], first)
     return list(zip(a[order].tolist(), b[order].tolist(), strict=True))

@@ -76,7 +76,8 @@ def test_a_pass_reads_each_byte_of_the_columns_once(folder, tmp_path, monkeypatc
     assert at["seed"] - at["prepare"] < 0.05 * size  # footers
     assert at["fit"] - at["seed"] == pytest.approx(size, rel=0.05)
     assert at["select"] - at["fit"] == pytest.approx(sum(passes) * size, rel=0.05)
-    assert at["write rows"] - at["select"] == pytest.approx(size, rel=0.05)
+    # beside the data, what was written of the result is read again for its hashes
+    assert at["write rows"] - at["select"] == pytest.approx(size, abs=0.05 * size + (1 << 20))
     assert bytes_read() - at["write rows"] == pytest.approx(size, rel=0.05)
     assert summary.bytes_read == summary.passes * open_source(config.data).bytes_per_pass
     assert open_source(config.data).bytes_per_pass == size
