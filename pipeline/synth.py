@@ -138,7 +138,7 @@ def _write_zarr(path: Path, plan: Plan, chunks: Iterator[Array]) -> None:
     import zarr
 
     array: Any = zarr.create_array(
-        str(path),
+        path,
         shape=(plan.n_rows, plan.n_features),
         chunks=(min(plan.chunk_rows, plan.n_rows), plan.n_features),
         dtype=np.float64,

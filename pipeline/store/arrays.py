@@ -31,7 +31,8 @@ _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, None})
 
 def open_root(path: StorePath, mode: Literal["r", "r+"] = "r") -> zarr.Group:
     """The store's root, which must exist."""
-    return zarr.open_group(str(path), mode=mode, zarr_format=3, use_consolidated=False)
+    # a path as text would be parsed as a URL: what follows a "#" or "?" would be cut off
+    return zarr.open_group(Path(path), mode=mode, zarr_format=3, use_consolidated=False)
 
 
 def put(group: zarr.Group, name: str, values: ArrayLike, dimensions: tuple[str, ...]) -> None:

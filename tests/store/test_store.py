@@ -185,6 +185,17 @@ def test_the_life_of_a_store(tmp_path):
     assert not (path / "checkpoint").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["night#1.zarr", "night?1.zarr", "a%20b.zarr", "\x1b[31mred.zarr", "file:a.zarr", "a b&c=d.zarr"]
+)
+def test_names_that_would_mean_something_in_a_url(name, tmp_path):
+    path = tmp_path / name
+    prepare_store(path, CONFIG, DATA)
+    save_checkpoint(path, Checkpoint([state()], data_summary(), 1, (1,)))
+    assert len(load_checkpoint(path).states) == 1
+    assert sorted(one.name for one in tmp_path.iterdir()) == [name]
+
+
 def test_status_is_text():
     assert StoreStatus.NEW == "new"
     assert f"{StoreStatus.UNFINISHED}" == "unfinished"
