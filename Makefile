@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The tests of a module run in one process, so that what they share is made once.
-PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# The tests of a module run in one process, so that what they share is made once. Many wait for servers and workers that
+# they start, so that three processes keep two cores busy.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 .DEFAULT_GOAL := help
 
