@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Self, TypeVar
 
 import numpy as np
@@ -115,7 +115,7 @@ class Subsample:
         """The rows, for a pass."""
         return as_rows(self.x, self.weights)
 
-    @property
+    @cached_property
     def fit_data(self) -> FitData:
         """The rows, for compiled fits."""
         return FitData.of(self.rows, self.data_summary, self.reg_covar)

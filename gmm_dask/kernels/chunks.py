@@ -141,15 +141,30 @@ def add_centred_chunk(
         block = rows[start : start + n_block_rows]
         n_rows = -(-len(block) // row_multiple) * row_multiple
         fill_weights(row_weights, start, len(block), weights, n_rows)
-        for k in range(n_components):
-            fill_lines(block, means[k], z, n_rows)
-            log_densities(eta[k], first, second, z, logits[k : k + 1], n_rows)
+        fill_centred_logits(block, means, eta, first, second, z, logits, n_rows)
         softmax(logits, edges, weights, log_density, log_top, n_rows)
         totals[0, 0] += _weighted_sum(log_density[0], weights, n_rows)
         totals[1, 0] += _weighted_sum(log_top[0], weights, n_rows)
         for k in range(len(sums)):
             fill_lines(block, means[k], z, n_rows)
             add_sums(logits[k : k + 1], first, second, z, sums[k : k + 1], n_rows)
+
+
+@compiled
+def fill_centred_logits(
+    block: NDArray[Any],
+    means: NDArray[np.float64],
+    eta: NDArray[Any],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    z: NDArray[Any],
+    logits: NDArray[Any],
+    n_rows: int,
+) -> None:
+    """Fill the log densities of a block, each component's about its own mean; see :func:`add_centred_chunk`."""
+    for k in range(len(means)):
+        fill_lines(block, means[k], z, n_rows)
+        log_densities(eta[k], first, second, z, logits[k : k + 1], n_rows)
 
 
 @compiled
@@ -226,9 +241,7 @@ def predict_centred_chunk(
     for start in range(0, len(rows), n_block_rows):
         block = rows[start : start + n_block_rows]
         stop, n_rows = start + len(block), -(-len(block) // row_multiple) * row_multiple
-        for k in range(n_components):
-            fill_lines(block, means[k], z, n_rows)
-            log_densities(eta[k], first, second, z, logits[k : k + 1], n_rows)
+        fill_centred_logits(block, means, eta, first, second, z, logits, n_rows)
         predict_block(
             logits, edges, shares, n_rows, label[start:stop], log_density[start:stop], responsibility[start:stop]
         )
