@@ -43,7 +43,7 @@ def neighbours(
     added += [resp[a] + resp[b] for a, b in pairs]
     parts = subsample.parts(name, resp)
     if added:
-        parts += subsample.parts(name, np.array(added))
+        parts = parts.followed_by(subsample.parts(name, np.array(added)))
     halves = {j: [k + 2 * i, k + 2 * i + 1] for i, j in enumerate(sides)}
     merged = {pair: k + 2 * len(sides) + i for i, pair in enumerate(pairs)}
 

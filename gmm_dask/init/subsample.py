@@ -49,7 +49,8 @@ class Parts:
     sums: Array
     means: Array
 
-    def __add__(self, other: Parts) -> Parts:
+    def followed_by(self, other: Parts) -> Parts:
+        """Return these parts and then those of another."""
         return Parts(np.concatenate([self.sums, other.sums]), np.concatenate([self.means, other.means]))
 
 
