@@ -21,9 +21,10 @@ from flows.progress import LogLines
 from flows.server import prefect_api, quiet_console
 from flows.skipped_runs import skip_if_late
 from gmm_dask.errors import UserError
-from pipeline.config.job import JobConfig, load_config
+from pipeline.config.job import JobConfig, load_config, validated
+from pipeline.config.yaml_file import Document
 from pipeline.progress import Event, Progress, StageStarted, silent
-from pipeline.stages import limited
+from pipeline.stages import guarded
 
 if TYPE_CHECKING:
     from pipeline.fit.job import Summary
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 Stage = TypeVar("Stage", bound=Callable[..., Any])
 ConfigParameter = str | dict[str, Any]  # the path of a job's YAML file, or its content
 
+# what is no parameter of a flow, as Prefect stores and shows those: the listener, and the configuration with secrets
 _listener: ContextVar[Progress] = ContextVar("listener", default=silent)
+_given: ContextVar[JobConfig | None] = ContextVar("given", default=None)
 
 
 def flow_run_name() -> str:
@@ -134,18 +137,21 @@ def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = sil
     if not verbose:
         quiet_console()
     progress(StageStarted("prefect", "connecting to its server"))
-    # the listener is no parameter of the flow, as Prefect stores and shows those
-    token = _listener.set(progress)
+    listener, given = _listener.set(progress), _given.set(config)
     try:
         with prefect_api(verbose):
             return cast("Summary", bic_sweep(config.model_dump(mode="json"), fresh))
     finally:
-        _listener.reset(token)
+        _listener.reset(listener)
+        _given.reset(given)
 
 
 def read_job(config: ConfigParameter) -> JobConfig:
     """Return the configuration of a job; raise :class:`UserError` if its file cannot be read."""
-    return load_config(config) if isinstance(config, str) else JobConfig.model_validate(config)
+    given = _given.get()
+    if given is not None and given.model_dump(mode="json") == config:
+        return given
+    return load_config(config) if isinstance(config, str) else validated(Document(config), "of the flow run")
 
 
 def listeners(bar: ProgressArtifact) -> Progress:
@@ -176,7 +182,7 @@ def as_task(config: JobConfig) -> Callable[[Stage], Stage]:
             cache_policy=NO_CACHE,
             persist_result=False,
         )
-        return cast(Stage, decorated(limited(stage, options.timeout_seconds)))
+        return cast(Stage, decorated(guarded(stage, config)))
 
     return decorate
 

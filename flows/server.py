@@ -21,7 +21,7 @@ from prefect.settings import (
 
 from flows.embedded_server import EmbeddedServer, ServerError
 from gmm_dask.errors import FaultError, UserError
-from pipeline.config.environment import redacted
+from pipeline.config.secrets import shown, shown_text
 
 DATABASE_BYTES = 1 << 20  # a new database takes about as much
 EMBEDDED_RETRIES = 3  # an embedded server is busy for a moment or gone for good: minutes of waiting are of no use
@@ -107,12 +107,12 @@ def require_server() -> str:
 def _printable_url() -> str | None:
     """Return the URL of the user's server with any password hidden, or None if none is set."""
     url = PREFECT_API_URL.value()
-    return str(redacted(url)) if url else None
+    return str(shown(url)) if url else None
 
 
 def _printable(error: Exception) -> str:
     """Return an error's message on one line, with any password hidden."""
-    return str(redacted(" ".join(str(error).split()))) or type(error).__name__
+    return shown_text(" ".join(str(error).split())) or type(error).__name__
 
 
 def _require_answer(url: str, remedy: str) -> None:

@@ -292,7 +292,7 @@ def show_estimate(estimate: Estimate) -> None:
     for name, text in _estimate_lines(estimate).items():
         grid.add_row(name, Text(printable(text)))
     _console().print(grid)
-    for note in estimate.source.notes:
+    for note in estimate.notes:
         print_paragraph(f"note: {note}", "yellow")
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from gmm_dask.errors import FaultError
+from pipeline.config.job import JobConfig
+from pipeline.config.secrets import secrets_hidden
 from pipeline.progress import Event, PassDone
 
 Stage = Callable[..., Any]
@@ -21,6 +23,18 @@ class StageTimeoutError(FaultError, TimeoutError):
 def unchanged(stage: Stage) -> Stage:
     """Return the stage as it is, where no orchestrator wraps stages."""
     return stage
+
+
+def guarded(stage: AnyStage, config: JobConfig) -> AnyStage:
+    """Return a stage of a job with its timeout, ``tasks.timeout_seconds``, and without secrets in its errors."""
+    timed = limited(stage, config.tasks.timeout_seconds)
+
+    @functools.wraps(stage)
+    def without_secrets(*arguments: Any) -> Any:
+        with secrets_hidden(*config.secret_values):
+            return timed(*arguments)
+
+    return cast(AnyStage, without_secrets)
 
 
 def limited(stage: AnyStage, seconds: float | None) -> AnyStage:

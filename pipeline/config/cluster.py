@@ -11,8 +11,8 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, Field, ValidationInfo
 
-from pipeline.config.environment import without_secrets
 from pipeline.config.fields import Count, LocalPath, Memory, Seconds, Section, Text, Whole
+from pipeline.config.secrets import HiddenInJson
 
 # the kinds of cluster that each key applies to; other keys apply to all
 _KINDS = {
@@ -97,7 +97,7 @@ class ClusterConfig(Section):
     local_directory: LocalPath | None = Field(
         default=None, description="local: folder for data that workers spill to disk; null takes the system's default."
     )
-    address: Text | None = Field(
+    address: Annotated[Text, HiddenInJson] | None = Field(
         default=None,
         description="address: address of the scheduler, such as tcp://10.0.0.5:8786 or tls://10.0.0.5:8786.",
     )
@@ -113,10 +113,12 @@ class ClusterConfig(Section):
         "arguments can call anything. Some of these classes run shell commands by design, such as the prologue of a "
         "batch job: trust a configuration as you would trust a script.",
     )
-    kwargs: Annotated[dict[str, Any], AfterValidator(without_secrets), AfterValidator(_without_classes)] = Field(
+    kwargs: Annotated[dict[str, Any], AfterValidator(_without_classes), HiddenInJson] = Field(
         default={},
         description="class: arguments of the class. Secrets come from the environment, as '${NAME}': they are filled "
-        "in when the cluster is started, and neither printed nor stored. The arguments may not name another class.",
+        "in when the cluster is started. A value that is written out is stored and shown as ***, with a note, unless "
+        "its key is known to be harmless, as cores is. No argument may name another class, or code for the workers to "
+        "load (preload).",
     )
     adaptive: AdaptiveBounds | None = Field(
         default=None,

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator, Field, ValidationInfo
 
-from pipeline.config.environment import without_secrets
 from pipeline.config.fields import Count, LocalPath, Section, Text, distinct
 from pipeline.config.formats import FORMATS, chunking, having
+from pipeline.config.secrets import HiddenInJson, shown
 
 ColumnNames = Annotated[
     tuple[Text, ...], Field(json_schema_extra={"minItems": 1, "uniqueItems": True}), AfterValidator(distinct)
@@ -19,16 +19,17 @@ ColumnNames = Annotated[
 class DataConfig(Section):
     """The rows to cluster."""
 
-    source: Annotated[LocalPath, AfterValidator(without_secrets)] = Field(
+    source: Annotated[LocalPath, HiddenInJson] = Field(
         description=f"Path or URL of the data: {', '.join(each.description for each in FORMATS)}. A path is relative "
         "to the current directory, and ~ is the home folder; a URL is one of s3://, gs://, abfs://, https://, "
         "memory://. ${NAME} is filled in from the environment when the data are opened."
     )
-    storage_options: Annotated[dict[str, Any], AfterValidator(without_secrets)] = Field(
+    storage_options: Annotated[dict[str, Any], HiddenInJson] = Field(
         default={},
         description="Options of fsspec's file system for a URL, such as {anon: true} for a public bucket. Secrets come "
-        "from the environment: {key: '${KEY}', secret: '${SECRET}'}; they are filled in when the data are opened, and "
-        "neither printed nor stored.",
+        "from the environment: {key: '${KEY}', secret: '${SECRET}'}; they are filled in when the data are opened. A "
+        "value that is written out is stored and shown as ***, with a note, unless its key is known to be harmless, "
+        "as endpoint_url is.",
     )
     dataset: Text | None = Field(
         default=None,
@@ -64,6 +65,11 @@ class DataConfig(Section):
         description="How to scale the columns for the fit: none leaves them as they are, standard scales them to mean "
         "0 and standard deviation 1. Log-likelihoods and criteria refer to the unscaled columns in either case.",
     )
+
+    @property
+    def shown(self) -> str:
+        """The source as messages and stores show it: ``***`` stands for what may be a secret in a URL."""
+        return str(shown(self.source))
 
     @pydantic.field_validator("weights")
     @classmethod

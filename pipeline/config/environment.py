@@ -1,7 +1,4 @@
-"""Variables of the environment in a configuration, ``${NAME}``, and secrets, which are never shown or stored.
-
-A secret is written as ``${NAME}`` only. It is filled in when the data are opened, and messages show ``${NAME}``.
-"""
+"""Variables of the environment in a configuration, ``${NAME}``."""
 
 from __future__ import annotations
 
@@ -12,20 +9,7 @@ from typing import Any
 
 from gmm_dask.errors import UserError
 
-HIDDEN = "***"
-
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET_KEY = re.compile(
-    r"secret|token|passw|credential|authorization|cookie|signature|connection_string|(^|[_-])(key|sas|sig|auth|pwd)($|[_-])",
-    re.IGNORECASE,
-)
-# values that file systems accept instead of a secret
-_HARMLESS = frozenset({"", "anon", "google_default", "cloud", "browser", "cache"})
-# user:password@ of a URL, and signatures in its query
-_SECRET_IN_URL = re.compile(
-    r"(?P<before>://[^/@:]*:)[^/@]+(?=@)|(?P<name>[?&][^=&]*(?:sig|signature|token|key|credential)[^=&]*=)[^&]+",
-    re.IGNORECASE,
-)
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def fill_in(value: Any, key: str) -> Any:
@@ -37,7 +21,7 @@ def fill_in(value: Any, key: str) -> Any:
         If a variable is not set.
     """
     if isinstance(value, str):
-        return _VARIABLE.sub(lambda match: _variable(match.group(1), key), value)
+        return VARIABLE.sub(lambda match: _variable(match.group(1), key), value)
     if isinstance(value, Mapping):
         return {name: fill_in(inner, f"{key}.{name}" if key else str(name)) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -54,61 +38,15 @@ def _variable(name: str, key: str) -> str:
     return os.environ[name]
 
 
-def hide(text: str, *origins: Any) -> str:
-    """Return text with ``${NAME}`` instead of the values of the variables that occur in ``origins``."""
-    names = {name for origin in origins for string in _strings(origin) for name in _VARIABLE.findall(string)}
-    values = {os.environ.get(name, ""): f"${{{name}}}" for name in names}
-    for value in sorted(filter(None, values), key=len, reverse=True):
-        text = text.replace(value, values[value])
-    return text
+def filled_in_where_set(text: str) -> str:
+    """Return a text with each ``${NAME}`` filled in; without those that are not set."""
+    return VARIABLE.sub(lambda match: os.environ.get(match.group(1), ""), text)
 
 
-def literal_secrets(value: Any, key: str = "") -> Iterator[str]:
-    """Yield the keys under which a secret is written out, where ``${NAME}`` is expected."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            path = f"{key}.{name}" if key else str(name)
-            if _SECRET_KEY.search(str(name)) and _is_written_out(inner):
-                yield path
-            else:
-                yield from literal_secrets(inner, path)
-
-
-def _is_written_out(value: Any) -> bool:
-    if isinstance(value, str):
-        return value not in _HARMLESS and not _VARIABLE.search(value)
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def has_secret(url: str) -> bool:
-    """Whether a URL contains a password or a signature that is written out."""
-    return any(not _VARIABLE.search(match.group()) for match in _SECRET_IN_URL.finditer(url))
-
-
-def without_secrets(value: Any) -> Any:
-    """Return options or a URL; raises :class:`ValueError` if a secret is written out in it."""
-    if isinstance(value, str) and has_secret(value):
-        raise ValueError("expected a URL without a password or a signature; write ${NAME}, and set NAME outside")
-    written = list(literal_secrets(value))
-    if written:
-        raise ValueError(f"expected ${{NAME}}, a variable of the environment, for the secret {written[0]}")
-    return value
-
-
-def redacted(value: Any) -> Any:
-    """Return a value as it may be printed, with ``***`` for everything that looks like a secret."""
-    if isinstance(value, Mapping):
-        return {
-            name: HIDDEN if _SECRET_KEY.search(str(name)) and _is_written_out(inner) else redacted(inner)
-            for name, inner in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [redacted(inner) for inner in value]
-    return _SECRET_IN_URL.sub(_hidden, value) if isinstance(value, str) else value
-
-
-def _hidden(match: re.Match[str]) -> str:
-    return match.group() if _VARIABLE.search(match.group()) else (match["before"] or match["name"]) + HIDDEN
+def variables_in(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the name and the value of each variable in a value, but for those that are not set."""
+    for text in _strings(value):
+        yield from ((name, os.environ[name]) for name in VARIABLE.findall(text) if name in os.environ)
 
 
 def _strings(value: Any) -> Iterator[str]:

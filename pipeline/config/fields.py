@@ -18,6 +18,12 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    def __repr__(self) -> str:
+        """Return the section as JSON has it, without secrets."""
+        return f"{type(self).__name__}({self.model_dump(mode='json')})"
+
+    __str__ = __repr__
+
 
 def parse_duration(value: str) -> float:
     """Return the seconds of a time with its unit, such as ``30min``, ``6h`` or ``1d``."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pydantic
 from pydantic import Field, ValidationInfo
@@ -16,8 +18,12 @@ from pipeline.config.fields import Section
 from pipeline.config.output import OutputConfig
 from pipeline.config.schedule import RefreshConfig, ScheduleConfig, ScoreConfig, TasksConfig
 from pipeline.config.search import SearchConfig
+from pipeline.config.secrets import literals, secrets_hidden
 from pipeline.config.templates import is_dated, with_name
 from pipeline.config.yaml_file import Document, explain, read_document
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 # keys in which ``${NAME}`` stays until the value is used, as they may hold secrets
 _FILLED_LATE = {"data": ("source", "storage_options"), "cluster": ("kwargs",), "score": ("source",)}
@@ -50,6 +56,28 @@ class JobConfig(Section):
         default=None, description="When 'gmm-dask serve' runs the job; null sets no schedule."
     )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages for the user about what may be secrets and is written out."""
+        written = [
+            *literals(self.data.source, "data.source"),
+            *literals(self.data.storage_options, "data.storage_options"),
+            *literals(self.cluster.kwargs, "cluster.kwargs"),
+            *(literals(self.score.source, "score.source") if self.score else ()),
+        ]
+        if not written:
+            return ()
+        return (
+            f"{', '.join(written)}: written out in the configuration, and shown and stored as ***. Secrets should come "
+            "from the environment: write ${NAME}.",
+        )
+
+    @property
+    def secret_values(self) -> tuple[Any, ...]:
+        """The values in which secrets may be, for :func:`pipeline.config.secrets.secrets_hidden`."""
+        source = self.score.source if self.score else ""
+        return self.data.source, self.data.storage_options, self.cluster.kwargs, source
+
     @pydantic.field_validator("output")
     @classmethod
     def _fill_in_name(cls, output: OutputConfig, info: ValidationInfo) -> OutputConfig:
@@ -69,6 +97,19 @@ class JobConfig(Section):
                 "output: {store: 'results/{name}-{started:%Y-%m-%d}.zarr'}"
             )
         return schedule
+
+
+def hiding_secrets(
+    function: Callable[Concatenate[JobConfig, Parameters], Result],
+) -> Callable[Concatenate[JobConfig, Parameters], Result]:
+    """Decorate a function of a configuration, so that its errors, those of libraries among them, show no secrets."""
+
+    @functools.wraps(function)
+    def hidden(config: JobConfig, /, *arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        with secrets_hidden(*config.secret_values):
+            return function(config, *arguments, **options)
+
+    return hidden
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> JobConfig:

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 from dateutil.rrule import rrulestr
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.config.environment import without_secrets
 from pipeline.config.fields import Count, Delay, LocalPath, Positive, Seconds, Section, Whole, parse_duration
+from pipeline.config.secrets import HiddenInJson
 from pipeline.config.templates import check_template
 
 # names of the Prefect flows
@@ -91,7 +91,7 @@ class ScheduleConfig(Section):
 class ScoreConfig(Section):
     """The rows that the flow score-batch labels, with the best model of the newest complete store."""
 
-    source: Annotated[LocalPath, AfterValidator(without_secrets)] = Field(
+    source: Annotated[LocalPath, HiddenInJson] = Field(
         description="Path or URL of the rows, as data.source; data.storage_options apply here, too. Where "
         "data.missing, data.chunk_rows, data.dataset or keys of output are set, they apply to these rows; all else is "
         "taken from the store."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -17,11 +18,14 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from gmm_dask.errors import UserError
-from pipeline.config.environment import HIDDEN, literal_secrets, redacted
+from pipeline.config.secrets import HIDDEN, shown_at, shown_text
 
 # a file whose aliases expand to more nodes is refused: nested aliases multiply ("billion laughs"), and every later
 # step walks the values. A hundred thousand column names still pass.
 MOST_NODES = 200_000
+
+# in errors of YAML: a secret that begins with * or ! is read as the name of an alias or a tag
+_NAME_OF_VALUE = re.compile(r"(alias|tag) '(?!tag:yaml\.org,2002:python/)[^']*'")
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Document:
         """Return the document with other values at the paths of some keys, in their order."""
         values, origins = self.values, self.origins
         for key, value in replaced.items():
-            values = _with_value(values, key.split("."), value, f"{origin} {key}".strip())
+            values = _with_value(values, key, value, f"{origin} {key}".strip())
             origins = {name: of for name, of in origins.items() if not f"{name}.".startswith(f"{key}.")}
             origins |= {key: origin} if origin else {}
         return Document(values, origins)
@@ -69,9 +73,9 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         key = path.strip()
         if not equals or not all(key.split(".")):
             raise UserError(f"--set expects section.key=value, such as search.n_init=5; got {override!r}.")
-        shown = f"{path}={HIDDEN if any(literal_secrets({path: text})) else redacted(text)}"
+        shown = HIDDEN if "{" in text else shown_text(str(shown_at(key, text)))  # a mapping may hold any key
         found.pop(key, None)  # so that it comes after what was set since
-        found[key] = _parse(text, f"the value of --set {shown}").values
+        found[key] = _parse(text, f"the value of --set {path}={shown}").values
     return found
 
 
@@ -88,7 +92,7 @@ def read_document(path: Path) -> Document:
     if not isinstance(document.values, dict):
         raise UserError(
             f"the configuration {path} must be a mapping of keys to values, such as 'name: my-job'; "
-            f"got {_shown(document.values)}."
+            f"got {_shown('', document.values)}."
         )
     return document
 
@@ -103,13 +107,15 @@ def to_yaml(values: Any) -> str:
     return text.getvalue()
 
 
-def _with_value(values: dict[str, Any], keys: list[str], value: Any, override: str) -> dict[str, Any]:
-    if len(keys) == 1:
-        return {**values, keys[0]: value}
-    inner = values.get(keys[0]) or {}
+def _with_value(values: dict[str, Any], key: str, value: Any, override: str, within: str = "") -> dict[str, Any]:
+    name, _, rest = key.partition(".")
+    if not rest:
+        return {**values, name: value}
+    inner = values.get(name) or {}
     if not isinstance(inner, dict):
-        raise UserError(f"{override}: {keys[0]} is {_shown(inner)}, which has no key {keys[1]!r} to set.")
-    return {**values, keys[0]: _with_value(inner, keys[1:], value, override)}
+        found, missing = _shown(f"{within}{name}", inner), rest.partition(".")[0]
+        raise UserError(f"{override}: {name} is {found}, which has no key {missing!r} to set.")
+    return {**values, name: _with_value(inner, rest, value, override, f"{within}{name}.")}
 
 
 # -- YAML --------------------------------------------------------------------------------------------------------
@@ -126,6 +132,7 @@ def _parse(text: str, what: str) -> Document:
         problem, mark = str(error.problem), error.problem_mark
         if isinstance(error, DuplicateKeyError):
             problem = problem.partition(" with value ")[0]  # the values may be secrets
+        problem = _NAME_OF_VALUE.sub(r"\1", problem)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise UserError(f"{what} is not valid YAML: {problem}{where}.") from None
     except RecursionError:
@@ -170,7 +177,7 @@ def explain(error: ValidationError, path: str | Path, model: type[BaseModel], do
         section, keys = _locate(model, details["loc"])
         problems.setdefault(".".join(keys), []).append((section, details))
     lines = [
-        f"  {key}{f' ({origin})' if (origin := document.origin(key)) else ''}: {_problem(key.split('.')[-1], found)}."
+        f"  {key}{f' ({origin})' if (origin := document.origin(key)) else ''}: {_problem(key, found)}."
         for key, found in problems.items()
     ]
     count = "an error" if len(lines) == 1 else f"{len(lines)} errors"
@@ -197,15 +204,15 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return next((choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)), None)
 
 
-def _problem(key: str, found: list[tuple[type[BaseModel], Any]]) -> str:
+def _problem(path: str, found: list[tuple[type[BaseModel], Any]]) -> str:
     """What is wrong with one key; a key that may have values of several types has an error for each."""
-    section, details = found[0]
+    key, (section, details) = path.rpartition(".")[2], found[0]
     if details["type"] == "extra_forbidden":
         return f"unknown key{_nearest(key, section)}; the keys here are {', '.join(section.model_fields)}"
     if details["type"] == "missing":
         return f"this key is required. {(section.model_fields[key].description or '').rstrip('.')}"
     expected = " or ".join(dict.fromkeys(_expected(details) for _, details in found))
-    return f"expected {expected}; got {_shown(details['input'])}"
+    return f"expected {expected}; got {_shown(path, details['input'])}"
 
 
 def _nearest(key: str, section: type[BaseModel]) -> str:
@@ -239,8 +246,8 @@ def _expected(details: Any) -> str:
     return template.format(**details.get("ctx", {}))
 
 
-def _shown(value: Any) -> str:
+def _shown(key: str, value: Any) -> str:
     if value is None:
         return "nothing"
-    text = repr(redacted(value))
+    text = shown_text(repr(shown_at(key, value)))
     return text if len(text) <= 80 else text[:77] + "..."

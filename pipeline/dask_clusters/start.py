@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from gmm_dask.errors import UserError
 from pipeline.config.cluster import ClusterConfig
-from pipeline.config.environment import fill_in, hide
+from pipeline.config.environment import fill_in
+from pipeline.config.secrets import hide, require_known
 from pipeline.dask_clusters.checks import ClusterError, require_packages, versions_of
 
 # the parameters of a large batch of models travel in the graph, once per pass: Dask would warn of a large graph
@@ -81,6 +82,7 @@ def _local(cluster: ClusterConfig, threads: int) -> Any:
 
 def _of_class(cluster: ClusterConfig) -> Any:
     found = cluster_class(str(cluster.class_path))
+    require_known(cluster.kwargs, "cluster.kwargs")
     try:
         made = found(**fill_in(cluster.kwargs, "cluster.kwargs"))
         if cluster.workers is not None:

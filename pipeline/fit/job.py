@@ -24,7 +24,7 @@ from gmm_dask.passes.unchanged import check_rows
 from gmm_dask.selection.grid import in_grid_order
 from gmm_dask.selection.outcomes import best_outcome, by_candidate, choose, evaluate_states
 from pipeline import store
-from pipeline.config.job import JobConfig
+from pipeline.config.job import JobConfig, hiding_secrets
 from pipeline.dask_clusters import computing, connected, persist_rows
 from pipeline.fit.checkpointer import CHECKPOINT_SECONDS, Checkpointer
 from pipeline.fit.chunking import open_job
@@ -77,6 +77,7 @@ class Summary(Result):
         return cls(**vars(open_result(path)), run_seconds=run_seconds, reused=reused).loaded()
 
 
+@hiding_secrets
 def run(
     config: JobConfig,
     *,
@@ -161,7 +162,7 @@ def _noticing_changes(config: JobConfig) -> Iterator[None]:
             raise
         found = error.difference if isinstance(error, ChangedRowsError) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"data.source: {config.data.source} was changed while it was read: {found.rstrip('.')}. Run the job again "
+            f"data.source: {config.data.shown} was changed while it was read: {found.rstrip('.')}. Run the job again "
             "when nobody writes to the data; with --fresh if they stay as they are now."
         ) from error
 
@@ -204,7 +205,7 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
     read_keys(config, source)
     header = header_of(source)
     path = config.output.store
-    report_notes(source.notes, progress)
+    report_notes((*config.notes, *source.notes), progress)
     if fresh or store.find_store(path) is StoreStatus.NEW:
         plan_fits(config, source, grid_of(config))
     found = store.prepare_store(path, config.model_dump(mode="json"), header, fresh)

@@ -11,7 +11,7 @@ from gmm_dask.init.starts import STARTS, require_rows
 from gmm_dask.memory import Machine, Shape, plan_waves, projected_bytes
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.selection.grid import check_candidates
-from pipeline.config.job import JobConfig
+from pipeline.config.job import JobConfig, hiding_secrets
 from pipeline.config.templates import is_dated
 from pipeline.dask_clusters import machine_of
 from pipeline.fit.chunking import open_job
@@ -124,6 +124,8 @@ class Estimate:
     ----------
     source : Source
         The opened data.
+    notes : tuple of str
+        What to know about the configuration and the data.
     store : str
         Path of the result store.
     extends : bool
@@ -132,11 +134,13 @@ class Estimate:
     """
 
     source: Source
+    notes: tuple[str, ...]
     store: str
     extends: bool
     plan: FitPlan
 
 
+@hiding_secrets
 def estimate_job(config: JobConfig) -> Estimate:
     """Read the header of the data, and project what the job costs.
 
@@ -152,4 +156,5 @@ def estimate_job(config: JobConfig) -> Estimate:
     if source.n_rows is not None:
         require_rows(source.n_rows, max(config.search.n_components))
     read_keys(config, source)
-    return Estimate(source, config.output.store, config.search.extend, plan_fits(config, source, grid_of(config)))
+    plan = plan_fits(config, source, grid_of(config))
+    return Estimate(source, (*config.notes, *source.notes), config.output.store, config.search.extend, plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gmm_dask.passes.data_summary import TASK
-from pipeline.config.job import JobConfig
+from pipeline.config.job import JobConfig, hiding_secrets
 from pipeline.dask_clusters import computing
 from pipeline.fit.chunking import open_job
 from pipeline.fit.plan import data_shape
@@ -40,6 +40,7 @@ class Profile:
     notes: tuple[str, ...]
 
 
+@hiding_secrets
 def profile_job(config: JobConfig, progress: Progress = silent) -> Profile:
     """Read a job's data once: all rows that are usable, those that the job would hold out included.
 

@@ -26,7 +26,7 @@ from gmm_dask.passes.data_summary import DataSummary, summarize_rows
 from gmm_dask.passes.predict import predict_chunk, prediction_batch
 from gmm_dask.passes.rows import as_rows
 from pipeline import store
-from pipeline.config.job import JobConfig
+from pipeline.config.job import JobConfig, hiding_secrets
 from pipeline.config.schedule import RefreshConfig
 from pipeline.config.templates import is_dated, latest
 from pipeline.fit.initialization import em_settings, initial_states, seed_states
@@ -66,6 +66,7 @@ class Refreshed:
     removed: tuple[str, ...]
 
 
+@hiding_secrets
 def refresh(
     config: JobConfig, *, progress: Progress = silent, as_task: Callable[[Stage], Stage] = unchanged
 ) -> Refreshed:

@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from gmm_dask.formatting import counted, number
 from gmm_dask.selection.criteria import CRITERIA
-from pipeline.config.environment import redacted
 from pipeline.config.yaml_file import to_yaml
 from pipeline.printable import printable
 from pipeline.report import figures, phrases, tables
@@ -118,7 +117,7 @@ def render(report: ReportContents, drawn: dict[str, list[Picture]]) -> str:
         tiles=_tiles(report),
         data=_data(report),
         run=_run(report),
-        settings=to_yaml(redacted(report.store.config)),
+        settings=to_yaml(report.store.config),
     )
 
 
@@ -159,7 +158,7 @@ def _attempts(attempts: int) -> str:
 def _data(report: ReportContents) -> dict[str, str]:
     """The data of the run, by name; empty texts are not shown."""
     store, sample = report.store, report.sample
-    data: dict[str, Any] = redacted(store.data)
+    data: dict[str, Any] = store.data
     missing, held_out = store.data["missing"]["rows"], store.held_out_rows
     share = held_out / (held_out + report.n_rows)
     return {

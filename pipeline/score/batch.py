@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import datetime
 
 from gmm_dask.errors import UserError
-from pipeline.config.job import JobConfig
+from pipeline.config.job import JobConfig, hiding_secrets
+from pipeline.config.secrets import shown
 from pipeline.config.templates import dated_paths, is_dated, with_name
 from pipeline.progress import Progress, silent
 from pipeline.score.new_rows import ScoreSummary, score
@@ -15,6 +16,7 @@ from pipeline.stages import Stage, unchanged
 from pipeline.store.paths import dated_now, last_complete
 
 
+@hiding_secrets
 def score_batch(
     config: JobConfig,
     *,
@@ -39,7 +41,7 @@ def score_batch(
     if model is None:
         raise UserError(
             f"there is no complete result store of the job {config.name} at {config.output.store}, whose model could "
-            f"label the rows of {config.score.source}. Run the job first (gmm-dask run), or write its name here."
+            f"label the rows of {shown(config.score.source)}. Run the job first (gmm-dask run), or write its name here."
         )
     source, settings = config.score.source, ScoreSettings.from_job(config, config.score)
     template = with_name(config.score.out, config.name)

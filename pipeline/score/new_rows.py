@@ -21,7 +21,8 @@ from gmm_dask.passes.rows import Rows
 from pipeline import store
 from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
-from pipeline.progress import Progress, StageStarted, silent
+from pipeline.config.secrets import secrets_hidden
+from pipeline.progress import Progress, StageStarted, report_notes, silent
 from pipeline.score.drift import Comparison, compare
 from pipeline.score.reference import Reference, read_reference
 from pipeline.score.row_pass import (
@@ -107,29 +108,31 @@ def score(
     model = result.best_model
     reference = read_reference(result, model)
     config = score_config(result, model, data, str(out), columns, settings or ScoreSettings())
-    place = config.output.store
-    require_apart(config.data.source, [place, store.replacement_of(place), f"{place}.unfinished"])
-    require_outside(place, [*results_of(path), *results_of(result.store)])
-    require_no_group_around(place)
-    progress(StageStarted("open", f"{data}, for {result.best} of {result.store}"))
-    source = _open(config.data, model)
-    header = header_of(source)
-    request = _request(config, model, reference)
-    rows, plan = _plan(config, source, request, progress)
-    config = with_store(config, _find_unfinished(config, plan, earlier) or config.output.store)
-    place = config.output.store
-    with store.lock(place):
-        # a folder of files is made beside the one that it replaces in any case
-        working = place if _as_files(config) else store.scores_working_path(place, plan.token, fresh)
-        complete, writer = _prepare(config, source, plan, result, fresh, working)
-        summarize = partial(_compare_unchanged, data=config.data, model=model, header=header, reference=reference)
-        if not complete:
-            write_row_outputs(config, source, rows, request, writer, progress, summarize)
-        stored = writer.summary()
-        with reading(working, "rows"):
-            found = Comparison.from_dict(stored)
-        if not (complete or _as_files(config)):
-            store.complete_scores(working, stored, place)
+    with secrets_hidden(*config.secret_values):
+        place = config.output.store
+        require_apart(config.data.source, [place, store.replacement_of(place), f"{place}.unfinished"])
+        require_outside(place, [*results_of(path), *results_of(result.store)])
+        require_no_group_around(place)
+        progress(StageStarted("open", f"{config.data.shown}, for {result.best} of {result.store}"))
+        report_notes(config.notes, progress)
+        source = _open(config.data, model)
+        header = header_of(source)
+        request = _request(config, model, reference)
+        rows, plan = _plan(config, source, request, progress)
+        config = with_store(config, _find_unfinished(config, plan, earlier) or config.output.store)
+        place = config.output.store
+        with store.lock(place):
+            # a folder of files is made beside the one that it replaces in any case
+            working = place if _as_files(config) else store.scores_working_path(place, plan.token, fresh)
+            complete, writer = _prepare(config, source, plan, result, fresh, working)
+            summarize = partial(_compare_unchanged, data=config.data, model=model, header=header, reference=reference)
+            if not complete:
+                write_row_outputs(config, source, rows, request, writer, progress, summarize)
+            stored = writer.summary()
+            with reading(working, "rows"):
+                found = Comparison.from_dict(stored)
+            if not (complete or _as_files(config)):
+                store.complete_scores(working, stored, place)
     return ScoreSummary(
         **vars(found),
         out=place,
@@ -196,7 +199,7 @@ def _open(data: DataConfig, model: StoredModel) -> Source:
     except MissingColumnsError as error:
         missing = error.columns
         raise UserError(
-            f"{data.source} lacks {len(missing)} of the model's {len(model.columns)} features: {', '.join(missing)}. "
+            f"{data.shown} lacks {len(missing)} of the model's {len(model.columns)} features: {', '.join(missing)}. "
             "Columns are found by their names, in any order: rename them, or give the names that they have here with "
             f"--columns, in the order {', '.join(model.columns)}."
         ) from error
@@ -213,7 +216,7 @@ def _compare_unchanged(
     """Compare the rows with those of the fit, if nobody has written to them since their header was read."""
     if header_of(_open(data, model)) != header:
         raise UserError(
-            f"data.source: {data.source} was changed while it was scored. Run the same command again when nobody "
+            f"data.source: {data.shown} was changed while it was scored. Run the same command again when nobody "
             "writes to it."
         )
     return compare(rows, ComponentSums.from_array(totals.more, model.n_components), reference).to_dict()

@@ -66,7 +66,7 @@ class ScoreSettings:
         source_format = format_of(score.source)
         keys["data.dataset"] &= source_format is not None and source_format.has_datasets
         keys["output.key_columns"] &= is_parquet(score.out)
-        values = config.model_dump(mode="json")
+        values = config.model_dump()
         return cls({key: reduce(getitem, key.split("."), values) for key, taken in keys.items() if taken})
 
 

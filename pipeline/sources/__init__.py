@@ -44,11 +44,11 @@ def open_source(data: DataConfig, policy: ChunkPolicy = AUTOMATIC) -> Source:
     found = _format(location)
     if data.dataset is not None and not found.has_datasets:
         raise UserError(
-            f"data.dataset: expected none for {data.source}; only {having('has_datasets')} files have datasets."
+            f"data.dataset: expected none for {data.shown}; only {having('has_datasets')} files have datasets."
         )
     if data.missing_chunks != "error" and not found.missing_chunks:
         raise UserError(
-            f"data.missing_chunks: expected error for {data.source}; only chunks of {having('missing_chunks')} data "
+            f"data.missing_chunks: expected error for {data.shown}; only chunks of {having('missing_chunks')} data "
             "can be missing."
         )
     source: Source = resolve_name(found.opener)(data, location, policy)

@@ -290,7 +290,7 @@ def select_columns(found: Sequence[Column], data: DataConfig) -> Selection:
         chosen = _require_numeric(data.columns, by_name, "data.columns", data.source)
     if not chosen:
         listing = ", ".join(f"{column.name} ({column.type})" for column in found) or "no columns at all"
-        raise UserError(f"data.source: {data.source} has no numeric columns to cluster on; it has {listing}.")
+        raise UserError(f"data.source: {data.shown} has no numeric columns to cluster on; it has {listing}.")
     _refuse_repeated(found, [*(column.name for column in chosen), data.weights], data.source)
     single = all(c.dtype is not None and c.dtype.newbyteorder("=") == np.float32 for c in chosen)
     dtype = np.dtype(np.float32 if single else np.float64)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.data import DataConfig
-from pipeline.config.environment import fill_in, hide, redacted
+from pipeline.config.environment import fill_in
 from pipeline.config.formats import MANY_FILES, format_of
+from pipeline.config.secrets import hide, require_known
 
 # URL schemes, and the extra of this package that installs what each needs
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
@@ -43,17 +44,17 @@ class Location:
     Attributes
     ----------
     source : str
-        As in the configuration, for messages and the store: ``${NAME}`` is not filled in.
+        As messages and the store show it: ``${NAME}`` is not filled in, and secrets are hidden.
     path : str
         On the file system.
     is_local : bool
     fs : fsspec.AbstractFileSystem
     hidden : tuple
-        The configuration's values in which ``${NAME}`` was filled in: messages must not show what it stands for.
+        The configuration's source and options: messages must not show their secrets, nor what ``${NAME}`` stands for.
     """
 
     source: str
-    path: str
+    path: str = field(repr=False)
     is_local: bool
     fs: AbstractFileSystem = field(repr=False)
     hidden: tuple[Any, ...] = field(default=(), repr=False, compare=False)
@@ -84,7 +85,7 @@ class Location:
             return self.source + path[len(self.path) :]
         if self.is_local:
             return path if os.path.isabs(self.source) or not os.path.isabs(path) else os.path.relpath(path)
-        return str(redacted(hide(self.fs.unstrip_protocol(path), *self.hidden)))
+        return hide(self.fs.unstrip_protocol(path), *self.hidden)
 
     def open(self) -> IO[bytes]:
         """Open the file for reading, without a cache: only the requested bytes are read."""
@@ -156,7 +157,7 @@ class Location:
         if self.is_web and isinstance(error.__cause__, Exception):
             error = error.__cause__  # fsspec raises FileNotFoundError for every failure of a web server
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        words = " ".join(str(redacted(hide(str(reason), *self.hidden))).split()).rstrip(".")
+        words = " ".join(hide(str(reason), *self.hidden).split()).rstrip(".")
         what = f"data.source: cannot read {self.source}: {words}."
         status = getattr(error, "status", None)
         if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError) or status == 404:
@@ -190,15 +191,16 @@ def find_location(data: DataConfig) -> Location:
     if "://" in source:
         location = _open_url(data, source, options)
     elif options:
-        raise UserError(f"data.storage_options: expected none for the local path {data.source}.")
+        raise UserError(f"data.storage_options: expected none for the local path {data.shown}.")
     else:
-        location = Location(data.source, source, True, fsspec.filesystem("file"))
+        location = Location(data.shown, source, True, fsspec.filesystem("file"))
     _require_existing(location)
     return location
 
 
 def filled_in(data: DataConfig) -> tuple[str, dict[str, Any]]:
     """Return the source and the storage options with ``${NAME}`` filled in, which must not be shown."""
+    require_known({"source": data.source, "storage_options": data.storage_options}, "data")
     source: str = fill_in(data.source, "data.source")
     options: dict[str, Any] = fill_in(data.storage_options, "data.storage_options")
     return source, options
@@ -213,17 +215,17 @@ def _open_url(data: DataConfig, source: str, options: dict[str, Any]) -> Locatio
         extra = EXTRAS.get(scheme)
         package = f'pip install "gmm-dask[{extra}]"' if extra else f"pip install {error.name or 'its package'}"
         raise UserError(
-            f"data.source: {data.source} needs a package that is not installed ({error.name or error}). Install it: "
+            f"data.source: {data.shown} needs a package that is not installed ({error.name or error}). Install it: "
             f"{package}."
         ) from None
     except (ValueError, TypeError) as error:
-        words = str(redacted(hide(str(error), *hidden))).rstrip(".")
+        words = hide(str(error), *hidden).rstrip(".")
         raise UserError(
-            f"data.source: cannot open {data.source}: {words}. Correct the URL (s3://, gs://, abfs://, https://, "
+            f"data.source: cannot open {data.shown}: {words}. Correct the URL (s3://, gs://, abfs://, https://, "
             "memory://, or a local path), or data.storage_options."
         ) from None
     fs.invalidate_cache()
-    return Location(data.source, path, isinstance(fs, LocalFileSystem), fs, hidden)
+    return Location(data.shown, path, isinstance(fs, LocalFileSystem), fs, hidden)
 
 
 def _require_existing(location: Location) -> None:

@@ -17,6 +17,7 @@ from fsspec.utils import glob_translate
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.environment import fill_in
 from pipeline.config.formats import ZARR
+from pipeline.config.secrets import shown
 from pipeline.sources.location import Location, files_below, matches
 
 # names of one file system
@@ -74,16 +75,17 @@ def require_apart(source: str, results: Iterable[str | Path]) -> None:
         paths, folders = _data_places(source)
     except (UserError, FaultError):
         return
+    data = shown(source)
     for result in results:
         place = _Place.of(result)
         if any(one.is_within(place) for one in (*paths, *folders)):
             raise UserError(
-                f"data.source: {source} lies within {result}, which this command writes or replaces: the data would be "
+                f"data.source: {data} lies within {result}, which this command writes or replaces: the data would be "
                 "lost. Choose another path for the result (output.store; of scores, score.out or -o)."
             )
         if any(place.is_within(one) for one in paths) or _matches(source, place):
             raise UserError(
-                f"{result} lies within the data {source}: the next run would read the result as data. Choose a path "
+                f"{result} lies within the data {data}: the next run would read the result as data. Choose a path "
                 "outside of them (output.store; of scores, score.out or -o)."
             )
 

@@ -308,11 +308,6 @@ SECTIONS = "name, data, search, cluster, output, tasks, score, refresh, schedule
         ("cluster: {kind: address}", "cluster.address", ("cluster.kind", "nothing")),
         ("cluster: {persist: always}", "cluster.persist", ("auto", "never", "threads", "'always'")),
         (
-            "cluster: {kind: class, class_path: a.B, kwargs: {token: abc}}",
-            "cluster.kwargs",
-            ("${NAME}", "token", "{'token': '***'}"),
-        ),
-        (
             "cluster: {kind: class, class_path: a.B, adaptive: {minimum: 3, maximum: 2}}",
             "cluster.adaptive.maximum",
             ("cluster.adaptive.minimum", "2"),
@@ -344,16 +339,6 @@ def test_errors_name_the_key_and_what_is_allowed(error, text, key, parts):
         ("data: {source: ~nobody-here/x.csv}", "data.source", ("home", "./~nobody-here/x.csv")),
         ("data: {source: a, missing: fill}", "data.missing", ("'error'", "'drop'", "'fill'")),
         ("data: {source: a, scale: robust}", "data.scale", ("'none'", "'standard'", "'robust'")),
-        (
-            "data: {source: s3://me:hunter2@bucket/a.parquet}",
-            "data.source",
-            ("${NAME}", "password", "'s3://me:***@bucket/a.parquet'"),
-        ),
-        (
-            "data: {source: s3://b/a.parquet, storage_options: {secret: hunter2}}",
-            "data.storage_options",
-            ("${NAME}", "{'secret': '***'}"),
-        ),
         ("data: {source: a, chunk_rows: 0}", "data.chunk_rows", ("1", "'auto'", "0")),
         ("data: {source: a, chunk_rows: some}", "data.chunk_rows", ("whole number", "'auto'", "'some'")),
         ("data: {source: a, columns: x}", "data.columns", ("list", "'x'")),

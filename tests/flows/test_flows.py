@@ -43,17 +43,18 @@ def job(tmp_path):
     return small_job(tmp_path, report="false")
 
 
-def small_job(folder, report="true"):
+def small_job(folder, report="true", **sections):
     search = "{n_components: [2, 3], covariance_types: [tied, diag], init_params: kmeans, tol: 1.0e-4}"
-    return write_job(
-        folder, "Small.job", schedule="null", search=search, output=f"{{store: small.zarr, report: {report}}}"
-    )
+    output = f"{{store: small.zarr, report: {report}}}"
+    return write_job(folder, "Small.job", schedule="null", search=search, output=output, **sections)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, prefect_home, environment):
-    """A finished run with the embedded server, and the id of its flow run."""
-    done = run_job(small_job(tmp_path_factory.mktemp("finished")), environment)
+    """A finished run with the embedded server, and the id of its flow run; a secret is written out in its config."""
+    folder = tmp_path_factory.mktemp("finished")
+    data = f"{{source: 'file://{folder}/rows.npy', storage_options: {{secret: hunter2}}}}"
+    done = run_job(small_job(folder, data=data), environment)
     ((run_id,),) = query(prefect_home, "select id from flow_run order by created desc limit 1")
     return done, run_id
 
@@ -106,6 +107,13 @@ def test_run_is_a_flow_with_its_stages_as_tasks(finished, prefect_home):
     assert {state for _, state in tasks} == {"Completed"}
     stages = ("prepare", "seed", "fit_wave 1", "select", "write_rows", "finish", "draw")
     assert {name for name, _ in tasks} == {f"Small.job: {stage}" for stage in stages}
+
+
+def test_no_secret_is_in_what_prefect_stores(finished, prefect_home):
+    assert finished[0].returncode == 0
+    stored = [path.read_bytes() for path in prefect_home.rglob("*") if path.is_file()]
+    assert any(b"small.zarr" in content for content in stored)
+    assert not any(b"hunter2" in content for content in stored)
 
 
 def test_the_flow_run_leaves_candidates_progress_picture_and_report(finished, prefect_home):
@@ -168,7 +176,7 @@ def test_the_password_of_a_server_that_does_not_answer_is_not_shown(monkeypatch,
     with temporary_settings({PREFECT_API_URL: WITH_PASSWORD}), pytest.raises(UserError) as caught:
         require_server()
     require_hidden(caught.value)
-    assert "expected a Prefect server at http://me:***@127.0.0.1:9/api" in str(caught.value)
+    assert "expected a Prefect server at http://***@127.0.0.1:9/api" in str(caught.value)
 
 
 def test_the_password_of_a_server_that_fails_during_the_run_is_not_shown(monkeypatch):
@@ -182,7 +190,7 @@ def test_the_password_of_a_server_that_fails_during_the_run_is_not_shown(monkeyp
 
 def require_hidden(error):
     logged = "".join(traceback.format_exception(error))
-    assert "me:***@127.0.0.1:9" in logged
+    assert "***@127.0.0.1:9" in logged
     assert "hunter2" not in logged
 
 

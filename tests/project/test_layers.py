@@ -17,7 +17,7 @@ LAYERS = {
         *("selection", "inputs", "plotting", "estimator", "search"),
     ),
     "pipeline": (
-        *("printable", "progress", "stages", "config", "sources", "store", "dask_clusters"),
+        *("config", "printable", "progress", "stages", "sources", "store", "dask_clusters"),
         *("score", "report", "fit", "export", "synth"),
     ),
     "flows": ("flows",),

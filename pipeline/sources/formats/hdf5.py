@@ -40,7 +40,7 @@ def open_hdf5(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sour
         name, shape, dtype, storage = dataset.name, dataset.shape, dataset.dtype, dataset.chunks
         n_stored = dataset.id.get_storage_size() or dataset.nbytes
         fields = _fields(dataset) if dtype.names and len(shape) == 1 else None
-    found = _array_columns(f"{name} of {data.source}", shape, dtype) if fields is None else [one for one, _ in fields]
+    found = _array_columns(f"{name} of {data.shown}", shape, dtype) if fields is None else [one for one, _ in fields]
     selection = select_columns(found, data)
     positions = column_positions(selection.fields, found).tolist()
     places = tuple(positions) if fields is None else tuple(fields[i][1] for i in positions)
@@ -99,14 +99,14 @@ def _dataset(file: Any, data: DataConfig) -> Any:
     if data.dataset is None:
         if len(found) != 1:
             listing = ", ".join(found[:12]) or "none"
-            raise UserError(f"data.dataset: {data.source} has {len(found)} datasets ({listing}). Name the one to read.")
+            raise UserError(f"data.dataset: {data.shown} has {len(found)} datasets ({listing}). Name the one to read.")
         return file[found[0]]
     name = data.dataset.strip("/")
     if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
-        raise UserError(f"data.dataset: {name} of {data.source} is a link to another file. Name that file instead.")
+        raise UserError(f"data.dataset: {name} of {data.shown} is a link to another file. Name that file instead.")
     if name not in found:
         raise UserError(
-            f"data.dataset: {data.source} has no dataset {data.dataset!r}; it has {', '.join(found[:12]) or 'none'}."
+            f"data.dataset: {data.shown} has no dataset {data.dataset!r}; it has {', '.join(found[:12]) or 'none'}."
         )
     return file[name]
 

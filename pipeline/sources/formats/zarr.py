@@ -65,7 +65,7 @@ def open_zarr(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sour
             node = zarr.open(_store(data, location), mode="r")
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             words = " ".join(str(error).split()).rstrip(".")
-            raise UserError(f"data.source: {data.source} is not a Zarr array or group: {words}.") from None
+            raise UserError(f"data.source: {data.shown} is not a Zarr array or group: {words}.") from None
         if isinstance(node, zarr.Array):
             return _open_array(node, data, location, policy)
         return _open_group(node, data, location, policy)
@@ -78,7 +78,7 @@ def _store(data: DataConfig, location: Location) -> Store:
     else:
         url, options = filled_in(data)
         store = FsspecStore.from_url(url, storage_options=options, read_only=True)
-    return store if data.missing_chunks == "fill" else _WholeStore(store, data.source)
+    return store if data.missing_chunks == "fill" else _WholeStore(store, data.shown)
 
 
 # -- one array -----------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def _store(data: DataConfig, location: Location) -> Store:
 def _open_array(array: zarr.Array[Any], data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
     if array.ndim not in (1, 2):
         raise UserError(
-            f"data.source: the array {data.source} must have the shape (n_rows, n_columns); its shape is {array.shape}."
+            f"data.source: the array {data.shown} must have the shape (n_rows, n_columns); its shape is {array.shape}."
         )
     found = numbered_columns(array.shape, _dtype(array))
     selection = select_columns(found, data)
