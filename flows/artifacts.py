@@ -27,8 +27,10 @@ from prefect.artifacts import (
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import ObjectNotFound
 
+from flows.markdown import as_code, as_text
 from flows.progress import describe
 from gmm_dask.selection.criteria import CRITERIA
+from pipeline.printable import printable
 from pipeline.progress import ChunksDone, Event, PassDone
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def publish_job(name: str, summary: Summary) -> None:
     create_table_artifact(
         [dict(zip(columns, row, strict=True)) for row in rows],
         key=artifact_key(name, "candidates"),
-        description=f"Best by {criterion}: **{summary.best}**. Stored in `{summary.store}`.",
+        description=f"Best by {criterion}: **{summary.best}**. Stored in {as_code(summary.store)}.",
     )
     if picture := data_url(Path(summary.report) / f"{summary.criterion}.png"):
         key = artifact_key(name, summary.criterion.replace("_", "-"))
@@ -112,23 +114,30 @@ def publish_job(name: str, summary: Summary) -> None:
 
 def publish_refresh(name: str, result: Refreshed) -> None:
     """Create the artifact with a refresh's decision, its store and the stores that it has removed."""
-    reason = result.decision.reason
-    lines = [f"{reason[:1].upper()}{reason[1:]}.", f"Stored in `{result.summary.store}`; `{result.link}` links to it."]
-    lines += [f"Removed: `{path}`." for path in result.removed]
+    reason = as_text(result.decision.reason)
+    lines = [f"{reason[:1].upper()}{reason[1:]}."]
+    lines += [f"Stored in {as_code(result.summary.store)}; {as_code(result.link)} links to it."]
+    lines += [f"Removed: {as_code(path)}." for path in result.removed]
     create_markdown_artifact("\n\n".join(lines), key=artifact_key(name, "refresh"), description="Refresh decision")
 
 
 def publish_scores(name: str, summary: ScoreSummary) -> None:
     """Create the table of the components' shares among new rows, with the drift in its description."""
     lines = enumerate(zip(summary.rows.label_shares, summary.fit_shares, summary.components, strict=True))
-    drift = [f"drift: {line}" for line in summary.drift] or ["no drift"]
+    drift = [f"drift: {as_text(line)}" for line in summary.drift] or ["no drift"]
     create_table_artifact(
         [
-            {"component": k, "share here": f"{new:.2%}", "in the fit": f"{fit:.2%}", "moved": ", ".join(change.moved)}
+            {
+                "component": k,
+                "share here": f"{new:.2%}",
+                "in the fit": f"{fit:.2%}",
+                "moved": printable(", ".join(change.moved)),
+            }
             for k, (new, fit, change) in lines
         ],
         key=artifact_key(name, "scores"),
-        description=f"{summary.rows.n_rows:,} rows by **{summary.model}**, in `{summary.out}`; {'; '.join(drift)}.",
+        description=f"{summary.rows.n_rows:,} rows by **{summary.model}**, in {as_code(summary.out)}; "
+        f"{'; '.join(drift)}.",
     )
 
 
@@ -152,10 +161,11 @@ def _short_report(name: str, summary: Summary) -> str:
             f"The {summary.held_out_rows:,} held-out rows have a mean log-likelihood of "
             f"{summary.held_out_log_likelihood:.4f} per row."
         )
-    paragraphs.append(f"{summary.passes} passes over the data in {summary.run_seconds:.1f} s. Store: `{summary.store}`")
+    cost = f"{summary.passes} passes over the data in {summary.run_seconds:.1f} s"
+    paragraphs.append(f"{cost}. Store: {as_code(summary.store)}")
     page = Path(summary.report) / "index.html"
     if page.is_file():
-        paragraphs.append(f"The full report is on the machine that ran the job: `{page.resolve()}`")
+        paragraphs.append(f"The full report is on the machine that ran the job: {as_code(str(page.resolve()))}")
     order = {f"{summary.criterion}.png": 0, "clusters.png": 1}
     for file in sorted(Path(summary.report).glob("*.png"), key=lambda file: (order.get(file.name, 2), file.name)):
         if picture := data_url(file):

@@ -12,6 +12,7 @@ from prefect.schedules import Cron, Interval, RRule, Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from flows.flows import bic_sweep, refresh, score_batch
+from flows.markdown import as_code
 from flows.server import require_server
 from flows.skipped_runs import skip_missed_runs
 from gmm_dask.errors import UserError
@@ -74,7 +75,7 @@ def deployment(path: Path, config: JobConfig) -> RunnerDeployment:
         config.name,
         schedule=_prefect_schedule(path, config.schedule),
         parameters={"config": str(path.resolve())},
-        description=f"{config.name}, from {path.resolve()}",
+        description=f"{config.name}, from {as_code(str(path.resolve()))}",
         tags=["gmm-dask"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )

@@ -27,29 +27,42 @@ _KINDS = {
     "min_workers": ("address", "class"),
     "timeout": ("local", "address", "class"),
 }
-# Dask imports and calls the class whose name stands under such a key
-_CLASS_KEY = re.compile(r"(^|_)(cls|class)$", re.IGNORECASE)
+# Dask imports and calls what is named under such a key, at any depth: a class, a module, a kind of TLS settings
+_NAMES_CODE = re.compile(r"(^|_)(cls|class|plugins?|security)$", re.IGNORECASE)
+# Dask's workers run the files and modules that stand under such a key, or that such a variable of theirs names
+_LOADS_CODE = re.compile(r"preload", re.IGNORECASE)
+# variables of a worker process, through which Python and Dask load code
+_ENVIRONMENT = re.compile(r"^(env|environment)$", re.IGNORECASE)
 # keys that a kind requires
 _REQUIRED = {"address": "address", "class_path": "class"}
 
 
-def _without_classes(value: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments that name no class for Dask to import, which would evade the check of ``cluster.class_path``."""
-    for key in _named_classes(value):
-        raise ValueError(f"expected no name of a class; {key} is one: leave it to the class at cluster.class_path")
+def _without_code(value: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments by which Dask loads no code, which would evade the check of ``cluster.class_path``."""
+    for key in _named_code(value):
+        raise ValueError(
+            f"expected nothing that names code to load, such as a class, a preload or variables of the workers; {key} "
+            "does: leave it to the class at cluster.class_path, and set variables where the command runs"
+        )
     return value
 
 
-def _named_classes(value: Any, key: str = "") -> Iterator[str]:
+def _named_code(value: Any, key: str = "") -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             place = f"{key}.{name}" if key else str(name)
-            if isinstance(inner, str) and _CLASS_KEY.search(str(name)):
+            if _names_code(str(name), inner):
                 yield place
-            yield from _named_classes(inner, place)
+            yield from _named_code(inner, place)
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
-            yield from _named_classes(inner, f"{key}[{number}]")
+            yield from _named_code(inner, f"{key}[{number}]")
+
+
+def _names_code(name: str, value: Any) -> bool:
+    if _ENVIRONMENT.search(name):
+        return isinstance(value, Mapping)  # a list is that of a container, which may hold any program as it is
+    return bool(_LOADS_CODE.search(name) and value) or bool(_NAMES_CODE.search(name) and isinstance(value, str))
 
 
 class TlsFiles(Section):
@@ -110,10 +123,10 @@ class ClusterConfig(Section):
         default=None,
         description="class: import path of a subclass of distributed.deploy.cluster.Cluster, such as "
         "dask_jobqueue.SLURMCluster or dask_kubernetes.operator.KubeCluster; not distributed.SpecCluster itself, whose "
-        "arguments can call anything. Some of these classes run shell commands by design, such as the prologue of a "
-        "batch job: trust a configuration as you would trust a script.",
+        "arguments can call anything. Many of these classes run programs by design, such as the prologue of a batch "
+        "job or the image of a container: trust a configuration with cluster.kind: class as you would trust a script.",
     )
-    kwargs: Annotated[dict[str, Any], AfterValidator(_without_classes), HiddenInJson] = Field(
+    kwargs: Annotated[dict[str, Any], AfterValidator(_without_code), HiddenInJson] = Field(
         default={},
         description="class: arguments of the class. Secrets come from the environment, as '${NAME}': they are filled "
         "in when the cluster is started. A value that is written out is stored and shown as ***, with a note, unless "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,7 +85,7 @@ def _of_class(cluster: ClusterConfig) -> Any:
     found = cluster_class(str(cluster.class_path))
     require_known(cluster.kwargs, "cluster.kwargs")
     try:
-        made = found(**fill_in(cluster.kwargs, "cluster.kwargs"))
+        made = found(**fill_in(cluster.kwargs, "cluster.kwargs"), **_certificates(found, cluster.kwargs))
         if cluster.workers is not None:
             made.scale(cluster.workers)
         if cluster.adaptive is not None:
@@ -97,6 +98,17 @@ def _of_class(cluster: ClusterConfig) -> Any:
             f"cluster.class_path: {cluster.class_path} could not start a cluster: {words}. See cluster.kwargs."
         ) from None  # without the cause, whose text may show secrets: a logged traceback includes all causes
     return made
+
+
+def _certificates(found: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return certificates for a class of clusters that gives them to its workers, unless the arguments say otherwise.
+
+    These classes start processes on this machine, or batch jobs, whose certificates dask_jobqueue writes to a folder.
+    """
+    takes_them = {"security", "protocol"} <= inspect.signature(found).parameters.keys()
+    to_workers = issubclass(found, distributed.LocalCluster) or hasattr(found, "job_cls")
+    decided = kwargs.keys() & {"security", "protocol"} or kwargs.get("processes") is False
+    return {"security": distributed.Security.temporary()} if takes_them and to_workers and not decided else {}
 
 
 def cluster_class(path: str) -> Any:

@@ -30,7 +30,7 @@ from pipeline import dask_clusters
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.job import JobConfig
 from pipeline.dask_clusters.checks import ClusterError, require_packages
-from pipeline.dask_clusters.start import cluster_class
+from pipeline.dask_clusters.start import cluster_class, started
 from pipeline.fit.job import run
 from pipeline.progress import PassDone, StageStarted
 from pipeline.stages import StageTimeoutError, limited
@@ -497,15 +497,47 @@ def test_only_classes_of_clusters_are_called(path, reason):
         ({"groups": [{"cls": "subprocess.Popen"}]}, "groups[0].cls"),
         ({"worker_class": "subprocess.Popen", "processes": True}, "worker_class"),
         ({"scheduler_cls": "subprocess.Popen"}, "scheduler_cls"),
+        ({"security": "subprocess.Popen"}, "security"),
+        ({"worker_kwargs": {"plugins": "subprocess"}}, "worker_kwargs.plugins"),
+        ({"preload": ["evil.py"]}, "preload"),
+        ({"preload": "evil.py"}, "preload"),
+        ({"preload_argv": ["--x"]}, "preload_argv"),
+        ({"worker_kwargs": {"preload_nanny": "evil.py"}}, "worker_kwargs.preload_nanny"),
+        ({"scheduler_options": {"preload": ["evil.py"]}}, "scheduler_options.preload"),
+        ({"worker_options": [{"Preload": ["evil.py"]}]}, "worker_options[0].Preload"),
+        ({"config": {"distributed": {"worker": {"preload": ["evil.py"]}}}}, "config.distributed.worker.preload"),
+        ({"config": {"distributed.nanny.preload": ["evil.py"]}}, "distributed.nanny.preload"),
+        ({"env": {"DASK_DISTRIBUTED__WORKER__PRELOAD": "evil.py"}}, "env"),
+        ({"worker_kwargs": {"env": {"PYTHONPATH": "/evil"}}}, "worker_kwargs.env"),
+        ({"environment": {"LD_PRELOAD": "evil.so"}}, "environment"),
     ],
 )
 def test_nothing_is_called_that_kwargs_name(kwargs, named):
-    with pytest.raises(ValueError, match=names("class", named)):
+    with pytest.raises(ValueError, match=names("cluster.class_path", named)):
         ClusterConfig(kind="class", class_path="distributed.LocalCluster", kwargs=kwargs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kwargs", "scheme"),
+    [({}, "tls"), ({"security": None}, "tcp"), ({"protocol": "tcp"}, "tcp"), ({"processes": False}, "inproc")],
+)
+def test_a_class_that_takes_certificates_gets_them(kwargs, scheme):
+    kwargs = {"n_workers": 1, "dashboard_address": "127.0.0.1:0", **kwargs}
+    cluster = ClusterConfig(kind="class", class_path="distributed.LocalCluster", kwargs=kwargs)
+    with started(cluster, threads=1) as client:
+        assert client.scheduler.address.startswith(f"{scheme}://")
+        assert client.submit(abs, -7).result() == 7
+
+
 def test_kwargs_that_name_no_class():
-    kwargs = {"worker_class": None, "job_extra_directives": ["--qos=high"], "spec": {"priorityClassName": "low"}}
+    kwargs = {
+        "worker_class": None,
+        "security": True,
+        "preload": [],
+        "job_extra_directives": ["--qos=high"],
+        "spec": {"priorityClassName": "low"},
+    }
     assert ClusterConfig(kind="class", class_path="a.B", kwargs=kwargs).kwargs == kwargs
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flows import cli
+from flows import artifacts, cli
+from flows.markdown import as_code, as_text
 from flows.progress import LiveLine, describe
+from pipeline.config.job import load_config
+from pipeline.fit.job import run
 from pipeline.printable import printable
 from pipeline.progress import Message
 
@@ -83,3 +88,34 @@ def test_events_are_shown_as_they_are():
         live(event)
     assert "[red]not a colour[/red]" in out.getvalue()
     assert RED not in out.getvalue()
+
+
+# -- Prefect's pages, which are Markdown -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["plain", "a`b", "``", "`", "<b>[x](javascript:1)</b>", RED, "two\nlines"])
+def test_code_is_shown_as_it_is(text):
+    found = as_code(text)
+    fence = re.match("`+", found).group()
+    inside = found.removeprefix(fence).removesuffix(fence)
+    assert fence not in re.findall("`+", inside)
+    assert inside.strip() == printable(text).replace("\n", "\\n")
+
+
+def test_text_has_no_marks():
+    assert as_text("a_b *c* [x](y) <img> ![z](q) `d`\n# e") == (
+        r"a\_b \*c\* \[x\]\(y\) \<img\> \!\[z\]\(q\) \`d\`\\n\# e"
+    )
+
+
+def test_artifacts_show_escapes(job, monkeypatch):
+    made = []
+    for name in ("create_table_artifact", "create_markdown_artifact", "create_image_artifact"):
+        monkeypatch.setattr(artifacts, name, lambda *values, **named: made.append(f"{values} {named}"))
+    store = "`](x)" + RED
+    config = load_config("job.yaml", [f"output.store={json.dumps(store)}", "output.report=true"])
+    artifacts.publish_job("night", run(config))
+    assert len(made) > 1
+    for text in made:
+        assert_shown(text.replace("\\\\", "\\"))
+        assert "`](x)" not in text or "`` `](x)" in text
