@@ -14,6 +14,7 @@ The seconds are those of CPU time, without imports and compilation.
     python benchmarks/models.py --short                  # two draws
     python benchmarks/models.py --sides gmm-dask         # without the others
     python benchmarks/models.py "tight far" null         # families whose names hold one of these
+    python benchmarks/models.py --sides gmm-dask --large # families of a million rows, which the others take hours for
     python benchmarks/models.py --list
 """
 
@@ -56,6 +57,7 @@ class Family:
     grid: Grid
     right: Collection[int]
     types: Collection[str]
+    is_large: bool = False
 
     def rows(self, number: int) -> Array:
         """Draw the data set of this number, in random order."""
@@ -69,11 +71,13 @@ class Family:
 FAMILIES: list[Family] = []
 
 
-def family(name: str, *right: int, types: Collection[str] = ("full",), grid: Grid = range(1, 7)) -> Callable:
+def family(
+    name: str, *right: int, types: Collection[str] = ("full",), grid: Grid = range(1, 7), is_large: bool = False
+) -> Callable:
     """Register a function that draws rows as a family, with the right numbers of components and covariance types."""
 
     def register(draw: Callable[[Generator], Array]) -> Callable[[Generator], Array]:
-        FAMILIES.append(Family(name, draw, grid, right, types))
+        FAMILIES.append(Family(name, draw, grid, right, types, is_large))
         return draw
 
     return register
@@ -270,6 +274,34 @@ def null_3000(rng: Generator) -> Array:
     return gaussians(rng, [3000], 3, apart=0)
 
 
+def with_rare_group(rng: Generator, n_rows: int, n_rare: int) -> Array:
+    return gaussians(rng, [n_rows // 2, n_rows // 2 - n_rare, n_rare], 4, apart=11)
+
+
+@family("rare, 100 of 1,000,000", 3, grid=range(1, 6), is_large=True)
+def rare_of_a_million(rng: Generator) -> Array:
+    """Two Gaussians and a third of 100 rows, 11 sd apart; 1,000,000 rows, D = 4."""
+    return with_rare_group(rng, 1_000_000, 100)
+
+
+@family("rare, 200 of 2,000,000", 3, grid=range(1, 6), is_large=True)
+def rare_of_two_million(rng: Generator) -> Array:
+    """Two Gaussians and a third of 200 rows, 11 sd apart; 2,000,000 rows, D = 4."""
+    return with_rare_group(rng, 2_000_000, 200)
+
+
+@family("rare, 60 of 2,000,000", 3, grid=range(1, 6), is_large=True)
+def rarer_of_two_million(rng: Generator) -> Array:
+    """Two Gaussians and a third of 60 rows, 11 sd apart; 2,000,000 rows, D = 4."""
+    return with_rare_group(rng, 2_000_000, 60)
+
+
+@family("null, n = 1,000,000", 1, types=TYPES, grid=range(1, 6), is_large=True)
+def null_million(rng: Generator) -> Array:
+    """One Gaussian; 1,000,000 rows, D = 4."""
+    return gaussians(rng, [1_000_000], 4, apart=0)
+
+
 # -- the sides -----------------------------------------------------------------------------------------------------
 # each takes rows, numbers of components and a seed, and returns its choice (None if it has none) and CPU seconds
 
@@ -376,9 +408,14 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="two data sets of each family")
     parser.add_argument("--first", type=int, default=0, help="number of the first data set (0)")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="who takes part (all)")
+    parser.add_argument("--large", action="store_true", help="families of a million rows, too")
     parser.add_argument("--list", action="store_true", help="print the families and what they are, and stop")
     options = parser.parse_args()
-    chosen = [family for family in FAMILIES if any(name in family.name for name in options.names)]
+    chosen = [
+        family
+        for family in FAMILIES
+        if any(name in family.name for name in options.names) and (options.large or not family.is_large)
+    ]
     if not chosen:
         parser.error(f"no family's name holds {' or '.join(options.names)}; see --list")
     if options.list:

@@ -324,12 +324,14 @@ class GaussianMixture(MixtureMethods):
         with one_blas_thread():
             data_summary, settings = self._summarize(rows, sample_seed(self.random_state))
             require_rows(data_summary.n_rows, self.n_components)
-            states = self._first_states(data_summary, given, settings)
+            states = self._first_states(rows, data_summary, given, settings)
             states = fit_states(states, rows, data_summary, settings, self._print_progress if self.verbose else None)
         self._set_best(states)
         return self
 
-    def _first_states(self, data_summary: DataSummary, given: GivenParameters, settings: Settings) -> list[State]:
+    def _first_states(
+        self, rows: Rows, data_summary: DataSummary, given: GivenParameters, settings: Settings
+    ) -> list[State]:
         candidate = Candidate(self.covariance_type, self.n_components)
         if self.warm_start and hasattr(self, "converged_"):
             return [State(candidate, 0, self._model[1], prior_bound=self.lower_bound_)]
@@ -343,6 +345,7 @@ class GaussianMixture(MixtureMethods):
             random_state=lambda: check_random_state(self.random_state),
             reg_covar=settings.reg_covar,
             effort=self.start_effort,
+            rows=lambda: rows,
         )
         return [s if s.parameters is None else replace(s, parameters=given.replace_in(s.parameters)) for s in states]
 

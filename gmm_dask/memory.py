@@ -143,6 +143,8 @@ def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidat
     """What the work before the first pass needs: the imports, and pass 0 or the initialization, whichever is more."""
     initialization = initialization_bytes(shape, max(k for _, k in candidates))
     if shape.searches_starts:
+        # the rows that the best fits were compared on, and those with the least likely ones: raw, whitened and as given
+        initialization += 2 * 3 * 8 * _sampled(shape) * shape.n_features
         initialization += BUDGET.search_bytes(candidates, _sampled(shape), shape.n_features, n_init, machine.threads)
     return IMPORTS_BYTES + max(machine.threads * thread_bytes(shape) + summary_bytes(shape), initialization)
 

@@ -203,6 +203,7 @@ class GaussianMixtureSearch(MixtureMethods):
             random_state=copies,
             reg_covar=settings.reg_covar,
             effort=self.start_effort,
+            rows=lambda: rows,
         )
         return fit_states(states, rows, data_summary, settings)
 

@@ -36,7 +36,7 @@ class Message(StageStarted):
 
 @dataclass(frozen=True)
 class StageAdvanced:
-    """A stage that makes no pass over the data goes on with something else.
+    """A stage goes on with something that is not a pass of the fits.
 
     Parameters
     ----------

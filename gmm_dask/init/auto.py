@@ -14,7 +14,9 @@ starting values for the EM algorithm", with the moves of SMEM):
    fits (:func:`_n_tries`). When no fit is left to move from, after 20 rounds, or after the work of some seconds a
    candidate, all retained fits run to convergence, on the subsample, on a larger one, and on the whole sample where the
    data are much larger still.
-4. *What it gives.* The best fit of each candidate is the start over all rows. Each of ``n_init`` starts is a search of
+4. *What it cannot see.* A group of too few rows for the subsample is looked for among all rows, which takes one or two
+   passes over them (:mod:`gmm_dask.init.rare`).
+5. *What it gives.* The best fit of each candidate is the start over all rows. Each of ``n_init`` starts is a search of
    its own; where the subsample is small, a start is the best of two independent restarts.
 
 The numbers are those of :class:`gmm_dask.init.budget.SearchBudget`. All fits of a round share one batch.
@@ -36,9 +38,11 @@ from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.budget import BUDGET, SearchBudget, Work
 from gmm_dask.init.moves import neighbours
+from gmm_dask.init.rare import Fits, OpenRows, with_rare_groups
 from gmm_dask.init.responsibilities import kmeans, one_hot, start_states
 from gmm_dask.init.subsample import Proposals, Slot, Subsample, distinct, resume
 from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.rows import as_rows
 
 Array = NDArray[np.float64]
 # is told what is being done
@@ -56,10 +60,12 @@ def search_states(
     budget: SearchBudget = BUDGET,
     effort: float = 1.0,
     report: Report = lambda text: None,
+    rows: OpenRows | None = None,
 ) -> list[State]:
     """Return the best fits of ``n_init`` independent searches, as :func:`gmm_dask.init.starts.first_states` does.
 
-    ``effort`` is how many times the budget's work they may do; ``report`` is told what is being done.
+    ``effort`` is how many times the budget's work they may do; ``report`` is told what is being done; ``rows`` opens
+    all rows for a pass, without it the sample is all of them.
     """
     if len(data_summary.sample) == 1:  # there is nothing to search
         return start_states(kmeans, candidates, data_summary, n_init, random_state, reg_covar)
@@ -73,7 +79,11 @@ def search_states(
         # with the first, k-means starts as it does where it is the start: the search never ends below it
         kmeans_random = random if start else random_state()
         which = f"start {start + 1} of {n_init}: " if n_init > 1 else ""
-        found.append(_search(subsample, candidates, data_summary, kmeans_random, partial(_prefixed, report, which)))
+        largest, fits = _search(subsample, candidates, data_summary, kmeans_random, partial(_prefixed, report, which))
+        found.append(fits)
+    if n_rows < data_summary.n_rows:  # the searches have not seen all rows
+        sample = partial(as_rows, data_summary.sample, data_summary.sample_weights)
+        found = with_rare_groups(found, largest, rows or sample, data_summary, report)
     return [
         resume(found[start][candidate], start)
         if candidate in found[start]
@@ -93,8 +103,8 @@ def _search(
     data_summary: DataSummary,
     kmeans_random: np.random.RandomState,
     report: Report,
-) -> dict[Candidate, State]:
-    """Return the best fit of each candidate over the sample; none where all were singular."""
+) -> tuple[Subsample, Fits]:
+    """Return the best fit of each candidate, none where all were singular, and the rows that they were compared on."""
     budget = subsample.budget
     n_restarts = budget.n_restarts(candidates, *subsample.x.shape)
     found = run_restarts(subsample, candidates, n_restarts, kmeans_random, report)
@@ -112,7 +122,7 @@ def _search(
         subsample = subsample.larger(data_summary, len(data_summary.sample))
         report(f"comparing the best fits on {subsample.n_rows:,} rows")
         pool = _refined(subsample, {slot: states[:1] for slot, states in pool.items()}, short_run)
-    return {candidate: states[0] for (candidate, _), states in pool.items() if states}
+    return subsample, {candidate: states[0] for (candidate, _), states in pool.items() if states}
 
 
 def run_restarts(

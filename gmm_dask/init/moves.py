@@ -36,7 +36,7 @@ def neighbours(
             if other.n_components == k and other != state.candidate:
                 yield from subsample.start((other, restart), resp)
     sides = _cuts(subsample, resp, first)
-    pairs = _most_overlapping(subsample, resp, first)[: subsample.budget.merges]
+    pairs = most_overlapping(subsample, resp, first)[: subsample.budget.merges]
     # the proposals are put together from parts, so that what they share is summed up once: the components, then the
     # two halves of each that is cut, then the mergers
     added = [resp[j] * part for j, side in sides.items() for part in (side, ~side)]
@@ -70,7 +70,7 @@ def neighbours(
 # -- which components ----------------------------------------------------------------------------------------------
 
 
-def _most_overlapping(subsample: Subsample, resp: Array, first: bool) -> list[tuple[int, int]]:
+def most_overlapping(subsample: Subsample, resp: Array, first: bool) -> list[tuple[int, int]]:
     """Return the pairs of components by the cosine of their responsibilities, SMEM's merge criterion normalised."""
     # several components may hold no rows: each is divided by its own length, as the product of two may be zero
     directions = resp / (np.sqrt(np.sum(resp**2, axis=1)) + np.finfo(float).tiny)[:, None]

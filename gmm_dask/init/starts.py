@@ -17,6 +17,7 @@ from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.auto import Report, search_states
+from gmm_dask.init.rare import OpenRows
 from gmm_dask.init.responsibilities import kmeans, kmeans_plus_plus, random_from_data, random_shares, start_states
 from gmm_dask.passes.data_summary import DataSummary
 
@@ -36,8 +37,8 @@ class Start:
         What it does, for the documentation: a sentence without a full stop.
     states : callable
         Makes the first states of candidates, candidate by candidate and start by start; the arguments are those of
-        :func:`first_states`, ``effort`` and ``report`` for a search alone. No candidate has more components than there
-        are rows in the sample.
+        :func:`first_states`, ``effort``, ``report`` and ``rows`` for a search alone. No candidate has more components
+        than there are rows in the sample.
     is_search : bool
         Whether it compares many fits over a subsample in memory. Such a start takes more memory and time, and passes
         over fits whose status is not trusted.
@@ -70,6 +71,7 @@ def first_states(
     reg_covar: RegCovar,
     effort: float = 1.0,
     report: Report = lambda text: None,
+    rows: OpenRows | None = None,
 ) -> list[State]:
     """Return the first states of all candidates, each with ``n_init`` starts.
 
@@ -88,6 +90,8 @@ def first_states(
         How many times its usual work a search may do; 1 for other starts.
     report : callable
         Is told in words what a search is doing.
+    rows : callable
+        Opens all rows, for each pass of a search over them. Without it the sample is all of them.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def first_states(
             "starts may take, that of init_params='auto'. Leave start_effort at 1, or take 'auto'."
         )
     possible = [candidate for candidate in candidates if candidate.n_components <= len(data_summary.sample)]
-    options = {"effort": effort, "report": report} if start.is_search else {}
+    options = {"effort": effort, "report": report, "rows": rows} if start.is_search else {}
     states = start.states(possible, data_summary, n_init, random_state, reg_covar, **options) if possible else []
     found = iter(states)
     return [

@@ -79,8 +79,8 @@ class SearchConfig(Section):
         "smallest if that is above 1. Each time half as many numbers of components are added, at the grid's own step "
         "and for every covariance type. It stops when the best candidate lies inside, when no new candidate is usable, "
         "at as many components as rows, and at cluster.memory_limit. Each time costs two passes beside those of the "
-        "new fits. With init_params: auto the new candidates are searched without the earlier ones, and may end "
-        "elsewhere than in a grid that has them from the beginning.",
+        "new fits, and with init_params: auto up to two more. With init_params: auto the new candidates are searched "
+        "without the earlier ones, and may end elsewhere than in a grid that has them from the beginning.",
     )
     n_init: Count = Field(default=1, description="Number of starts of each candidate, of which the best is retained.")
     init_params: InitParams = Field(

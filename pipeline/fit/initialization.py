@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from gmm_dask.em.loop import Settings, State
 from gmm_dask.em.regularization import settings_for
@@ -11,6 +12,7 @@ from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import first_states
 from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.rows import Rows
 from gmm_dask.selection.grid import generator_copies
 from pipeline import store
 from pipeline.config.job import JobConfig
@@ -21,28 +23,42 @@ from pipeline.progress import Progress, StageAdvanced, StageStarted, report_note
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import contents_of, header_of
 from pipeline.sources.preparation import (
+    Preparation,
     column_notes,
     missing_of,
     preparation_of,
     require_varying,
     scaled_summary,
 )
-from pipeline.sources.rows import read_data_summary
+from pipeline.sources.rows import open_prepared_rows, read_data_summary
 from pipeline.store import Checkpoint
 
 # of the sample of pass 0, so many rows are stored, for pictures and to compare new rows with: fewer of many columns,
 # as they are a part of each checkpoint
 STORED_ROWS, STORED_BYTES = 1 << 14, 4 << 20
 
-# from the source, what pass 0 found in the data's units, and the same in the units of the fit
-MakeStates = Callable[[Source, DataSummary, DataSummary], list[State]]
+# from the source, what pass 0 found in the data's units, the same in the units of the fit, and all rows in these
+MakeStates = Callable[[Source, DataSummary, DataSummary, "FittedRows"], list[State]]
+
+
+class FittedRows:
+    """All rows in the units of the fit, opened anew for each pass of a search for starts, which are counted."""
+
+    def __init__(self, config: JobConfig, source: Source, preparation: Preparation, data_summary: DataSummary) -> None:
+        self._open = partial(open_prepared_rows, config, source, preparation, data_summary)
+        self.passes = 0
+
+    def __call__(self) -> Rows:
+        """Return the rows, for one pass."""
+        self.passes += 1
+        return self._open()
 
 
 def seed(config: JobConfig, progress: Progress) -> None:
     """Run pass 0, and save the initial states of all candidates as the first checkpoint."""
     seed_states(
         config,
-        lambda source, found, data_summary: initial_states(config, data_summary, grid_of(config), progress),
+        lambda source, found, data_summary, rows: initial_states(config, data_summary, rows, grid_of(config), progress),
         progress,
     )
 
@@ -66,9 +82,11 @@ def seed_states(config: JobConfig, make_states: MakeStates, progress: Progress) 
         if config.data.scale == "standard":
             require_varying(found, source.columns)
         contents = contents_of(found)
-        data_summary = scaled_summary(found, preparation_of(config.data, contents))
+        preparation = preparation_of(config.data, contents)
+        data_summary = scaled_summary(found, preparation)
         waves = plan_fits(config, source, grid_of(config), data_summary).waves
-        states = make_states(source, found, data_summary)
+        rows = FittedRows(config, source, preparation, data_summary)
+        states = make_states(source, found, data_summary, rows)
     if not any(state.usable for state in states):
         raise UserError(
             f"none of the {len(states)} fits can begin with n_samples = {data_summary.n_rows}: "
@@ -89,13 +107,19 @@ def seed_states(config: JobConfig, make_states: MakeStates, progress: Progress) 
     stored_rows = max(1, min(STORED_ROWS, STORED_BYTES // (8 * len(source.columns))))
     step = -(-len(data_summary.sample) // stored_rows)
     data_summary = replace(data_summary, sample=data_summary.sample[::step], sample_weights=None)
-    store.save_checkpoint(path, Checkpoint(states, data_summary, 1, waves), bytes_read=source.take_bytes_read())
+    store.save_checkpoint(
+        path, Checkpoint(states, data_summary, 1 + rows.passes, waves), bytes_read=source.take_bytes_read()
+    )
 
 
 def initial_states(
-    config: JobConfig, data_summary: DataSummary, candidates: Sequence[Candidate], progress: Progress
+    config: JobConfig,
+    data_summary: DataSummary,
+    rows: FittedRows,
+    candidates: Sequence[Candidate],
+    progress: Progress,
 ) -> list[State]:
-    """Return the initial states of all starts of some candidates, from what pass 0 found."""
+    """Return the initial states of all starts of some candidates, from what pass 0 found and from all rows."""
     search = config.search
     return first_states(
         candidates,
@@ -106,6 +130,7 @@ def initial_states(
         reg_covar=em_settings(config, data_summary).reg_covar,
         effort=search.start_effort,
         report=lambda text: progress(StageAdvanced("starts", text)),
+        rows=rows,
     )
 
 

@@ -29,7 +29,7 @@ from pipeline.dask_clusters import computing, connected, persist_rows
 from pipeline.fit.checkpointer import CHECKPOINT_SECONDS, Checkpointer
 from pipeline.fit.chunking import open_job
 from pipeline.fit.extend import plan_extension
-from pipeline.fit.initialization import em_settings, initial_states, seed
+from pipeline.fit.initialization import FittedRows, em_settings, initial_states, seed
 from pipeline.fit.plan import FitPlan, candidates_of, data_shape, grid_of, plan_fits
 from pipeline.progress import Message, Progress, StageStarted, report_notes, silent
 from pipeline.report import clear_report, has_report, write_report
@@ -317,11 +317,14 @@ def extend(config: JobConfig, best: str, progress: Progress) -> bool:
     with _reading(config, source):
         found = read_data_summary(config, source)
         require_same_contents(path, source.columns, result.data["contents"], contents_of(found))
-        states = initial_states(config, scaled_summary(found, _preparation(config)), extension.candidates, progress)
+        preparation = _preparation(config)
+        data_summary = scaled_summary(found, preparation)
+        rows = FittedRows(config, source, preparation, data_summary)
+        states = initial_states(config, data_summary, rows, extension.candidates, progress)
     after = replace(
         checkpoint,
         states=[*checkpoint.states, *states],
-        passes=checkpoint.passes + 2,  # that for the criteria, and this pass 0
+        passes=checkpoint.passes + 2 + rows.passes,  # that for the criteria, this pass 0, and those of the starts
         waves=(*checkpoint.waves, *extension.waves),
         widened=checkpoint.widened + 1,
     )

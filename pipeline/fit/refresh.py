@@ -29,7 +29,7 @@ from pipeline import store
 from pipeline.config.job import JobConfig, hiding_secrets
 from pipeline.config.schedule import RefreshConfig
 from pipeline.config.templates import is_dated, latest
-from pipeline.fit.initialization import em_settings, initial_states, seed_states
+from pipeline.fit.initialization import FittedRows, em_settings, initial_states, seed_states
 from pipeline.fit.job import Summary, run
 from pipeline.fit.plan import grid_of
 from pipeline.progress import Progress, report_notes, silent
@@ -96,11 +96,11 @@ def refresh(
     def seed(config: JobConfig, progress: Progress) -> None:
         """Run pass 0, decide, and save the first checkpoint."""
 
-        def make_states(source: Source, found: DataSummary, data_summary: DataSummary) -> list[State]:
+        def make_states(source: Source, found: DataSummary, data_summary: DataSummary, rows: FittedRows) -> list[State]:
             decision, refit = _decide(config, previous, bounds.drift, source, found)
             report_notes([decision.reason], progress)
             store.update_attributes(config.output.store, refresh=decision)
-            return [refit] if refit else initial_states(config, data_summary, grid_of(config), progress)
+            return [refit] if refit else initial_states(config, data_summary, rows, grid_of(config), progress)
 
         seed_states(config, make_states, progress)
 

@@ -185,7 +185,13 @@ def test_more_rows_than_the_subsample_and_the_sample_take(blobs, monkeypatch):
     ends = []
     for _ in range(2):
         start = search_states(
-            [Candidate("full", 3)], data_summary, 1, lambda: np.random.RandomState(0), REG_COVAR, budget
+            [Candidate("full", 3)],
+            data_summary,
+            1,
+            lambda: np.random.RandomState(0),
+            REG_COVAR,
+            budget,
+            rows=lambda: rows,
         )
         collect = partial(collect_statistics, rows, data_summary)
         [end] = loop.run(

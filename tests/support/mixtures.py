@@ -93,3 +93,19 @@ def outcome(name="full", k=2, start=0, log_likelihood=-100.0, bound=-1.0, status
     state = State(Candidate(name, k), start, random_parameters(name, k, 3), (bound,), status)
     totals = Totals(log_likelihood, -5.0) if state.usable else None
     return evaluate(state, 3, totals, 50.0)
+
+
+# rows of two groups, and of one so rare that a sample of a few hundred rows does not hold it
+N_ROWS, RARE, RARE_PLACE = 20_000, 24, (-8.0, 8.0)
+
+
+def two_groups(rng, n_rows=N_ROWS):
+    rows = rng.normal(size=(n_rows, 2))
+    rows[n_rows // 2 :, 0] += 10.0
+    return rows
+
+
+def with_rare_group(seed=0, n_rows=N_ROWS):
+    """Two large groups, and one of 24 rows, 11 standard deviations from the nearest."""
+    rng = np.random.default_rng(seed)
+    return rng.permutation(np.concatenate([two_groups(rng, n_rows)[RARE:], rng.normal(RARE_PLACE, 0.7, (RARE, 2))]))
