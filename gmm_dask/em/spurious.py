@@ -103,8 +103,8 @@ def is_beyond_doubt(weights: Array, total_weight: float, trace: float) -> bool:
     return bool(weights.min() * total_weight > ONE_ROW) and 0.0 <= trace < 1.0 / BOUNDED
 
 
-def is_bounded_by_reg_covar(parameters: Parameters, matrices: Array, reg_covar: Array | float) -> NDArray[np.bool_]:
-    """Return which components have, in a direction in which the data vary, the variance that ``reg_covar`` added.
+def held_open_shares(parameters: Parameters, matrices: Array, reg_covar: Array | float) -> Array:
+    """Return how much of each column's direction ``reg_covar`` holds open in each component, where the data vary.
 
     Parameters
     ----------
@@ -113,13 +113,22 @@ def is_bounded_by_reg_covar(parameters: Parameters, matrices: Array, reg_covar: 
         The components' covariances.
     reg_covar : float or ndarray of shape (n_features,)
 
+    Returns
+    -------
+    shares : ndarray of shape (n_components, n_features)
+        1 if the column's direction is held open, 0 if none is that has a part of it.
+
     Raises
     ------
     LinAlgError
         If the matrices are too close to singular.
     """
     held = HeldOpen.of(parameters, matrices, reg_covar)
-    return np.zeros(len(matrices), dtype=bool) if held is None else held.components
+    if held is None:
+        return np.zeros_like(parameters.means)
+    whole = np.diagonal(_covariance_of_mixture(held.weights, held.means, held.matrices))
+    shares: Array = np.diagonal(held.bounded, axis1=1, axis2=2) * (whole > VARYING)
+    return shares
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.em.loop import Status
 from gmm_dask.em.regularization import AUTO, automatic_reg_covar
-from gmm_dask.em.spurious import is_bounded_by_reg_covar
+from gmm_dask.em.spurious import held_open_shares
 from gmm_dask.families import get_family
 from gmm_dask.passes.resolution import Resolution
 from gmm_dask.plotting.feature_pairs import Components
@@ -99,14 +99,17 @@ class ReportContents:
         return Resolution.from_dict(self.store.data["contents"]["resolution"])
 
     @property
-    def bounded_by_reg_covar(self) -> list[int]:
-        """The components that only ``reg_covar`` keeps from collapsing, in some direction."""
+    def held_open(self) -> dict[int, list[int]]:
+        """The components that only ``reg_covar`` keeps from collapsing, each with the columns in which it does.
+
+        There are none where the direction is that of no column.
+        """
         family, parameters = self.model.model
         try:
-            held = is_bounded_by_reg_covar(parameters, family.full_covariances(parameters), self.reg_covar)
+            shares = held_open_shares(parameters, family.full_covariances(parameters), self.reg_covar)
         except np.linalg.LinAlgError:  # so close to singular that nothing can be said
-            return []
-        return np.flatnonzero(held).tolist()
+            return {}
+        return {int(k): np.flatnonzero(shares[k] > 0.5).tolist() for k in np.flatnonzero(shares.any(axis=1))}
 
     @property
     def sizes(self) -> Array:

@@ -193,16 +193,22 @@ def _about_the_components(report: ReportContents) -> Iterator[str]:
     few = [f"{k} (about {size:,.0f} {report.size_unit})" for k, size in enumerate(report.sizes) if size < FEW_ROWS]
     if few:
         yield f"Components of very few rows: {listed(few)}. They may describe outliers."
-    reg_covar = report.store.config["search"]["reg_covar"]
-    thin = [str(k) for k in report.bounded_by_reg_covar]
-    if thin:
+    held_open = [f"{k} {_where_held_open(report, columns)}" for k, columns in report.held_open.items()]
+    if held_open:
         yield (
-            "These components are as narrow as the resolution of the data, or the value that their rows share, lets "
-            f"them be in some direction: {listed(thin)}. Only search.reg_covar ({reg_covar}) keeps them from "
-            "collapsing there, and their likelihood depends on it."
+            f"Components that only search.reg_covar ({report.store.config['search']['reg_covar']}) keeps from "
+            f"collapsing: {listed(held_open)}. They are as narrow there as the resolution of the data, or the value "
+            "that their rows share, lets them be, and their likelihood depends on it."
         )
     if report.winner["slim_component"] >= 0:
         yield _about_the_slim(report.winner)
+
+
+def _where_held_open(report: ReportContents, columns: list[int]) -> str:
+    """Name the columns in which a component is held open, with the steps that their values are rounded to."""
+    names, steps = report.components.names, report.resolution.step
+    found = [names[i] + (f", rounded to {steps[i]:.3g}" if steps[i] else "") for i in columns]
+    return f"({'; '.join(found) or 'in a direction across the columns'})"
 
 
 def _about_the_slim(winner: dict[str, Any]) -> str:

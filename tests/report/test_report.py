@@ -171,8 +171,8 @@ def test_small_and_collapsed_components_are_told(report):
     vars(store).update(table=report.table, best_model=replace(report.model, candidate=candidate, parameters=fitted))
     thin = replace(report, store=store)
     (notice,) = phrases.notices(thin)
-    assert thin.bounded_by_reg_covar == [1]
-    assert re.match(names("search.reg_covar", "auto", "components", "1."), notice)
+    assert thin.held_open == {1: [0]}
+    assert re.match(names("Components", "search.reg_covar", "auto", f"1 ({report.components.names[0]})"), notice)
 
 
 @pytest.mark.parametrize(("gain", "said"), [(134.0, "pays"), (12.0, "chance")])
@@ -193,8 +193,19 @@ def test_components_that_collapsed_are_told_whatever_the_units(tmp_path):
     rows = np.column_stack([rows * [1.0, 1e-3, 1e3], np.full(len(rows), 1e-3)])
     search = {"n_components": [3], "covariance_types": ["full"], "init_params": "auto", "reg_covar": "auto"}
     found = read_contents(stages.run(job(tmp_path, rows, search=search, output=UNREPORTED)).store)
-    assert found.bounded_by_reg_covar == [int(np.abs(found.components.weights - 250 / 800).argmin())]
+    assert found.held_open == {int(np.abs(found.components.weights - 250 / 800).argmin()): [0]}
     assert any(re.match(names("search.reg_covar", "auto"), notice) for notice in phrases.notices(found))
+
+
+def test_a_component_at_the_resolution_is_told_with_the_column_and_its_step(tmp_path):
+    """Half of the rows are counts of zero, the others large ones."""
+    rng = np.random.default_rng(0)
+    counts = np.where(np.arange(600) < 300, 0.0, np.round(rng.normal(40.0, 5.0, 600)))
+    rows = np.column_stack([rng.normal(size=600), counts])
+    search = {"n_components": [2], "covariance_types": ["full"], "init_params": "kmeans"}
+    found = read_contents(stages.run(job(tmp_path, rows, ["height", "count"], search=search, output=UNREPORTED)).store)
+    assert list(found.held_open.values()) == [[1]]
+    assert any(re.search(names("Components", "count", "rounded to 1"), notice) for notice in phrases.notices(found))
 
 
 def test_the_size_of_a_component_is_its_weight(tmp_path):
