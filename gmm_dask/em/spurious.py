@@ -18,14 +18,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, xlogy
+from scipy.special import gammaln
 
+from gmm_dask import kernels
 from gmm_dask.em.status import Status
 from gmm_dask.families import Family, Parameters
+from gmm_dask.kernels.constants import SOUND, SPURIOUS, UNDECIDED
 from gmm_dask.passes.model_batch import Model, Totals
 
 if TYPE_CHECKING:
@@ -52,8 +55,8 @@ ROWS_PER_PRICE = 4.0
 # weights that add up to less than this share of the number of rows hardly count rows
 COUNTED = 0.05
 # nodes and weights for the mean of a function of a standard normal number (Gauss-Hermite)
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_HERMITE = np.polynomial.hermite_e.hermegauss(40)
+NODES = _HERMITE[0], _HERMITE[1] / _HERMITE[1].sum()
 
 
 def weights_warning(total_weight: float, n_rows: int) -> str:
@@ -80,18 +83,44 @@ def check_parameters(
     and the planes of rounded rows, or the zeros in the midst of other values, are none. Nor is a component that is held
     open in every direction: its rows are copies of one.
     """
-    rows = parameters.weights * total_weight
-    if rows.min() <= ONE_ROW:
+    if parameters.weights.min() * total_weight <= ONE_ROW:
         return Status.DEGENERATE
+    verdict = quick_verdict(family, parameters, total_weight, reg_covar)
+    if verdict == UNDECIDED:
+        verdict = slow_verdict(family, parameters, total_weight, reg_covar)
+    return Status.SPURIOUS if verdict == SPURIOUS else None
+
+
+def quick_verdict(family: Family, parameters: Parameters, total_weight: float, reg_covar: Array | float) -> int:
+    """Return what :func:`slow_verdict` does, or UNDECIDED where it takes eigenvectors."""
+    k, d = parameters.means.shape
+    verdict: int = kernels.judge_held_open(
+        parameters.weights,
+        parameters.means,
+        np.ascontiguousarray(family.full_covariances(parameters)),
+        _of_each_feature(reg_covar, d),
+        BOUNDED,
+        VARYING,
+        STEP,
+        FEW_ROWS * (d + 1) / total_weight,
+        least_gain(family, k, d, total_weight) / total_weight,
+        *NODES,
+    )
+    return verdict
+
+
+def slow_verdict(family: Family, parameters: Parameters, total_weight: float, reg_covar: Array | float) -> int:
+    """Return SPURIOUS or SOUND, as :func:`check_parameters` explains."""
     try:
         held = HeldOpen.of(parameters, family.full_covariances(parameters), reg_covar)
-        if held is None:
-            return None
-        copies = held.everywhere & (rows < FEW_ROWS * (parameters.means.shape[1] + 1))
-        found = (copies | held.components & ~held.would_pay(family, total_weight)).any()
     except np.linalg.LinAlgError:  # so close to singular that the check cannot be computed
-        return None
-    return Status.SPURIOUS if found else None
+        return SOUND
+    if held is None:
+        return SOUND
+    k, d = parameters.means.shape
+    copies = held.everywhere & (parameters.weights * total_weight < FEW_ROWS * (d + 1))
+    pay = held.all_pay(least_gain(family, k, d, total_weight) / total_weight)
+    return SPURIOUS if copies.any() or not pay else SOUND
 
 
 def is_beyond_doubt(weights: Array, total_weight: float, trace: float) -> bool:
@@ -159,8 +188,7 @@ class HeldOpen:
     @classmethod
     def of(cls, parameters: Parameters, matrices: Array, reg_covar: Array | float) -> Self | None:
         """Return them; None if no component is held open."""
-        d = parameters.means.shape[1]
-        unit = np.sqrt(np.broadcast_to(np.asarray(reg_covar, dtype=np.float64), (d,)))
+        unit = np.sqrt(_of_each_feature(reg_covar, parameters.means.shape[1]))
         if len(matrices) == 1 or not unit.all():
             return None
         scaled = matrices / np.outer(unit, unit)
@@ -177,22 +205,14 @@ class HeldOpen:
         everywhere = varying & (variances[:, -1] <= BOUNDED)
         return cls(parameters.weights, means, scaled, projections * varying[:, None, None], varying, everywhere)
 
-    def would_pay(self, family: Family, total_weight: float) -> NDArray[np.bool_]:
-        """Return which components would pay if they were as wide as the others in the directions that are held open.
+    def all_pay(self, price: float) -> bool:
+        """Return whether all would pay, as a share of all rows, if they were as wide as the others where held open.
 
         Each is compared with its merger with each other component: it would pay if the least of the gains over these
-        exceeds :func:`least_gain`.
+        exceeds the price.
         """
-        (k, d), held = self.means.shape, np.flatnonzero(self.components)
-        offsets = self.means - self.means[held, None, :]
-        squared = np.einsum("ija,ab,ijb->ij", offsets, np.linalg.inv(self._common_width()), offsets)
-        pairs = self.weights + self.weights[held, None]
-        shares = self.weights[held, None] / pairs
-        merged = total_weight * pairs * gain_of_two(shares.ravel(), squared.ravel()).reshape(squared.shape)
-        merged[np.arange(len(held)), held] = np.inf
-        pays = np.ones(k, dtype=bool)
-        pays[held] = merged.min(axis=1) > least_gain(family, k, d, total_weight)
-        return pays
+        pay: bool = kernels.all_gain(self.weights, self.means, self._common_width(), self.components, price, *NODES)
+        return pay
 
     def _common_width(self) -> Array:
         """Return the mean covariance (n_features, n_features) of the components that are not held open.
@@ -202,79 +222,68 @@ class HeldOpen:
         """
         free = self.weights * ~self.components
         if free.any():
-            mean = np.tensordot(free / free.sum(), self.matrices, axes=1)
+            mean = _weighted_mean(free / free.sum(), self.matrices)
         else:
             whole = _covariance_of_mixture(self.weights, self.means, self.matrices)
-            mean = np.tensordot(self.weights, self.matrices + self.bounded @ whole @ self.bounded, axes=1)
-        return mean + (STEP - 1.0) * np.eye(mean.shape[0])
+            mean = _weighted_mean(self.weights, self.matrices + self.bounded @ whole @ self.bounded)
+        return mean + (STEP - 1.0) * np.eye(len(mean))
 
 
-def gain_of_two(share: Array, squared_distance: Array) -> Array:
-    """Return how much two normal components of equal covariance gain over one, in log-likelihood per row of theirs.
-
-    Both parameters have shape (n_pairs,): the first component's share of the two's rows, and the squared Mahalanobis
-    distance d^2 of their means. With shares p and q = 1 - p, one normal distribution of the same moments has a
-    determinant that is larger by 1 + p q d^2. What is lost beside is the information I that a row has of its
-    component, the entropy of the shares less that of the responsibilities: the gain is log(1 + p q d^2) / 2 - I.
-    """
-    p, q, d = share[:, None], 1.0 - share[:, None], np.sqrt(squared_distance)[:, None]
-    odds = np.log(p / q)
-    # along the line of the means, rows of the first are N(d, 1), those of the second N(0, 1); minus the logarithm of
-    # the responsibility of a row's own component is log(1 + the odds of the other)
-    of_first = np.logaddexp(0.0, -odds - d * _NODES - 0.5 * d**2) @ _WEIGHTS
-    of_second = np.logaddexp(0.0, odds + d * _NODES - 0.5 * d**2) @ _WEIGHTS
-    p, q = p[:, 0], q[:, 0]
-    information = -xlogy(p, p) - xlogy(q, q) - (p * of_first + q * of_second)
-    gain: Array = 0.5 * np.log1p(p * q * squared_distance) - information
-    return gain
+def _of_each_feature(reg_covar: Array | float, n_features: int) -> Array:
+    return np.ascontiguousarray(np.broadcast_to(reg_covar, (n_features,)), dtype=np.float64)
 
 
 def slim_components(family: Family, parameters: Parameters, chosen: NDArray[np.intp]) -> list[int]:
     """Return those of the chosen components that are slimmer than the others and have to show that they gain."""
+    matrices = family.full_covariances(parameters)
+    within = _weighted_mean(parameters.weights, matrices)
+    # relative to the covariance within components the components' variances in any direction have the mean 1, so that
+    # their median is at most 2
+    is_narrow = np.empty(len(chosen), dtype=bool)
+    kernels.find_narrower(matrices[chosen], within, 2.0 * SLIM, is_narrow)
+    narrow = chosen[is_narrow]
+    if not len(narrow):
+        return []
     try:
-        slim = _slimness(parameters, family.full_covariances(parameters), chosen) < SLIM
+        slim = _slimness(parameters.weights, matrices, within, narrow) < SLIM
     except np.linalg.LinAlgError:  # so close to singular that the check cannot be computed
         return []
-    found: list[int] = chosen[slim].tolist()
+    found: list[int] = narrow[slim].tolist()
     return found
 
 
-def _slimness(parameters: Parameters, matrices: Array, chosen: NDArray[np.intp]) -> Array:
+def _slimness(weights: Array, matrices: Array, within: Array, chosen: NDArray[np.intp]) -> Array:
     """Return the chosen components' variances as shares of the median component's, in their narrowest directions."""
-    # a direction is narrow relative to the others' widths: whitened by the mean within-component covariance, so that
-    # the check does not depend on units, nor on how far the components are apart
-    whitened = _whitening(np.tensordot(parameters.weights, matrices, axes=1))(matrices)
-    variances, vectors = np.linalg.eigh(whitened[chosen])
-    narrowest = vectors[:, :, 0]
-    # v_k' S_j v_k: the variance of every component j in the narrowest direction of component k
-    across = np.einsum("ka,jab,kb->kj", narrowest, whitened, narrowest)
-    slimness: Array = variances[:, 0] / _weighted_medians(across, parameters.weights)
+    # a direction is narrow relative to the others' widths: in coordinates in which the covariance within components is
+    # the identity, the check does not depend on units, nor on how far the components are apart. With the Cholesky
+    # factor L of that covariance they are L^-1 x
+    inverse = np.linalg.inv(np.linalg.cholesky(within))
+    variances, vectors = np.linalg.eigh(inverse @ matrices[chosen] @ inverse.T)
+    # a narrowest direction v is L^-T v in the data's units; then the variance of every component j in that of k
+    narrowest = vectors[:, :, 0] @ inverse
+    across = np.sum((narrowest @ matrices) * narrowest, axis=2).T
+    slimness: Array = variances[:, 0] / _weighted_medians(across, weights)
     return slimness
 
 
 def _covariance_of_mixture(weights: Array, means: Array, matrices: Array) -> Array:
     """Return the whole mixture's covariance (n_features, n_features): within components, and between their means."""
     offsets = means - weights @ means
-    within: Array = np.tensordot(weights, matrices, axes=1)
-    return within + (offsets.T * weights) @ offsets
+    return _weighted_mean(weights, matrices) + (offsets.T * weights) @ offsets
 
 
-def _whitening(reference: Array) -> Callable[[Array], Array]:
-    """Return the map of matrices (n, n_features, n_features) to coordinates in which the reference is the identity.
-
-    With the Cholesky factor L of the reference, y = L^-1 x has the identity as its covariance, and a matrix A of x
-    becomes L^-1 A L^-T.
-    """
-    inverse = np.linalg.inv(np.linalg.cholesky(reference))
-    return lambda matrices: inverse @ matrices @ inverse.T
+def _weighted_mean(weights: Array, matrices: Array) -> Array:
+    """Return ``sum_k weights[k] matrices[k]``."""
+    mean: Array = (weights @ matrices.reshape(len(weights), -1)).reshape(matrices.shape[1:])
+    return mean
 
 
 def _weighted_medians(values: Array, weights: Array) -> Array:
     """Return the weighted median of each line of values (n_lines, n_values)."""
     order = np.argsort(values, axis=1)
     shares = np.cumsum(weights[order], axis=1)
-    middle = np.argmax(shares >= 0.5 * shares[:, -1:], axis=1)
-    medians: Array = np.take_along_axis(values, np.take_along_axis(order, middle[:, None], axis=1), axis=1)[:, 0]
+    lines = np.arange(len(values))
+    medians: Array = values[lines, order[lines, np.argmax(shares >= 0.5 * shares[:, -1:], axis=1)]]
     return medians
 
 
@@ -373,6 +382,7 @@ def _price(state: State, n: float) -> float:
     return least_gain(family, len(parameters.weights), d, n)
 
 
+@lru_cache(maxsize=1024)
 def least_gain(family: Family, n_components: int, n_features: int, total_weight: float) -> float:
     """Return what a component has to gain in log-likelihood: its price by BIC, and for the choice of its place.
 

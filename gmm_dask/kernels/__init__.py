@@ -21,8 +21,11 @@ _COMPILED = {
     "predict_chunk": "chunks",
     "fill_lines": "chunks",
     "fill_responsibilities": "assembly",
+    "all_gain": "narrow_components",
+    "find_narrower": "narrow_components",
     "fit_many": "fit",
     "log_densities": "products",
+    "judge_held_open": "narrow_components",
     "precision_factors": "cholesky",
     "softmax": "e_step",
 }

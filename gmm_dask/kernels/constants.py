@@ -8,6 +8,8 @@ import numpy as np
 FULL, TIED, DIAG, SPHERICAL = range(4)
 # how a compiled fit ends; after the last it goes on in double precision from the parameters that it leaves
 CONVERGED, MAX_ITER, SINGULAR, FAILED, NEEDS_DOUBLE = range(5)
+# whether a mixture is spurious by its parameters
+SOUND, SPURIOUS, UNDECIDED = range(3)
 
 LOG_2PI = float(np.log(2.0 * np.pi))
 # scikit-learn adds this to every component's weight so that an empty one divides by something

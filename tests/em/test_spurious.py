@@ -9,10 +9,21 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em.loop import State, Status
-from gmm_dask.em.spurious import check_components, check_parameters, gain_of_two, is_beyond_doubt, slim_components
+from gmm_dask.em.spurious import (
+    NODES,
+    SLIM,
+    check_components,
+    check_parameters,
+    is_beyond_doubt,
+    quick_verdict,
+    slim_components,
+    slow_verdict,
+)
 from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.kernels.constants import SOUND, SPURIOUS, UNDECIDED
 from gmm_dask.kernels.m_step import largest_trace
+from gmm_dask.kernels.narrow_components import gain_of_two
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
 from gmm_dask.passes.statistics import collect_totals
@@ -83,7 +94,7 @@ def test_two_components_gain_what_they_are_apart():
         x = rng.standard_normal(len(of_first)) + apart * of_first
         mixture = share * norm.pdf(x, apart) + (1.0 - share) * norm.pdf(x)
         single = norm.logpdf(x, share * apart, np.sqrt(1.0 + share * (1.0 - share) * apart**2))
-        gain = gain_of_two(np.array([share]), np.array([apart**2]))[0]
+        gain = gain_of_two(share, apart**2, *NODES)
         assert gain == pytest.approx(np.mean(np.log(mixture) - single), abs=0.02)
 
 
@@ -127,6 +138,39 @@ def test_what_is_beyond_doubt_is_not_spurious(covariance_type):
     assert {status for beyond_doubt, status in found if beyond_doubt} == {None}
     if covariance_type != "tied":
         assert Status.SPURIOUS in {status for _, status in found}
+
+
+def test_the_quick_verdict_is_the_slow_one(covariance_type):
+    """Compiled and by eigenvectors; the quick one leaves few undecided."""
+    family, found = get_family(covariance_type), []
+    for mixture in uneven_mixtures(family):
+        quick = quick_verdict(family, mixture, 3000.0, 1e-5)
+        found.append(quick)
+        assert quick in (UNDECIDED, slow_verdict(family, mixture, 3000.0, 1e-5))
+    assert found.count(UNDECIDED) < 50
+    assert SOUND in found
+    assert SPURIOUS in found or covariance_type == "tied"
+
+
+def slimness_of(parameters, matrices):
+    """By eigenvectors in whitened coordinates, component by component."""
+    inverse = np.linalg.inv(np.linalg.cholesky(np.average(matrices, axis=0, weights=parameters.weights)))
+    whitened = [inverse @ matrix @ inverse.T for matrix in matrices]
+    found = []
+    for matrix in whitened:
+        variances, vectors = np.linalg.eigh(matrix)
+        across = np.array([vectors[:, 0] @ other @ vectors[:, 0] for other in whitened])
+        order = np.argsort(across)
+        heavier = np.cumsum(parameters.weights[order]) >= 0.5 * parameters.weights.sum()
+        found.append(variances[0] / across[order][heavier][0])
+    return np.array(found)
+
+
+def test_what_is_ruled_out_at_once_is_not_slim(covariance_type):
+    family = get_family(covariance_type)
+    for mixture in uneven_mixtures(family):
+        slim = slimness_of(mixture, family.full_covariances(mixture)) < SLIM
+        assert slim_components(family, mixture, np.arange(len(slim))) == np.flatnonzero(slim).tolist()
 
 
 def test_a_component_without_any_width_is_spurious():
