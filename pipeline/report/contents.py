@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class ReportContents:
         """The winner."""
         return self.store.best_model
 
-    @property
+    @cached_property
     def sample(self) -> Sample:
         """Rows drawn at random, as many as pictures show."""
         sample = self.store.sample
@@ -77,7 +78,7 @@ class ReportContents:
         """The criteria that are known; that of rows held out is if there were any."""
         return tuple(name for name in CRITERIA if self.table[name].notna().any())
 
-    @property
+    @cached_property
     def winner(self) -> dict[str, Any]:
         """The winner's row."""
         return next(row for row in rows_of(self.table) if row["name"] == self.best)
@@ -127,7 +128,7 @@ class ReportContents:
         """Rows of the fit."""
         return int(self.store.n_rows or 0)
 
-    @property
+    @cached_property
     def others(self) -> list[dict[str, Any]]:
         """The candidates that may win, without the winner, the best first."""
         others = self.table[(self.table["name"] != self.best) & self.table["delta"].notna()]

@@ -156,12 +156,15 @@ def _picture(name: str, alt: str, caption: str, draw: Callable[[Axes], str | Non
     from matplotlib.figure import Figure
 
     with _style():
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
         more = draw(figure.subplots()) or ""
+        # laid out once: with an engine, each saving lays out again, and draws once more for that
+        figure.get_layout_engine().execute(figure)
+        figure.set_layout_engine(None)
         svg, png = io.BytesIO(), io.BytesIO()
         # without a date or a random salt, the same result gives the same bytes
-        figure.savefig(svg, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None}, transparent=True)
-        figure.savefig(png, format="png", dpi=DPI)
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.savefig(png, format="png")
     return Picture(name, alt, caption + more, svg.getvalue(), png.getvalue())
 
 
