@@ -31,8 +31,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import kmeans_plusplus
-from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families.candidate import Candidate
@@ -277,6 +275,8 @@ def _clusterings(subsample: Subsample, k: int) -> Iterator[Array]:
 
 
 def _quiet_kmeans(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():  # fewer distinct rows than clusters leave some of them empty
         warnings.simplefilter("ignore", ConvergenceWarning)
         return kmeans(x, weights, k, random)
@@ -284,6 +284,8 @@ def _quiet_kmeans(x: Array, weights: Array | None, k: int, random: np.random.Ran
 
 def _nearest(subsample: Subsample, k: int) -> Array:
     """Return responsibilities that assign each row to the nearest of k rows, drawn far from each other (k-means++)."""
+    from sklearn.cluster import kmeans_plusplus
+
     z = subsample.whitened
     centers, _ = kmeans_plusplus(z, k, sample_weight=subsample.weights, random_state=subsample.random, n_local_trials=1)
     # |z - c|^2 without |z|^2, which all centers share

@@ -1,7 +1,8 @@
 """First parameters from first responsibilities: scikit-learn's four starts.
 
 With all rows in the sample these are scikit-learn's starts, random number for random number. The clusterings
-themselves are scikit-learn's own ``KMeans`` and ``kmeans_plusplus``.
+themselves are scikit-learn's own ``KMeans`` and ``kmeans_plusplus``. It is imported where it is used: the names of the
+starts are needed by many commands that make none, and its import takes two seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans, kmeans_plusplus
 
 from gmm_dask import kernels
 from gmm_dask.em.in_memory import monomials
@@ -34,11 +34,15 @@ PART_VALUES = 1 << 16
 
 def kmeans(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
     """Each row belongs to its k-means cluster."""
+    from sklearn.cluster import KMeans
+
     return one_hot(KMeans(n_clusters=k, n_init=1, random_state=random).fit(x, sample_weight=weights).labels_, k)
 
 
 def kmeans_plus_plus(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
     """Each component is one row, chosen far from the others."""
+    from sklearn.cluster import kmeans_plusplus
+
     _, indices = kmeans_plusplus(x, k, sample_weight=weights, random_state=random)
     return _one_row_each(len(x), indices)
 

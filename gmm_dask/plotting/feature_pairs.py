@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
 Array = NDArray[np.float64]
 
@@ -54,12 +53,19 @@ class Components:
         return np.asarray(np.sqrt(self.weights @ (self.variances + spread)))
 
 
+def require_fitted(estimator: Any) -> None:
+    """Raise scikit-learn's error of an estimator that is not fitted; reports draw without scikit-learn."""
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(estimator)
+
+
 def components_of(mixture: Any) -> Components:
     """Return the components of a fitted GaussianMixture, or of a GaussianMixtureSearch's winner.
 
     Features without names are called x0, x1, ...
     """
-    check_is_fitted(mixture)
+    require_fitted(mixture)
     family, parameters = mixture._model
     names = getattr(mixture, "feature_names_in_", [f"x{d}" for d in range(parameters.means.shape[1])])
     covariances = family.full_covariances(parameters)

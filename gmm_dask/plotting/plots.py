@@ -13,15 +13,13 @@ import dask
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
 from gmm_dask.errors import UserError
 from gmm_dask.formatting import listed
-from gmm_dask.inputs import read_input
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import as_rows
 from gmm_dask.plotting import drawing
-from gmm_dask.plotting.feature_pairs import components_of, separating_pairs
+from gmm_dask.plotting.feature_pairs import components_of, require_fitted, separating_pairs
 from gmm_dask.selection.criteria import CRITERIA
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = Fa
     Axes
     """
     if hasattr(search, "get_params"):
-        check_is_fitted(search)
+        require_fitted(search)
         criterion, search = criterion or search.criterion, search.results_
     criterion = criterion or next(iter(CRITERIA))
     if criterion not in CRITERIA:
@@ -149,7 +147,7 @@ def plot_bounds(mixture: Fitted, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    check_is_fitted(mixture)
+    require_fitted(mixture)
     best: Any = getattr(mixture, "best_estimator_", mixture)
     axes = _axes(ax)
     drawing.draw_bounds(axes, best.lower_bounds_)
@@ -158,7 +156,9 @@ def plot_bounds(mixture: Fitted, *, ax: Axes | None = None) -> Axes:
 
 def _shown(mixture: Fitted, X: Any) -> tuple[Array, Array]:
     """Return the rows of X that are shown, and their responsibilities."""
-    check_is_fitted(mixture)
+    from gmm_dask.inputs import read_input  # and scikit-learn, which reports draw without
+
+    require_fitted(mixture)
     array = read_input(mixture, X, reset=False)
     if isinstance(array, da.Array) and np.isnan(array.shape[0]):
         array = array.compute_chunk_sizes()

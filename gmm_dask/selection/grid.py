@@ -10,7 +10,6 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, get_family
@@ -39,6 +38,8 @@ def check_candidates(n_components: int | Iterable[int], covariance_types: str | 
 
 def generator_copies(random_state: Any) -> Callable[[], np.random.RandomState]:
     """Return a source of equal generators, so that a candidate's starts do not depend on the other candidates."""
+    from sklearn.utils import check_random_state  # a plan of a job takes the grid alone
+
     if random_state is None:  # NumPy's global generator must advance, or every search would draw the same numbers
         random_state = check_random_state(None).randint(2**31 - 1)
     original = copy.deepcopy(check_random_state(random_state))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
+import dask.threaded
 from dask.system import CPU_COUNT
 
 from gmm_dask.memory import Machine, Shape, affordable_threads, spare_bytes
@@ -72,7 +73,12 @@ def connected(cluster: ClusterConfig, progress: Progress = silent) -> Iterator[N
     A stage that is called outside of it connects a client of its own.
     """
     global _current
-    if cluster.kind == "threads" or (_current is not None and _current.cluster == cluster):
+    if cluster.kind == "threads":
+        # where no scheduler is set, Dask imports distributed to look for a client, which takes half a second
+        with dask.config.set(scheduler=dask.config.get("scheduler", None) or dask.threaded.get):
+            yield
+        return
+    if _current is not None and _current.cluster == cluster:
         yield
         return
     before = _current
@@ -107,7 +113,8 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
         If the cluster cannot be reached, or is lost; the next call connects again.
     """
     if config.cluster.kind == "threads":
-        with one_blas_thread(), dask.config.set(num_workers=machine_of(config, shape).threads):
+        threads = machine_of(config, shape).threads
+        with one_blas_thread(), connected(config.cluster), dask.config.set(num_workers=threads):
             yield
         return
     with one_blas_thread(), connected(config.cluster):

@@ -154,13 +154,13 @@ def draw_bounds(report: ReportContents) -> list[Picture]:
 def _picture(name: str, alt: str, caption: str, draw: Callable[[Axes], str | None], height: float = HEIGHT) -> Picture:
     """Draw and save a picture; ``draw`` may return more text for the caption."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with _style():
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI)
         more = draw(figure.subplots()) or ""
-        # laid out once: with an engine, each saving lays out again, and draws once more for that
-        figure.get_layout_engine().execute(figure)
-        figure.set_layout_engine(None)
+        # laid out once: a figure with an engine of its own is laid out, and drawn once more, with each saving
+        ConstrainedLayoutEngine().execute(figure)
         svg, png = io.BytesIO(), io.BytesIO()
         # without a date or a random salt, the same result gives the same bytes
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)

@@ -91,6 +91,18 @@ def test_nothing_heavy_is_imported_for_help():
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["show", "report", "validate"])
+def test_commands_that_fit_nothing_import_neither_scikit_learn_nor_numba(command, finished):
+    given = "job.yaml" if command == "validate" else "results/small.zarr"
+    code = (
+        f"import sys, flows.cli; sys.argv = ['gmm-dask', '{command}', '{given}']\n"
+        "try: flows.cli.main()\n"
+        "except SystemExit as end: print(end.code, {'sklearn', 'numba', 'distributed'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 set()"
+
+
 def test_the_first_line_of_run_comes_at_once(job):
     """Before anything heavy is imported, by the processor's time: the clock's is that of other processes, too."""
     with start("run", "job.yaml", "--no-prefect", *settings("n_components=[2]")) as process:
@@ -428,14 +440,15 @@ def test_the_live_line_fits_80_columns_and_leaves_only_lasting_messages():
 
 
 def test_run_without_prefect_never_imports_it(job):
+    """Nor distributed, where threads compute."""
     code = (
         "import sys, flows.cli\n"
         "sys.argv = ['gmm-dask', 'run', 'job.yaml', '--no-prefect', '--set', 'search.n_components=[2]']\n"
         "try: flows.cli.main()\n"
-        "except SystemExit as end: print(end.code, 'prefect' in sys.modules)"
+        "except SystemExit as end: print(end.code, {'prefect', 'distributed'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
-    assert done.stdout.splitlines()[-1] == "0 False"
+    assert done.stdout.splitlines()[-1] == "0 set()"
 
 
 # -- synth ---------------------------------------------------------------------------------------------------
