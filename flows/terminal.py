@@ -315,6 +315,7 @@ def _estimate_lines(estimate: Estimate) -> dict[str, str]:
         "starts": f"{n_candidates * plan.n_init:,}{waves}",
         "memory": f"about {memory} projected, with {_counted(plan.machine.threads, 'thread')} (limit {limit})",
         "store": estimate.store,
+        **({"cache": f"{estimate.cache}, until the run ends"} if estimate.cache else {}),
     }
 
 

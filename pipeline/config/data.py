@@ -60,6 +60,14 @@ class DataConfig(Section):
         f"{having('missing_chunks')}: error stops the job, because the chunk may be lost; fill takes the array's fill "
         "value, for data whose writer leaves out chunks of fill values.",
     )
+    cache: LocalPath | Literal["auto", "none"] = Field(
+        default="auto",
+        description="Whether the first pass over the data writes the rows of the columns in use to a local disk, where "
+        "later passes read them faster: auto does so beside the result for CSV and for URLs, unless that would take "
+        "more than half of the free space or other machines compute; none never; a folder does so in it, for every "
+        "source, and all workers must see it. The cache is removed when the run ends. Data that fit in memory need "
+        "none.",
+    )
     scale: Literal["none", "standard"] = Field(
         default="none",
         description="How to scale the columns for the fit: none leaves them as they are, standard scales them to mean "

@@ -17,6 +17,7 @@ from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.sources import ChunkPolicy, Source, open_source
 from pipeline.sources.base import require_any_row
+from pipeline.sources.cache import through_cache
 
 # a task costs about a millisecond; with this much work in it, that is 2 %
 TASK_SECONDS = 0.05
@@ -38,7 +39,7 @@ def open_job(config: JobConfig, *, fresh: bool = False) -> Source:
         policy = _stored_policy(store.open_result(path, unfinished=True).data["chunks"])
     source = open_source(config.data, policy)
     require_any_row(source)
-    return source
+    return through_cache(config, source)
 
 
 def chunk_sizes(config: JobConfig, source: Source) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from dask.utils import format_bytes
+
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Status
 from gmm_dask.errors import ChangedRowsError, FaultError, UserError
@@ -41,6 +43,7 @@ from pipeline.score.row_pass import (
 )
 from pipeline.score.writers import clear_rows, read_keys, require_own_rows, row_writer
 from pipeline.sources import Source
+from pipeline.sources.cache import cache_folder, caching, make_cache
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.sources.overlap import require_apart, require_no_group_around
 from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary
@@ -125,9 +128,12 @@ def run(
             require_own_rows(path)  # they are replaced in the end
         found = as_task(prepare)(working, fresh, progress)
         if found is not StoreStatus.COMPLETE:
-            with _noticing_changes(working):
+            with _noticing_changes(working), caching(working):
+                is_cached = _begin_cache(working, progress)
                 if found is StoreStatus.NEW:
                     as_task(initialize)(working, progress)
+                    if is_cached and _files_have_changed(working):  # later passes do not see them
+                        raise ChangedRowsError("their files have other sizes or times now")
                 best = _search(working, checkpoint_seconds, progress, as_task)
                 as_task(write_rows)(working, best, progress)
                 as_task(finish)(working, best, time.monotonic() - begin, progress)
@@ -135,6 +141,15 @@ def run(
         if config.output.report and not has_report(path):
             as_task(draw)(config, progress)
     return Summary.read(path, time.monotonic() - begin, reused=found is StoreStatus.COMPLETE)
+
+
+def _begin_cache(config: JobConfig, progress: Progress) -> bool:
+    """Make the cache of a run that is to have one, and report it; returns whether it has."""
+    n_bytes = make_cache(config, open_job(config))
+    if n_bytes:
+        note = f"{cache_folder(config)} holds the rows until the run ends: up to {format_bytes(n_bytes)} (data.cache)"
+        report_notes([note], progress)
+    return n_bytes > 0
 
 
 def _search(config: JobConfig, checkpoint_seconds: float, progress: Progress, as_task: Callable[[Stage], Stage]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dask.utils import format_bytes
+
 from gmm_dask.em.loop import State
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import STARTS, require_rows
@@ -18,6 +20,7 @@ from pipeline.fit.chunking import open_job
 from pipeline.score.row_pass import output_bytes
 from pipeline.score.writers import read_keys
 from pipeline.sources import Source
+from pipeline.sources.cache import cache_bytes, cache_folder
 from pipeline.sources.overlap import require_apart
 from pipeline.store.paths import dated_now, results_of
 
@@ -128,6 +131,8 @@ class Estimate:
         What to know about the configuration and the data.
     store : str
         Path of the result store.
+    cache : str
+        Where the rows are kept for later passes, and the bytes that they may take; empty if they are not.
     extends : bool
         Whether the search may add candidates.
     plan : FitPlan
@@ -136,6 +141,7 @@ class Estimate:
     source: Source
     notes: tuple[str, ...]
     store: str
+    cache: str
     extends: bool
     plan: FitPlan
 
@@ -157,4 +163,6 @@ def estimate_job(config: JobConfig) -> Estimate:
         require_rows(source.n_rows, max(config.search.n_components))
     read_keys(config, source)
     plan = plan_fits(config, source, grid_of(config))
-    return Estimate(source, (*config.notes, *source.notes), config.output.store, config.search.extend, plan)
+    n_bytes = cache_bytes(config, source)
+    cache = f"{cache_folder(config)}, up to {format_bytes(n_bytes)}" if n_bytes else ""
+    return Estimate(source, (*config.notes, *source.notes), config.output.store, cache, config.search.extend, plan)

@@ -32,6 +32,7 @@ _SOFTWARE = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
 _FREE_KEYS = (
     "name",
     "cluster.",
+    "data.cache",
     "data.storage_options",
     "output.store",
     "output.report",

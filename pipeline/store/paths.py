@@ -86,8 +86,9 @@ def report_folder(path: StorePath) -> Path:
 
 def results_of(path: StorePath) -> list[str]:
     """All paths that runs of a store write to or remove."""
-    rows = store.rows_folder(path)
-    return [str(path), store.replacement_of(path), rows, f"{rows}.unfinished", str(report_folder(path))]
+    rows, new = store.rows_folder(path), store.replacement_of(path)
+    caches = f"{path}-cache", f"{new}-cache"
+    return [str(path), new, rows, f"{rows}.unfinished", str(report_folder(path)), *caches]
 
 
 def stores_of(config: JobConfig) -> Iterator[Result]:

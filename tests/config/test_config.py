@@ -56,6 +56,7 @@ def test_defaults(load):
             "chunk_rows": "auto",
             "missing": "error",
             "missing_chunks": "error",
+            "cache": "auto",
             "scale": "none",
         },
         "search": {

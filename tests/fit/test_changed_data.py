@@ -50,7 +50,7 @@ def job(source, folder, **search):
     search = {"n_components": [2], "covariance_types": ["full"], "init_params": "kmeans", "tol": 1e-9, **search}
     return JobConfig.model_validate(
         {
-            "data": {"source": source, "chunk_rows": 60},
+            "data": {"source": source, "chunk_rows": 60, "cache": "none"},
             "search": search,
             "output": {"store": str(folder / "r.zarr"), "report": False},
         }

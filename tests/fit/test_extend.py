@@ -96,6 +96,7 @@ def test_passes_and_bytes_are_what_was_read(tmp_path, read_in_each_pass, kind):
     """Each pass but the closing ones and the two of pass 0 and the answers is told; all are counted."""
     events = []
     config = job(tmp_path, kind=kind)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"cache": "none"})})
     summary = run(config, progress=events.append)
     fitted = sum(isinstance(event, PassDone) for event in events)
     times = stages_of(events).count("extend")

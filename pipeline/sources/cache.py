@@ -1,0 +1,158 @@
+"""The cache of a run: the rows of a source that is slow to read, decoded by the first pass, for those that follow.
+
+A chunk is a file of its own, which its task writes and reads. The cache lasts as long as the run: one that a killed run
+left may be damaged, and the next run removes it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+from dask.base import tokenize
+
+from gmm_dask.errors import UserError
+from pipeline.config.formats import CSV
+from pipeline.config.job import JobConfig
+from pipeline.sources.base import Block, Chunks, ReadCount, Source
+from pipeline.sources.overlap import require_apart
+from pipeline.sources.rows import fits_in_memory
+
+# a folder with this file is a cache
+_MARK = ".gmm-dask-cache"
+# of the free space, what an automatic cache takes at most
+SHARE = 0.5
+
+
+def cache_folder(config: JobConfig) -> Path:
+    """Where the cache of a run is: beside its result, or in the folder that the configuration names."""
+    store = Path(config.output.store)
+    parent = store.parent if config.data.cache in ("auto", "none") else Path(config.data.cache)
+    return parent / f"{store.name}-cache"
+
+
+def cache_bytes(config: JobConfig, source: Source) -> int:
+    """Bytes of the rows in the cache that a run would make; 0 if it makes none."""
+    if config.data.cache == "none" or fits_in_memory(source):
+        return 0
+    n_rows = source.chunk_rows * len(source.chunks.pieces) if source.n_rows is None else source.n_rows
+    selection = source.selection
+    needed = n_rows * len(selection.fields) * selection.block_dtype.itemsize
+    if config.data.cache != "auto":
+        return needed
+    is_slow = source.format is CSV or not source.location.is_local
+    is_here = config.cluster.kind in ("threads", "local")  # other workers may see no fast disk in common
+    return needed if is_slow and is_here and needed <= SHARE * _free_bytes(cache_folder(config)) else 0
+
+
+def _free_bytes(folder: Path) -> int:
+    found = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return shutil.disk_usage(found).free
+
+
+@contextmanager
+def caching(config: JobConfig) -> Iterator[None]:
+    """Let the stages of a run have a cache (:func:`make_cache`), which is removed, as is one of a killed run."""
+    folder = cache_folder(config)
+    _remove(folder)
+    try:
+        yield
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    if (folder / _MARK).exists():  # anything else is not ours
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_cache(config: JobConfig, source: Source) -> int:
+    """Make an empty cache if the run is to have one; returns the bytes that it may take, or 0.
+
+    Raises
+    ------
+    UserError
+        If there is another folder in its place, if none can be made, or if it would lie within the data.
+    """
+    needed = cache_bytes(config, source)
+    if needed:
+        folder = cache_folder(config)
+        require_apart(config.data.source, [folder])
+        try:
+            folder.mkdir(parents=True)
+            (folder / _MARK).touch()
+        except OSError as error:
+            raise UserError(
+                f"data.cache: cannot make the folder {folder}: {error.strerror}. Set data.cache to a folder on a "
+                "local disk, or to none."
+            ) from None
+    return needed
+
+
+def through_cache(config: JobConfig, source: Source) -> Source:
+    """The source, read through the cache of the run if that has one."""
+    folder = cache_folder(config)
+    if not (folder / _MARK).exists():
+        return source
+    reader = CachedReader(source.chunks.reader, str(folder))
+    chunks = replace(source.chunks, reader=reader)
+    return replace(source, chunks=chunks, reads=_UncachedCount(chunks))
+
+
+class _UncachedCount(ReadCount):
+    """Counts the chunks that are not read from the cache."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        super().__init__()
+        self._all = chunks
+
+    def add(self, n_chunks: int) -> None:
+        """Count chunks that are read."""
+        missing = sum(not self._all.reader.path_of(piece).exists() for piece in self._all.pieces)
+        super().add(min(n_chunks, missing))
+
+
+@dataclass(frozen=True)
+class CachedReader:
+    """Reads a piece from its file in a cache; one that is not there from the source, which then is written."""
+
+    reader: Any
+    folder: str
+
+    def path_of(self, piece: Any) -> Path:
+        """The file of a piece."""
+        return Path(self.folder, f"{tokenize(piece)}.npy")
+
+    def read(self, piece: Any) -> Block:
+        """Return the piece's rows, (n_rows, n_fields)."""
+        path = self.path_of(piece)
+        with suppress(FileNotFoundError):
+            found: Block = np.load(path)
+            return found
+        block: Block = self.reader.read(piece)
+        with suppress(OSError):  # a full disk costs time, and nothing else
+            _write(path, block)
+        return block
+
+    def count_lines(self, piece: Any) -> int:
+        """Return the number of rows of a piece of text."""
+        with suppress(FileNotFoundError):
+            return len(np.load(self.path_of(piece), mmap_mode="r"))
+        found: int = self.reader.count_lines(piece)
+        return found
+
+
+def _write(path: Path, block: Block) -> None:
+    with NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            np.save(file, block)
+        except OSError:
+            Path(file.name).unlink()
+            raise
+    Path(file.name).replace(path)
