@@ -13,7 +13,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.flows import bic_sweep, refresh, score_batch
 from flows.markdown import as_code
-from flows.server import require_server
+from flows.server import direct_to_this_machine, require_server
 from flows.skipped_runs import skip_missed_runs
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig, load_config
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FLOWS: dict[str, Flow[..., Any]] = {flow.name: flow for flow in (bic_sweep, refresh, score_batch)}
 
 
+@direct_to_this_machine()
 def serve_configs(paths: Sequence[Path], report: Callable[[str], object]) -> None:
     """Serve configurations until the process is stopped.
 

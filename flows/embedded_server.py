@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import IO
 
 READY = "ready"
@@ -55,6 +56,7 @@ class EmbeddedServer:
 
     def __init__(self, *, verbose: bool = False) -> None:
         self._log = None if verbose else tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the server)
+        self._stopping = False
         self._launch()
         atexit.register(self.stop)
 
@@ -85,6 +87,16 @@ class EmbeddedServer:
             self._end_process()
         raise ServerError(f"Prefect's embedded server did not start. {self._end_of_log()}")
 
+    def watch(self, report: Callable[[], object]) -> None:
+        """Call a function at once, in a thread, if the server ends before it is stopped."""
+
+        def wait() -> None:
+            self._process.wait()
+            if not self._stopping:
+                report()
+
+        threading.Thread(target=wait, name="embedded server", daemon=True).start()
+
     def require_alive(self, failure: Exception) -> None:
         """Raise :class:`ServerError`, caused by ``failure``, if the server has ended."""
         if self._process.poll() is not None:
@@ -95,6 +107,7 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End the server, if it still runs, and wait for its end."""
+        self._stopping = True
         self._end_process()
         if self._log is not None:
             self._log.close()

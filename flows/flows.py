@@ -23,7 +23,7 @@ from flows.skipped_runs import skip_if_late
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig, load_config, validated
 from pipeline.config.yaml_file import Document
-from pipeline.progress import Event, Progress, StageStarted, silent
+from pipeline.progress import Event, Message, Progress, StageStarted, silent
 from pipeline.stages import guarded
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = sil
     progress(StageStarted("prefect", "connecting to its server"))
     listener, given = _listener.set(progress), _given.set(config)
     try:
-        with prefect_api(verbose):
+        with prefect_api(verbose, lambda text: progress(Message("prefect", text))):
             return cast("Summary", bic_sweep(config.model_dump(mode="json"), fresh))
     finally:
         _listener.reset(listener)

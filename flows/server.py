@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 import httpx
 from prefect import get_client
@@ -23,14 +26,54 @@ from flows.embedded_server import EmbeddedServer, ServerError
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.secrets import shown, shown_text
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DATABASE_BYTES = 1 << 20  # a new database takes about as much
 EMBEDDED_RETRIES = 3  # an embedded server is busy for a moment or gone for good: minutes of waiting are of no use
+_LOST = "its embedded server has ended. The job goes on, and its result is stored; the record of the run ends here"
+# of events and log lines that cannot be sent, whole and in great number: that the server is lost is said once
+LOSS_LOGGERS = ("EventsWorker", "prefect._internal.concurrency", "prefect.events.clients")
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
 @contextmanager
-def prefect_api(verbose: bool = False) -> Iterator[None]:
-    """Connect Prefect to the user's server, or to an embedded one if none is set."""
+def prefect_api(verbose: bool = False, report: Callable[[str], object] = str) -> Iterator[None]:
+    """Connect Prefect to the user's server, or to an embedded one if none is set.
+
+    Parameters
+    ----------
+    verbose : bool
+        Let an embedded server write its log to standard error.
+    report : callable
+        Receives a sentence as soon as an embedded server ends, while the job goes on.
+    """
+    with direct_to_this_machine(), _server(verbose, report):
+        yield
+
+
+@contextmanager
+def direct_to_this_machine() -> Iterator[None]:
+    """Let no proxy of the environment come between this process, or those that it starts, and a server on loopback.
+
+    Variables with a SOCKS proxy are left out for a server on loopback: no client that a run uses can do without such a
+    proxy where one is set, and few can use it.
+    """
+    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    apart = ",".join(filter(None, [proxies.get("no_proxy") or proxies.get("NO_PROXY"), *LOOPBACK]))
+    os.environ.update(no_proxy=apart, NO_PROXY=apart)
+    if urlsplit(PREFECT_API_URL.value() or "").hostname in (None, *LOOPBACK):
+        for name, value in proxies.items():
+            if value.lower().startswith("socks"):
+                del os.environ[name]
+    try:
+        yield
+    finally:
+        for name in ("no_proxy", "NO_PROXY"):
+            del os.environ[name]
+        os.environ.update(proxies)
+
+
+@contextmanager
+def _server(verbose: bool, report: Callable[[str], object]) -> Iterator[None]:
     if url := _printable_url():
         _require_answer(url, "Start it, unset PREFECT_API_URL, or add --no-prefect.")
         with _report_lost_server(url):
@@ -45,6 +88,7 @@ def prefect_api(verbose: bool = False) -> Iterator[None]:
         PREFECT_API_AUTH_STRING: PREFECT_SERVER_API_AUTH_STRING.value(),  # which the child has inherited
         PREFECT_CLIENT_MAX_RETRIES: EMBEDDED_RETRIES,
     }
+    server.watch(partial(report, _LOST))
     with temporary_settings(connection):
         try:
             yield
@@ -122,7 +166,9 @@ def _require_answer(url: str, remedy: str) -> None:
             client.read_flows(limit=1)  # not the health check, which answers without a password
     except httpx.HTTPStatusError as error:
         raise UserError(f"{expected}; {_refusal(error.response.status_code)}") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except ImportError as error:  # of a package for the proxy
+        raise UserError(f"{expected}; {error}, or unset the proxy (ALL_PROXY, HTTP_PROXY, HTTPS_PROXY).") from None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise UserError(f"{expected}; it does not answer ({_printable(error)}). {remedy}") from None
 
 
@@ -143,6 +189,8 @@ def quiet_console() -> None:
 
     Warnings of other origin are still shown.
     """
-    logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)  # it prints whole events that could not be sent
+    logging.raiseExceptions = False
+    for name in LOSS_LOGGERS:
+        logging.getLogger(name).addFilter(lambda record: False)
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: record.levelno >= logging.WARNING and record.name not in RUN_LOGGERS)

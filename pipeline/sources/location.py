@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 from urllib.parse import urlsplit
 
 import fsspec
@@ -23,6 +24,8 @@ from pipeline.config.environment import fill_in
 from pipeline.config.formats import MANY_FILES, format_of
 from pipeline.config.secrets import hide, require_known
 
+# after which a web server that sends nothing has failed
+SILENCE_SECONDS = 60.0
 # URL schemes, and the extra of this package that installs what each needs
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 EXTRAS |= {"http": "http", "https": "http"}
@@ -148,10 +151,12 @@ class Location:
         except (UserError, FaultError):
             raise
         except Exception as error:
-            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _REMOTE_PACKAGES:
+            # a file system may fail in its own handling of an error
+            known = next((one for one in (error, error.__context__) if _is_of_files(one)), None)
+            if known is None:
                 raise
             # without the cause, whose text may show secrets: a logged traceback includes all causes
-            raise self._explained(error) from None
+            raise self._explained(known) from None
 
     def _explained(self, error: Exception) -> Exception:
         if self.is_web and isinstance(error.__cause__, Exception):
@@ -171,6 +176,10 @@ class Location:
             f"{what} Check the network and the address (data.storage_options may set another one), then run the same "
             "command again: it resumes from the last checkpoint."
         )
+
+
+def _is_of_files(error: BaseException | None) -> TypeGuard[Exception]:
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _REMOTE_PACKAGES
 
 
 _CREDENTIALS = "Give credentials that may read it, in the environment or as ${NAME} in data.storage_options"
@@ -203,7 +212,16 @@ def filled_in(data: DataConfig) -> tuple[str, dict[str, Any]]:
     require_known({"source": data.source, "storage_options": data.storage_options}, "data")
     source: str = fill_in(data.source, "data.source")
     options: dict[str, Any] = fill_in(data.storage_options, "data.storage_options")
+    if source.startswith(("http://", "https://")) and find_spec("aiohttp"):
+        options = {**options, "client_kwargs": {"timeout": _web_timeout(), **options.get("client_kwargs", {})}}
     return source, options
+
+
+def _web_timeout() -> Any:
+    """Return the limits of a web server's silence: aiohttp has one of five minutes, for the whole of a request."""
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(total=None, sock_connect=30.0, sock_read=SILENCE_SECONDS)
 
 
 def _open_url(data: DataConfig, source: str, options: dict[str, Any]) -> Location:

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,8 +20,9 @@ import zarr
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import artifacts
-from flows.server import prefect_api, require_server
+from flows.server import direct_to_this_machine, prefect_api, require_server
 from gmm_dask.errors import FaultError, UserError
+from messages import names
 from pipeline.progress import ChunksDone
 from prefects import GMM_DASK, TIMEOUT, gmm_dask, kill, query, until, write_job
 
@@ -333,7 +335,9 @@ def test_a_server_that_dies_is_named_and_the_result_stays(job, environment):
         wait_for_the_fit(run)
         (server,) = psutil.Process(run.pid).children()
         server.kill()
-        require_result_and(run, "ServerError: Prefect's embedded server ended during the run", job)
+        errors = require_result_and(run, "ServerError: Prefect's embedded server ended during the run", job)
+    assert re.match(names("prefect:", "embedded server", "ended"), errors.splitlines()[0])
+    assert not re.search(r"Event\(|EventsWorker|Error logging", errors)
 
 
 @pytest.mark.slow
@@ -352,6 +356,30 @@ def require_result_and(run, words, folder):
     assert run.returncode == 1
     assert words in errors
     assert zarr.open_group(folder / "small.zarr", mode="r").attrs["status"] == "complete"
+    return errors
+
+
+PROXY, SOCKS = "http://127.0.0.1:9", "socks5://127.0.0.1:9"
+
+
+@pytest.mark.slow
+def test_proxies_do_not_come_between_a_run_and_its_server(job, environment):
+    run = run_job(job, environment | {"HTTP_PROXY": PROXY, "https_proxy": PROXY, "ALL_PROXY": SOCKS})
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "socks"), [(None, None), ("http://localhost:4200/api", None), ("https://prefect.example.org/api", SOCKS)]
+)
+def test_proxies_for_other_machines_stay(monkeypatch, url, socks):
+    monkeypatch.setenv("HTTPS_PROXY", PROXY)
+    monkeypatch.setenv("ALL_PROXY", SOCKS)
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    before = dict(os.environ)
+    with temporary_settings({PREFECT_API_URL: url}), direct_to_this_machine():
+        assert (os.environ["HTTPS_PROXY"], os.environ.get("ALL_PROXY")) == (PROXY, socks)
+        assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1"
+    assert dict(os.environ) == before
 
 
 @pytest.mark.slow
