@@ -300,7 +300,7 @@ class GaussianMixture(MixtureMethods):
         Parameters
         ----------
         X : array-like of shape (n_rows, n_features)
-            A NumPy, Dask or Zarr array, or a pandas or Dask DataFrame. It is read once a pass.
+            A NumPy, Dask, Zarr or xarray array, or a pandas or Dask DataFrame. It is read once a pass.
         y : None
             Not used, present by convention.
         sample_weight : array-like of shape (n_rows,), default=None
@@ -334,6 +334,7 @@ class GaussianMixture(MixtureMethods):
     ) -> list[State]:
         candidate = Candidate(self.covariance_type, self.n_components)
         if self.warm_start and hasattr(self, "converged_"):
+            self._require_same_model(len(data_summary.center))
             return [State(candidate, 0, self._model[1], prior_bound=self.lower_bound_)]
         if given.are_complete:
             return [State(candidate, 0, given.parameters())]
@@ -348,6 +349,18 @@ class GaussianMixture(MixtureMethods):
             rows=lambda: rows,
         )
         return [s if s.parameters is None else replace(s, parameters=given.replace_in(s.parameters)) for s in states]
+
+    def _require_same_model(self, n_features: int) -> None:
+        """Raise :class:`UserError` if the last fit was of a model that the next one cannot go on from."""
+        settings = ("covariance_type", "n_components", "the number of features")
+        before = (getattr(self, "_fitted_type", self.covariance_type), *self.means_.shape)
+        now = (self.covariance_type, self.n_components, n_features)
+        for name, old, new in zip(settings, before, now, strict=True):
+            if old != new:
+                raise UserError(
+                    f"warm_start goes on from the last fit, in which {name} was {old}; now it is {new}. Set "
+                    "warm_start=False, or fit a new estimator."
+                )
 
     def _print_progress(self, states: list[State]) -> None:
         """Print what ``verbose`` requests, after a pass."""
@@ -374,6 +387,7 @@ class GaussianMixture(MixtureMethods):
         """Set the fitted attributes from the state in which a fit ended."""
         assert state.parameters is not None
         parameters = state.parameters
+        self._fitted_type = self.covariance_type  # which may be set to another before the next fit
         self.weights_ = parameters.weights
         self.means_ = parameters.means
         self.covariances_ = parameters.covariances

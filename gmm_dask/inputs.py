@@ -1,7 +1,7 @@
 """Checks of what users pass to an estimator: its parameters, X and the sample weights.
 
-X may be a NumPy, Dask or Zarr array, or a pandas or Dask DataFrame. scikit-learn's checks of parameters, which are not
-public, are used in this module only.
+X may be a NumPy, Dask, Zarr or xarray array, or a pandas or Dask DataFrame. scikit-learn's checks of parameters, which
+are not public, are used in this module only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.base import is_dask_collection
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -71,8 +72,8 @@ def sample_seed(random_state: Any) -> int:
 
 
 def is_lazy(X: Any) -> bool:
-    """Whether predictions for X are lazy Dask arrays: X is a Dask array or DataFrame."""
-    return isinstance(X, da.Array) or hasattr(X, "to_dask_array")
+    """Whether predictions for X are lazy Dask arrays: X is a Dask array or DataFrame, or xarray's form of one."""
+    return isinstance(_unwrapped(X), da.Array) or hasattr(X, "to_dask_array")
 
 
 def read_rows(estimator: BaseEstimator, X: Any, sample_weight: Any = None, *, reset: bool) -> Rows:
@@ -98,6 +99,8 @@ def read_input(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
     ValueError
         If X is not two-dimensional, numeric, or does not have the features of the fit.
     """
+    X = _unwrapped(X)
+    _require_rows(X)
     if hasattr(X, "to_dask_array"):
         names, X = X._meta, _frame_to_array(X)
     elif _is_zarr(X):
@@ -156,6 +159,37 @@ def read_weights(sample_weight: Any, X: Any) -> Any:
 
 def _same_length(a: float, b: float) -> bool:
     return bool(a == b or np.isnan(a) or np.isnan(b))
+
+
+def _unwrapped(X: Any) -> Any:
+    """Return the Dask array of an ``xarray.DataArray`` that has one; scikit-learn's check would compute it whole."""
+    return X.data if _is_of("xarray", "DataArray", X) and isinstance(X.data, da.Array) else X
+
+
+def _require_rows(X: Any) -> None:
+    """Raise :class:`UserError` for what has no rows and columns in a form that is read here."""
+    if getattr(X, "shape", ()) is None:
+        raise UserError(f"X has no values: an empty dataset of HDF5 ({type(X).__name__}) has no rows and columns.")
+    kind, ndim = type(X).__name__, getattr(X, "ndim", None)
+    if is_dask_collection(X) and not isinstance(ndim, int):
+        raise UserError(f"X must be an array or a DataFrame; got a {kind} of Dask. Convert it first.")
+    if ndim == 1 and hasattr(X, "to_dask_array"):
+        raise UserError(
+            f"Expected 2D array, got a {kind} of Dask instead: X has one column per feature. Write X[['a']] for a "
+            "single column."
+        )
+    if _is_of("polars", "LazyFrame", X):
+        raise UserError("X must be an array or a DataFrame; got polars.LazyFrame. Collect it first: X.collect().")
+    if _is_of("xarray", "Dataset", X):
+        raise UserError(
+            "X must be an array or a DataFrame; got xarray.Dataset. Make one array of its variables, with a column for "
+            "each: X.to_dataarray('feature').transpose(..., 'feature')."
+        )
+
+
+def _is_of(package: str, name: str, X: Any) -> bool:
+    """Whether X is of a class of a package that need not be installed."""
+    return type(X).__module__.partition(".")[0] == package and type(X).__name__ == name
 
 
 def _is_zarr(X: Any) -> bool:

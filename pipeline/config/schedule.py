@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from datetime import tzinfo
+from datetime import datetime, tzinfo
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
+from cronsim import CronSim, CronSimError
 from dateutil.rrule import rrulestr
 from pydantic import AfterValidator, Field, model_validator
 
@@ -21,9 +22,19 @@ _CRON = re.compile(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)|(\S
 
 
 def _cron(value: str) -> str:
-    if not _CRON.fullmatch(value.strip()):
-        raise ValueError("expected five fields such as '0 2 * * *': minute, hour, day, month, weekday")
-    return value.strip()
+    rule, wrong = value.strip(), ""
+    if not _CRON.fullmatch(rule):
+        wrong = "expected five fields"
+    elif not rule.startswith("@"):
+        try:
+            next(CronSim(rule, datetime(2026, 1, 1)))
+        except CronSimError as error:
+            wrong = f"expected five fields of a time that comes ({error})"
+        except StopIteration:
+            wrong = "expected five fields of a time that comes"
+    if wrong:
+        raise ValueError(f"{wrong}, such as '0 2 * * *': minute, hour, day, month, weekday")
+    return rule
 
 
 def _interval(value: str) -> str:

@@ -240,6 +240,8 @@ _EXPECTED = {
 
 
 def _expected(details: Any) -> str:
+    if details["type"] == "string_type" and isinstance(details["input"], bool | int | float):
+        return "text, which is written in quotes where it reads as a number, true or false"
     template = _EXPECTED.get(details["type"])
     if template is None:
         return str(details["msg"]).removeprefix("Value error, ").removeprefix("expected ")

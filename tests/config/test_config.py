@@ -315,6 +315,10 @@ SECTIONS = "name, data, search, cluster, output, tasks, score, refresh, schedule
         ),
         ("cluster: {memory_limit: huge}", "cluster.memory_limit", ("1GiB", "500MB", "'huge'")),
         ("cluster: {memory_limit: 0GiB}", "cluster.memory_limit", ("1GiB", "500MB", "'0GiB'")),
+        *(
+            (f"schedule: {{cron: '{cron}'}}", "schedule.cron", ("five fields", "'0 2 * * *'", repr(cron)))
+            for cron in ("0 0 31 2 *", "0 0 31 4,6,9,11 *", "0 25 * * *", "0 0 1 13 *", "x * * * *", "0 0 * *")
+        ),
         ("output: {anomaly_quantile: 0}", "output.anomaly_quantile", ("above 0",)),
         ("output: {anomaly_quantile: 0.6}", "output.anomaly_quantile", ("0.5", "0.6")),
         ("output: {rows: csv}", "output.rows", ("'zarr'", "'parquet'", "'csv'")),
@@ -344,7 +348,8 @@ def test_errors_name_the_key_and_what_is_allowed(error, text, key, parts):
         ("data: {source: a, chunk_rows: some}", "data.chunk_rows", ("whole number", "'auto'", "'some'")),
         ("data: {source: a, columns: x}", "data.columns", ("list", "'x'")),
         ("data: {source: a, columns: []}", "data.columns", ("list", "one", "[]")),
-        ("data: {source: a, columns: [1]}", "data.columns", ("text", "1")),
+        ("data: {source: a, columns: [1]}", "data.columns", ("text", "quotes", "1")),
+        ("data: {source: a, columns: [true, NO2]}", "data.columns", ("text", "quotes", "True")),
         ("data: {source: a, columns: [x, x]}", "data.columns", ("once", "['x', 'x']")),
         ("data: {source: a, columns: [x], weights: x}", "data.weights", ("data.columns", "'x'")),
     ],
@@ -380,6 +385,16 @@ def test_a_tilde_is_the_home_folder(load, monkeypatch, key, section, name):
     config = load(f"{name}: {section}" + ("" if name == "data" else "\ndata: {source: a.csv}"))
     _, field = key.split(".")
     assert getattr(getattr(config, name), field).startswith("/home/anna/")
+
+
+@pytest.mark.parametrize("cron", ["0 0 29 2 *", "*/5 1-3 1,15 JAN-MAR *", "0 0 31 2 1", "@daily", "0 0 * * 7"])
+def test_schedules_that_come(load, cron):
+    assert load(f"{MINIMAL}schedule: {{cron: '{cron}'}}").schedule.cron == cron
+
+
+def test_words_that_older_yaml_took_for_truth_values_are_text(load):
+    columns = ("NO", "NO2", "yes", "on", "Off")
+    assert load(f"data: {{source: a.csv, columns: [{', '.join(columns)}]}}").data.columns == columns
 
 
 def test_a_tilde_elsewhere_stays(load):

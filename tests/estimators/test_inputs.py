@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dask
 import dask.array as da
+import dask.bag
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
+import xarray
 import zarr
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
@@ -145,3 +148,68 @@ def test_nullable_frames_are_numbers_and_their_gaps_are_missing(backend, lazy):
         gaps.loc[3, name] = pd.NA
         with pytest.raises(UserError, match=names("1 of 200 rows", f"1 in column '{name}'")):
             GaussianMixture(2).fit(as_input(gaps))
+
+
+# -- what is no array and no DataFrame ---------------------------------------------------------------------------
+
+
+def empty_dataset(_):
+    import h5py
+
+    return h5py.Empty("f")
+
+
+def lazy_frame(X):
+    return pytest.importorskip("polars").DataFrame(X).lazy()
+
+
+OTHERS = {
+    "series": (lambda X: as_dask_frame(X)["a"], ("2D", "Series", "X[['a']]")),
+    "index": (lambda X: as_dask_frame(X).index, ("2D", "Index")),
+    "bag": (lambda X: dask.bag.from_sequence(X), ("array or a DataFrame", "Bag")),
+    "delayed": (lambda X: dask.delayed(X), ("array or a DataFrame", "Delayed")),
+    "empty": (empty_dataset, ("HDF5", "Empty")),
+    "lazy frame": (lazy_frame, ("polars.LazyFrame", "X.collect()")),
+    "dataset": (lambda X: xarray.Dataset({"a": ("row", X[:, 0])}), ("xarray.Dataset", "to_dataarray")),
+}
+
+
+def as_dask_frame(X):
+    return dd.from_pandas(pd.DataFrame(X, columns=["a", "b"]), npartitions=2)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_has_no_rows_and_columns_is_named(kind):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    make, parts = OTHERS[kind]
+    fitted = GaussianMixture(2, random_state=0).fit(X)
+    for method in (GaussianMixture(2).fit, fitted.predict, fitted.score):
+        with pytest.raises(UserError, match=names(*parts)):
+            method(make(X))
+
+
+def test_a_lazy_array_of_xarray_is_read_in_chunks():
+    X, sizes = np.random.default_rng(0).normal(size=(400, 2)), []
+    lazy = da.from_array(X, chunks=(100, 2)).map_blocks(lambda block: sizes.append(len(block)) or block, dtype=X.dtype)
+    labelled = xarray.DataArray(lazy, dims=("row", "feature"))
+    sizes.clear()
+    fitted = GaussianMixture(2, random_state=0).fit(labelled)
+    assert set(sizes) == {100}
+    labels = fitted.predict(labelled)
+    assert isinstance(labels, da.Array)
+    np.testing.assert_array_equal(labels, fitted.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"covariance_type": "tied"}, ("covariance_type", "diag", "tied")),  # of the same shape, as K = D
+        ({"n_components": 3}, ("n_components", "2", "3")),
+        ({}, ("number of features", "2", "1")),
+    ],
+)
+def test_a_warm_start_from_another_model_is_refused(change, named):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    mixture = GaussianMixture(2, covariance_type="diag", warm_start=True, random_state=0).fit(X)
+    with pytest.raises(UserError, match=names("warm_start", *named)):
+        mixture.set_params(**change).fit(X if change else X[:, :1])
