@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import typer
 
 from flows import terminal
 
-FAULT, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes
+FAULT, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 app = typer.Typer(
@@ -236,20 +237,38 @@ def _resumes(last: str, fresh: bool) -> str:
     return f"The same command{' without --fresh' if fresh else ''} resumes from the last {last}."
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was told to end (SIGTERM), which it does as after Ctrl-C."""
+
+
 @contextmanager
 def error_messages(debug: bool, after_interrupt: str = "") -> Iterator[None]:
-    """Turn an exception into a paragraph on standard error and an exit code."""
+    """Turn an exception, or SIGTERM, into a paragraph on standard error and an exit code."""
     try:
-        yield
-    except KeyboardInterrupt:
-        terminal.print_error(f"interrupted. {after_interrupt}".rstrip())
-        raise typer.Exit(INTERRUPTED) from None
+        with _sigterm_raised():
+            yield
+    except KeyboardInterrupt as error:
+        is_term = isinstance(error, Terminated)
+        terminal.print_error(f"{'terminated' if is_term else 'interrupted'}. {after_interrupt}".rstrip())
+        raise typer.Exit(TERMINATED if is_term else INTERRUPTED) from None
     except Exception as error:
         if debug:
             traceback.print_exc()
         message, code = _message_and_code(error, debug)
         terminal.print_error(message)
         raise typer.Exit(code) from None
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -5,8 +5,10 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -379,6 +381,15 @@ def test_an_interrupted_run_says_how_to_resume(job, monkeypatch):
     result = invoke("run", "job.yaml", "--no-prefect")
     assert result.exit_code == 130
     assert re.fullmatch(r"gmm-dask: interrupted\b.* command .*resume.*\n", result.stderr)
+
+
+def test_a_run_that_is_terminated_says_how_to_resume(job, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("pipeline.fit.job.run", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(9))
+    result = invoke("run", "job.yaml", "--no-prefect")
+    assert result.exit_code == 143
+    assert re.fullmatch(r"gmm-dask: terminated\b.* command .*resume.*\n", result.stderr)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_long_message_is_not_wrapped_when_piped(job):
