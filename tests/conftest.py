@@ -12,6 +12,8 @@ from paths import ROOT
 
 def pytest_addoption(parser):
     parser.addoption("--runslow", action="store_true", help="run the tests that are marked slow, too")
+    parser.addoption("--moments", type=int, default=2, help="how often tests/flows/test_kills.py ends a process")
+    parser.addoption("--seed", type=int, help="of these moments")
 
 
 def pytest_collection_modifyitems(config, items):

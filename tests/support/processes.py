@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from paths import ROOT
+from prefects import kill
 
 
 class Processes:
@@ -45,9 +46,10 @@ class Processes:
                 self.address = json.loads(file.read_text())["address"]
         return self.address
 
-    def start_worker(self, name, cwd=ROOT, **environment):
-        command = ["worker", self.address, "--name", name, "--nthreads", "1", "--memory-limit", "1GiB", "--no-nanny"]
-        self.workers[name] = self._start([*command, "--no-dashboard", "--host", "127.0.0.1"], cwd, environment)
+    def start_worker(self, name, cwd=ROOT, nanny=False, **environment):
+        command = ["worker", self.address, "--name", name, "--nthreads", "1", "--memory-limit", "1GiB"]
+        options = ["--nanny" if nanny else "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+        self.workers[name] = self._start([*command, *options], cwd, environment)
 
     def _start(self, command, cwd=ROOT, environment=()):
         log = (self.folder / f"{command[0]}-{time.monotonic_ns()}.log").open("wb")
@@ -63,5 +65,4 @@ class Processes:
 
     def stop(self):
         for process in filter(None, [*self.workers.values(), self.scheduler]):
-            if process.poll() is None:
-                self.kill(process)
+            kill(process)  # with the worker of a nanny
