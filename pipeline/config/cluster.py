@@ -11,8 +11,7 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, Field, ValidationInfo
 
-from pipeline.config.fields import Count, LocalPath, Memory, Seconds, Section, Text, Whole
-from pipeline.config.secrets import HiddenInJson
+from pipeline.config.fields import Count, HiddenInJson, LocalPath, Memory, Seconds, Section, Text, Whole
 
 # the kinds of cluster that each key applies to; other keys apply to all
 _KINDS = {

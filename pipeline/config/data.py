@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator, Field, ValidationInfo
 
-from pipeline.config.fields import Count, LocalPath, Section, Text, distinct
+from pipeline.config.fields import Count, HiddenInJson, LocalPath, Section, Text, distinct
 from pipeline.config.formats import FORMATS, chunking, having
-from pipeline.config.secrets import HiddenInJson, shown
+from pipeline.config.secrets import shown
 
 ColumnNames = Annotated[
     tuple[Text, ...], Field(json_schema_extra={"minItems": 1, "uniqueItems": True}), AfterValidator(distinct)

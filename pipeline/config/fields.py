@@ -7,7 +7,9 @@ import re
 from typing import Annotated, Any
 
 from dask.utils import parse_bytes, parse_timedelta
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict
+
+from pipeline.config.secrets import shown
 
 # units that people write and dask.utils.parse_timedelta does not know
 _UNITS = {"min": "minutes", "mins": "minutes", "sec": "seconds", "secs": "seconds", "hr": "hours", "hrs": "hours"}
@@ -78,6 +80,8 @@ Positive = Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)]
 Share = Annotated[float, Strict(), Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Switch = Annotated[bool, Strict()]
 Text = Annotated[str, Field(min_length=1)]
+# its secrets are hidden in JSON, the form in which a configuration is stored, sent and shown
+HiddenInJson = PlainSerializer(shown, when_used="json")
 LocalPath = Annotated[Text, AfterValidator(in_home)]
 Memory = Annotated[str, AfterValidator(_amount_of_memory)]
 # a number of seconds, or a time with its unit

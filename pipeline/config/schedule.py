@@ -11,8 +11,17 @@ from cronsim import CronSim, CronSimError
 from dateutil.rrule import rrulestr
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.config.fields import Count, Delay, LocalPath, Positive, Seconds, Section, Whole, parse_duration
-from pipeline.config.secrets import HiddenInJson
+from pipeline.config.fields import (
+    Count,
+    Delay,
+    HiddenInJson,
+    LocalPath,
+    Positive,
+    Seconds,
+    Section,
+    Whole,
+    parse_duration,
+)
 from pipeline.config.templates import check_template
 
 # names of the Prefect flows

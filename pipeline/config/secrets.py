@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
-from pydantic import PlainSerializer
-
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.environment import VARIABLE, filled_in_where_set, variables_in
 
@@ -92,10 +90,6 @@ def literals(value: Any, key: str) -> Iterator[str]:
             yield from literals(inner, within)
         elif _hidden_in({name: inner}):
             yield within
-
-
-# of the type of a key: its secrets are hidden in JSON, the form in which a configuration is stored, sent and shown
-HiddenInJson = PlainSerializer(shown, when_used="json")
 
 
 def _hidden_in(value: Any) -> list[str]:

@@ -87,7 +87,7 @@ def start(*arguments, **options):
 
 
 def test_nothing_heavy_is_imported_for_help():
-    heavy = ["dask", "gmm_dask", "matplotlib", "numpy", "pandas", "prefect", "pydantic", "sklearn", "zarr"]
+    heavy = ["dask", "matplotlib", "numpy", "pandas", "prefect", "pydantic", "sklearn", "zarr"]
     code = f"import sys, flows.cli; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
