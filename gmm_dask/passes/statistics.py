@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmm_dask.families import Statistics
 from gmm_dask.passes.data_summary import DataSummary
@@ -24,24 +25,33 @@ from gmm_dask.passes.model_batch import (
     unpack_totals,
 )
 from gmm_dask.passes.rows import Rows
-from gmm_dask.passes.unchanged import RowSums, require_unchanged
+from gmm_dask.passes.unchanged import ALL, RowSums, columns_in_turn, require_unchanged
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class _Shared:
-    """What the driver sends to the chunks."""
+    """What the driver sends to the chunks.
+
+    ``checked`` are the columns that tell whether the rows are those of pass 0; None where the rows are in memory, and
+    stay as they are.
+    """
 
     batch: ModelBatch
     holdout: Holdout | None
-    in_memory: bool
+    checked: slice | None
     held_out: tuple[ModelBatch, ...] = ()
+
+    def row_sums(self, x: NDArray[np.floating[Any]], w: Array | None) -> RowSums | None:
+        return None if self.checked is None else RowSums.of(x, w, self.checked)
 
 
 @dataclass(frozen=True, eq=False)
 class _PassSums:
     """Sums over the rows that are fitted, and over those that are held out, if some are.
 
-    ``rows`` tells whether the rows are those of pass 0; None where they are in memory, and stay as they are.
+    ``rows`` tells whether the rows are those of pass 0; None where that is not checked.
     """
 
     fitted: BatchSums
@@ -65,7 +75,8 @@ def collect_statistics(
         If the rows are not those of the data summary.
     """
     batch = build_batch(models, data_summary.center, data_summary.scatter, dtype=dtype or rows.array.dtype)
-    return unpack_sums(batch, _sums(rows, data_summary, batch, _statistics_of_chunk, "statistics").fitted)
+    checked = columns_in_turn(rows.n_features)
+    return unpack_sums(batch, _sums(rows, data_summary, batch, _statistics_of_chunk, "statistics", checked).fitted)
 
 
 def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model]) -> list[Totals]:
@@ -78,7 +89,7 @@ def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model
     """
     batch = build_batch(models, data_summary.center, data_summary.scatter)
     held_out = () if rows.holdout is None else held_out_batches(models)
-    sums = _sums(rows, data_summary, batch, _totals_of_chunk, "log-likelihood", held_out)
+    sums = _sums(rows, data_summary, batch, _totals_of_chunk, "log-likelihood", ALL, held_out)
     totals = unpack_totals(batch, sums.fitted)
     if sums.held_out is None:
         return totals
@@ -92,9 +103,10 @@ def _sums(
     batch: ModelBatch,
     function: Callable[..., _PassSums],
     name: str,
+    checked: slice,
     held_out: tuple[ModelBatch, ...] = (),
 ) -> _PassSums:
-    shared = _Shared(batch, rows.holdout, rows.in_memory, held_out)
+    shared = _Shared(batch, rows.holdout, None if rows.in_memory else checked, held_out)
     sums: _PassSums = map_reduce(rows, function, shared, name)
     if sums.rows is not None:
         require_unchanged(sums.rows, data_summary, rows.array.dtype)
@@ -104,7 +116,7 @@ def _sums(
 def _statistics_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _PassSums:
     chunk = _chunk(rows, weights)
     x, w = chunk if shared.holdout is None else shared.holdout.fitted(chunk, number)
-    return _PassSums(chunk_sums(x, w, shared.batch), None if shared.in_memory else RowSums.of(x, w))
+    return _PassSums(chunk_sums(x, w, shared.batch), shared.row_sums(x, w))
 
 
 def _totals_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _PassSums:
@@ -112,7 +124,7 @@ def _totals_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _
     fitted, held_out = (chunk, None) if shared.holdout is None else shared.holdout.split(chunk, number)
     return _PassSums(
         chunk_sums(*fitted, shared.batch, statistics=False),
-        None if shared.in_memory else RowSums.of(*fitted),
+        shared.row_sums(*fitted),
         None if held_out is None else HeldOutDensities.of(held_out, shared.held_out),
     )
 

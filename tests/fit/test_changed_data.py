@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import zarr
 
-from gmm_dask import GaussianMixture, UserError
+from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.errors import ChangedRowsError
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows, hold_out
-from gmm_dask.passes.unchanged import check_rows
+from gmm_dask.passes.unchanged import check_rows, columns_in_turn
 from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
@@ -168,6 +168,27 @@ def test_the_estimator_names_rows_that_change_between_passes():
     changing = da.from_array(x, chunks=(60, 2), name=False).map_blocks(read, dtype=x.dtype)
     with pytest.raises(ChangedRowsError, match=names("changed", "column 0")):
         GaussianMixture(2, tol=0.0, max_iter=50, init_params="random_from_data", random_state=0).fit(changing)
+
+
+@pytest.mark.parametrize("column", range(5))
+def test_a_change_of_any_column_is_noticed_by_the_final_pass(column):
+    da = pytest.importorskip("dask.array")
+    x, reads = np.hstack([rows(), rows(1), rows(2)[:, :1]]), []
+
+    def read(block):
+        reads.append(1)
+        return block if len(reads) <= 10 else np.where(np.arange(5) == column, -block, block)
+
+    changing = da.from_array(x, chunks=(60, 5), name=False).map_blocks(read, dtype=x.dtype)
+    search = GaussianMixtureSearch([1], max_iter=1, init_params="random_from_data", random_state=0)
+    with pytest.raises(ChangedRowsError, match=names("changed", f"column {column}")):
+        search.fit(changing)
+
+
+def test_the_passes_of_a_fit_check_all_columns_in_turn():
+    for n_features in (1, 2, 5, 8):
+        parts = [columns_in_turn(n_features) for _ in range(-(-n_features // 2))]
+        assert sorted(column for part in parts for column in range(n_features)[part]) == list(range(n_features))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
