@@ -22,6 +22,12 @@ from flows import terminal
 
 FAULT, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+_MEMORY_REMEDY = (
+    "The system gives the program no more memory, or no more threads. Raise its limits (ulimit -v unlimited, ulimit "
+    "-u), which do not replace cluster.memory_limit, or take a machine with more memory."
+)
+# what the loader of libraries and Python say where memory or threads are limited
+_NO_MEMORY = ("failed to map segment", "can't start new thread", "Cannot allocate memory")
 
 app = typer.Typer(
     name="gmm-dask",
@@ -290,11 +296,22 @@ def _message_and_code(error: Exception, debug: bool) -> tuple[str, int]:
         return f"{error}\nToo many files are open at once. Raise the limit (ulimit -n 4096), then run it again.", FAULT
     if isinstance(error, UserError):
         return str(error), MISTAKE
+    if any(map(_lacks_memory, _causes(error))):
+        return f"{type(error).__name__}: {error}\n{_MEMORY_REMEDY}", FAULT
     if isinstance(error, FaultError):
         return str(error), FAULT
     hint = "" if debug else " Add --debug to see where it happened."
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text.rstrip('.')}.{hint}", FAULT
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that the operating system gave no memory; a library's address space counts as well."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(words in str(error) for words in _NO_MEMORY)
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

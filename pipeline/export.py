@@ -27,7 +27,7 @@ from gmm_dask.families import Family, Parameters, get_family
 from gmm_dask.selection.criteria import CRITERIA
 from pipeline.sources.overlap import require_apart_from_stored, require_outside
 from pipeline.store import Result, StoredModel, open_result
-from pipeline.store.arrays import writing
+from pipeline.store.arrays import require_local, writing
 from pipeline.store.durable import sync
 from pipeline.store.paths import results_of
 
@@ -70,6 +70,8 @@ def export(path: str | Path, target: Target, out: str | Path | None = None) -> P
         If the store is not complete, the file exists or would lie within the store or its data, or a package is
         missing.
     """
+    if out is not None:
+        require_local(out, "-o")
     result = open_result(Path(path).resolve())  # once: a link may be set to another store meanwhile
     assert result.best is not None
     model = result.best_model

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
-from pipeline.store.arrays import writing
+from pipeline.store.arrays import require_local, writing
 from pipeline.store.durable import write_file
 
 Array = NDArray[np.float64]
@@ -83,6 +83,7 @@ def write_synthetic(out: Path, plan: Plan, progress: Callable[[int, int], None] 
     FaultError
         If the disk is full.
     """
+    require_local(out, "OUT")
     writer = _check(out, plan)
     truth = draw_truth(plan)
     partial, beside = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}-truth.json")

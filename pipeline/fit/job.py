@@ -77,7 +77,8 @@ class Summary(Result):
     @classmethod
     def read(cls, path: str, run_seconds: float, reused: bool) -> Self:
         """Read all of a complete store."""
-        return cls(**vars(open_result(path)), run_seconds=run_seconds, reused=reused).loaded()
+        found = cls(**vars(open_result(path)), run_seconds=run_seconds, reused=reused)
+        return found.loaded(just_completed=not reused)
 
 
 @hiding_secrets

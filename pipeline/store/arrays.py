@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from zarr.storage import LocalStore
 from gmm_dask.errors import FaultError, UserError
 
 StorePath = str | Path
+# pathlib makes s3:/ of s3://; a single letter is a drive of Windows
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://?)")
 # each chunk has a checksum, so that whoever reads it is told if it is damaged
 COMPRESSOR = ZstdCodec(checksum=True)
 # an array may be larger than its file by this factor at most; small ones are not checked
@@ -99,6 +102,16 @@ def as_json(values: dict[str, Any]) -> dict[str, Any]:
     """The mapping as JSON gives it back: tuples are lists; NaN and infinity, which JSON lacks, are an error."""
     result: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
     return result
+
+
+def require_local(path: StorePath, key: str) -> None:
+    """Raise :class:`UserError` for a URL, which would become a folder named ``s3:``; ``key`` is where it was given."""
+    found = _URL.match(str(path))
+    if found and not Path(found.group(1)).is_dir():
+        raise UserError(
+            f"{key}: expected a path of this machine; {path} is a URL. Write to a path, and copy the result to "
+            f"{found.group(1)} afterwards."
+        )
 
 
 @contextmanager

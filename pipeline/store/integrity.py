@@ -62,12 +62,17 @@ class Manifest(Attributes):
             {folder: extent_of(path / folder) for folder in sorted(folders)},
         )
 
-    def require(self, path: StorePath, part: str = "") -> None:
-        """Raise :class:`DamagedError` unless the files of a part, such as ``models/tied-k3``, are as written."""
+    def require(self, path: StorePath, part: str, known: set[str]) -> None:
+        """Raise :class:`DamagedError` unless the files of a part, such as ``models/tied-k3``, are as written.
+
+        An empty part is the whole store. Files that are ``known`` to be so are not read; those that are found to be so
+        are added.
+        """
         above = [(folder / METADATA).as_posix() for folder in PurePosixPath(part).parents]
         for file, expected in self.sha256.items():
-            if file in above or not part or file.startswith(f"{part}/"):
+            if file not in known and (file in above or not part or file.startswith(f"{part}/")):
                 _require_file(path, file, expected)
+                known.add(file)
 
     def require_rows(self, path: StorePath) -> None:
         """Raise :class:`DamagedError` if chunks of ``rows/`` are lost or cut."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,8 @@ def lock(path: StorePath) -> Iterator[None]:
     try:
         yield
     finally:
+        if not _is_anything_beside(file):
+            file.unlink(missing_ok=True)
         held.release()
 
 
@@ -53,6 +56,11 @@ def is_locked(path: StorePath) -> bool:
             return False
     except LockedError:
         return True
+
+
+def _is_anything_beside(file: Path) -> bool:
+    """Whether there is anything that the lock is for: a store, or what becomes one."""
+    return any(path != file for path in file.parent.glob(f"{glob.escape(file.stem)}*"))
 
 
 def _lock_file(path: StorePath) -> Path:

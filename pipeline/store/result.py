@@ -93,7 +93,7 @@ class Result(StoreAttributes):
     def _reading(self, part: str) -> Iterator[None]:
         """Refuse a part of the store that is not as it was written, or not what it should be, by its name."""
         if self._manifest:
-            self._manifest.require(self.store, part)
+            self._manifest.require(self.store, part, self._known_files)
         with reading(self.store, part):
             yield
 
@@ -101,6 +101,11 @@ class Result(StoreAttributes):
     def _manifest(self) -> Manifest | None:
         """What belongs to the store; None until it is complete."""
         return read_manifest(self.store, str(self.manifest)) if self.is_complete else None
+
+    @cached_property
+    def _known_files(self) -> set[str]:
+        """Files that were compared with the manifest, and are not read again for that."""
+        return set()
 
     @cached_property
     def best_model(self) -> StoredModel:
@@ -201,7 +206,7 @@ class Result(StoreAttributes):
     def require_whole(self) -> None:
         """Raise :class:`DamagedError` if a complete store has lost anything; it is not read but for small arrays."""
         if self._manifest:
-            self._manifest.require(self.store)
+            self._manifest.require(self.store, "", self._known_files)
             self._manifest.require_rows(self.store)
 
     def require_parquet(self) -> None:
@@ -210,8 +215,13 @@ class Result(StoreAttributes):
         if rows and rows.parquet:
             require_extent(self.store, os.path.abspath(rows_folder(self.store)), rows.parquet)
 
-    def loaded(self) -> Self:
-        """Read all that is read when it is asked for, so that the store may change afterwards."""
+    def loaded(self, *, just_completed: bool = False) -> Self:
+        """Read all that is read when it is asked for, so that the store may change afterwards.
+
+        ``just_completed`` tells that this process has made the manifest a moment ago, from the files as they are.
+        """
+        if just_completed and self._manifest:
+            self._known_files.update(self._manifest.sha256)
         self.require_whole()
         self.require_parquet()
         for kind in type(self).__mro__:

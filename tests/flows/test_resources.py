@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,33 @@ def test_too_many_open_files_are_named(capsys):
     with pytest.raises(typer.Exit), cli.error_messages(debug=False):
         fail()
     assert "ulimit -n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libx.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_no_more_memory_is_named(capsys, cause):
+    with pytest.raises(typer.Exit) as ended, cli.error_messages(debug=False):
+        raise cause
+    assert ended.value.exit_code == 1
+    assert re.search(names("ulimit -v", "-u", "cluster.memory_limit"), capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_a_run_with_little_address_space(tmp_path):
+    (tmp_path / "rows.csv").write_text("x\n" + "\n".join(map(str, range(50))))
+    (tmp_path / "job.yaml").write_text("data: {source: rows.csv}\nsearch: {n_components: [1], init_params: kmeans}\n")
+    command = f"ulimit -v 400000; {Path(sys.executable).with_name('gmm-dask')} run job.yaml --no-prefect"
+    found = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "ulimit -v" in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 @pytest.mark.slow

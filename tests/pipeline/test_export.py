@@ -56,6 +56,25 @@ def make_store(tmp_path, covariance_type, scaled=False, columns=("speed", "tempe
     return path
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://bucket/x", "az://box/x", "http://host/x", "file:///tmp/x"])
+def test_results_are_not_written_to_urls(tmp_path, monkeypatch, url):
+    store = make_store(tmp_path, "diag")
+    monkeypatch.chdir(tmp_path)
+    np.save("new.npy", np.zeros((5, 3)))
+    before = sorted(tmp_path.iterdir())
+    for command in (
+        ("score", store, "new.npy", "-o", f"{url}.zarr"),
+        ("export", store, "--to", "json", "-o", f"{url}.json"),
+        ("synth", f"{url}.npy", "--rows", "10"),
+        ("report", f"{url}.zarr"),
+        ("show", f"{url}.zarr"),
+    ):
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, command)
+        assert result.exit_code == 2, result.output
+        assert url.partition(":")[0] in result.stderr
+        assert sorted(tmp_path.iterdir()) == before
+
+
 def rows_for(scaled):
     """Rows in the user's units: some in the middle, some far away."""
     rows = np.concatenate([random_rows(200, D), 40.0 * random_rows(50, D, seed=1)])

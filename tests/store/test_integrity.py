@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipeline.store import (
     Totals,
     ZarrRows,
     find_store,
+    integrity,
     load_checkpoint,
     lock,
     open_result,
@@ -259,6 +261,16 @@ def test_power_loss_leaves_this_checkpoint_or_the_one_before(made, tmp_path, mon
     for result in found:
         if result.checkpoint is not None:
             load_checkpoint(result.store)
+
+
+def test_a_job_reads_each_file_of_its_result_twice_at_most_to_check_it(tmp_path, monkeypatch):
+    read, hashed = integrity._sha256, Counter()
+    monkeypatch.setattr(integrity, "_sha256", lambda file: hashed.update([file]) or read(file))
+    _, store = small_store(tmp_path, report=True)
+    assert max(hashed.values()) <= 2
+    hashed.clear()
+    assert open_result(store).loaded().best_model.columns
+    assert set(hashed.values()) == {1}
 
 
 def test_power_loss_after_the_end_leaves_a_whole_store(tmp_path, monkeypatch):

@@ -717,6 +717,18 @@ def test_one_run_a_store(tmp_path):
     assert not path.exists()
 
 
+def test_a_lock_stays_beside_what_it_is_for_and_nowhere_else(tmp_path):
+    path = tmp_path / "r.zarr"
+    with pytest.raises(RuntimeError), lock(path):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with lock(path):
+        Path(f"{path}.unfinished").mkdir()
+    with lock(path):
+        pass
+    assert {file.name for file in tmp_path.iterdir()} == {"r.zarr.lock", "r.zarr.unfinished"}
+
+
 def test_a_link_has_the_lock_of_its_store(tmp_path):
     (tmp_path / "r.zarr").mkdir()
     (tmp_path / "link.zarr").symlink_to(tmp_path / "r.zarr")

@@ -182,7 +182,7 @@ def read_scores(path: StorePath) -> ScoreAttributes:
 def _require_whole(path: StorePath, found: ScoreAttributes) -> None:
     """Raise :class:`DamagedError` if complete scores have lost something."""
     manifest = read_manifest(path, str(found.manifest))
-    manifest.require(path, "rows")
+    manifest.require(path, "rows", set())
     manifest.require_rows(path)
 
 
