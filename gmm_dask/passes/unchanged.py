@@ -70,7 +70,8 @@ def check_rows(rows: Rows, data_summary: DataSummary) -> None:
 
 def _sums_of_chunk(rows: Any, weights: Any, holdout: Holdout | None, number: int) -> RowSums:
     chunk = np.asarray(rows), None if weights is None else np.asarray(weights)
-    return RowSums.of(*(chunk if holdout is None else holdout.fitted(chunk, number)), ALL)
+    x, w = chunk if holdout is None else holdout.fitted(chunk, number)
+    return RowSums.of(x, w, ALL)
 
 
 def require_unchanged(found: RowSums, data_summary: DataSummary, dtype: np.dtype[Any]) -> None:

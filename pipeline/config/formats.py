@@ -75,7 +75,7 @@ ZARR = Format(
     (".zarr",),
     "pipeline.sources.formats.zarr:open_zarr",
     layout="an array, or a group with one array per column",
-    chunking="rounded to whole storage chunks",
+    chunking="whole storage chunks, or parts of one that is too large",
     metadata=frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}),
     missing_chunks=True,
 )
@@ -93,7 +93,7 @@ HDF5 = Format(
     "HDF5",
     (".h5", ".hdf5"),
     "pipeline.sources.formats.hdf5:open_hdf5",
-    chunking="rounded to whole storage chunks",
+    chunking="whole storage chunks, or parts of one that is too large",
     has_datasets=True,
 )
 FORMATS = (CSV, NPY, ZARR, PARQUET, HDF5)

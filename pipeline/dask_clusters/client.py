@@ -11,7 +11,7 @@ import dask
 import dask.threaded
 from dask.system import CPU_COUNT
 
-from gmm_dask.memory import Machine, Shape, affordable_threads, spare_bytes
+from gmm_dask.memory import Machine, Shape, affordable_threads, release_freed, spare_bytes
 from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.rows import Rows, rows_bytes
 from pipeline.config.cluster import ClusterConfig
@@ -116,6 +116,7 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
         threads = machine_of(config, shape).threads
         with one_blas_thread(), connected(config.cluster), dask.config.set(num_workers=threads):
             yield
+        release_freed()
         return
     with one_blas_thread(), connected(config.cluster):
         current = _connect(config, shape)

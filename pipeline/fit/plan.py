@@ -103,6 +103,7 @@ def data_shape(
         n_features=len(source.columns),
         n_chunks=n_chunks,
         chunk_rows=max(chunk_rows),
+        read_bytes=source.read_bytes,
         output_bytes=output_bytes(config.output.row_outputs, most),
         held_out=config.search.held_out > 0.0,
         searches_starts=STARTS[config.search.init_params].is_search,

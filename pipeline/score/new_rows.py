@@ -38,6 +38,7 @@ from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.overlap import require_apart, require_no_group_around, require_outside
 from pipeline.store import Result, RowPlan, RowSummary, RowWriter, StoredModel, Totals
+from pipeline.store.arrays import require_local
 from pipeline.store.integrity import reading
 from pipeline.store.paths import results_of, with_store
 
@@ -104,6 +105,7 @@ def score(
         data or the store lie within each other.
     """
     begin = time.monotonic()
+    require_local(out, "-o")
     result = store.open_result(Path(path).resolve())
     model = result.best_model
     reference = read_reference(result, model)
@@ -244,7 +246,8 @@ def _count_chunk(rows: Any, weights: Any, shared: None, number: int) -> list[int
 def _require_memory(config: JobConfig, source: Source, request: RowRequest) -> None:
     """Raise :class:`UserError` if one chunk at a time is more than the memory allows."""
     n_bytes = output_bytes(request.names, request.model.n_components)
-    shape = Shape(len(source.columns), int(source.array.numblocks[0]), source.chunk_rows, n_bytes)
+    n_chunks = int(source.array.numblocks[0])
+    shape = Shape(len(source.columns), n_chunks, source.chunk_rows, source.read_bytes, n_bytes)
     needed, limit = IMPORTS_BYTES + thread_bytes(shape), config.cluster.memory_bytes
     if needed > limit:
         raise UserError(

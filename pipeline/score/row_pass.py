@@ -159,7 +159,7 @@ def write_row_outputs(
     done = sorted(set(range(len(totals))) - set(missing))
     progress(StageStarted("write rows", _detail(request, len(done), len(totals))))
     n_bytes = output_bytes(request.names, plan.n_components)
-    shape = Shape(len(source.columns), len(plan.lengths), max(1, *plan.lengths), n_bytes)
+    shape = Shape(len(source.columns), len(plan.lengths), max(1, *plan.lengths), source.read_bytes, n_bytes)
     sketch = NO_VALUES
     reported = chunks_reported(progress, _TASK, plan.lengths, missing)
     with computing(config, source, shape, written=config.output.store), reported:

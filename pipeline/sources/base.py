@@ -19,6 +19,7 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
+from gmm_dask.memory import CHUNK_COPIES, reading_bytes
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import Format
 from pipeline.sources.location import Location
@@ -33,6 +34,8 @@ LISTED = 12
 CHUNK_BYTES = 16 * 2**20
 GROUP_BYTES = 128 * 2**20
 WORTHWHILE_ROWS = 100_000
+# where whole rows are read for some of their columns, so many bytes of them are held at a time
+READ_BYTES = 8 * 2**20
 # larger chunks save nothing, and fewer chunks than this leave threads idle
 MAX_ROWS = 1_000_000
 MIN_CHUNKS = 16
@@ -71,6 +74,8 @@ class Source:
         Rows of the largest chunk; of a CSV an estimate, on the large side.
     bytes_per_pass : int
         Bytes of the columns that one pass reads; of Zarr arrays before compression.
+    read_bytes : int
+        What the read of the largest chunk holds beside the chunk, such as lines of text or compressed columns.
     reads : ReadCount
         Counts what is read, in memory or by a pass, at the place that starts the read.
     """
@@ -82,6 +87,7 @@ class Source:
     n_rows: int | None
     chunk_rows: int
     bytes_per_pass: int
+    read_bytes: int
     reads: ReadCount = field(default_factory=ReadCount)
 
     @classmethod
@@ -96,11 +102,12 @@ class Source:
         step: int,
         identity: tuple[Any, ...],
         bytes_per_pass: int,
+        read_bytes: int,
     ) -> Source:
         """Return a source of a known number of rows, in chunks of ``step`` rows."""
         pieces = list(cut(n_rows, step))
         chunks = Chunks(reader, pieces, list(map(len, pieces)), identity)
-        return cls(location, format, selection, chunks, n_rows, len(pieces[0]), bytes_per_pass)
+        return cls(location, format, selection, chunks, n_rows, len(pieces[0]), bytes_per_pass, read_bytes)
 
     @property
     def path(self) -> str:
@@ -386,12 +393,16 @@ class ChunkPolicy:
     group_bytes: int = GROUP_BYTES
     worthwhile: Callable[[int], int] = lambda n_fields: WORTHWHILE_ROWS
 
-    def rows(self, data: DataConfig, n_rows: int, n_fields: int) -> int:
-        """Return the rows of a chunk: as configured; or worth a task, in enough chunks, within the bytes."""
+    def rows(self, data: DataConfig, n_rows: int, n_fields: int, read_bytes: float = 0.0) -> int:
+        """Return the rows of a chunk: as configured; or worth a task, in enough chunks, within the bytes.
+
+        ``read_bytes`` are those that a read holds beside the chunk, for each row.
+        """
         if data.chunk_rows != "auto":
             return data.chunk_rows
         wanted = max(self.worthwhile(n_fields), min(MAX_ROWS, math.ceil(n_rows / MIN_CHUNKS)))
-        return max(1, min(wanted, self.chunk_bytes // (8 * n_fields)))
+        row_bytes = reading_bytes(8 * n_fields, math.ceil(read_bytes)) / CHUNK_COPIES
+        return max(1, min(wanted, int(self.chunk_bytes // row_bytes)))
 
     def largest(self, data: DataConfig, n_rows: int, n_fields: int) -> int:
         """Return the most rows of a stored unit, such as a row group, that is read as one chunk."""
@@ -399,6 +410,32 @@ class ChunkPolicy:
         if data.chunk_rows != "auto":
             return wanted
         return max(wanted, self.group_bytes // (8 * n_fields), 1)
+
+    def stored(self, data: DataConfig, n_rows: int, n_fields: int, unit: int) -> int:
+        """Return the rows of a chunk where ``unit`` rows are stored together: whole units, or a part of a large one."""
+        wanted = self.rows(data, n_rows, n_fields)
+        if unit <= wanted:
+            return wanted // unit * unit
+        parts = math.ceil(unit / max(wanted, self.group_bytes // (8 * n_fields)))
+        return math.ceil(unit / parts)
+
+
+def with_reread(selection: Selection, unit: int, step: int, what: str = "storage chunk") -> Selection:
+    """Return the selection, with a note if chunks of ``step`` rows are parts of storage chunks of ``unit`` rows."""
+    if unit <= step:
+        return selection
+    note = (
+        f"each {what} of {unit:,} rows is decoded {math.ceil(unit / step)} times a pass, since it is too large to be "
+        f"computed at once: a {what} of fewer rows is faster"
+    )
+    return replace(selection, notes=(*selection.notes, note))
+
+
+def spans_read(piece: Span, row_bytes: int, unit: int = 1) -> Iterator[Span]:
+    """Yield the spans of a piece in which it is read: whole storage units, in about :data:`READ_BYTES`."""
+    step = max(1, READ_BYTES // (row_bytes * unit)) * unit
+    starts = [piece.start, *range(piece.start // step * step + step, piece.stop, step)]
+    yield from itertools.starmap(Span, itertools.pairwise([*starts, piece.stop]))
 
 
 def cut(length: int, step: int) -> Iterator[Span]:

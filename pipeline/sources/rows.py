@@ -9,6 +9,7 @@ import dask.array as da
 import numpy as np
 
 from gmm_dask.errors import UnusableError, UserError
+from gmm_dask.memory import release_freed
 from gmm_dask.passes.data_summary import DataSummary, summarize_rows
 from gmm_dask.passes.rows import Rows, as_rows, hold_out
 from pipeline.config.job import JobConfig
@@ -64,12 +65,14 @@ def read_data_summary(config: JobConfig, source: Source) -> DataSummary:
     seed = config.search.random_state
     rows = hold_out(open_rows(source), config.search.held_out, seed, starts=starts, drop=drop)
     try:
-        return summarize_rows(rows, seed, source.columns, drop=drop, starts=starts)
+        found = summarize_rows(rows, seed, source.columns, drop=drop, starts=starts)
     except UnusableError as error:
         raise UserError(
             f"data.missing: {source.path} has rows that cannot be used. {error} Or set data.missing: drop, "
             "which leaves them out of the fit; they keep their rows in the result."
         ) from None
+    release_freed()
+    return found
 
 
 def require_same_chunks(path: str, source: Source, data_summary: DataSummary) -> None:

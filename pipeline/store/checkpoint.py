@@ -15,6 +15,7 @@ import zarr
 
 from gmm_dask.em.loop import State
 from gmm_dask.errors import UserError
+from gmm_dask.memory import release_freed
 from gmm_dask.passes.data_summary import DataSummary
 from pipeline.store.arrays import StorePath, as_json, get, open_root, put
 from pipeline.store.dataclass_arrays import digest, from_columns, pack, to_columns, unpack
@@ -53,6 +54,7 @@ def save_checkpoint(path: StorePath, checkpoint: Checkpoint, *, bytes_read: int 
 
     ``bytes_read`` were read since the count in the store was last raised.
     """
+    release_freed()
     attributes = read_attributes(path)
     before, bytes_read = attributes.checkpoint, attributes.bytes_read + bytes_read
     number = 1 if before is None else before + 1

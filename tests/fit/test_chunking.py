@@ -95,7 +95,7 @@ def test_a_job_goes_on_in_the_chunks_that_it_began_with(tmp_path, monkeypatch, k
         np.save(path, rows)
     else:
         pd.DataFrame(rows, columns=list("abcdefgh")).round(2).to_csv(path, index=False)
-    search = {"n_components": [2], "covariance_types": ["diag"], "tol": 0.0, "max_iter": 6}
+    search = {"n_components": [2], "covariance_types": ["diag"], "init_params": "kmeans", "tol": 0.0, "max_iter": 6}
     small, larger = (job(path, memory, tmp_path / "r.zarr", **search) for memory in ("610MiB", "8GiB"))
     n_chunks = open_job(small).array.numblocks[0]
     assert n_chunks > open_job(larger).array.numblocks[0]

@@ -17,14 +17,13 @@ import pipeline.fit.initialization
 import pipeline.sources.rows
 import pipeline.store
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
-from gmm_dask.memory import copies_of_sums, model_bytes, resting_bytes
+from gmm_dask.memory import Machine, copies_of_sums, model_bytes, resting_bytes
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
 from messages import names
 from paths import ROOT
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.job import JobConfig, load_config
-from pipeline.dask_clusters import machine_of
 from pipeline.fit.job import run
 from pipeline.fit.plan import data_shape
 from pipeline.progress import StageStarted
@@ -293,7 +292,7 @@ def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
     }
     whole = JobConfig.model_validate({**values, "output": {"store": str(tmp_path / "whole.zarr"), "report": False}})
     shape = data_shape(whole, open_source(whole.data))
-    machine = machine_of(whole, shape)
+    machine = Machine(1, 0)
     resting = resting_bytes(shape, machine, [("full", k) for k in range(1, 5)], 4)
     least = resting + 4 * copies_of_sums(shape, machine) * model_bytes(("full", 4), 40)
     cut = whole.model_copy(

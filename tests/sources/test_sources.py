@@ -788,6 +788,20 @@ def test_hdf5_reads_no_file_but_those_of_its_folder(here, tmp_path_factory):
         assert_refused("a.h5", "data.dataset", "rows", repr(str(other)), "same folder")
 
 
+def test_hdf5_datasets_that_are_made_of_each_other_are_refused(here):
+    write_virtual("a.h5", "b.h5")
+    write_virtual("b.h5", "a.h5")
+    assert_refused("a.h5", "data.dataset", "rows", "sources")
+    write_virtual("c.h5", "c.h5")
+    assert_refused("c.h5", "data.dataset", "rows", "sources")
+    write_hdf5("d.h5", rows=(np.ones((4, 2)), None))
+    layout = h5py.VirtualLayout((8, 2), "f8")
+    layout[:4] = layout[4:] = h5py.VirtualSource("d.h5", "rows", (4, 2))  # one source twice is no circle
+    with h5py.File("e.h5", "w") as file:
+        file.create_virtual_dataset("rows", layout)
+    assert source("e.h5").array.compute().tolist() == [[1.0, 1.0]] * 8
+
+
 def test_hdf5_with_external_values_is_refused(here):
     Path("secret").write_bytes(bytes(64))
     with h5py.File("a.h5", "w") as file:

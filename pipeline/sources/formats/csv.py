@@ -44,6 +44,10 @@ from pipeline.sources.location import Location
 SAMPLE_BYTES = 2**20
 # bytes that are read beyond a block, for the end of its last line
 LOOKAHEAD_BYTES = 2**14
+# the longest line that is read
+LINE_BYTES = 2**24
+# copies of the text of a block: as it is read, cut into lines, and parsed into all its cells, with their places
+TEXT_COPIES = 3
 # lines elsewhere may be shorter than those of the sample by this factor: chunk_rows must not be too small
 SHORTER_LINES = 1.25
 # a column of text of which at least this share are numbers is one of numbers with cells that are none
@@ -92,7 +96,8 @@ def open_csv(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sourc
     sample = _read_sample(location, size)
     selection = select_columns(list(map(_column, sample.names, sample.table.columns)), data)
     n_rows = math.ceil((size - sample.offset) / sample.line_bytes)
-    step = math.ceil(policy.rows(data, n_rows, len(selection.fields)) * sample.line_bytes)
+    wanted = policy.rows(data, n_rows, len(selection.fields), TEXT_COPIES * sample.line_bytes)
+    step = math.ceil(wanted * sample.line_bytes)
     # all but booleans are read as floats in every block: one block may hold 1 and 2, and the next 1.5
     inferred = {name: sample.table.column(name).type for name in selection.fields}
     types = {name: kind if pa.types.is_boolean(kind) else pa.float64() for name, kind in inferred.items()}
@@ -103,8 +108,18 @@ def open_csv(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sourc
     pieces = [Span(0, size)] if is_empty else list(cut(size, step))
     lengths = [0.0 if is_empty else math.nan] * len(pieces)
     chunks = Chunks(reader, pieces, lengths, (location.source, location.version()))
-    chunk_rows = math.ceil(SHORTER_LINES * max(map(len, pieces)) / sample.line_bytes)
-    return Source(location, CSV, selection, chunks, 0 if is_empty else None, chunk_rows, size)
+    largest = max(map(len, pieces))
+    chunk_rows = math.ceil(SHORTER_LINES * largest / sample.line_bytes)
+    return Source(
+        location,
+        CSV,
+        selection,
+        chunks,
+        n_rows=0 if is_empty else None,
+        chunk_rows=chunk_rows,
+        bytes_per_pass=size,
+        read_bytes=TEXT_COPIES * (largest + LOOKAHEAD_BYTES),
+    )
 
 
 def _column(name: str, values: pa.ChunkedArray) -> Column:
@@ -169,12 +184,18 @@ def _are_numbers(names: Sequence[str]) -> bool:
 
 def _end_of_line(location: Location, position: int, size: int) -> int:
     """Return the position just after the first line feed at or after ``position``."""
+    first, n_bytes = position, LOOKAHEAD_BYTES
     while position < size:
-        found = location.read(position, min(position + LOOKAHEAD_BYTES, size))
+        if position - first >= LINE_BYTES:
+            raise UserError(
+                f"data.source: {location.source} has no line feed within {LINE_BYTES >> 20} MiB from byte {first:,} "
+                "on; expected a line for each row. Write the rows as lines that end in a line feed, or as Parquet."
+            )
+        found = location.read(position, min(position + n_bytes, size))
         end = found.find(b"\n")
         if end >= 0 or not found:
             return position + end + 1
-        position += len(found)
+        position, n_bytes = position + len(found), min(2 * n_bytes, 2**20)
     return size
 
 

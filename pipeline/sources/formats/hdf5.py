@@ -7,6 +7,7 @@ import pickletools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import HDF5
 from pipeline.sources.base import (
+    READ_BYTES,
     Block,
     ChunkPolicy,
     Column,
@@ -26,9 +28,16 @@ from pipeline.sources.base import (
     numbered_columns,
     numeric_dtype,
     select_columns,
+    spans_read,
+    with_reread,
 )
 from pipeline.sources.location import Location
 
+# HDF5's cache of storage chunks, of each open dataset
+_CACHE_BYTES = 8 * 2**20
+# columns of an array without storage chunks that lie closer than this many numbers are read together, with the numbers
+# between them
+_NEAR = 512
 _COPY = "Copy the values into the file (h5repack does), and use the copy."
 
 
@@ -37,25 +46,32 @@ def open_hdf5(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sour
     with _opened(location) as file:
         dataset = _dataset(file, data)
         _require_own_values(dataset, location)
-        name, shape, dtype, storage = dataset.name, dataset.shape, dataset.dtype, dataset.chunks
+        name, shape, dtype = dataset.name, dataset.shape, dataset.dtype
+        storage = tuple(dataset.chunks or (1, _NEAR)[: len(shape)])
+        unit_bytes = math.prod(dataset.chunks or (0,)) * dtype.itemsize
         n_stored = dataset.id.get_storage_size() or dataset.nbytes
         fields = _fields(dataset) if dtype.names and len(shape) == 1 else None
     found = _array_columns(f"{name} of {data.shown}", shape, dtype) if fields is None else [one for one, _ in fields]
     selection = select_columns(found, data)
     positions = column_positions(selection.fields, found).tolist()
-    places = tuple(positions) if fields is None else tuple(fields[i][1] for i in positions)
-    reader = _Hdf5Reader(location, name, places, selection.block_dtype)
-    unit = storage[0] if storage else 1
-    wanted = policy.rows(data, shape[0], len(selection.fields))
+    if fields is None:
+        parts = _array_parts(positions, dtype.itemsize, *storage[1:])
+    else:
+        parts = _field_parts([fields[i][1] for i in positions], dtype)
+    unit = min(storage[0], max(1, shape[0]))
+    step = policy.stored(data, shape[0], len(selection.fields), unit)
+    selection = with_reread(selection, unit, step)
     return Source.of_rows(
         location,
         HDF5,
         selection,
-        reader,
+        _Hdf5Reader(location, name, tuple(parts), unit, selection.block_dtype),
         n_rows=shape[0],
-        step=max(1, wanted // unit) * unit,
+        step=step,
         identity=(location.source, name, location.version()),
         bytes_per_pass=n_stored,
+        # a storage chunk as it is stored and decoded, and the rows that are taken from it
+        read_bytes=_CACHE_BYTES + 2 * unit_bytes + max(READ_BYTES, unit * max(part.row_bytes for part in parts)),
     )
 
 
@@ -111,12 +127,19 @@ def _dataset(file: Any, data: DataConfig) -> Any:
     return file[name]
 
 
-def _require_own_values(dataset: Any, location: Location) -> None:
+def _require_own_values(dataset: Any, location: Location, above: tuple[tuple[str, str], ...] = ()) -> None:
     """Raise :class:`UserError` if values of a dataset lie in files that did not come with its file.
 
     HDF5 reads any file that a dataset names, as external storage or as a source of a virtual dataset, and reads fill
-    values for one that is missing. Sources are accepted in the folder of the file.
+    values for one that is missing. Sources are accepted in the folder of the file, but for datasets ``above``, which
+    are made of this one.
     """
+    place = str(Path(location.path).resolve()), dataset.name
+    if place in above:
+        raise UserError(
+            f"data.dataset: {dataset.name} of {location.source} is virtual, and one of its own sources. {_COPY}"
+        )
+    above = (*above, place)
     if dataset.external:
         files = ", ".join(repr(name) for name, _, _ in dataset.external)
         raise UserError(
@@ -125,7 +148,7 @@ def _require_own_values(dataset: Any, location: Location) -> None:
         )
     for name, inside in {(one.file_name, one.dset_name) for one in _sources(dataset)}:
         if name == ".":
-            _require_own_values(dataset.file[inside], location)
+            _require_own_values(dataset.file[inside], location, above)
             continue
         folder = Path(location.path).resolve().parent
         file = (folder / name).resolve()
@@ -136,7 +159,7 @@ def _require_own_values(dataset: Any, location: Location) -> None:
             )
         with _library().File(file, "r") as source:
             if inside in source:
-                _require_own_values(source[inside], replace(location, path=str(file)))
+                _require_own_values(source[inside], replace(location, path=str(file)), above)
 
 
 def _sources(dataset: Any) -> Sequence[Any]:
@@ -211,32 +234,95 @@ def _text(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Columns that are read together.
+
+    Attributes
+    ----------
+    columns : slice or str
+        Of an array, or the field of a dataset with named fields.
+    places : list of int
+        Which of these columns are taken.
+    fields : list of int
+        Where they go in a block.
+    row_bytes : int
+        Bytes of a row of these columns.
+    """
+
+    columns: slice | str
+    places: list[int]
+    fields: list[int]
+    row_bytes: int
+
+
+def _array_parts(positions: Sequence[int], itemsize: int, width: int = 1) -> list[_Part]:
+    """Return the parts of an array's columns, whose storage chunks are so many columns wide."""
+    stored = sorted({position // width for position in positions})
+    edges = [0, *(i for i in range(1, len(stored)) if stored[i] > stored[i - 1] + 1), len(stored)]
+    parts = []
+    for begin, end in pairwise(edges):
+        fields = [i for i, position in enumerate(positions) if stored[begin] <= position // width <= stored[end - 1]]
+        first, stop = min(positions[i] for i in fields), 1 + max(positions[i] for i in fields)
+        places = [positions[i] - first for i in fields]
+        parts.append(_Part(slice(first, stop), places, fields, itemsize * (stop - first)))
+    return parts
+
+
+def _field_parts(places: Sequence[_Place], dtype: np.dtype[Any]) -> list[_Part]:
+    """Return the parts of named fields: one for each of them."""
+    names = dict.fromkeys(name for name, _ in places)
+    members = {name: [i for i, place in enumerate(places) if place[0] == name] for name in names}
+    return [
+        _Part(name, [places[i][1] or 0 for i in fields], fields, dtype[name].itemsize)
+        for name, fields in members.items()
+    ]
+
+
+@dataclass(frozen=True)
 class _Hdf5Reader:
-    """Reads rows of a dataset; ``places`` are the columns' positions, or their fields.
+    """Reads rows of a dataset, part by part of its columns.
 
     The file is opened for each piece, as an open one cannot be sent to other processes and does not notice changes.
+
+    Attributes
+    ----------
+    location : Location
+    name : str
+    parts : tuple of _Part
+    unit : int
+        Rows of a storage chunk.
+    dtype : numpy dtype
+        Of a block.
     """
 
     location: Location
     name: str
-    places: tuple[int | _Place, ...]
+    parts: tuple[_Part, ...]
+    unit: int
     dtype: np.dtype[Any]
 
     def read(self, piece: Span) -> Block:
         """Return rows ``piece``, (n_rows, n_fields)."""
-        block = np.empty((len(piece), len(self.places)), dtype=self.dtype)
+        block = np.empty((len(piece), sum(len(part.fields) for part in self.parts)), dtype=self.dtype)
         with _opened(self.location) as file:
-            values = file[self.name][piece.start : piece.stop]
-        if len(values) < len(piece):
-            raise UserError(f"data.source: {self.location.source} was changed while it was read. Run the job again.")
-        rows = values if values.dtype.names else values.reshape(len(piece), math.prod(values.shape[1:]))
-        for i, place in enumerate(self.places):
-            block[:, i] = _column_of(rows, place)
+            dataset = file[self.name]
+            for part in self.parts:
+                for span in spans_read(piece, part.row_bytes, self.unit):
+                    values = _values(dataset, part, span)
+                    if len(values) < len(span):
+                        raise self._changed()
+                    block[span.start - piece.start : span.stop - piece.start, part.fields] = values[:, part.places]
         return block
 
+    def _changed(self) -> UserError:
+        return UserError(f"data.source: {self.location.source} was changed while it was read. Run the job again.")
 
-def _column_of(rows: Any, place: int | _Place) -> Any:
-    if isinstance(place, int):
-        return rows[:, place]
-    field, position = place
-    return rows[field] if position is None else rows[field][:, position]
+
+def _values(dataset: Any, part: _Part, span: Span) -> Any:
+    """Return rows of a part, (n_rows, n_columns)."""
+    rows = slice(span.start, span.stop)
+    if isinstance(part.columns, str):
+        values = dataset.fields(part.columns)[rows]
+    else:
+        values = dataset[rows] if dataset.ndim == 1 else dataset[rows, part.columns]
+    return values.reshape(len(values), math.prod(values.shape[1:]))

@@ -14,6 +14,7 @@ from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import NPY
 from pipeline.sources.base import (
+    READ_BYTES,
     Block,
     ChunkPolicy,
     Source,
@@ -21,6 +22,7 @@ from pipeline.sources.base import (
     column_positions,
     numbered_columns,
     select_columns,
+    spans_read,
 )
 from pipeline.sources.location import Location
 
@@ -57,6 +59,7 @@ def open_npy(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sourc
         step=policy.rows(data, header.n_rows, len(selection.fields)),
         identity=(location.source, location.version()),
         bytes_per_pass=header.n_rows * n_read * header.dtype.itemsize,
+        read_bytes=max(READ_BYTES, header.n_columns * header.dtype.itemsize),
     )
 
 
@@ -87,7 +90,10 @@ def _read_header(location: Location) -> _Header:
 
 @dataclass(frozen=True)
 class _NpyReader:
-    """Reads rows of an NPY file, by offset: cached pages of a memory map would count as this process's memory."""
+    """Reads rows of an NPY file, by offset.
+
+    Cached pages of a memory map would count as this process's memory, and a file that is cut short would end it.
+    """
 
     header: _Header
     positions: tuple[int, ...]
@@ -101,10 +107,16 @@ class _NpyReader:
                 block[:, field] = self._numbers(column * self.header.n_rows + piece.start, len(piece))
             return block
         width = self.header.n_columns
-        rows = self._numbers(piece.start * width, len(piece) * width).reshape(len(piece), width)
-        if self.positions != tuple(range(width)):
-            rows = rows[:, self.positions]
-        return np.ascontiguousarray(rows, dtype=self.dtype)
+        if self.positions == tuple(range(width)):
+            return np.ascontiguousarray(self._rows(piece), dtype=self.dtype)
+        block = np.empty((len(piece), len(self.positions)), dtype=self.dtype)
+        for span in spans_read(piece, width * self.header.dtype.itemsize):
+            block[span.start - piece.start : span.stop - piece.start] = self._rows(span)[:, self.positions]
+        return block
+
+    def _rows(self, span: Span) -> NDArray[Any]:
+        width = self.header.n_columns
+        return self._numbers(span.start * width, len(span) * width).reshape(len(span), width)
 
     def _numbers(self, first: int, count: int) -> NDArray[Any]:
         numbers = np.empty(count, dtype=self.header.dtype)

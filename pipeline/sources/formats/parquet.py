@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -20,6 +20,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.formats import PARQUET
 from pipeline.sources.base import (
     LISTED,
+    READ_BYTES,
     Block,
     ChunkPolicy,
     Chunks,
@@ -28,6 +29,7 @@ from pipeline.sources.base import (
     Span,
     cut,
     select_columns,
+    with_reread,
 )
 from pipeline.sources.formats.arrow_tables import arrow_column, table_block
 from pipeline.sources.location import Location, files_below, matches
@@ -35,8 +37,13 @@ from pipeline.sources.location import Location, files_below, matches
 # metadata of the files that gmm-dask writes, which are no data unless they are named: results may lie beside data
 OWN_FILES = b"gmm-dask"
 _OWN_NAMES = "part-*.parquet"
-# rows that are decoded at once
+# rows that are decoded at once, if they are not more than READ_BYTES
 BATCH_ROWS = 65_536
+# the columns of a chunk are fetched at once if they are no larger than this as they are stored; else through buffers,
+# of so many bytes for all columns together
+FETCHED_BYTES, BUFFER_BYTES = 32 * 2**20, 16 * 2**20
+# a page as it is decoded, with the column's dictionary, as writers size them by default
+PAGE_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class _Footer:
     group_rows : tuple of int
         Rows of each row group.
     group_bytes : tuple of dict
-        Compressed bytes of each column, in each row group.
+        Bytes of each column in each row group, compressed and decoded.
     identity : tuple
         Values that change when the file does.
     digest : str
@@ -62,7 +69,7 @@ class _Footer:
     location: Location
     schema: pa.Schema
     group_rows: tuple[int, ...]
-    group_bytes: tuple[dict[str, int], ...]
+    group_bytes: tuple[dict[str, tuple[int, int]], ...]
     identity: tuple[Any, ...]
     digest: str
     is_own: bool
@@ -70,12 +77,16 @@ class _Footer:
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows ``span`` of some consecutive row groups of a file, counted from the first of them."""
+    """Rows ``span`` of some consecutive row groups of a file, counted from the first of them.
+
+    ``is_large`` tells whether they are read through buffers.
+    """
 
     location: Location
     identity: tuple[Any, ...]
     groups: tuple[int, ...]
     span: Span
+    is_large: bool = False
 
 
 def open_parquet(data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
@@ -88,17 +99,27 @@ def open_parquet(data: DataConfig, location: Location, policy: ChunkPolicy) -> S
     n_rows = sum(sum(footer.group_rows) for footer in footers)
     sizes = data, n_rows, len(selection.fields)
     wanted, largest = policy.rows(*sizes), policy.largest(*sizes)
-    pieces = [part for footer in footers for part in _parts(footer, wanted, largest)]
+    pieces = [part for footer in footers for part in _parts(footer, selection.fields, wanted, largest)]
     if not pieces:
         pieces = [_Part(footers[0].location, footers[0].identity, (), Span(0, 0))]
     lengths = [len(part.span) for part in pieces]
+    largest_group = max((n for footer in footers for n in footer.group_rows), default=0)
+    selection = with_reread(selection, largest_group, max(lengths), "row group")
     reader = _ParquetReader(selection.fields, selection.block_dtype)
     files = [(footer.location.source, footer.identity, footer.digest) for footer in footers]
     chunks = Chunks(reader, pieces, lengths, (hashlib.sha256(repr(files).encode()).hexdigest(),))
-    sizes_of = {footer.location: footer.group_bytes for footer in footers}
-    groups = [sizes_of[part.location][group] for part in pieces for group in part.groups]
-    n_bytes = sum(group.get(name, 0) for group in groups for name in selection.fields)
-    return Source(location, PARQUET, selection, chunks, n_rows, max(lengths), n_bytes)
+    by_file = {footer.location: footer for footer in footers}
+    sizes_of = {footer.location: _stored_bytes(footer, selection.fields) for footer in footers}
+    return Source(
+        location,
+        PARQUET,
+        selection,
+        chunks,
+        n_rows=n_rows,
+        chunk_rows=max(lengths),
+        bytes_per_pass=sum(sizes_of[part.location][group] for part in pieces for group in part.groups),
+        read_bytes=max(_read_bytes(by_file[part.location], part, selection.fields) for part in pieces),
+    )
 
 
 # -- files ---------------------------------------------------------------------------------------------------
@@ -163,17 +184,15 @@ def _metadata(location: Location, identity: tuple[Any, ...]) -> parquet.FileMeta
 
 
 @contextmanager
-def _opened(location: Location, metadata: parquet.FileMetaData | None = None) -> Iterator[parquet.ParquetFile]:
+def _opened(location: Location, **options: Any) -> Iterator[parquet.ParquetFile]:
     """Open a file, a remote one without a cache; raises :class:`UserError` if it is not valid."""
-    options = {"metadata": metadata, "pre_buffer": True, "page_checksum_verification": True}
     with location.reading():
         try:
-            if location.is_local:
-                with parquet.ParquetFile(location.path, **options) as file:
-                    yield file
-            else:
-                with location.open() as opened:
-                    yield parquet.ParquetFile(opened, **options)
+            with (
+                nullcontext(location.path) if location.is_local else location.open() as opened,
+                parquet.ParquetFile(opened, page_checksum_verification=True, **options) as file,
+            ):
+                yield file
         except pa.ArrowException as error:
             raise _not_valid(location, error) from None
         except OSError as error:
@@ -188,9 +207,9 @@ def _not_valid(location: Location, error: Exception) -> UserError:
     return UserError(f"data.source: {location.source} is not a valid Parquet file: {words}. Copy or write it again.")
 
 
-def _column_bytes(group: Any) -> dict[str, int]:
+def _column_bytes(group: Any) -> dict[str, tuple[int, int]]:
     columns = (group.column(i) for i in range(group.num_columns))
-    return {column.path_in_schema: column.total_compressed_size for column in columns}
+    return {column.path_in_schema: (column.total_compressed_size, column.total_uncompressed_size) for column in columns}
 
 
 # -- columns -------------------------------------------------------------------------------------------------
@@ -252,22 +271,50 @@ def _is_numeric(schema: pa.Schema, name: str) -> bool:
 # -- chunks --------------------------------------------------------------------------------------------------
 
 
-def _parts(footer: _Footer, wanted: int, largest: int) -> Iterator[_Part]:
+def _parts(footer: _Footer, fields: Sequence[str], wanted: int, largest: int) -> Iterator[_Part]:
     """Yield the chunks of a file: row groups of up to ``wanted`` rows together, or parts of one beyond ``largest``."""
     groups: list[int] = []
-    rows = 0
-    for group, n_rows in enumerate(footer.group_rows):
+    rows = n_bytes = 0
+    sizes = zip(footer.group_rows, _stored_bytes(footer, fields), strict=True)
+    for group, (n_rows, group_bytes) in enumerate(sizes):
         if groups and rows + n_rows > wanted:
-            yield _Part(footer.location, footer.identity, tuple(groups), Span(0, rows))
-            groups, rows = [], 0
+            yield _Part(footer.location, footer.identity, tuple(groups), Span(0, rows), n_bytes > FETCHED_BYTES)
+            groups, rows, n_bytes = [], 0, 0
         if n_rows > largest:
             step = math.ceil(n_rows / math.ceil(n_rows / largest))
-            yield from (_Part(footer.location, footer.identity, (group,), span) for span in cut(n_rows, step))
+            for span in cut(n_rows, step):
+                yield _Part(footer.location, footer.identity, (group,), span, group_bytes > FETCHED_BYTES)
         elif n_rows:
             groups.append(group)
             rows += n_rows
+            n_bytes += group_bytes
     if groups:
-        yield _Part(footer.location, footer.identity, tuple(groups), Span(0, rows))
+        yield _Part(footer.location, footer.identity, tuple(groups), Span(0, rows), n_bytes > FETCHED_BYTES)
+
+
+def _stored_bytes(footer: _Footer, fields: Sequence[str]) -> list[int]:
+    """Return the bytes of some columns in each row group, as they are stored."""
+    return [sum(sizes[name][0] for name in fields if name in sizes) for sizes in footer.group_bytes]
+
+
+def _read_bytes(footer: _Footer, part: _Part, fields: Sequence[str]) -> int:
+    """What the read of a part holds beside its rows: what is fetched, a page of each column, and a batch."""
+    groups = [footer.group_bytes[group] for group in part.groups]
+    columns = [[sizes[name] for sizes in groups if name in sizes] for name in fields]
+    fetched = sum(stored for sizes in columns for stored, _ in sizes)
+    if part.is_large:
+        fetched = len(fields) * _buffer_bytes(len(fields))
+    pages = sum(min(PAGE_BYTES, max(decoded for _, decoded in sizes)) for sizes in columns if sizes)
+    batches = 2 * 8 * len(fields) * min(_batch_rows(len(fields)), len(part.span))
+    return fetched + pages + batches
+
+
+def _batch_rows(n_fields: int) -> int:
+    return max(1, min(BATCH_ROWS, READ_BYTES // (8 * n_fields)))
+
+
+def _buffer_bytes(n_fields: int) -> int:
+    return max(4096, BUFFER_BYTES // n_fields)
 
 
 @dataclass(frozen=True)
@@ -291,9 +338,12 @@ def _batches(piece: _Part, names: Sequence[str]) -> Iterator[tuple[int, pa.Table
         raise UserError(
             f"data.source: {piece.location.source} was changed while it was read. Run the job again when it is whole."
         )
-    position = -piece.span.start
-    with _opened(piece.location, _metadata(piece.location, piece.identity)) as file:
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=piece.groups, columns=names, use_threads=False):
+    options: dict[str, Any] = {"pre_buffer": True}
+    if piece.is_large:
+        options = {"pre_buffer": False, "buffer_size": _buffer_bytes(len(names))}
+    position, batch_rows = -piece.span.start, _batch_rows(len(names))
+    with _opened(piece.location, metadata=_metadata(piece.location, piece.identity), **options) as file:
+        for batch in file.iter_batches(batch_rows, row_groups=piece.groups, columns=names, use_threads=False):
             rows = pa.Table.from_batches([batch]).slice(max(0, -position), len(piece.span) - max(0, position))
             if rows.num_rows:
                 yield max(0, position), rows

@@ -23,10 +23,10 @@ from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import ZARR
 from pipeline.sources.base import (
+    READ_BYTES,
     Block,
     ChunkPolicy,
     Column,
-    Reader,
     Selection,
     Source,
     Span,
@@ -34,8 +34,13 @@ from pipeline.sources.base import (
     numbered_columns,
     numeric_dtype,
     select_columns,
+    spans_read,
+    with_reread,
 )
 from pipeline.sources.location import Location, filled_in
+
+# copies of a storage chunk: as it is stored and decoded, and what Zarr's threads keep of those before
+DECODED_COPIES = 3
 
 
 class _WholeStore(WrapperStore[Any]):
@@ -93,7 +98,8 @@ def _open_array(array: zarr.Array[Any], data: DataConfig, location: Location, po
     selection = select_columns(found, data)
     positions = column_positions(selection.fields, found)
     everything = positions.tolist() == list(range(len(found)))
-    reader = _ArrayReader(location, array, None if everything else positions, selection.block_dtype, _missing(array))
+    whole = everything or array.ndim == 1
+    reader = _ArrayReader(location, array, None if whole else positions, selection.block_dtype, _missing(array))
     return _source(reader, [array], selection, data, location, policy)
 
 
@@ -109,15 +115,29 @@ class _ArrayReader:
 
     def read(self, piece: Span) -> Block:
         """Return rows ``piece``, (n_rows, n_fields)."""
-        rows = slice(piece.start, piece.stop)
         with _decoding(self.location, self.array, piece):
-            if self.positions is None or self.array.ndim == 1:
-                values = self.array[rows]
+            if self.positions is None:
+                values = np.asarray(self.array[piece.start : piece.stop], dtype=self.dtype, order="C")
+                block = values.reshape(len(piece), math.prod(values.shape[1:]))
             else:
-                values = self.array.oindex[rows, self.positions]
-        block = np.asarray(values, dtype=self.dtype, order="C")
-        block = block.reshape(len(piece), math.prod(block.shape[1:]))
+                block = np.empty((len(piece), len(self.positions)), dtype=self.dtype)
+                for span in spans_read(piece, self._row_bytes(self.positions), _unit(self.array)):
+                    chosen = self.array.oindex[span.start : span.stop, self.positions]
+                    block[span.start - piece.start : span.stop - piece.start] = cast(Any, chosen)
         return _with_nan(block, self.missing)
+
+    def _row_bytes(self, positions: NDArray[np.intp]) -> int:
+        """Bytes of a row in the storage chunks that some columns are in."""
+        width = self.array.chunks[1]
+        return len(np.unique(positions // width)) * width * _dtype(self.array).itemsize
+
+    def read_bytes(self, n_rows: int) -> int:
+        """What the read of so many rows holds beside them."""
+        if self.positions is None:
+            return _decoded_bytes(self.array, n_rows)
+        row_bytes = self._row_bytes(self.positions)
+        unit = _unit(self.array)
+        return DECODED_COPIES * row_bytes * unit * max(1, min(READ_BYTES // (row_bytes * unit), -(-n_rows // unit)))
 
 
 # -- one array per column --------------------------------------------------------------------------------------
@@ -183,6 +203,10 @@ class _ColumnsReader:
             _with_nan(block[:, i], missing)
         return block
 
+    def read_bytes(self, n_rows: int) -> int:
+        """What the read of so many rows holds beside them."""
+        return max(_decoded_bytes(array, n_rows) for array in self.arrays)
+
 
 # -- both ----------------------------------------------------------------------------------------------------
 
@@ -205,30 +229,47 @@ def _decoding(location: Location, array: zarr.Array[Any], piece: Span) -> Iterat
 
 
 def _source(
-    reader: Reader[Span],
+    reader: _ArrayReader | _ColumnsReader,
     arrays: Sequence[zarr.Array[Any]],
     selection: Selection,
     data: DataConfig,
     location: Location,
     policy: ChunkPolicy,
 ) -> Source:
-    n_rows, storage = arrays[0].shape[0], _storage_rows(arrays)
-    wanted = policy.rows(data, n_rows, len(selection.fields))
+    n_rows = arrays[0].shape[0]
+    unit = min(_storage_rows(arrays), max(1, n_rows))
+    step = policy.stored(data, n_rows, len(selection.fields), unit)
+    selection = with_reread(selection, unit, step)
     return Source.of_rows(
         location,
         ZARR,
         selection,
         reader,
         n_rows=n_rows,
-        step=max(1, wanted // storage) * storage,
+        step=step,
         identity=(data.source, [array.metadata.to_dict() for array in arrays]),
         bytes_per_pass=sum(array.nbytes for array in arrays),
+        read_bytes=reader.read_bytes(min(step, n_rows)),
     )
+
+
+def _unit(array: zarr.Array[Any]) -> int:
+    """Rows of a storage chunk."""
+    return max(1, array.chunks[0])
+
+
+def _decoded_bytes(array: zarr.Array[Any], n_rows: int) -> int:
+    """Bytes of the storage chunks of whole rows that are decoded at a time, with their copies."""
+    unit = _unit(array)
+    numbers = -(-n_rows // unit) * unit * math.prod(array.shape[1:])
+    if not array.shards:  # of a shard, Zarr reads all chunks that it needs at once
+        numbers = min(numbers, int(zarr.config.get("async.concurrency")) * math.prod(array.chunks))
+    return DECODED_COPIES * numbers * _dtype(array).itemsize
 
 
 def _storage_rows(arrays: Sequence[zarr.Array[Any]]) -> int:
     """Return the least common multiple of the arrays' storage chunks, or the largest of them if that is much less."""
-    rows = [max(1, array.chunks[0]) for array in arrays]
+    rows = [_unit(array) for array in arrays]
     common = math.lcm(*rows)
     return common if common <= 4 * max(rows) else max(rows)
 
