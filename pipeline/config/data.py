@@ -63,10 +63,10 @@ class DataConfig(Section):
     cache: LocalPath | Literal["auto", "none"] = Field(
         default="auto",
         description="Whether the first pass over the data writes the rows of the columns in use to a local disk, where "
-        "later passes read them faster: auto does so beside the result for CSV and for URLs, unless that would take "
-        "more than half of the free space or other machines compute; none never; a folder does so in it, for every "
-        "source, and all workers must see it. The cache is removed when the run ends. Data that fit in memory need "
-        "none.",
+        "later passes read them faster: auto does so beside the result for CSV, for URLs and for row groups or storage "
+        "chunks that are larger than a chunk, unless that would take more than half of the free space or other "
+        "machines compute; none never; a folder does so in it, for every source, and all workers must see it. The "
+        "cache is removed when the run ends. Data that fit in memory need none.",
     )
     scale: Literal["none", "standard"] = Field(
         default="none",

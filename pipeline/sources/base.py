@@ -76,6 +76,8 @@ class Source:
         Bytes of the columns that one pass reads; of Zarr arrays before compression.
     read_bytes : int
         What the read of the largest chunk holds beside the chunk, such as lines of text or compressed columns.
+    decodes : int
+        How often a pass decodes a storage chunk or row group: more than once if it is too large to be one chunk.
     reads : ReadCount
         Counts what is read, in memory or by a pass, at the place that starts the read.
     """
@@ -88,6 +90,7 @@ class Source:
     chunk_rows: int
     bytes_per_pass: int
     read_bytes: int
+    decodes: int = 1
     reads: ReadCount = field(default_factory=ReadCount)
 
     @classmethod
@@ -103,11 +106,13 @@ class Source:
         identity: tuple[Any, ...],
         bytes_per_pass: int,
         read_bytes: int,
+        unit: int = 1,
     ) -> Source:
-        """Return a source of a known number of rows, in chunks of ``step`` rows."""
+        """Return a source of a known number of rows, in chunks of ``step`` rows, which are stored in units of rows."""
         pieces = list(cut(n_rows, step))
         chunks = Chunks(reader, pieces, list(map(len, pieces)), identity)
-        return cls(location, format, selection, chunks, n_rows, len(pieces[0]), bytes_per_pass, read_bytes)
+        sizes = n_rows, len(pieces[0]), bytes_per_pass, read_bytes
+        return cls(location, format, selection, chunks, *sizes, decodes=math.ceil(unit / step))
 
     @property
     def path(self) -> str:
@@ -121,8 +126,14 @@ class Source:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Messages for the user about columns that were left out."""
-        return self.selection.notes
+        """Messages for the user about columns that were left out, and about reads that take long."""
+        if self.decodes == 1:
+            return self.selection.notes
+        note = (
+            f"row groups or storage chunks are decoded up to {self.decodes} times a pass, since they are larger than a "
+            "chunk: those of fewer rows are faster"
+        )
+        return (*self.selection.notes, note)
 
     @property
     def array(self) -> da.Array:
@@ -418,17 +429,6 @@ class ChunkPolicy:
             return wanted // unit * unit
         parts = math.ceil(unit / max(wanted, self.group_bytes // (8 * n_fields)))
         return math.ceil(unit / parts)
-
-
-def with_reread(selection: Selection, unit: int, step: int, what: str = "storage chunk") -> Selection:
-    """Return the selection, with a note if chunks of ``step`` rows are parts of storage chunks of ``unit`` rows."""
-    if unit <= step:
-        return selection
-    note = (
-        f"each {what} of {unit:,} rows is decoded {math.ceil(unit / step)} times a pass, since it is too large to be "
-        f"computed at once: a {what} of fewer rows is faster"
-    )
-    return replace(selection, notes=(*selection.notes, note))
 
 
 def spans_read(piece: Span, row_bytes: int, unit: int = 1) -> Iterator[Span]:

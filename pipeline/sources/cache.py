@@ -46,7 +46,7 @@ def cache_bytes(config: JobConfig, source: Source) -> int:
     needed = n_rows * len(selection.fields) * selection.block_dtype.itemsize
     if config.data.cache != "auto":
         return needed
-    is_slow = source.format is CSV or not source.location.is_local
+    is_slow = source.format is CSV or not source.location.is_local or source.decodes > 1
     is_here = config.cluster.kind in ("threads", "local")  # other workers may see no fast disk in common
     return needed if is_slow and is_here and needed <= SHARE * _free_bytes(cache_folder(config)) else 0
 

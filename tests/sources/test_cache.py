@@ -32,6 +32,8 @@ def sources(tmp_path_factory):
     weights = rng.uniform(0.5, 2.0, N_ROWS)
     pd.DataFrame(np.column_stack([x, weights]), columns=["a", "b", "c", "w"]).to_csv(folder / "x.csv", index=False)
     np.save(folder / "x.npy", x)
+    pd.DataFrame(x, columns=["a", "b", "c"]).to_parquet(folder / "x.parquet")
+    pd.DataFrame(x, columns=["a", "b", "c"]).to_parquet(folder / "small-groups.parquet", row_group_size=500)
     return folder
 
 
@@ -127,7 +129,8 @@ def test_what_is_cached(sources, tmp_path, monkeypatch):
         return cache_bytes(config, estimate_job(config).source)
 
     assert N_ROWS * 24 < needed() < 2 * N_ROWS * 32
-    assert needed("x.npy") == needed(data={"cache": "none"}) == 0
+    assert needed("x.npy") == needed("small-groups.parquet") == needed(data={"cache": "none"}) == 0
+    assert needed("x.parquet") == N_ROWS * 24  # its row group would be decoded for each chunk
     assert needed("x.npy", data={"cache": str(tmp_path)}) == N_ROWS * 24
     assert "r.zarr-cache" in estimate_job(job(sources / "x.csv", tmp_path)).cache
     monkeypatch.setattr("pipeline.sources.cache.SHARE", 1e-12)

@@ -221,7 +221,7 @@ def test_stored_units_that_are_too_large_are_read_in_parts_and_that_is_said(tmp_
         pq.write_table(pa.table({f"x{i}": column for i, column in enumerate(expected.T)}), path, row_group_size=9000)
     source = open_source(DataConfig(source=str(path)), ChunkPolicy(chunk_bytes=8 * 4 * 1000, group_bytes=8 * 4 * 3000))
     assert max(source.array.chunks[0]) == 3000
-    assert any("9,000 rows" in note and "3 times" in note for note in source.notes)
+    assert any("3 times" in note for note in source.notes)
     np.testing.assert_array_equal(source.array.compute(scheduler="sync"), expected)
     small = open_source(DataConfig(source=str(path)), ChunkPolicy(chunk_bytes=8 * 4 * 1000, group_bytes=8 * 4 * 9000))
     assert max(small.array.chunks[0]) == 9000

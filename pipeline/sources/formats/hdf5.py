@@ -29,7 +29,6 @@ from pipeline.sources.base import (
     numeric_dtype,
     select_columns,
     spans_read,
-    with_reread,
 )
 from pipeline.sources.location import Location
 
@@ -60,7 +59,6 @@ def open_hdf5(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sour
         parts = _field_parts([fields[i][1] for i in positions], dtype)
     unit = min(storage[0], max(1, shape[0]))
     step = policy.stored(data, shape[0], len(selection.fields), unit)
-    selection = with_reread(selection, unit, step)
     return Source.of_rows(
         location,
         HDF5,
@@ -72,6 +70,7 @@ def open_hdf5(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sour
         bytes_per_pass=n_stored,
         # a storage chunk as it is stored and decoded, and the rows that are taken from it
         read_bytes=_CACHE_BYTES + 2 * unit_bytes + max(READ_BYTES, unit * max(part.row_bytes for part in parts)),
+        unit=unit,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -29,7 +30,6 @@ from pipeline.sources.base import (
     Span,
     cut,
     select_columns,
-    with_reread,
 )
 from pipeline.sources.formats.arrow_tables import arrow_column, table_block
 from pipeline.sources.location import Location, files_below, matches
@@ -103,8 +103,6 @@ def open_parquet(data: DataConfig, location: Location, policy: ChunkPolicy) -> S
     if not pieces:
         pieces = [_Part(footers[0].location, footers[0].identity, (), Span(0, 0))]
     lengths = [len(part.span) for part in pieces]
-    largest_group = max((n for footer in footers for n in footer.group_rows), default=0)
-    selection = with_reread(selection, largest_group, max(lengths), "row group")
     reader = _ParquetReader(selection.fields, selection.block_dtype)
     files = [(footer.location.source, footer.identity, footer.digest) for footer in footers]
     chunks = Chunks(reader, pieces, lengths, (hashlib.sha256(repr(files).encode()).hexdigest(),))
@@ -119,6 +117,7 @@ def open_parquet(data: DataConfig, location: Location, policy: ChunkPolicy) -> S
         chunk_rows=max(lengths),
         bytes_per_pass=sum(sizes_of[part.location][group] for part in pieces for group in part.groups),
         read_bytes=max(_read_bytes(by_file[part.location], part, selection.fields) for part in pieces),
+        decodes=max(Counter((part.location, part.groups) for part in pieces).values()),
     )
 
 

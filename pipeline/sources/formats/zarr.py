@@ -35,7 +35,6 @@ from pipeline.sources.base import (
     numeric_dtype,
     select_columns,
     spans_read,
-    with_reread,
 )
 from pipeline.sources.location import Location, filled_in
 
@@ -239,7 +238,6 @@ def _source(
     n_rows = arrays[0].shape[0]
     unit = min(_storage_rows(arrays), max(1, n_rows))
     step = policy.stored(data, n_rows, len(selection.fields), unit)
-    selection = with_reread(selection, unit, step)
     return Source.of_rows(
         location,
         ZARR,
@@ -250,6 +248,7 @@ def _source(
         identity=(data.source, [array.metadata.to_dict() for array in arrays]),
         bytes_per_pass=sum(array.nbytes for array in arrays),
         read_bytes=reader.read_bytes(min(step, n_rows)),
+        unit=unit,
     )
 
 
