@@ -41,7 +41,6 @@ data: {{source: rows.npy, chunk_rows: 500}}
 search: {{n_components: [2, 3], covariance_types: [full, diag], init_params: kmeans, tol: 0.0, max_iter: {PASSES}}}
 output: {{report: false}}
 """
-ADDRESS = ("cluster.kind=address", "cluster.timeout=5")
 
 
 @pytest.fixture(scope="module")
@@ -167,17 +166,28 @@ def processes(tmp_path):
     made.stop()
 
 
+def at_address(address, timeout):
+    return "cluster.kind=address", f"cluster.address={address}", f"cluster.timeout={timeout}"
+
+
+def start_worker(processes, name, folder):
+    """Start a worker, and wait until it has joined."""
+    processes.start_worker(name, cwd=folder)
+    with distributed.Client(processes.address, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=60)
+
+
 @pytest.mark.slow
 @by_signal
 def test_a_nanny(folder, undisturbed, moments, count, number, processes):
     store = f"nanny-{number.name}.zarr"
-    processes.start_scheduler()
+    settings = at_address(processes.start_scheduler(), timeout=60)
     for name in ("0", "1"):
-        processes.start_worker(name, nanny=True)
-    with running(folder, store, *ADDRESS, f"cluster.address={processes.address}") as process:
+        processes.start_worker(name, cwd=folder, nanny=True)
+    with running(folder, store, *settings) as process:
         for order, moment in enumerate(moments(count)):
             if wait_for(moment, process, folder / store):
-                processes.start_worker(str(order + 2), nanny=True)
+                processes.start_worker(str(order + 2), cwd=folder, nanny=True)
                 processes.workers[str(order)].send_signal(number)
         code, output = ended(process, folder, store)
     assert code == 0, output
@@ -188,10 +198,10 @@ def test_a_nanny(folder, undisturbed, moments, count, number, processes):
 @by_signal
 def test_a_scheduler(folder, undisturbed, moments, count, number, processes):
     store = f"scheduler-{number.name}.zarr"
-    address = processes.start_scheduler()
-    port, settings = int(address.rpartition(":")[2]), (*ADDRESS, f"cluster.address={address}")
+    settings = at_address(processes.start_scheduler(), timeout=5)
+    port = int(processes.address.rpartition(":")[2])
     for order, moment in enumerate(moments(max(1, count // 2))):
-        processes.start_worker(str(order))
+        start_worker(processes, str(order), folder)
         with running(folder, store, *settings) as process:
             is_at_work = wait_for(moment, process, folder / store)
             processes.scheduler.send_signal(number)
@@ -201,10 +211,8 @@ def test_a_scheduler(folder, undisturbed, moments, count, number, processes):
             assert code == 1, output
             assert "scheduler" in output
         processes.kill(processes.workers[str(order)])
-        assert processes.start_scheduler(port) == address
-    processes.start_worker("last")
-    with distributed.Client(address, set_as_default=False) as client:
-        client.wait_for_workers(1, timeout=60)
+        processes.start_scheduler(port)
+    start_worker(processes, "last", folder)
     finish(folder, store, *settings)
     assert everything_in(folder / store) == undisturbed
 

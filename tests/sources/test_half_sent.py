@@ -142,3 +142,13 @@ def test_bodies_that_are_always_half_sent_are_a_fault(files, name, silent):
     ):
         read(url, name)
     assert time.monotonic() - begin < SILENCE
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_web_server_that_falls_silent_is_a_fault(files, name, monkeypatch):
+    monkeypatch.setattr("pipeline.sources.location.SILENCE_SECONDS", 0.5)
+    with (
+        serving(files, 10**6, silent=True) as url,
+        pytest.raises(FaultError, match=names("data.source", f"{url}/{name}")),
+    ):
+        open_source(DataConfig(source=f"{url}/{name}")).array.compute()
