@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import zarr
 
 import pipeline.sources.rows
+from gmm_dask import UserError
 from gmm_dask.memory import CHUNK_COPIES, IMPORTS_BYTES
+from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.dask_clusters import machine_of
 from pipeline.fit.chunking import TASK_SECONDS, chunk_sizes, min_task_rows, open_job
 from pipeline.fit.job import run
-from pipeline.fit.plan import data_shape
+from pipeline.fit.plan import data_shape, estimate_job
 from pipeline.progress import PassDone
 from pipeline.store import open_result
 
@@ -75,6 +78,20 @@ def test_storage_chunks_are_whole(tmp_path):
     stored = zarr.create_array(tmp_path / "x.zarr", shape=(2_000_000, 2), chunks=(70_001, 2), dtype="f8")
     lengths = open_job(job(tmp_path / "x.zarr", store=tmp_path / "r.zarr")).array.chunks[0]
     assert all(length % stored.chunks[0] == 0 for length in lengths[:-1])
+
+
+@pytest.mark.parametrize("kind", ["zarr", "h5"])
+def test_a_storage_chunk_that_does_not_fit_is_refused_before_it_is_read(tmp_path, kind):
+    path, shape = tmp_path / f"x.{kind}", (200_000, 1000)  # 1.6 GB in one chunk, which is not written
+    if kind == "zarr":
+        zarr.create_array(path, shape=shape, chunks=shape, dtype="f8")
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("x", shape=shape, chunks=shape, dtype="f8")
+    config = job(path, "2GiB", tmp_path / "r.zarr", init_params="kmeans")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"columns": ("x0", "x999")})})
+    with pytest.raises(UserError, match=names("cluster.memory_limit", "2,048 MiB", "to read", "storage chunks")):
+        estimate_job(config)
 
 
 class Stop(Exception):
