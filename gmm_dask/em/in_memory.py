@@ -251,10 +251,12 @@ def fit(
     dtype: np.dtype[Any],
     n_iter: NDArray[np.int64] | int = 0,
     prior_bounds: Array | float = -np.inf,
+    max_kappa: float = MAX_KAPPA,
 ) -> Ends:
     """Run fits from mixtures, in which they end, one after another.
 
-    ``n_iter`` and ``prior_bounds`` (n_mixtures,) are the iterations of each so far, and its last lower bound.
+    ``n_iter`` and ``prior_bounds`` (n_mixtures,) are the iterations of each so far, and its last lower bound. From
+    ``max_kappa`` on components are computed about their own means.
     """
     family, k = get_family(mixtures.candidate.covariance_type), mixtures.candidate.n_components
     n, d = len(mixtures), data.x.shape[1]
@@ -276,7 +278,7 @@ def fit(
         second,
         centred_first,
         centred_second,
-        MAX_KAPPA,
+        max_kappa,
         MAX_SINGLE,
         settings.tol,
         np.full(n, prior_bounds),
