@@ -42,7 +42,7 @@ def fill_responsibilities(
     d, n_components, n_block_rows = rows.shape[1], *logits.shape
     edges = np.array([0, n_components])
     eta = np.zeros((len(first), n_components))
-    kappa = fill_coefficients(kind, n_components, d, mixture, factors, origins, False, eta)
+    kappa = fill_coefficients(kind, n_components, d, mixture, factors, origins, eta)
     shares[2] = 1.0
     for start in range(0, len(rows), n_block_rows):
         block = rows[start : start + n_block_rows]
@@ -144,7 +144,10 @@ def assemble(
     within = np.zeros((d, d))
     for i in range(len(chosen)):
         for k in range(n_components):
-            mine[k], origins[k] = sums[chosen[i, k]], means[chosen[i, k]]
+            for p in range(sums.shape[1]):
+                mine[k, p] = sums[chosen[i, k], p]
+            for a in range(d):
+                origins[k, a] = means[chosen[i, k], a]
         if kind == TIED:
             fill_scatter(n_components, d, mine, within)
         sound[i] = maximise(kind, n_components, d, mine, origins, within, reg_covar, mixtures[i], factors[i])

@@ -259,8 +259,8 @@ def predict_block(
 ) -> None:
     """Answers about the rows of a block from their log densities, which are lost; see :func:`predict_chunk`."""
     if len(label):
-        label[:] = 0
-        shares[0] = logits[0]
+        for i in range(len(label)):
+            label[i], shares[0, i] = 0, logits[0, i]
         for k in range(1, len(logits)):
             for i in range(len(label)):
                 better = logits[k, i] > shares[0, i]

@@ -19,8 +19,10 @@ from gmm_dask.kernels.chunks import add_centred_chunk, add_chunk
 from gmm_dask.kernels.constants import CONVERGED, FAILED, MAX_ITER, NEEDS_DOUBLE, SINGULAR, TIED, TRIES
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.m_step import (
+    covariance_start,
     fill_coefficients,
     fill_factors,
+    fill_quadratic,
     fill_scatter,
     largest_trace,
     log_likelihood_correction,
@@ -112,7 +114,9 @@ def fit_many(
     n_columns, n_values, n_factors = len(first), mixtures.shape[1], all_factors.shape[1]
     edges = np.array([0, n_components])
     origins = np.empty((n_components, d))
-    origins[:] = center
+    for k in range(n_components):
+        for a in range(d):
+            origins[k, a] = center[a]
     eta = np.zeros((n_columns, n_components), dtype=z.dtype)
     sums, totals = np.empty((n_components, n_columns)), np.empty((2, 1))
     means, within, centred_sums = np.empty((n_components, d)), np.empty((d, d)), np.empty((0, 0))
@@ -124,10 +128,10 @@ def fit_many(
     points, images = np.empty((order + 1, n_remembered_values)), np.empty((order + 1, n_remembered_values))
     for i in range(len(mixtures)):
         _copy(mixtures[i], all_factors[i], mixture, factors)
-        end, n_bounds, n_falls, n_extrapolations, n_remembered = RUNNING, 0, 0, 0, 0
+        end, n_bounds, n_falls, n_extrapolations, n_remembered = RUNNING, 0, 0, 0, np.int64(0)
         extrapolated = False
         while end == RUNNING:
-            kappa = fill_coefficients(kind, n_components, d, mixture, factors, origins, False, eta)
+            kappa = fill_coefficients(kind, n_components, d, mixture, factors, origins, eta)
             is_tight = not kappa <= max_kappa
             if z.itemsize == 4 and (is_tight or not _is_safe(eta, mixture, d, center, first, second, max_single)):
                 end = NEEDS_DOUBLE
@@ -240,10 +244,14 @@ def _centred_pass(
         for a in range(d):
             means[k, a] = mixture[n_components + k * d + a]
     eta = np.zeros((len(first), n_components), dtype=z.dtype)
-    fill_coefficients(kind, n_components, d, mixture, factors, means, True, eta)
+    fill_coefficients(kind, n_components, d, mixture, factors, means, eta)
+    if kind == TIED:
+        for k in range(n_components):
+            fill_quadratic(d, factors, covariance_start(kind, k, d), k, eta)
     coefficients = np.empty((n_components, len(first), 1), dtype=z.dtype)
     for k in range(n_components):
-        coefficients[k, :, 0] = eta[:, k]
+        for p in range(len(eta)):
+            coefficients[k, p, 0] = eta[p, k]
     sums[:] = 0.0
     add_centred_chunk(
         rows, row_weights, means, coefficients, first, second, z, logits, shares, row_multiple, totals, sums

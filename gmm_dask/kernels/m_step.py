@@ -50,14 +50,12 @@ def fill_coefficients(
     mixture: Array,
     factors: Array,
     origins: Array,
-    complete: bool,
     eta: NDArray[Any],
 ) -> float:
     """Fill ``eta`` (n_columns, n_components) with the coefficients of ``log weight + log density``.
 
-    ``origins`` (n_components, n_features) are those of the feature map, one for each component. With ``complete``, tied
-    covariances have the columns of full ones; a fit about one origin leaves their quadratic term out, which components
-    share.
+    ``origins`` (n_components, n_features) are those of the feature map, one for each component. Of tied covariances the
+    quadratic term, which components share, is left out: :func:`fill_quadratic`.
 
     Returns
     -------
@@ -102,19 +100,25 @@ def fill_coefficients(
         elif kind == DIAG:
             for a in range(d):
                 eta[1 + d + a, k] = -0.5 * factors[u + a] * factors[u + a]
-        elif kind == FULL or complete:
-            column = 1 + 2 * d
-            for a in range(d):
-                for b in range(a, d):
-                    precision = 0.0
-                    for c in range(b, d):
-                        precision += factors[u + a * d + c] * factors[u + b * d + c]
-                    if a == b:
-                        eta[1 + d + a, k] = -0.5 * precision
-                    else:
-                        eta[column, k] = -precision
-                        column += 1
+        elif kind == FULL:
+            fill_quadratic(d, factors, u, k, eta)
     return kappa
+
+
+@compiled
+def fill_quadratic(d: int, factors: Array, u: int, k: int, eta: NDArray[Any]) -> None:
+    """Fill the coefficients of component k in the columns ``z_a^2 | z_a z_b (a < b)``; its factor begins at ``u``."""
+    column = 1 + 2 * d
+    for a in range(d):
+        for b in range(a, d):
+            precision = 0.0
+            for c in range(b, d):
+                precision += factors[u + a * d + c] * factors[u + b * d + c]
+            if a == b:
+                eta[1 + d + a, k] = -0.5 * precision
+            else:
+                eta[column, k] = -precision
+                column += 1
 
 
 @compiled
