@@ -133,8 +133,8 @@ def block_memory(
     """Memory for the lines, log densities and shares of a block, of a chunk with so many rows."""
     counts = (n_lines, n_components, 2 * n_mixtures + 1)
     n_block_rows = min(rows_of_block(sum(counts)), _filled(max(1, n_rows)))
-    lines, logits, shares = (_aligned(n, n_block_rows, dtype) for n in counts)
-    return lines, logits, shares
+    memory = _aligned(sum(counts), n_block_rows, dtype)
+    return memory[:n_lines], memory[n_lines : n_lines + n_components], memory[n_lines + n_components :]
 
 
 def filled_factors(n_features: int, columns: slice) -> Factors:

@@ -11,6 +11,7 @@ from gmm_dask.em.acceleration import FeatureScale
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import first_states
+from gmm_dask.init.subsample import SCREENING_KAPPA
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
 from gmm_dask.passes.statistics import collect_statistics
@@ -71,6 +72,32 @@ def test_tight_components_go_on_about_their_own_means(covariance_type):
         assert looped[0].status is Status.CONVERGED
     assert numbers(looped[0]) == numbers(compiled[0])
     np.testing.assert_allclose(compiled[0].lower_bounds, looped[0].lower_bounds, rtol=1e-9)
+
+
+def test_a_screening_run_ranks_fits_of_nearly_dependent_columns(covariance_type):
+    """Too tight for the feature map about one centre in a fit, not where fits are compared."""
+    random = np.random.RandomState(0)
+    X = random.normal(size=(200, 2)) + 3.0 * random.randint(2, size=(200, 1))
+    X = np.column_stack([X, X[:, 0] + 1e-4 * random.normal(size=200)])
+    rows = as_rows(X, None)
+    summary = summarize_rows(rows, 0)
+    (state,) = first_states(
+        [Candidate(covariance_type, 2)],
+        summary,
+        init_params="kmeans",
+        n_init=1,
+        random_state=lambda: np.random.RandomState(0),
+        reg_covar=1e-9,
+    )
+    settings = Settings(tol=0.0, max_iter=5, reg_covar=1e-9)
+    data = in_memory.FitData.of(rows, summary, 1e-9)
+    exact, screened = (
+        in_memory.fit(in_memory.Mixtures.of(state), data, settings, np.dtype(float), max_kappa=kappa).bounds
+        for kappa in (in_memory.MAX_KAPPA, SCREENING_KAPPA)
+    )
+    np.testing.assert_allclose(screened, exact, rtol=0.0, atol=1e-5)
+    if covariance_type in ("full", "tied"):
+        assert not np.array_equal(screened, exact)
 
 
 def test_a_singular_fit_keeps_its_last_parameters(covariance_type):
