@@ -21,7 +21,7 @@ def precision_factors(covariances: Array) -> Array:
     flat, flat_factors = covariances.reshape((n, d * d)), factors.reshape((n, d * d))
     for i in range(n):
         if factorise(flat[i], d):
-            invert_upper(flat[i], d, flat_factors[i], np.int64(0))
+            invert_upper(flat[i], d, flat_factors[i], 0)
         else:
             factors[i] = np.nan
     return factors

@@ -128,7 +128,7 @@ def fit_many(
     points, images = np.empty((order + 1, n_remembered_values)), np.empty((order + 1, n_remembered_values))
     for i in range(len(mixtures)):
         _copy(mixtures[i], all_factors[i], mixture, factors)
-        end, n_bounds, n_falls, n_extrapolations, n_remembered = RUNNING, 0, 0, 0, np.int64(0)
+        end, n_bounds, n_falls, n_extrapolations, n_remembered = RUNNING, 0, 0, 0, 0
         extrapolated = False
         while end == RUNNING:
             kappa = fill_coefficients(kind, n_components, d, mixture, factors, origins, eta)

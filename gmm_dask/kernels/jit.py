@@ -19,7 +19,6 @@ def compiled(kernel: Kernel) -> Kernel:
     Products and sums may be contracted (fused multiply-add), never reordered: the same input gives the same bits.
 
     Kernels copy arrays in loops: an assignment to a slice compiles the message of a failed broadcast, for two seconds.
-    Nor do they pass constants to each other, for each of which the kernel that takes it is compiled once more.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
     try:

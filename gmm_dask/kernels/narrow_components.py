@@ -142,7 +142,7 @@ def all_gain(
             work[a * d + b] = covariance[a, b]
     if not factorise(work, d):
         return True
-    invert_upper(work, d, factor, np.int64(0))
+    invert_upper(work, d, factor, 0)
     squared = np.empty(k)
     for i in range(k):
         if not chosen[i]:
