@@ -272,7 +272,8 @@ def draw_means(axes: Axes, components: Components) -> None:
     axes.set_ylabel("component")
     axes.spines[:].set_visible(False)
     if axes.figure is not None:
-        bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+        # a grid for the bar would have rows of no height, which a constrained layout cannot divide
+        bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, use_gridspec=False)
         bar.outline.set_visible(False)
         bar.set_label("standard deviations")
 
