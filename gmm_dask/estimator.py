@@ -194,7 +194,8 @@ class GaussianMixture(MixtureMethods):
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'auto'}, default='kmeans'
         How the starts are made, from all rows, or from a random sample of them if there are too many. The first four
         are scikit-learn's. 'auto' takes the best of many short runs of EM on a subsample in memory, improved by
-        split and merge moves; each of the ``n_init`` starts is an independent search.
+        split and merge moves, also from fits of one component less and one more; each of the ``n_init`` starts is an
+        independent search.
     weights_init : array-like of shape (n_components,), default=None
     means_init : array-like of shape (n_components, n_features), default=None
     precisions_init : array-like, default=None

@@ -12,7 +12,7 @@ from itertools import islice
 from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.budget import BUDGET
+from gmm_dask.init.budget import BUDGET, searched_candidates
 from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.passes.graph import MERGE_WIDTH
 from gmm_dask.passes.model_batch import BLOCK_BYTES, ROW_MULTIPLE
@@ -209,7 +209,9 @@ def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidat
     if shape.searches_starts:
         # the rows that the best fits were compared on, and those with the least likely ones: raw, whitened and as given
         initialization += 2 * 3 * 8 * _sampled(shape) * shape.n_features
-        initialization += BUDGET.search_bytes(candidates, _sampled(shape), shape.n_features, n_init, machine.threads)
+        initialization += BUDGET.search_bytes(
+            searched_candidates(candidates), _sampled(shape), shape.n_features, n_init, machine.threads
+        )
     summary = machine.threads * thread_bytes(shape) + summary_bytes(shape, machine)
     return IMPORTS_BYTES + max(summary, initialization)
 

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.budget import BUDGET, SearchBudget, Work
+from gmm_dask.init.budget import BUDGET, SearchBudget, Work, searched_candidates
 from gmm_dask.init.moves import neighbours
 from gmm_dask.init.rare import Fits, OpenRows, with_rare_groups
 from gmm_dask.init.responsibilities import kmeans, one_hot, start_states
@@ -67,9 +67,10 @@ def search_states(
     """
     if len(data_summary.sample) == 1:  # there is nothing to search
         return start_states(kmeans, candidates, data_summary, n_init, random_state, reg_covar)
+    searched = [c for c in searched_candidates(candidates) if c.n_components <= len(data_summary.sample)]
     # one generator through all searches: each draws other clusterings and moves than those before
     random = random_state()
-    n_rows = budget.n_rows(candidates, len(data_summary.center))
+    n_rows = budget.n_rows(searched, len(data_summary.center))
     found = []
     for start in range(n_init):
         work = Work(effort * budget.numbers_per_candidate * len(candidates))
@@ -77,7 +78,7 @@ def search_states(
         # with the first, k-means starts as it does where it is the start: the search never ends below it
         kmeans_random = random if start else random_state()
         which = f"start {start + 1} of {n_init}: " if n_init > 1 else ""
-        largest, fits = _search(subsample, candidates, data_summary, kmeans_random, partial(_prefixed, report, which))
+        largest, fits = _search(subsample, searched, data_summary, kmeans_random, partial(_prefixed, report, which))
         found.append(fits)
     if n_rows < data_summary.n_rows:  # the searches have not seen all rows
         sample = partial(as_rows, data_summary.sample, data_summary.sample_weights)

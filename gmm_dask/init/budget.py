@@ -126,6 +126,18 @@ class SearchBudget:
 BUDGET = SearchBudget()
 
 
+def searched_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates of a search for starts: those asked for, and neighbours of a lone one.
+
+    Fits of one component less and one more lead to it by splits and merges. A lone fit of one component has a single
+    optimum, and needs no others.
+    """
+    if len(candidates) != 1 or candidates[0].n_components == 1:
+        return list(candidates)
+    name, k = candidates[0]
+    return [Candidate(name, k - 1), Candidate(name, k), Candidate(name, k + 1)]
+
+
 class Work:
     """What a search may still do, in numbers that passes over rows in memory add up."""
 

@@ -222,6 +222,17 @@ def test_where_there_is_little_to_do_a_start_is_the_best_of_two_restarts(iris):
         assert_same_parameters(state.parameters, best.parameters)
 
 
+def test_a_lone_fit_borrows_from_fits_of_one_component_less_and_more(iris):
+    (lone,) = auto_states(iris, [("full", 4)], seed=3)
+    _, among, _ = auto_states(iris, [("full", 3), ("full", 4), ("full", 5)], seed=3)
+    assert_same_parameters(lone, among)
+
+
+def test_a_lone_fit_of_as_many_components_as_rows():
+    (state,) = auto_states(np.arange(3.0)[:, None], [("spherical", 3)])
+    np.testing.assert_allclose(np.sort(state.parameters.means[:, 0]), np.arange(3.0))
+
+
 def test_less_effort_makes_fewer_rounds(iris):
     """The work is counted, not timed: the same seed gives the same starts on every machine."""
     told = {}
