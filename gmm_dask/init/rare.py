@@ -167,7 +167,7 @@ def _stratified(subsample: Subsample, best: State, least: LeastLikely, data_summ
     others = _log_density(subsample, best) > least.log_density.max()
     x, weights = subsample.x[others], np.ones(subsample.n_rows) if subsample.weights is None else subsample.weights
     others_weight = data_summary.total_weight - least.weights.sum()
-    weights = weights[others] * (others_weight / max(weights[others].sum(), np.finfo(float).tiny))
+    weights = weights[others] * (others_weight / (weights[others].sum() or 1.0))  # there may be none
     sample = np.concatenate([x, least.rows])
     both = replace(data_summary, sample=sample, sample_weights=np.concatenate([weights, least.weights]))
     return subsample.larger(both, len(sample))
