@@ -139,13 +139,18 @@ def test_the_driver(folder, undisturbed, moments, count, number):
 @by_signal
 def test_a_worker_of_the_job(folder, undisturbed, moments, count, number):
     store = f"worker-{number.name}.zarr"
-    with running(folder, store, "cluster.kind=local", "cluster.workers=2", "cluster.threads_per_worker=1") as process:
+    cluster = ("cluster.kind=local", "cluster.workers=2", "cluster.threads_per_worker=1", "cluster.timeout=20")
+    with running(folder, store, *cluster) as process:
         for moment in moments(count):
             if wait_for(moment, process, folder / store):
                 generator = random.Random(moment[1])
                 generator.choice(workers_of(process)).send_signal(number)
         code, output = ended(process, folder, store)
-    assert code == 0, output
+    if code != 0 and number == signal.SIGINT:  # as by hand: Dask's nannies may take it for the end of their workers
+        assert "cluster: all workers" in output
+        finish(folder, store, *cluster)
+    else:
+        assert code == 0, output
     assert everything_in(folder / store) == undisturbed
 
 
