@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import distributed
 import numpy as np
@@ -144,7 +144,8 @@ def test_a_worker_of_the_job(folder, undisturbed, moments, count, number):
         for moment in moments(count):
             if wait_for(moment, process, folder / store):
                 generator = random.Random(moment[1])
-                generator.choice(workers_of(process)).send_signal(number)
+                with suppress(psutil.Error):
+                    generator.choice(workers_of(process)).send_signal(number)
         code, output = ended(process, folder, store)
     if code != 0 and number == signal.SIGINT:  # as by hand: Dask's nannies may take it for the end of their workers
         assert "cluster: all workers" in output
@@ -155,11 +156,16 @@ def test_a_worker_of_the_job(folder, undisturbed, moments, count, number):
 
 
 def workers_of(process):
-    """Worker processes of a run, while there are any."""
+    """Worker processes of a run; the run itself, to no effect, where it has ended meanwhile."""
 
     def found():
-        children = psutil.Process(process.pid).children(recursive=True)
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        if process.poll() is not None:
+            return [process]
+        workers = []
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                workers += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+        return workers
 
     return until(found, "a worker")
 
