@@ -1,29 +1,32 @@
 """What a pass costs on worker processes beside its work, and what follows for many workers.
 
-A pass is one graph: a task a chunk, a tree of merges, one key with the parameters. Measured are
+A pass is one graph: a task per run of chunks, a tree of merges, one key with the parameters. Measured are
 
-* passes without work over 10 to 2,000 chunks, on threads and on 1 and 2 worker processes of one thread each: seconds a
-  pass and a chunk that are no work;
+* passes without work over 10 to 2,000 chunks, on threads and on 1 and 2 worker processes of one thread each;
 * passes of 200 chunks that take 100 ms each, on 1 and 2 worker processes: once asleep, which needs no processor and
   shows what the scheduling loses, and once the statistics of a sweep's candidates, beside the sum of the seconds that
   the chunks took in the workers;
-* with ``--passes 500``, the memory of the workers, and of the process with the scheduler and the client, as they go by.
+* with ``--passes 500``, the memory of the workers, and of the process with the scheduler and the client, as they go by;
+* with ``--simulate 100``, the share of the time in which so many workers of one thread are at work, in this process,
+  where 200 chunks per worker sleep for 50 ms each; and the share by the model below.
 
-The seconds of passes without work are fitted by ``a + b * chunks``. A scheduler serves one chunk after the other, so
-that a pass over n chunks of w seconds each takes about ``a + n * max(b, w / workers)``: the last table.
+The seconds of passes without work over n chunks in r runs on W workers are fitted by ``a + b * r + c * n / W``. The
+model is a queue: a scheduler hands out a run every ``b`` seconds, each worker takes the next one when it is done with
+one, and a chunk takes ``c`` seconds beside its work.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --passes 500
+    python benchmarks/scaling.py --simulate 100
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,12 +35,14 @@ import numpy as np
 import psutil
 from distributed import Client, LocalCluster, span
 from machine import describe_machine
+from scipy.optimize import nnls
 
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import first_states
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.map_reduce import map_reduce, one_blas_thread
+from gmm_dask.passes.merge_tree import cut_into_runs
 from gmm_dask.passes.model_batch import BatchSums, ModelBatch, build_batch, chunk_sums
 from gmm_dask.passes.rows import as_rows
 
@@ -49,6 +54,7 @@ WORK_CHUNKS = 200
 REPEATS = 3
 FEATURES = 8
 WORKERS = (10, 100, 1000)
+CHUNKS_PER_WORKER = 100
 CHUNK_SECONDS = (0.05, 0.1, 0.5, 2.0, 5.0)
 
 
@@ -141,28 +147,54 @@ def print_table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
         print("| " + " | ".join(map(str, line)) + " |")
 
 
-def fit(seconds: dict[int, float]) -> tuple[float, float]:
-    """Seconds a pass and a chunk: least squares of relative errors."""
-    n, t = np.array(list(seconds)), np.array(list(seconds.values()))
-    a, b = np.linalg.lstsq(np.stack([1 / t, n / t], axis=1), np.ones(len(t)), rcond=None)[0]
-    return max(0.0, float(a)), float(b)
+@dataclass(frozen=True)
+class Costs:
+    """Seconds per pass, per run and per chunk that are no work."""
+
+    per_pass: float
+    per_run: float
+    per_chunk: float
+
+    @classmethod
+    def fitted(cls, seconds: dict[tuple[int, int], float]) -> Costs:
+        """Least squares of relative errors, to the seconds of passes over (chunks, workers)."""
+        terms = [(1, len(cut_into_runs(n, workers)), n / workers) for n, workers in seconds]
+        took = np.array(list(seconds.values()))
+        return cls(*nnls(np.array(terms) / took[:, None], np.ones(len(took)))[0])
+
+    def busy(self, n_workers: int, n_chunks: int, work: float) -> float:
+        """Share of the workers' time that is work, by the model."""
+        free = [0.0] * n_workers
+        for number, run in enumerate(cut_into_runs(n_chunks, n_workers)):
+            begin = max(heapq.heappop(free), self.per_run * number)
+            heapq.heappush(free, begin + len(run) * (work + self.per_chunk))
+        return n_chunks * work / n_workers / (self.per_pass + max(free))
 
 
 def milliseconds(seconds: Iterable[float], digits: int) -> list[str]:
     return [f"{1e3 * value:.{digits}f} ms" for value in seconds]
 
 
-def predict(a: float, b: float) -> None:
-    """Shares of the workers' time that are work, over 100 chunks a worker."""
-    lines = []
-    for n_workers in WORKERS:
-        line: list[object] = [f"{n_workers:,}", f"{n_workers * b / 0.95:.2f} s"]
-        for work in CHUNK_SECONDS:
-            n = 100 * n_workers
-            took = a + n * max(b, work / n_workers) + 2 * b * math.log2(n)
-            line.append(f"{n * work / n_workers / took:.0%}" + (" (scheduler)" if b > work / n_workers else ""))
-        lines.append(line)
-    print_table(["workers", "a chunk should take", *(f"chunks of {work:g} s" for work in CHUNK_SECONDS)], lines)
+def predict(costs: Costs) -> None:
+    """Shares of the workers' time that are work, over 100 chunks per worker."""
+    lines = [
+        [f"{n:,}", *(f"{costs.busy(n, CHUNKS_PER_WORKER * n, work):.0%}" for work in CHUNK_SECONDS)] for n in WORKERS
+    ]
+    print_table(["workers", *(f"chunks of {work:g} s" for work in CHUNK_SECONDS)], lines)
+
+
+def simulate(n_workers: int) -> None:
+    """Workers in this process, which sleep: they share one core, so that their costs are measured anew."""
+    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    n_chunks, work = 200 * n_workers, 0.05
+    with LocalCluster(n_workers=n_workers, **options) as cluster, Client(cluster):
+        costs = Costs.fitted({(n * n_workers, n_workers): timed(idle_pass(n * n_workers)) for n in (1, 5, 20, 200)})
+        took = timed(idle_pass(n_chunks, work))
+    found, expected = n_chunks * work / n_workers / took, costs.busy(n_workers, n_chunks, work)
+    print_table(
+        ["workers", "per pass", "per run", "per chunk", "at work", "by the model"],
+        [[n_workers, *milliseconds(astuple(costs), 3), f"{found:.0%}", f"{expected:.0%}"]],
+    )
 
 
 def memory(n_passes: int) -> None:
@@ -183,8 +215,12 @@ def memory(n_passes: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passes", type=int, default=0, help="follow the memory over so many passes, and nothing else")
+    parser.add_argument("--simulate", type=int, default=0, help="so many workers that sleep, and nothing else")
     options = parser.parse_args()
     print(describe_machine())
+    if options.simulate:
+        simulate(options.simulate)
+        return
     if options.passes:
         memory(options.passes)
         return
@@ -202,9 +238,8 @@ def measure() -> None:
             chunk_rows = chunk_rows or sized(batch)
             working[number] = min(runs(working_pass(WORK_CHUNKS, batch, chunk_rows)))
     names = {0: "threads", 1: "1 worker process", 2: "2 worker processes"}
-    head = ["chunks without work", *(f"{n:,}" for n in CHUNKS), "a pass", "a chunk"]
-    fits = {number: fit(found) for number, found in empty.items()}
-    lines = [[names[k], *milliseconds(t.values(), 0), *milliseconds(fits[k], 2)] for k, t in empty.items()]
+    head = ["chunks without work", *(f"{n:,}" for n in CHUNKS)]
+    lines = [[names[k], *milliseconds(found.values(), 0)] for k, found in empty.items()]
     print_table(head, lines)
     lines = []
     for number, (took, in_chunks) in working.items():
@@ -217,7 +252,9 @@ def measure() -> None:
     )
     gains = [asleep[1] / asleep[2], working[1][0] / working[2][0]]
     print(f"\n2 worker processes against 1: asleep {gains[0]:.2f}, statistics {gains[1]:.2f}")
-    predict(*fits[2])
+    costs = Costs.fitted({(n, number): t for number in (1, 2) for n, t in empty[number].items()})
+    print("per pass, run and chunk:", *milliseconds(astuple(costs), 2))
+    predict(costs)
 
 
 if __name__ == "__main__":

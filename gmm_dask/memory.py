@@ -15,6 +15,7 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.budget import BUDGET, searched_candidates
 from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.passes.graph import MERGE_WIDTH
+from gmm_dask.passes.merge_tree import LONGEST, MOST_PER_THREAD
 from gmm_dask.passes.model_batch import BLOCK_BYTES, ROW_MULTIPLE
 
 # resident before the data: the imports of a job and its compiled kernels, measured on Linux with some room
@@ -41,10 +42,14 @@ UNSPILLED, SPREAD = 0.6, 0.8
 
 @dataclass(frozen=True)
 class Machine:
-    """What computes: ``threads`` chunks at a time in one process that may use ``memory_limit`` bytes."""
+    """What computes: ``threads`` chunks at a time in one process that may use ``memory_limit`` bytes.
+
+    ``runs`` tells whether a task takes a run of chunks, as on the workers of a cluster.
+    """
 
     threads: int
     memory_limit: int
+    runs: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,10 +160,14 @@ def saving_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> 
 
 def copies_of_sums(shape: Shape, machine: Machine) -> int:
     """How many times a batch's sums can be alive: in work twice, waiting in the tree of merges, and as coefficients."""
-    # each thread has the sums of its chunk and those of a merge; at each level of the tree up to MERGE_WIDTH - 1
-    # results wait for the last of their merge; the merged sums, the statistics and the next coefficients come last
-    depth = max(1, math.ceil(math.log(max(2, shape.n_chunks), MERGE_WIDTH)))
-    return 2 * machine.threads + (MERGE_WIDTH - 1) * depth + 3
+    # each thread has the sums of its chunk, those of a merge, and one for each level of the tree in its run; at each
+    # level of merges up to MERGE_WIDTH - 1 results wait for the last; the merged sums, the statistics and the next
+    # coefficients come last
+    n_chunks = max(2, shape.n_chunks)
+    in_run = max(1, n_chunks // (LONGEST * machine.threads)).bit_length() if machine.runs else 0
+    n_tasks = min(n_chunks, MOST_PER_THREAD * machine.threads) if machine.runs else n_chunks
+    depth = max(1, math.ceil(math.log(n_tasks, MERGE_WIDTH)))
+    return (2 + in_run) * machine.threads + (MERGE_WIDTH - 1) * depth + 3
 
 
 def summary_bytes(shape: Shape, machine: Machine) -> int:

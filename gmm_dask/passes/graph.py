@@ -1,7 +1,7 @@
 """The Dask graph of one pass: the only module that builds graphs by hand, and that uses Dask's task classes.
 
-``dask._task_spec`` is private. With Dask 2026.8, ``da.map_blocks`` and ``da.reduction(split_every=8,
-concatenate=False)`` give the same bits, but
+``dask._task_spec`` is private. With Dask 2026.8, ``da.map_blocks`` and ``da.reduction(concatenate=False)`` have no runs
+of chunks in one task, without which a scheduler limits a cluster, and
 
 - a function that drops the axis of columns is not fused with the read: 12 chunks made 24 tasks instead of 12, so that
   a worker may hold more chunks than it has threads;
@@ -11,90 +11,195 @@ concatenate=False)`` give the same bits, but
 
 from __future__ import annotations
 
-import functools
 import itertools
-import operator
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+import pickle
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
+import cloudpickle
 import dask
+import dask.array as da
 from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_legacy_graph
 from dask.core import flatten
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
+from gmm_dask.passes.merge_tree import add_in_tree, cut_into_runs, parts_of
 from gmm_dask.passes.rows import Rows
 
-# merges take this many results at a time, in the chunks' order
+# merges take up to so many results at a time
 MERGE_WIDTH = 8
 
 _passes = itertools.count()
 
 
+class _Reads:
+    """The tasks that read the chunks of a run, and the keys of what they need.
+
+    They are pickled once for all passes, and unpickled only on workers: otherwise the client and the scheduler, which
+    no number of workers makes faster, would do so for each chunk in each pass.
+    """
+
+    def __init__(self, tasks: list[Task] | bytes, inputs: list[Hashable]) -> None:
+        self._tasks, self.inputs = tasks, inputs
+        self._pickled = tasks if isinstance(tasks, bytes) else None
+
+    @property
+    def tasks(self) -> list[Task]:
+        if isinstance(self._tasks, bytes):
+            self._tasks = list(pickle.loads(self._tasks))
+        return self._tasks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._pickled is None:
+            self._pickled = cloudpickle.dumps(self._tasks)
+        return _Reads, (self._pickled, self.inputs)
+
+
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """The optimised graph that reads the chunks, who needs its keys, and the keys of rows and weights by chunk."""
+    """How chunks are read: a task for each, the reads of each run so far, and what several chunks need."""
 
-    graph: dict[Hashable, GraphNode]
-    users: dict[Hashable, set[Hashable]]
-    rows: list[Hashable]
-    weights: list[Hashable] | list[None]
+    chunks: list[Task]
+    shared: dict[Hashable, GraphNode]
+    runs: dict[range, _Reads] = field(default_factory=dict)
+
+    def of_run(self, run: range) -> _Reads:
+        if run not in self.runs:
+            tasks = [self.chunks[i] for i in run]
+            self.runs[run] = _Reads(tasks, list(set().union(*(task.dependencies for task in tasks))))
+        return self.runs[run]
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The work of a run's task: it reads and computes one chunk after the other."""
+
+    chunks: range
+    reads: _Reads
+    function: Callable[..., Any]
+
+    def __call__(self, shared: Any, *inputs: Any) -> Any:
+        return add_in_tree(self._computed(shared, dict(zip(self.reads.inputs, inputs, strict=True))))
+
+    def _computed(self, shared: Any, inputs: dict[Hashable, Any]) -> Iterator[tuple[range, Any]]:
+        for number, read in zip(self.chunks, self.reads.tasks, strict=True):
+            # no name holds a chunk here: it is gone before the next one is read
+            yield range(number, number + 1), self.function(*read(inputs), shared, number)
 
 
 # one for all passes over the same rows
 _readings: WeakKeyDictionary[Rows, _Reading] = WeakKeyDictionary()
 
 
-def pass_graph(rows: Rows, function: Callable[..., Any], shared: Any, name: str) -> Delayed:
-    """The sum of ``function(rows, weights, shared, number)`` over the chunks, each read and computed in one task.
+def pass_graph(
+    rows: Rows, function: Callable[..., Any], shared: Any, name: str, n_threads: int | None = None
+) -> Delayed:
+    """The sum of ``function(rows, weights, shared, number)`` over the chunks.
 
-    The tasks are called ``name``, ``merge`` and ``parameters``.
+    A task takes a run of chunks, and has one of them in memory at a time. The tasks are called ``name``, ``merge`` and
+    ``parameters``.
+
+    Parameters
+    ----------
+    n_threads : int, optional
+        Threads of the cluster, by which the runs are cut; by default each chunk is a run.
     """
     token = f"{next(_passes):06d}-{uuid4().hex}"  # forked processes may share a scheduler, and count alike
-    graph, keys = _chunk_tasks(rows, function, shared, name, token)
-    root = _merge_tasks(graph, keys, f"merge-{token}")
-    layer = f"pass-{token}"
-    return Delayed(root, HighLevelGraph({layer: graph}, {layer: set()}), layer=layer)
+    graph, runs = _run_tasks(rows, function, shared, name, token, n_threads)
+    root = _merge_tasks(graph, runs, f"merge-{token}")
+    return Delayed(root, _layer(graph, token), layer=token)
 
 
-def _chunk_tasks(
-    rows: Rows, function: Callable[..., Any], shared: Any, name: str, token: str
-) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
+def keep_in_runs(rows: Rows, persist: Callable[[list[Delayed]], Iterable[Delayed]], n_threads: int | None) -> Rows:
+    """Rows whose chunks a cluster keeps as it has read them, each run of them as one result.
+
+    Parameters
+    ----------
+    rows : Rows
+    persist : callable
+        The method of a client.
+    n_threads : int or None
+        Threads of the cluster, by which the runs are cut; None makes each chunk a run.
+    """
+    token = uuid4().hex
+    graph, runs = _run_tasks(rows, _in_list, None, "read-chunk", token, n_threads)
+    layer = _layer(graph, token)
+    kept = persist([Delayed(key, layer, layer=token) for key in runs.values()])
+    chunks = {key: value for run in kept for key, value in dict(run.__dask_graph__()).items()}
+    names = f"kept-rows-{token}", f"kept-weights-{token}"
+    for run, key in runs.items():
+        for place, number in enumerate(run):
+            for part, of_chunk in enumerate([(names[0], number, 0), (names[1], number)]):
+                chunks[of_chunk] = Task(of_chunk, _of_kept, TaskRef(key), place, part)
+    arrays = [
+        None if array is None else da.Array(_layer(chunks, token), name, array.chunks, meta=array._meta)
+        for name, array in zip(names, (rows.array, rows.weights), strict=True)
+    ]
+    return replace(rows, array=arrays[0], weights=arrays[1], on_read=None, runs=tuple(runs))
+
+
+def _layer(graph: dict[Hashable, Any], token: str) -> HighLevelGraph:
+    return HighLevelGraph({token: graph}, {token: set()})
+
+
+def _in_list(rows: Any, weights: Any, shared: None, number: int) -> list[tuple[Any, Any]]:
+    return [(rows, weights)]
+
+
+def _of_kept(chunks: list[tuple[Any, Any]], place: int, part: int) -> Any:
+    return chunks[place][part]
+
+
+def _run_tasks(
+    rows: Rows, function: Callable[..., Any], shared: Any, name: str, token: str, n_threads: int | None
+) -> tuple[dict[Hashable, GraphNode], dict[range, Hashable]]:
+    """A graph with a task for each run, and the keys of these."""
     reading = _reading_of(rows)
-    graph = dict(reading.graph)
-    shared_key = f"parameters-{token}"
-    graph[shared_key] = DataNode(shared_key, shared)
-    keys: list[Hashable] = []
-    # the read becomes a part of the task that uses it: a chunk that waited in memory for its task would be one more
-    # than the memory projection counts for each thread
-    for number, (row_key, weight_key) in enumerate(zip(reading.rows, reading.weights, strict=True)):
-        key = (f"{name}-{token}", number)
-        weights = None if weight_key is None else TaskRef(weight_key)
-        task = Task(key, function, TaskRef(row_key), weights, TaskRef(shared_key), number)
-        reads = _reads_of_one_chunk(reading, [k for k in (row_key, weight_key) if k is not None])
-        graph[key] = Task.fuse(*(graph.pop(k) for k in reads), task)
-        keys.append(key)
-    return graph, keys
+    parameters = f"parameters-{token}"
+    graph = {**reading.shared, parameters: DataNode(parameters, shared)}
+    runs: dict[range, Hashable] = {}
+    for run in rows.runs or _runs_of(reading, n_threads):
+        runs[run] = key = f"{name}-{token}", run.start
+        reads = reading.of_run(run)
+        inputs = TaskRef(parameters), *map(TaskRef, reads.inputs)
+        graph[key] = Task(key, _Run(run, reads, function), *inputs, _data_producer=True)
+    return graph, runs
 
 
-def _merge_tasks(graph: dict[Hashable, GraphNode], level: list[Hashable], name: str) -> Hashable:
-    """Add the tree of merges over the chunks' keys to the graph; returns the key of its root."""
-    # the shape depends on the number of chunks alone, never on which task ends first: the same bits each time
-    for depth in itertools.count():
-        groups = [level[i : i + MERGE_WIDTH] for i in range(0, len(level), MERGE_WIDTH)]
-        level = [(name, depth, i) for i in range(len(groups))]
-        for key, group in zip(level, groups, strict=True):
-            graph[key] = Task(key, _add_up, *(TaskRef(k) for k in group))
-        if len(level) == 1:
-            break
-    return level[0]
+def _runs_of(reading: _Reading, n_threads: int | None) -> Iterator[range]:
+    """Runs of chunks that can be read one after the other.
+
+    A task starts with all that it depends on in memory. Chunks that need results of other tasks, as those of an array
+    that a cluster keeps one by one, have tasks of their own.
+    """
+    data = {key for key, node in reading.shared.items() if isinstance(node, DataNode)}
+    for run in cut_into_runs(len(reading.chunks), n_threads):
+        if all(reading.chunks[i].dependencies <= data for i in run):
+            yield run
+        else:
+            yield from (range(i, i + 1) for i in run)
 
 
-def _add_up(*results: Any) -> Any:
-    return functools.reduce(operator.add, results)
+def _merge_tasks(graph: dict[Hashable, GraphNode], runs: dict[range, Hashable], name: str) -> Hashable:
+    """Add the tasks that merge the runs' results to the graph; returns the key of the last one."""
+
+    def merge(parts: list[tuple[range, Hashable]]) -> tuple[range, Hashable]:
+        nodes, keys = zip(*parts, strict=True)
+        whole = range(nodes[0].start, nodes[-1].stop)
+        key = name, whole.start, whole.stop
+        graph[key] = Task(key, _merge, nodes, *map(TaskRef, keys))
+        return whole, key
+
+    parts = parts_of(range(max(run.stop for run in runs)), {run: (run, runs[run]) for run in runs}, MERGE_WIDTH, merge)
+    return merge(parts)[1]
+
+
+def _merge(nodes: tuple[range, ...], *results: Any) -> Any:
+    return add_in_tree(zip(nodes, results, strict=True))
 
 
 def _reading_of(rows: Rows) -> _Reading:
@@ -112,7 +217,25 @@ def _optimized(rows: Rows) -> _Reading:
     for collection in collections:
         graph.update(convert_legacy_graph(dict(collection.__dask_graph__())))
     keys = [_without_aliases(graph, flatten(collection.__dask_keys__())) for collection in collections]
-    return _Reading(graph, _users(graph), keys[0], keys[1] if len(keys) > 1 else [None] * len(keys[0]))
+    users = _users(graph)
+    # the read becomes a part of the task that uses it: a chunk that waited in memory for its task would be one more
+    # than the memory projection counts for each thread
+    chunks = [
+        _read_task(graph, users, number, list(of_chunk)) for number, of_chunk in enumerate(zip(*keys, strict=True))
+    ]
+    return _Reading(chunks, graph)
+
+
+def _read_task(
+    graph: dict[Hashable, GraphNode], users: dict[Hashable, set[Hashable]], number: int, keys: list[Hashable]
+) -> Task:
+    """Take the tasks that bring a chunk and nothing else out of the graph: one task, for rows and weights or None."""
+    reads = [graph.pop(key) for key in _reads_of_one_chunk(graph, users, keys)]
+    return Task.fuse(*reads, Task(("chunk", number), _as_chunk, *map(TaskRef, keys)))
+
+
+def _as_chunk(rows: Any, weights: Any = None) -> tuple[Any, Any]:
+    return rows, weights
 
 
 def _users(graph: dict[Hashable, GraphNode]) -> dict[Hashable, set[Hashable]]:
@@ -137,9 +260,9 @@ def _without_aliases(graph: dict[Hashable, GraphNode], keys: Iterable[Hashable])
     return found
 
 
-def _reads_of_one_chunk(reading: _Reading, keys: list[Hashable]) -> list[Hashable]:
-    """The tasks that bring one chunk and nothing else: they become part of the task that uses it."""
-    graph, users = reading.graph, reading.users
+def _reads_of_one_chunk(
+    graph: dict[Hashable, GraphNode], users: dict[Hashable, set[Hashable]], keys: list[Hashable]
+) -> list[Hashable]:
     found: dict[Hashable, None] = {}
     # a chunk that a cluster keeps has no task here
     queue = [key for key in keys if not users.get(key)]

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import dask
+from dask.base import get_scheduler
 from dask.system import CPU_COUNT
 from threadpoolctl import ThreadpoolController
 
@@ -62,8 +63,15 @@ def map_reduce(rows: Rows, function: ChunkFunction[Result], shared: Any, name: s
         return functools.reduce(operator.add, map_in_memory(rows, function, shared))
     if rows.on_read is not None:
         rows.on_read(len(rows.lengths))
-    result: Result = pass_graph(rows, function, shared, name).compute()
+    result: Result = pass_graph(rows, function, shared, name, _cluster_threads()).compute()
     return result
+
+
+def _cluster_threads() -> int | None:
+    """How many threads a cluster has now that Dask computes with; None where none does."""
+    scheduler = get_scheduler()
+    ncores = getattr(getattr(scheduler, "__self__", scheduler), "ncores", None)
+    return None if ncores is None else sum(ncores().values())
 
 
 def map_in_memory(rows: Rows, function: ChunkFunction[Result], shared: Any) -> Iterator[Result]:

@@ -33,12 +33,15 @@ class Rows:
         Which rows the passes of a fit hold out; None holds out none.
     on_read : callable or None
         Called with the number of chunks whenever a pass reads them from where they are stored.
+    runs : tuple of range, or None
+        Runs of chunks that a cluster keeps together (:func:`gmm_dask.passes.graph.keep_in_runs`).
     """
 
     array: Any
     weights: Any = None
     holdout: Holdout | None = None
     on_read: Callable[[int], None] | None = None
+    runs: tuple[range, ...] | None = None
 
     @property
     def n_features(self) -> int:

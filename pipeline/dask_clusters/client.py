@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import dask
@@ -12,6 +12,7 @@ import dask.threaded
 from dask.system import CPU_COUNT
 
 from gmm_dask.memory import Machine, Shape, affordable_threads, release_freed, spare_bytes
+from gmm_dask.passes.graph import keep_in_runs
 from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.rows import Rows, rows_bytes
 from pipeline.config.cluster import ClusterConfig
@@ -170,11 +171,11 @@ def machine_of(config: JobConfig, shape: Shape) -> Machine:
     if _current is not None and _current.client is not None and _current.cluster == cluster:
         workers = list(_current.client.scheduler_info()["workers"].values())
         limits = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
-        return Machine(max((worker["nthreads"] for worker in workers), default=1), min([limit, *limits]))
+        return Machine(max((worker["nthreads"] for worker in workers), default=1), min([limit, *limits]), runs=True)
     if cluster.kind == "local":
         most = max(1, CPU_COUNT // cluster.n_local_workers)
-        return Machine(cluster.threads_per_worker or affordable_threads(shape, limit, most), limit)
-    return Machine(1, limit)  # until the workers can be asked
+        return Machine(cluster.threads_per_worker or affordable_threads(shape, limit, most), limit, runs=True)
+    return Machine(1, limit, runs=True)  # until the workers can be asked
 
 
 # -- rows in the workers' memory -------------------------------------------------------------------------------
@@ -197,15 +198,15 @@ def persist_rows(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Ro
         return rows
     name = rows.array.name
     if name not in current.persisted:
-        if config.cluster.persist == "auto" and not _is_room(config, rows, shape, needed, current):
+        is_room = _is_room(config, rows, shape, needed, current)
+        if config.cluster.persist == "auto" and not is_room:
             return rows
         current.progress(StageStarted("persist", "the workers keep the chunks in memory"))
-        arrays = [rows.array] if rows.weights is None else [rows.array, rows.weights]
-        array, *weights = current.client.persist(arrays)
+        # workers spill a run as one: without room, each chunk is one
+        n_threads = sum(current.client.ncores().values()) if is_room else None
+        current.persisted[name] = keep_in_runs(rows, current.client.persist, n_threads)
         if rows.on_read is not None:
             rows.on_read(len(rows.lengths))
-        persisted = replace(rows, array=array, weights=weights[0] if weights else None, on_read=None)
-        current.persisted[name] = persisted
     else:
         _read_again(current.persisted[name], current.client, config.cluster.timeout)
     return current.persisted[name]

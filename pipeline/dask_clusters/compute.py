@@ -38,6 +38,11 @@ class ClusterGet:
         """Travel as the name of the default: Dask's settings, this among them, go to each worker that is started."""
         return str, ("threads",)
 
+    def ncores(self) -> dict[str, int]:
+        """Return the threads of each worker that there is now."""
+        found: dict[str, int] = self._client.ncores()
+        return found
+
     def __call__(self, graph: Any, keys: Any, **options: Any) -> Any:
         """Compute the keys, as any of Dask's scheduler functions does."""
         try:

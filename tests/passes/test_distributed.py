@@ -11,6 +11,10 @@ from distributed import Client, LocalCluster, default_client
 
 import alive
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
+from gmm_dask.passes.graph import keep_in_runs
+from gmm_dask.passes.map_reduce import map_reduce
+from gmm_dask.passes.merge_tree import cut_into_runs
+from gmm_dask.passes.rows import as_rows
 from messages import names
 from prefects import until
 
@@ -58,7 +62,8 @@ def test_a_mixture_has_the_bits_of_threads(rows, on_threads, cluster):
     assert rows.numblocks[0] == N_CHUNKS
     assert_same_bits(fitted_mixture(rows), on_threads[0])
     counts = cluster.scheduler.task_prefixes["statistics"].state_counts
-    assert counts["memory"] >= N_CHUNKS * PASSES  # the workers did it
+    runs = len(cut_into_runs(N_CHUNKS, 2))
+    assert N_CHUNKS > runs == counts["memory"] / PASSES  # the workers did it, several chunks in a task
 
 
 def test_a_search_has_the_bits_of_threads(rows, on_threads, cluster):
@@ -71,6 +76,20 @@ def test_a_search_has_the_bits_of_threads(rows, on_threads, cluster):
 def test_rows_that_the_workers_keep(rows, on_threads, cluster):
     kept = rows.persist()
     assert_same_bits(fitted_mixture(kept), on_threads[0])
+
+
+def numbered(chunk, weights, shared, number):
+    return [(number, chunk.sum(), weights.sum())]
+
+
+def test_a_run_of_chunks_is_kept_as_one(rows, cluster):
+    weights = da.arange(len(rows), chunks=rows.chunks[0])
+    kept = keep_in_runs(as_rows(rows, weights), default_client().persist, 2)
+    found = map_reduce(kept, numbered, None, "kept-sums")
+    assert found == map_reduce(as_rows(rows, weights), numbered, None, "sums")
+    assert [number for number, *_ in found] == list(range(N_CHUNKS))
+    counts = {name: cluster.scheduler.task_prefixes[name].state_counts for name in ("kept-sums", "read-chunk")}
+    assert counts["kept-sums"]["memory"] == counts["read-chunk"]["memory"] == len(cut_into_runs(N_CHUNKS, 2))
 
 
 def test_no_worker_holds_more_chunks_than_it_has_threads_and_one(rows, on_threads, cluster):
