@@ -11,8 +11,9 @@ A pass is one graph: a task per run of chunks, a tree of merges, one key with th
   where 200 chunks per worker sleep for 50 ms each; and the share by the model below.
 
 The seconds of passes without work over n chunks in r runs on W workers are fitted by ``a + b * r + c * n / W``. The
-model is a queue: a scheduler hands out a run every ``b`` seconds, each worker takes the next one when it is done with
-one, and a chunk takes ``c`` seconds beside its work.
+model is a queue: the scheduler hands out a run every ``b`` seconds, each worker takes the next one when it is done with
+one, and a chunk takes ``c`` seconds beside its work. Where scheduler and workers share two cores, ``b`` is too large
+for a scheduler that has one of its own.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --passes 500
@@ -30,6 +31,7 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import dask
 import dask.array as da
 import numpy as np
 import psutil
@@ -45,6 +47,7 @@ from gmm_dask.passes.map_reduce import map_reduce, one_blas_thread
 from gmm_dask.passes.merge_tree import cut_into_runs
 from gmm_dask.passes.model_batch import BatchSums, ModelBatch, build_batch, chunk_sums
 from gmm_dask.passes.rows import as_rows
+from pipeline.dask_clusters.start import SETTINGS
 
 Result = TypeVar("Result")
 
@@ -137,7 +140,8 @@ def sized(batch: ModelBatch) -> int:
 @contextmanager
 def workers(number: int) -> Iterator[LocalCluster]:
     options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "memory_limit": "2GiB"}
-    with LocalCluster(n_workers=number, threads_per_worker=1, processes=True, **options) as cluster, Client(cluster):
+    options |= {"n_workers": number, "threads_per_worker": 1, "processes": True}
+    with dask.config.set(SETTINGS), LocalCluster(**options) as cluster, Client(cluster):
         yield cluster
 
 
@@ -187,7 +191,7 @@ def simulate(n_workers: int) -> None:
     """Workers in this process, which sleep: they share one core, so that their costs are measured anew."""
     options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
     n_chunks, work = 200 * n_workers, 0.05
-    with LocalCluster(n_workers=n_workers, **options) as cluster, Client(cluster):
+    with dask.config.set(SETTINGS), LocalCluster(n_workers=n_workers, **options) as cluster, Client(cluster):
         costs = Costs.fitted({(n * n_workers, n_workers): timed(idle_pass(n * n_workers)) for n in (1, 5, 20, 200)})
         took = timed(idle_pass(n_chunks, work))
     found, expected = n_chunks * work / n_workers / took, costs.busy(n_workers, n_chunks, work)

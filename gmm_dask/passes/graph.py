@@ -25,13 +25,16 @@ import dask.array as da
 from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_legacy_graph
 from dask.core import flatten
 from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from gmm_dask.passes.merge_tree import add_in_tree, cut_into_runs, parts_of
 from gmm_dask.passes.rows import Rows
 
 # merges take up to so many results at a time
 MERGE_WIDTH = 8
+
+# the length of a run's key: its name and its first chunk; those of merges are longer
+_RUN_KEY = 2
 
 _passes = itertools.count()
 
@@ -143,7 +146,12 @@ def keep_in_runs(rows: Rows, persist: Callable[[list[Delayed]], Iterable[Delayed
 
 
 def _layer(graph: dict[Hashable, Any], token: str) -> HighLevelGraph:
-    return HighLevelGraph({token: graph}, {token: set()})
+    return HighLevelGraph({token: MaterializedLayer(graph, {"priority": _priority})}, {token: set()})
+
+
+def _priority(key: Hashable) -> int:
+    """Runs in the chunks' order, so that short ones come last, and merges before them."""
+    return -key[1] if isinstance(key, tuple) and len(key) == _RUN_KEY else 0
 
 
 def _in_list(rows: Any, weights: Any, shared: None, number: int) -> list[tuple[Any, Any]]:

@@ -23,8 +23,12 @@ from pipeline.config.environment import fill_in
 from pipeline.config.secrets import hide, require_known
 from pipeline.dask_clusters.checks import ClusterError, require_packages, versions_of
 
-# the parameters of a large batch of models travel in the graph, once per pass: Dask would warn of a large graph
-SETTINGS = {"distributed.admin.large-graph-warning-threshold": "1GiB"}
+SETTINGS = {
+    # the parameters of a large batch of models travel in the graph, once per pass: Dask would warn of a large graph
+    "distributed.admin.large-graph-warning-threshold": "1GiB",
+    # a worker takes the next run of chunks when it is done with one: with a run in hand it might be the last by far
+    "distributed.scheduler.worker-saturation": 1.0,
+}
 # a worker that is paused at its memory limit never finishes its chunk; past the limit, its nanny restarts it
 UNPAUSED = {"distributed.worker.memory.pause": False}
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
