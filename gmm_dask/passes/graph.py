@@ -64,17 +64,34 @@ class _Reads:
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """How chunks are read: a task for each, the reads of each run so far, and what several chunks need."""
+    """How chunks are read: a task for each, what several chunks need, and what was found out for runs of them."""
 
     chunks: list[Task]
     shared: dict[Hashable, GraphNode]
-    runs: dict[range, _Reads] = field(default_factory=dict)
+    _runs: dict[int | None, list[range]] = field(default_factory=dict)
+    _reads: dict[range, _Reads] = field(default_factory=dict)
 
     def of_run(self, run: range) -> _Reads:
-        if run not in self.runs:
+        if run not in self._reads:
             tasks = [self.chunks[i] for i in run]
-            self.runs[run] = _Reads(tasks, list(set().union(*(task.dependencies for task in tasks))))
-        return self.runs[run]
+            self._reads[run] = _Reads(tasks, list(set().union(*(task.dependencies for task in tasks))))
+        return self._reads[run]
+
+    def runs(self, n_threads: int | None) -> list[range]:
+        """Runs of chunks that can be read one after the other.
+
+        A task starts with all that it depends on in memory. Chunks that need results of other tasks, as those of an
+        array that a cluster keeps one by one, have tasks of their own.
+        """
+        if n_threads not in self._runs:
+            data = {key for key, node in self.shared.items() if isinstance(node, DataNode)}
+            alone = [not chunk.dependencies <= data for chunk in self.chunks]
+            self._runs[n_threads] = [
+                part
+                for run in cut_into_runs(len(self.chunks), n_threads)
+                for part in ((range(i, i + 1) for i in run) if any(alone[i] for i in run) else [run])
+            ]
+        return self._runs[n_threads]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,26 +187,12 @@ def _run_tasks(
     parameters = f"parameters-{token}"
     graph = {**reading.shared, parameters: DataNode(parameters, shared)}
     runs: dict[range, Hashable] = {}
-    for run in rows.runs or _runs_of(reading, n_threads):
+    for run in rows.runs or reading.runs(n_threads):
         runs[run] = key = f"{name}-{token}", run.start
         reads = reading.of_run(run)
         inputs = TaskRef(parameters), *map(TaskRef, reads.inputs)
         graph[key] = Task(key, _Run(run, reads, function), *inputs, _data_producer=True)
     return graph, runs
-
-
-def _runs_of(reading: _Reading, n_threads: int | None) -> Iterator[range]:
-    """Runs of chunks that can be read one after the other.
-
-    A task starts with all that it depends on in memory. Chunks that need results of other tasks, as those of an array
-    that a cluster keeps one by one, have tasks of their own.
-    """
-    data = {key for key, node in reading.shared.items() if isinstance(node, DataNode)}
-    for run in cut_into_runs(len(reading.chunks), n_threads):
-        if all(reading.chunks[i].dependencies <= data for i in run):
-            yield run
-        else:
-            yield from (range(i, i + 1) for i in run)
 
 
 def _merge_tasks(graph: dict[Hashable, GraphNode], runs: dict[range, Hashable], name: str) -> Hashable:
