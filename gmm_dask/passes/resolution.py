@@ -22,7 +22,7 @@ MOST = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Resolution:
-    """ReportContents of a sample of rows, the first five by column.
+    """What a sample of rows shows, the first five by column.
 
     Attributes
     ----------
