@@ -39,9 +39,11 @@ class ClusterGet:
         return str, ("threads",)
 
     def ncores(self) -> dict[str, int]:
-        """Return the threads of each worker that there is now."""
-        found: dict[str, int] = self._client.ncores()
-        return found
+        """Return the threads of each worker that there is now; none if the scheduler is lost, as the call will tell."""
+        try:
+            return dict(self._client.ncores())
+        except (OSError, RuntimeError):
+            return {}
 
     def __call__(self, graph: Any, keys: Any, **options: Any) -> Any:
         """Compute the keys, as any of Dask's scheduler functions does."""
