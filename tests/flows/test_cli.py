@@ -305,6 +305,8 @@ def test_validate_prints_the_waves_if_the_memory_is_little(job):
         *settings("n_init=20"),
         "--set",
         "data.chunk_rows=100",
+        "--set",
+        "cluster.memory_limit=1360MiB",
     ]
     result = invoke("validate", "job.yaml", *most)
     assert re.search(r"starts +320\b.* \d+ waves", result.stdout)

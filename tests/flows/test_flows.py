@@ -144,7 +144,7 @@ def test_the_flow_run_leaves_candidates_progress_picture_and_report(finished, pr
 def test_the_run_log_has_the_stages_and_the_terminal_only_the_jobs_lines(finished, prefect_home):
     done, run_id = finished
     printed = [line.split(":")[0] for line in done.stderr.splitlines()]
-    assert printed == ["prefect", "seed", "fit", "select", "write rows", "draw"]
+    assert printed == ["prefect", "note", "seed", "fit", "select", "write rows", "draw"]
     logged = query(prefect_home, f"select message from log where flow_run_id = '{run_id}'")
     assert set(printed[1:]) <= {message.split(":")[0] for (message,) in logged}
 

@@ -74,17 +74,6 @@ def test_no_more_memory_is_named(capsys, cause):
 
 
 @pytest.mark.slow
-def test_a_run_with_little_address_space(tmp_path):
-    (tmp_path / "rows.csv").write_text("x\n" + "\n".join(map(str, range(50))))
-    (tmp_path / "job.yaml").write_text("data: {source: rows.csv}\nsearch: {n_components: [1], init_params: kmeans}\n")
-    command = f"ulimit -v 400000; {Path(sys.executable).with_name('gmm-dask')} run job.yaml --no-prefect"
-    found = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert found.returncode == 1
-    assert "ulimit -v" in found.stderr
-    assert "Traceback" not in found.stderr
-
-
-@pytest.mark.slow
 def test_a_run_with_few_open_files(tmp_path):
     (tmp_path / "rows.csv").write_text("x\n" + "\n".join(map(str, range(50))))
     (tmp_path / "job.yaml").write_text("data: {source: rows.csv}\nsearch: {n_components: [1], init_params: kmeans}\n")
