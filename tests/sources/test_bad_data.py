@@ -169,9 +169,9 @@ CASES = {
     "a server that does not answer": Case(
         lambda: None, ("http://127.0.0.1", "network"), FAULT, data(source=unreachable())
     ),
-    "a secret that is written out": Case(
+    "credentials that are not whole": Case(
         lambda: None,
-        ("data.storage_options", "${NAME}", "'***'"),
+        ("data.storage_options", "${NAME}", "aws_access_key_id"),
         config=data(source="s3://a/x.csv", storage_options={"secret": "hunter2"}),
     ),
     "a variable that is not set": Case(
