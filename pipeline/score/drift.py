@@ -336,8 +336,8 @@ class _Groups:
         return cls(total[:, 0] / max(1, sums.n_rows), means, covariances)
 
     def deviations(self, k: int) -> Array:
-        """Return the standard deviations of a component's columns."""
-        found: Array = np.sqrt(np.maximum(np.diagonal(self.covariances[k]), 0.0))
+        """Return the standard deviations of a component's columns, not quite 0 where all rows are equal."""
+        found: Array = np.sqrt(np.maximum(np.diagonal(self.covariances[k]), 1e-300))
         return found
 
     def change(self, k: int, kinds: tuple[str, ...], fit: _Groups) -> ComponentChange:
