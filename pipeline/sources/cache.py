@@ -132,7 +132,7 @@ class CachedReader:
     def read(self, piece: Any) -> Block:
         """Return the piece's rows, (n_rows, n_fields)."""
         path = self.path_of(piece)
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # not there, or another user's: the source has it
             found: Block = np.load(path)
             return found
         block: Block = self.reader.read(piece)
@@ -142,7 +142,7 @@ class CachedReader:
 
     def count_lines(self, piece: Any) -> int:
         """Return the number of rows of a piece of text."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             return len(np.load(self.path_of(piece), mmap_mode="r"))
         found: int = self.reader.count_lines(piece)
         return found
