@@ -28,6 +28,10 @@ class _Connection:
 
     Attributes
     ----------
+    client : distributed.Client or None
+        None until a stage needs it.
+    address : str
+        Of its scheduler.
     paths : dict
         What the workers must see, with the key of the configuration that names it.
     checked : set
@@ -40,6 +44,7 @@ class _Connection:
     progress: Progress
     stack: ExitStack
     client: Any = None
+    address: str = ""
     paths: dict[str, str] = field(default_factory=dict)
     checked: set[str] = field(default_factory=set)
     persisted: dict[str, Rows] = field(default_factory=dict)
@@ -121,16 +126,17 @@ def computing(config: JobConfig, source: Source, shape: Shape, written: str | No
         return
     with one_blas_thread(), connected(config.cluster):
         current = _connect(config, shape)
-        _require_paths(current, source, written)
         from distributed import span
 
-        from pipeline.dask_clusters.compute import ClusterGet
+        from pipeline.dask_clusters.compute import ClusterGet, lost_scheduler_reported
 
-        get = ClusterGet(current.client, config.cluster.timeout, current.require_workers)
+        get = ClusterGet(current.client, current.address, config.cluster.timeout, current.require_workers)
         try:
-            # the scheduler remembers every span: one per stage, not one per pass
-            with current.client.as_current(), span("gmm-dask"), dask.config.set(scheduler=get):
-                yield
+            with lost_scheduler_reported(current.client, current.address):
+                _require_paths(current, source, written)
+                # the scheduler remembers every span: one per stage, not one per pass
+                with current.client.as_current(), span("gmm-dask"), dask.config.set(scheduler=get):
+                    yield
         except ClusterError:
             current.drop()
             raise
@@ -144,6 +150,7 @@ def _connect(config: JobConfig, shape: Shape) -> _Connection:
         _current.progress(StageStarted("cluster", f"waiting for {config.cluster.kind}"))
         threads = machine_of(config, shape).threads
         _current.client = _current.stack.enter_context(started(config.cluster, threads))
+        _current.address = _current.client.scheduler.address
         _current.progress(StageStarted("cluster", describe(config.cluster, _current.client)))
     return _current
 

@@ -3,47 +3,67 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from distributed import KilledWorker, wait
 from distributed.client import FutureCancelledError, FuturesCancelledError
+from distributed.comm import CommClosedError
 
+from gmm_dask.errors import FaultError, UserError
 from pipeline.dask_clusters.checks import ClusterError
+
+# what a client raises before it knows that the scheduler is lost
+LOST = (CommClosedError, FutureCancelledError, FuturesCancelledError)
 
 # how often the scheduler is asked for its workers during a pass
 POLL_SECONDS = 2.0
 RESUME = "What the job had finished is in the result store: the same command resumes from the last checkpoint."
 
 
+@contextmanager
+def lost_scheduler_reported(client: Any, address: str) -> Iterator[None]:
+    """Raise :class:`ClusterError` for what a client raises once its scheduler is lost, which differs with time."""
+    try:
+        yield
+    except (UserError, FaultError):
+        raise
+    except Exception as error:
+        if client.status == "running" and not isinstance(error, LOST):
+            raise
+        raise ClusterError(f"cluster: the scheduler at {address} was lost. Start it again. {RESUME}") from error
+
+
 class ClusterGet:
     """A Dask scheduler function that computes with a client, and reports lost workers as :class:`ClusterError`.
+
+    A lost scheduler is reported by the :func:`lost_scheduler_reported` that it is called in.
 
     Parameters
     ----------
     client : distributed.Client
+    address : str
+        Of the scheduler, for messages.
     timeout : float
         Seconds to wait for a new worker after all were lost.
     require_workers : callable
         Raises :class:`UserError` if a worker that has joined meanwhile cannot do the job.
     """
 
-    def __init__(self, client: Any, timeout: float, require_workers: Callable[[], None]) -> None:
+    def __init__(self, client: Any, address: str, timeout: float, require_workers: Callable[[], None]) -> None:
         self._client = client
+        self._address = address
         self._timeout = timeout
         self._require_workers = require_workers
-        self._address = client.scheduler.address
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as the name of the default: Dask's settings, this among them, go to each worker that is started."""
         return str, ("threads",)
 
     def ncores(self) -> dict[str, int]:
-        """Return the threads of each worker that there is now; none if the scheduler is lost, as the call will tell."""
-        try:
-            return dict(self._client.ncores())
-        except (OSError, RuntimeError):
-            return {}
+        """Return the threads of each worker that there is now."""
+        return dict(self._client.ncores())
 
     def __call__(self, graph: Any, keys: Any, **options: Any) -> Any:
         """Compute the keys, as any of Dask's scheduler functions does."""
@@ -57,12 +77,6 @@ class ClusterGet:
                 f"cluster: one task ({error.task}) ended its worker several times, most likely for lack of memory. "
                 "Give the workers more, or use smaller chunks: data.chunk_rows. " + RESUME
             ) from error
-        except (FutureCancelledError, FuturesCancelledError) as error:
-            raise self._lost() from error
-        except (OSError, RuntimeError) as error:
-            if self._client.status == "running":
-                raise
-            raise self._lost() from error
 
     def _wait(self, futures: Any) -> None:
         """Wait for futures as long as there are workers, or new ones may join within the timeout."""
@@ -81,8 +95,3 @@ class ClusterGet:
                     ) from None
             else:
                 return
-
-    def _lost(self) -> ClusterError:
-        return ClusterError(
-            f"cluster: the scheduler at {self._address} was lost during a computation. Start it again. {RESUME}"
-        )

@@ -29,7 +29,8 @@ from messages import names
 from pipeline import dask_clusters
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.job import JobConfig
-from pipeline.dask_clusters.checks import ClusterError, require_packages
+from pipeline.dask_clusters.checks import ClusterError, require_packages, require_visible
+from pipeline.dask_clusters.compute import ClusterGet, lost_scheduler_reported
 from pipeline.dask_clusters.start import cluster_class, started
 from pipeline.fit.job import run
 from pipeline.progress import PassDone, StageStarted
@@ -334,6 +335,26 @@ def test_a_stage_that_is_tried_again_finds_the_scheduler_that_was_started_again(
     run(config, progress=kill, as_task=tried_again(tries, start_again))
     assert [(type(error), "scheduler" in str(error)) for error in tries] == [(ClusterError, True)]
     assert result(tmp_path / "a.zarr") == on_threads
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, RECONNECT + 3.0], ids=("before the client knows", "after it has given up"))
+def test_a_lost_scheduler_is_named_by_whatever_call_meets_it(processes, seconds):
+    address = processes.start_scheduler()
+    processes.start_worker("a")
+    calls = (
+        lambda client: ClusterGet(client, address, RECONNECT, lambda: None).ncores(),
+        lambda client: ClusterGet(client, address, RECONNECT, lambda: None)({"a": (int, 1)}, "a"),
+        lambda client: client.persist(dask.delayed(int)(1)).compute(),
+        lambda client: require_visible(client, ".", "data.source"),
+    )
+    with started(ClusterConfig(kind="address", address=address, timeout=RECONNECT), 1) as client:
+        processes.kill(processes.scheduler)
+        time.sleep(seconds)
+        for call in calls:
+            named = pytest.raises(ClusterError, match=names(address, "checkpoint"))
+            with named, lost_scheduler_reported(client, address):
+                call(client)
 
 
 def started_of(told, name):
