@@ -42,8 +42,8 @@ def serve_configs(paths: Sequence[Path], report: Callable[[str], object]) -> Non
     Raises
     ------
     UserError
-        If a configuration has a mistake or no schedule, if two have the same flow and name, or if there is no Prefect
-        server.
+        If a configuration has a mistake, no schedule or one that has ended, if two have the same flow and name, or if
+        there is no Prefect server.
     """
     configs = [(path, load_config(path)) for path in paths]
     deployments = [deployment(path, config) for path, config in configs]
@@ -72,6 +72,7 @@ def deployment(path: Path, config: JobConfig) -> RunnerDeployment:
             f"the configuration {path} has no schedule, which serve needs. Add one, such as\n"
             '  schedule: {cron: "0 2 * * *", timezone: Asia/Tokyo}'
         )
+    config.schedule.require_time_to_come()
     made = FLOWS[config.schedule.flow].to_deployment(
         config.name,
         schedule=_prefect_schedule(path, config.schedule),

@@ -8,9 +8,10 @@ from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from dateutil.rrule import rrulestr
+from dateutil.rrule import rrule, rruleset, rrulestr
 from pydantic import AfterValidator, Field, model_validator
 
+from gmm_dask.errors import UserError
 from pipeline.config.fields import (
     Count,
     Delay,
@@ -54,10 +55,19 @@ def _interval(value: str) -> str:
 
 def _rrule(value: str) -> str:
     try:
-        rrulestr(value)
+        wrong = "" if _recurrence(value)[:1] else "this one has no time"
     except (ValueError, TypeError) as error:
-        raise ValueError(f"expected a rule such as FREQ=WEEKLY;BYDAY=MO,TH;BYHOUR=2 (RFC 5545); {error}") from None
+        wrong = str(error)
+        if "UNTIL values" in wrong:
+            wrong = "UNTIL ends in Z only if there is a DTSTART with a time zone, and else is in schedule.timezone"
+    if wrong:
+        raise ValueError(f"expected a rule such as FREQ=WEEKLY;BYDAY=MO,TH;BYHOUR=2 (RFC 5545); {wrong}")
     return value
+
+
+def _recurrence(value: str) -> rrule | rruleset:
+    # a rule without DTSTART starts where Prefect starts it
+    return rrulestr(value, dtstart=datetime(2020, 1, 1))
 
 
 def _timezone(value: str) -> str:
@@ -106,6 +116,19 @@ class ScheduleConfig(Section):
     def zone(self) -> tzinfo:
         """The time zone."""
         return ZoneInfo(self.timezone)
+
+    def require_time_to_come(self) -> None:
+        """Raise :class:`UserError` if all times of a recurrence rule have passed."""
+        if self.rrule is None or not re.search("COUNT|UNTIL|RDATE", self.rrule, re.IGNORECASE):
+            return
+        rule = _recurrence(self.rrule)
+        # Prefect takes the hour of a time, and its zone from the schedule
+        now = datetime.now(self.zone).replace(tzinfo=rule[0].tzinfo)
+        if rule.after(now) is None:
+            raise UserError(
+                f"schedule.rrule: expected a time to come; the last was {rule.before(now):%Y-%m-%d %H:%M}. Change "
+                "UNTIL, or COUNT, which counts from DTSTART, by default 2020-01-01; or remove the schedule."
+            )
 
 
 class ScoreConfig(Section):

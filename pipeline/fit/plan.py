@@ -154,9 +154,11 @@ def estimate_job(config: JobConfig) -> Estimate:
     Raises
     ------
     UserError
-        As :func:`pipeline.sources.open_source`, and if ``cluster.memory_limit`` is too little for one fit, or the data
-        and the result lie within each other.
+        As :func:`pipeline.sources.open_source`, and if ``cluster.memory_limit`` is too little for one fit, the data and
+        the result lie within each other, or the schedule has ended.
     """
+    if config.schedule is not None:
+        config.schedule.require_time_to_come()
     template = config.output.store
     require_apart(config.data.source, results_of(dated_now(config, template) if is_dated(template) else template))
     source = open_job(config)

@@ -319,6 +319,17 @@ SECTIONS = "name, data, search, cluster, output, tasks, score, refresh, schedule
             (f"schedule: {{cron: '{cron}'}}", "schedule.cron", ("five fields", "'0 2 * * *'", repr(cron)))
             for cron in ("0 0 31 2 *", "0 0 31 4,6,9,11 *", "0 25 * * *", "0 0 1 13 *", "x * * * *", "0 0 * *")
         ),
+        *(
+            (f"schedule: {{rrule: '{rule}'}}", "schedule.rrule", ("FREQ=WEEKLY;BYDAY", reason, repr(rule)))
+            for rule, reason in (
+                ("FREQ=MONTHLY;BYMONTHDAY=31;BYMONTH=2", "no time"),
+                ("FREQ=YEARLY;BYWEEKNO=53;BYMONTH=6", "no time"),
+                ("FREQ=DAILY;COUNT=0", "no time"),
+                ("FREQ=DAILY;UNTIL=20191231", "no time"),
+                ("FREQ=DAILY;UNTIL=20300101T000000Z", "DTSTART"),
+                ("FREQ=FORTNIGHTLY", "FORTNIGHTLY"),
+            )
+        ),
         ("output: {anomaly_quantile: 0}", "output.anomaly_quantile", ("above 0",)),
         ("output: {anomaly_quantile: 0.6}", "output.anomaly_quantile", ("0.5", "0.6")),
         ("output: {rows: csv}", "output.rows", ("'zarr'", "'parquet'", "'csv'")),
@@ -390,6 +401,29 @@ def test_a_tilde_is_the_home_folder(load, monkeypatch, key, section, name):
 @pytest.mark.parametrize("cron", ["0 0 29 2 *", "*/5 1-3 1,15 JAN-MAR *", "0 0 31 2 1", "@daily", "0 0 * * 7"])
 def test_schedules_that_come(load, cron):
     assert load(f"{MINIMAL}schedule: {{cron: '{cron}'}}").schedule.cron == cron
+
+
+@pytest.mark.parametrize(
+    ("rule", "last"),
+    [
+        ("FREQ=DAILY;COUNT=3", "2020-01-03"),
+        ("FREQ=WEEKLY;UNTIL=20240101", "2023-12-27"),
+        ("DTSTART:20210101T000000\\nRRULE:FREQ=MONTHLY;COUNT=2", "2021-02-01"),
+        ("DTSTART;TZID=Asia/Tokyo:20210101T000000\\nRRULE:FREQ=HOURLY;COUNT=3", "2021-01-01 02:00"),
+        ("RRULE:FREQ=DAILY;COUNT=1\\nRDATE:20220405T060000", "2022-04-05 06:00"),
+    ],
+)
+def test_a_schedule_that_has_ended_is_refused_where_it_is_needed(load, rule, last):
+    schedule = load(f'{MINIMAL}schedule: {{rrule: "{rule}"}}').schedule
+    with pytest.raises(UserError, match=names("schedule.rrule", last, "UNTIL", "COUNT")):
+        schedule.require_time_to_come()
+
+
+@pytest.mark.parametrize(
+    "rule", ["FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29", "FREQ=DAILY;UNTIL=20990101", "FREQ=MONTHLY;COUNT=900"]
+)
+def test_a_schedule_that_comes(load, rule):
+    load(f"{MINIMAL}schedule: {{rrule: '{rule}'}}").schedule.require_time_to_come()
 
 
 def test_words_that_older_yaml_took_for_truth_values_are_text(load):
