@@ -26,6 +26,10 @@ _MEMORY_REMEDY = (
     "The system gives the program no more memory, or no more threads. Raise its limits (ulimit -v unlimited, ulimit "
     "-u), which do not replace cluster.memory_limit, or take a machine with more memory."
 )
+# of address space: a small job with one thread takes 2.9 GiB of it and 0.4 GiB of memory, as each library and each
+# thread reserves more than it uses. With less, libraries end the process, raise what says nothing of it, or (with 0.7
+# GiB: OpenMP, in k-means) hang
+_LEAST_ADDRESSES = 4 << 30
 # what the loader of libraries and Python say where memory or threads are limited
 _NO_MEMORY = ("failed to map segment", "can't start new thread", "Cannot allocate memory")
 
@@ -252,6 +256,7 @@ def error_messages(debug: bool, after_interrupt: str = "") -> Iterator[None]:
     """Turn an exception, or SIGTERM, into a paragraph on standard error and an exit code."""
     try:
         with _sigterm_raised():
+            _require_addresses()
             yield
     except KeyboardInterrupt as error:
         is_term = isinstance(error, Terminated)
@@ -263,6 +268,23 @@ def error_messages(debug: bool, after_interrupt: str = "") -> Iterator[None]:
         message, code = _message_and_code(error, debug)
         terminal.print_error(message)
         raise typer.Exit(code) from None
+
+
+def _require_addresses() -> None:
+    """Refuse an address space in which the libraries end the process, or hang, before they can raise an error."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESSES:
+        from gmm_dask.errors import UserError
+
+        raise UserError(
+            f"the address space is limited to {limit / 2**20:,.0f} MiB (ulimit -v), and {_LEAST_ADDRESSES >> 20:,} MiB "
+            "are needed, most of which is reserved and never used. Lift the limit: ulimit -v unlimited. The memory of "
+            "a job is limited by cluster.memory_limit."
+        )
 
 
 @contextmanager

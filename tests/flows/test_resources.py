@@ -73,6 +73,15 @@ def test_no_more_memory_is_named(capsys, cause):
     assert re.search(names("ulimit -v", "-u", "cluster.memory_limit"), capsys.readouterr().err)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit it")
+@pytest.mark.parametrize("command", ["run", "show"])
+def test_too_little_address_space_is_refused_at_once(command):
+    called = f"ulimit -v {700 * 1024}; {Path(sys.executable).with_name('gmm-dask')} {command} none"
+    found = subprocess.run(["bash", "-c", called], capture_output=True, text=True, check=False, timeout=60)
+    assert found.returncode == 2
+    assert re.search(names("700 MiB", "4,096 MiB", "ulimit -v unlimited", "cluster.memory_limit"), found.stderr)
+
+
 @pytest.mark.slow
 def test_a_run_with_few_open_files(tmp_path):
     (tmp_path / "rows.csv").write_text("x\n" + "\n".join(map(str, range(50))))
