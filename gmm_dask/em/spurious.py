@@ -50,6 +50,8 @@ VARYING = 3.0
 STEP = 12.0
 # 0.1 is a third of the others' width: such a component has to show that it gains what it costs
 SLIM = 0.1
+# how often chance may lay a component that pays, among rows that have none
+FALSE_ALARMS = 0.01
 # a slim component of more rows than this many times its price is not checked: a gain of 1/4 a row has paid for it
 ROWS_PER_PRICE = 4.0
 # weights that add up to less than this share of the number of rows hardly count rows
@@ -388,10 +390,10 @@ def least_gain(family: Family, n_components: int, n_features: int, total_weight:
 
     BIC charges (p_k - p_(k-1)) / 2 log n for its parameters. A slim component through some n_features + 1 of n rows
     may lie in C(n, n_features + 1) places, and the best of so many gains about the logarithm of their number more than
-    one that is given in advance.
+    one that is given in advance. The logarithm of the share of false alarms keeps chance below that share.
     """
     n = max(1.0, total_weight)
     free = family.n_parameters(n_components, n_features) - family.n_parameters(n_components - 1, n_features)
     m = min(n_features + 1.0, n)
     log_places = gammaln(n + 1.0) - gammaln(m + 1.0) - gammaln(n - m + 1.0)
-    return 0.5 * free * math.log(n) + float(log_places)
+    return 0.5 * free * math.log(n) + float(log_places) - math.log(FALSE_ALARMS)
