@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import base64
 import contextvars
+import os
 import re
 import threading
 import time
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, cast
 
@@ -32,6 +32,7 @@ from flows.progress import describe
 from gmm_dask.selection.criteria import CRITERIA
 from pipeline.printable import printable
 from pipeline.progress import ChunksDone, Event, PassDone
+from pipeline.store.places import Place, place_of
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -106,7 +107,8 @@ def publish_job(name: str, summary: Summary) -> None:
         key=artifact_key(name, "candidates"),
         description=f"Best by {criterion}: **{summary.best}**. Stored in {as_code(summary.store)}.",
     )
-    if picture := data_url(Path(summary.report) / f"{summary.criterion}.png"):
+    report = place_of(summary.report)
+    if picture := data_url(report, f"{summary.criterion}.png"):
         key = artifact_key(name, summary.criterion.replace("_", "-"))
         create_image_artifact(picture, key=key, description=f"{criterion} by candidate")
     create_markdown_artifact(_short_report(name, summary), key=artifact_key(name, "report"), description="Short report")
@@ -141,11 +143,12 @@ def publish_scores(name: str, summary: ScoreSummary) -> None:
     )
 
 
-def data_url(path: Path) -> str | None:
+def data_url(folder: Place, name: str) -> str | None:
     """Return a PNG file as a data URL, or None if there is no such file or it is too large for a page."""
-    if not path.is_file() or path.stat().st_size > MAX_IMAGE_BYTES:
+    data = folder.read(name) if folder.has(name) else b""
+    if not 0 < len(data) <= MAX_IMAGE_BYTES:
         return None
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def _short_report(name: str, summary: Summary) -> str:
@@ -163,11 +166,13 @@ def _short_report(name: str, summary: Summary) -> str:
         )
     cost = f"{summary.passes} passes over the data in {summary.run_seconds:.1f} s"
     paragraphs.append(f"{cost}. Store: {as_code(summary.store)}")
-    page = Path(summary.report) / "index.html"
-    if page.is_file():
-        paragraphs.append(f"The full report is on the machine that ran the job: {as_code(str(page.resolve()))}")
+    report = place_of(summary.report)
+    if summary.page:
+        where = f"on the machine that ran the job: {as_code(os.path.abspath(summary.page))}"
+        paragraphs.append(f"The full report is {where if report.is_local else as_code(summary.page)}")
     order = {f"{summary.criterion}.png": 0, "clusters.png": 1}
-    for file in sorted(Path(summary.report).glob("*.png"), key=lambda file: (order.get(file.name, 2), file.name)):
-        if picture := data_url(file):
-            paragraphs.append(f"![{file.stem}]({picture})")
+    pictures = [name for name in report.names() if name.endswith(".png")]
+    for name in sorted(pictures, key=lambda name: (order.get(name, 2), name)):
+        if picture := data_url(report, name):
+            paragraphs.append(f"![{name.removesuffix('.png')}]({picture})")
     return "\n\n".join(paragraphs)

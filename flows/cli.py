@@ -42,7 +42,10 @@ app = typer.Typer(
 )
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A job's YAML file.", show_default=False)]
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A result store.", show_default=False)]
+StorePath = Annotated[
+    str,
+    typer.Argument(metavar="STORE", help="A result store, or its URL.", show_default=False),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Replace a value of the config. May be repeated."),
@@ -135,7 +138,7 @@ def score(
     store: StorePath,
     data: Annotated[str, typer.Argument(metavar="DATA", help="The rows: a path or URL, as data.source.")],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="OUT", help="A Zarr group to write, or a folder ending in .parquet.")
+        str, typer.Option("-o", "--out", metavar="OUT", help="A Zarr group to write, or a folder ending in .parquet.")
     ],
     columns: Annotated[
         str | None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -96,9 +95,8 @@ def show_summary(summary: Summary) -> None:
     print_line(f"store: {summary.store}" + (f", with {arrays}" if arrays else ""))
     if summary.row_summary and summary.row_summary.parquet:
         print_line(f"rows: {rows_folder(summary.store)}")
-    report = Path(summary.report) / "index.html"
-    if report.is_file():
-        print_line(f"report: {report}")
+    if summary.page:
+        print_line(f"report: {summary.page}")
     print_line(_cost_line(summary))
 
 

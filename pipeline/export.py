@@ -28,8 +28,9 @@ from gmm_dask.selection.criteria import CRITERIA
 from pipeline.sources.overlap import require_apart_from_stored, require_outside
 from pipeline.store import Result, StoredModel, open_result
 from pipeline.store.arrays import require_local, writing
-from pipeline.store.durable import sync
 from pipeline.store.paths import results_of
+from pipeline.store.places import is_url, place_of
+from pipeline.store.places.durable import sync
 
 # the oldest operators that take float64 throughout, and the file format that goes with them
 ONNX_OPSET, ONNX_FORMAT = 18, 8
@@ -58,7 +59,8 @@ def export(path: str | Path, target: Target, out: str | Path | None = None) -> P
         The result store.
     target : Target
     out : str or Path, optional
-        The file; by default beside the store, named by store and model.
+        The file; by default beside the store, or in the current directory if that is on an object store, named by store
+        and model.
 
     Returns
     -------
@@ -72,18 +74,19 @@ def export(path: str | Path, target: Target, out: str | Path | None = None) -> P
     """
     if out is not None:
         require_local(out, "-o")
-    result = open_result(Path(path).resolve())  # once: a link may be set to another store meanwhile
+    result = open_result(place_of(path).resolved().path)  # once: a link may be set to another store meanwhile
     assert result.best is not None
     model = result.best_model
-    file = _default_file(Path(path), result.best, target) if out is None else Path(out)
+    file = _default_file(path, result.best, target) if out is None else Path(out)
     require_outside(file, [*results_of(path), *results_of(result.store)])
     require_apart_from_stored(result.config["data"]["source"], [file])
     _WRITERS[target](result, model, file)
     return file
 
 
-def _default_file(path: Path, best: str, target: Target) -> Path:
-    return path.with_name(f"{path.stem}-{best}{target.ending}")
+def _default_file(path: str | Path, best: str, target: Target) -> Path:
+    folder = Path() if is_url(path) else Path(path).parent
+    return folder / f"{Path(path).stem}-{best}{target.ending}"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from pipeline.store.arrays import require_local, writing
-from pipeline.store.durable import write_file
+from pipeline.store.places.durable import write_file
 
 Array = NDArray[np.float64]
 

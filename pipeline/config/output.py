@@ -18,9 +18,10 @@ Quantile = Annotated[float, Strict(), Field(gt=0.0, le=0.5)]
 class _StoreConfig(Section):
     store: Annotated[LocalPath, AfterValidator(check_template)] = Field(
         default="results/{name}.zarr",
-        description="Path of the result store, relative to the current directory; ~ is the home folder. {name} stands "
-        "for the name of the job, {started:%Y-%m-%d} for the time when the run began. A run that was stopped resumes "
-        "in its store.",
+        description="Path of the result store, relative to the current directory, where ~ is the home folder; or URL "
+        "of a folder in a bucket, s3://, gs:// or az://, with credentials from the environment. {name} stands for the "
+        "name of the job, {started:%Y-%m-%d} for the time when the run began. A run that was stopped resumes in its "
+        "store.",
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 _PLACEHOLDERS = "{name}, and {started:%Y-%m-%d} in any such form, as its only placeholders"
+_OBJECTS = re.compile(r"(s3|gs|az)://[^/@?#]+/[^/@?#][^@?#]*")
 _DIRECTIVE = re.compile(r"%[A-Za-z]")
 _SOMETIME = datetime(2026, 11, 23, 14, 5, 9)
 
@@ -25,8 +26,12 @@ def check_template(value: str) -> str:
         raise ValueError(f"expected a path with {_PLACEHOLDERS}, {{started}} once")
     if dates:
         _check_format(dates[0])
-    if "://" in value:
-        raise ValueError("expected a path on a local disk")
+    if "://" in value and not _OBJECTS.fullmatch(value):
+        raise ValueError(
+            "expected a path on a local disk, or the URL of a folder in a bucket (s3://, gs:// or az://), such as "
+            "s3://bucket/results/{name}.zarr, without a user, a password or parameters: credentials come from the "
+            "environment"
+        )
     return value
 
 
@@ -75,14 +80,23 @@ def at(template: str, moment: datetime) -> str:
     return template.format(started=moment)
 
 
-def dated_paths(template: str) -> list[tuple[datetime, str]]:
-    """Return the existing paths of a template with their dates, the newest first."""
+def _existing(pattern: str) -> Iterator[str]:
+    return (path for path in glob.glob(pattern) if not Path(path).is_symlink())
+
+
+def dated_paths(template: str, matching: Callable[[str], Iterable[str]] = _existing) -> list[tuple[datetime, str]]:
+    """Return the existing paths of a template with their dates, the newest first.
+
+    Parameters
+    ----------
+    template : str
+    matching : callable
+        Returns the paths that a pattern of :mod:`glob` matches, by default of this machine, without links.
+    """
     pattern = "".join(glob.escape(text) + _DIRECTIVE.sub("*", spec) for text, _, spec in _fields(template))
     form = "".join(text.replace("%", "%%") + spec for text, _, spec in _fields(template))
     found = []
-    for path in glob.glob(pattern):
-        if Path(path).is_symlink():
-            continue
+    for path in matching(pattern):
         try:
             found.append((datetime.strptime(path, form), path))
         except ValueError:

@@ -20,6 +20,7 @@ from pipeline.config.job import JobConfig
 from pipeline.dask_clusters.checks import ClusterError, require_packages, require_visible, versions_of
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.sources import Source
+from pipeline.store.places import is_url
 
 
 @dataclass
@@ -157,7 +158,7 @@ def _connect(config: JobConfig, shape: Shape) -> _Connection:
 
 def _require_paths(current: _Connection, source: Source, written: str | None) -> None:
     """Check each path that the workers must see, once."""
-    paths = {written: "output.store"} if written else {}
+    paths = {written: "output.store"} if written and not is_url(written) else {}
     if source.location.is_local:
         paths[source.location.path] = "data.source"
     for path, key in paths.items():

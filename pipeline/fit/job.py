@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Self
 
 from dask.utils import format_bytes
@@ -34,7 +33,7 @@ from pipeline.fit.extend import plan_extension
 from pipeline.fit.initialization import FittedRows, em_settings, initial_states, seed
 from pipeline.fit.plan import FitPlan, candidates_of, data_shape, grid_of, plan_fits
 from pipeline.progress import Message, Progress, StageStarted, report_notes, silent
-from pipeline.report import clear_report, has_report, write_report
+from pipeline.report import PAGE, clear_report, has_report, write_report
 from pipeline.score.row_pass import (
     RowRequest,
     plan_rows,
@@ -72,7 +71,12 @@ class Summary(Result):
     @property
     def report(self) -> str:
         """Path of the folder for its report."""
-        return str(report_folder(self.store))
+        return report_folder(self.store)
+
+    @property
+    def page(self) -> str | None:
+        """Path of the report's page, if it is there."""
+        return f"{self.report}/{PAGE}" if has_report(self.store) else None
 
     @classmethod
     def read(cls, path: str, run_seconds: float, reused: bool) -> Self:
@@ -90,6 +94,7 @@ def run(
     as_task: Callable[[Stage], Stage] = unchanged,
     initialize: Stage = seed,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    lease_seconds: float = store.LEASE_SECONDS,
 ) -> Summary:
     """Run a job to its end, or resume one that was stopped.
 
@@ -106,6 +111,8 @@ def run(
         The stage that saves the first checkpoint.
     checkpoint_seconds : float
         Between two checkpoints of a fit, at least.
+    lease_seconds : float
+        For which a store on an object store is held if the run does not renew its lease.
 
     Returns
     -------
@@ -122,7 +129,8 @@ def run(
     path = config.output.store
     require_apart(config.data.source, results_of(path))
     require_no_group_around(path)
-    with store.lock(path), writing(path, disk_only=True), connected(config.cluster, progress):
+    held = store.lock(path, seconds=lease_seconds, waiting=lambda text: progress(Message("lease", text)))
+    with held, writing(path, disk_only=True), connected(config.cluster, progress):
         put_replacement_in_place(path)
         working = with_store(config, working_path(config, fresh=fresh))
         if working.output.store != path:
@@ -204,7 +212,7 @@ def put_replacement_in_place(path: str) -> None:
         require_own_rows(path)
         store.update_attributes(new, config={**found.config, "output": {**found.config["output"], "store": path}})
         clear_report(path)
-    elif Path(new).exists():
+    elif store.place_of(new).exists():
         return
     store.put_in_place(path)
 

@@ -7,11 +7,9 @@ further read of the data; it is stored before the first checkpoint.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,7 +105,8 @@ def refresh(
     summary = run(new, progress=progress, as_task=as_task, initialize=seed)
     newest = last_complete(config)  # another run may have made it meanwhile: the link never goes back
     assert newest is not None
-    link = _publish(latest(config.output.store), newest.store)
+    link = latest(config.output.store)
+    store.place_of(link).link_to(store.place_of(newest.store))
     removed = _remove_old(config, bounds.keep)
     return Refreshed(summary, _stored_decision(summary), link, removed)
 
@@ -236,21 +235,6 @@ def _stored_decision(result: Result) -> RefreshDecision:
 # -- publishing --------------------------------------------------------------------------------------------------
 
 
-def _publish(link: str, path: str) -> str:
-    """Point the link at a complete store, in one step: a reader finds the store before or this one."""
-    file = Path(link)
-    if file.exists() and not file.is_symlink():
-        raise UserError(f"{link} is to be the link to the newest store, and something else is there. Move it away.")
-    if file.is_symlink() and file.resolve() == Path(path).resolve():
-        return link
-    file.parent.mkdir(parents=True, exist_ok=True)  # where the date is the name of a folder
-    new = file.with_name(f".{file.name}.new")
-    new.unlink(missing_ok=True)
-    new.symlink_to(os.path.relpath(path, file.parent))
-    os.replace(new, file)
-    return link
-
-
 def _remove_old(config: JobConfig, keep: int) -> tuple[str, ...]:
     """Remove all stores older than the last ``keep`` complete ones, unless a run is at work on them."""
     found = list(stores_of(config))
@@ -267,8 +251,8 @@ def remove_store(path: str) -> bool:
         with store.lock(path):
             store.discard_replacement(path)
             for folder in (path, report_folder(path), store.rows_folder(path)):
-                store.remove_at_once(Path(folder))
+                store.place_of(folder).remove_at_once()
     except store.LockedError:
         return False
-    Path(f"{Path(path).resolve()}.lock").unlink(missing_ok=True)
+    store.place_of(path).remove_lock()
     return True

@@ -3,6 +3,6 @@
 ``contents`` reads the store, ``phrases`` and ``tables`` describe it, ``figures`` draws it, ``page`` puts it together.
 """
 
-from pipeline.report.page import clear_report, has_report, write_report
+from pipeline.report.page import PAGE, clear_report, has_report, write_report
 
-__all__ = ["clear_report", "has_report", "write_report"]
+__all__ = ["PAGE", "clear_report", "has_report", "write_report"]

@@ -18,7 +18,7 @@ from pipeline.report import figures, phrases, tables
 from pipeline.report.contents import ReportContents, read_contents
 from pipeline.report.figures import Picture
 from pipeline.sources.overlap import require_apart_from_stored
-from pipeline.store import RowSummary
+from pipeline.store import RowSummary, place_of
 from pipeline.store.arrays import writing
 from pipeline.store.paths import report_folder
 
@@ -29,18 +29,16 @@ _PICTURES += ("means", "uncertainty", "log-likelihood")
 
 def has_report(path: str | Path) -> bool:
     """Whether a store has its report."""
-    return (report_folder(path) / PAGE).is_file()
+    return place_of(report_folder(path)).has(PAGE)
 
 
 def clear_report(path: str | Path) -> None:
     """Remove a store's report, the page first; other files in its folder stay."""
-    folder = report_folder(path)
-    for name in (PAGE, *(f"{name}.png" for name in _PICTURES)):
-        (folder / name).unlink(missing_ok=True)
-        (folder / f"{name}.partial").unlink(missing_ok=True)
+    names = (PAGE, *(f"{name}.png" for name in _PICTURES))
+    place_of(report_folder(path)).remove(*names, *(f"{name}.partial" for name in names))
 
 
-def write_report(path: str | Path) -> Path:
+def write_report(path: str | Path) -> str:
     """Write the report of a complete result store; an earlier one stays until all of this one is written.
 
     Parameters
@@ -50,8 +48,8 @@ def write_report(path: str | Path) -> Path:
 
     Returns
     -------
-    Path
-        The page; PNGs of its pictures lie beside it.
+    str
+        Path of the page; PNGs of its pictures lie beside it.
 
     Raises
     ------
@@ -73,26 +71,10 @@ def write_report(path: str | Path) -> Path:
     files = {f"{picture.name}.png": picture.png for group in drawn.values() for picture in group}
     files[PAGE] = render(report, drawn).encode()
     folder = report_folder(path)
+    obsolete = {f"{name}.png" for name in _PICTURES} - files.keys()
     with writing(folder, key="", resumes=False):
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder, files)
-    return folder / PAGE
-
-
-def _replace(folder: Path, files: dict[str, bytes]) -> None:
-    """Replace the files of a report when all the new ones are written, the page last."""
-    partials = [folder / f"{name}.partial" for name in files]
-    try:
-        for partial, data in zip(partials, files.values(), strict=True):
-            partial.write_bytes(data)
-        for partial in partials:
-            partial.replace(partial.with_suffix(""))
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
-    for name in _PICTURES:
-        if f"{name}.png" not in files:
-            (folder / f"{name}.png").unlink(missing_ok=True)
+        place_of(folder).replace_files(files, obsolete)
+    return f"{folder}/{PAGE}"
 
 
 def render(report: ReportContents, drawn: dict[str, list[Picture]]) -> str:

@@ -8,12 +8,12 @@ from datetime import datetime
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig, hiding_secrets
 from pipeline.config.secrets import shown
-from pipeline.config.templates import dated_paths, is_dated, with_name
+from pipeline.config.templates import is_dated, with_name
 from pipeline.progress import Progress, silent
 from pipeline.score.new_rows import ScoreSummary, score
 from pipeline.score.settings import ScoreSettings
 from pipeline.stages import Stage, unchanged
-from pipeline.store.paths import dated_now, last_complete
+from pipeline.store.paths import dated_now, existing_paths, last_complete
 
 
 @hiding_secrets
@@ -61,6 +61,6 @@ def _earlier_paths(template: str) -> list[str]:
     if not is_dated(template):
         return []
     # a folder of Parquet files has this suffix until it is complete
-    unfinished = dated_paths(f"{template}.unfinished")
-    found = {*dated_paths(template), *((moment, path.removesuffix(".unfinished")) for moment, path in unfinished)}
+    unfinished = existing_paths(f"{template}.unfinished")
+    found = {*existing_paths(template), *((moment, path.removesuffix(".unfinished")) for moment, path in unfinished)}
     return [path for _, path in sorted(found, reverse=True)]

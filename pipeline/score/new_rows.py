@@ -22,7 +22,7 @@ from pipeline import store
 from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
 from pipeline.config.secrets import secrets_hidden
-from pipeline.progress import Progress, StageStarted, report_notes, silent
+from pipeline.progress import Message, Progress, StageStarted, report_notes, silent
 from pipeline.score.drift import Comparison, compare
 from pipeline.score.reference import Reference, read_reference
 from pipeline.score.row_pass import (
@@ -41,6 +41,7 @@ from pipeline.store import Result, RowPlan, RowSummary, RowWriter, StoredModel, 
 from pipeline.store.arrays import require_local
 from pipeline.store.integrity import reading
 from pipeline.store.paths import results_of, with_store
+from pipeline.store.places import is_url
 
 Array = NDArray[np.float64]
 
@@ -105,8 +106,9 @@ def score(
         data or the store lie within each other.
     """
     begin = time.monotonic()
-    require_local(out, "-o")
-    result = store.open_result(Path(path).resolve())
+    if not is_url(out):
+        require_local(out, "-o")
+    result = store.open_result(store.place_of(path).resolved().path)
     model = result.best_model
     reference = read_reference(result, model)
     config = score_config(result, model, data, str(out), columns, settings or ScoreSettings())
@@ -123,7 +125,7 @@ def score(
         rows, plan = _plan(config, source, request, progress)
         config = with_store(config, _find_unfinished(config, plan, earlier) or config.output.store)
         place = config.output.store
-        with store.lock(place):
+        with store.lock(place, waiting=lambda text: progress(Message("lease", text))):
             # a folder of files is made beside the one that it replaces in any case
             working = place if _as_files(config) else store.scores_working_path(place, plan.token, fresh)
             complete, writer = _prepare(config, source, plan, result, fresh, working)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmm_dask.errors import UserError
@@ -15,6 +14,7 @@ from pipeline.sources import Source, open_keys
 from pipeline.store import RowPlan, RowWriter
 
 if TYPE_CHECKING:
+    from pipeline.store.places import Place
     from pipeline.store.rows.parquet import ReadKeys
 
 _OUTPUTS = re.compile("|".join(f"{one.name}_[0-9]+" if one.per_component else one.name for one in ROW_OUTPUTS.values()))
@@ -83,7 +83,7 @@ def require_own_rows(path: str) -> None:
         require_parts(folder)
 
 
-def _row_folders(path: str) -> list[Path]:
+def _row_folders(path: str) -> list[Place]:
     """What lies where the Parquet files of a store's rows do: PyArrow is imported only where something does."""
     folder = store.rows_folder(path)
-    return [found for found in (Path(folder), Path(f"{folder}.unfinished")) if found.exists()]
+    return [found for found in map(store.place_of, (folder, f"{folder}.unfinished")) if found.exists()]

@@ -6,7 +6,10 @@ left may be damaged, and the next run removes it.
 
 from __future__ import annotations
 
+import os
+import posixpath
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -31,10 +34,17 @@ SHARE = 0.5
 
 
 def cache_folder(config: JobConfig) -> Path:
-    """Where the cache of a run is: beside its result, or in the folder that the configuration names."""
-    store = Path(config.output.store)
-    parent = store.parent if config.data.cache in ("auto", "none") else Path(config.data.cache)
-    return parent / f"{store.name}-cache"
+    """Where the cache of a run is: in the folder that the configuration names, or beside its result.
+
+    For a result on an object store, it is in the folder for temporary files.
+    """
+    store = config.output.store
+    name, parent = posixpath.basename(store), Path(store).parent
+    if "://" in store:
+        name, parent = f"{name}-{tokenize(store)[:12]}", Path(tempfile.gettempdir())
+    if config.data.cache not in ("auto", "none"):
+        parent = Path(config.data.cache)
+    return parent / f"{name}-cache"
 
 
 def cache_bytes(config: JobConfig, source: Source) -> int:
@@ -68,8 +78,13 @@ def caching(config: JobConfig) -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
-    if (folder / _MARK).exists():  # anything else is not ours
+    if _is_ours(folder):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a cache of this user; others may write to the folder for temporary files."""
+    return (folder / _MARK).exists() and folder.stat().st_uid == os.getuid()
 
 
 def make_cache(config: JobConfig, source: Source) -> int:
@@ -85,7 +100,8 @@ def make_cache(config: JobConfig, source: Source) -> int:
         folder = cache_folder(config)
         require_apart(config.data.source, [folder])
         try:
-            folder.mkdir(parents=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700 if "://" in config.output.store else 0o777)
             (folder / _MARK).touch()
         except OSError as error:
             raise UserError(
@@ -98,7 +114,7 @@ def make_cache(config: JobConfig, source: Source) -> int:
 def through_cache(config: JobConfig, source: Source) -> Source:
     """The source, read through the cache of the run if that has one."""
     folder = cache_folder(config)
-    if not (folder / _MARK).exists():
+    if not _is_ours(folder):
         return source
     reader = CachedReader(source.chunks.reader, str(folder))
     chunks = replace(source.chunks, reader=reader)

@@ -34,9 +34,10 @@ from pipeline.store.lifecycle import (
     prepare_store,
     update_attributes,
 )
-from pipeline.store.locks import LockedError, is_locked, lock
+from pipeline.store.locks import LEASE_SECONDS, is_locked, lock
 from pipeline.store.models import Sample, StoredModel, write_models, write_sample
-from pipeline.store.replacement import discard_replacement, put_in_place, remove_at_once, replacement_of
+from pipeline.store.places import LockedError, place_of
+from pipeline.store.replacement import discard_replacement, put_in_place, replacement_of
 from pipeline.store.result import Result, open_result, read_candidates
 from pipeline.store.rows.scores import (
     ELSEWHERE,
@@ -51,6 +52,7 @@ from pipeline.store.rows.zarr import RowPlan, RowWriter, ZarrRows, read_summary,
 
 __all__ = [
     "ELSEWHERE",
+    "LEASE_SECONDS",
     "Checkpoint",
     "DamagedError",
     "LockedError",
@@ -79,13 +81,13 @@ __all__ = [
     "load_checkpoint",
     "lock",
     "open_result",
+    "place_of",
     "prepare_scores",
     "prepare_store",
     "put_in_place",
     "read_candidates",
     "read_scores",
     "read_summary",
-    "remove_at_once",
     "replacement_of",
     "row_of",
     "rows_folder",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -18,24 +18,21 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
 from gmm_dask.errors import FaultError, UserError
+from pipeline.store.places import StorePath, place_of
 
-StorePath = str | Path
 # pathlib makes s3:/ of s3://; a single letter is a drive of Windows
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://?)")
 # each chunk has a checksum, so that whoever reads it is told if it is damaged
 COMPRESSOR = ZstdCodec(checksum=True)
 # an array may be larger than its file by this factor at most; small ones are not checked
 COMPRESSION, UNCHECKED_BYTES = 1000, 16 << 20
-# Zarr writes a file under such a name first; one that stays was left by a process that was killed
-HALF_WRITTEN = "*.partial"
 # the disk is the cause and not the path; libraries that raise an OSError of their own set no number
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, None})
 
 
 def open_root(path: StorePath, mode: Literal["r", "r+"] = "r") -> zarr.Group:
     """The store's root, which must exist."""
-    # a path as text would be parsed as a URL: what follows a "#" or "?" would be cut off
-    return zarr.open_group(Path(path), mode=mode, zarr_format=3, use_consolidated=False)
+    return zarr.open_group(place_of(path).open_group(mode), mode=mode, zarr_format=3, use_consolidated=False)
 
 
 def put(group: zarr.Group, name: str, values: ArrayLike, dimensions: tuple[str, ...]) -> None:
@@ -85,12 +82,17 @@ def get(group: zarr.Group, name: str, dtype: Any = None, shape: tuple[int | None
 
 def _require_chunk(group: zarr.Group, name: str, array: zarr.Array[Any]) -> None:
     """Require the only chunk of an array, which Zarr reads as zeros if it is lost, and a size that it can have."""
-    folder = Path(cast(LocalStore, group.store).root, array.path)
     if array.chunks != array.shape:
         raise ValueError(f"{name} has chunks of {array.chunks}, not one of {array.shape}")
-    stored = folder.joinpath("c", *("0" for _ in array.shape)).stat().st_size
+    stored = _stored_bytes(group.store, "/".join([array.path, "c", *("0" for _ in array.shape)]))
     if array.nbytes > max(UNCHECKED_BYTES, COMPRESSION * stored):
         raise ValueError(f"{name} has the shape {array.shape}, and a file of only {stored:,} bytes")
+
+
+def _stored_bytes(store: Any, key: str) -> int:
+    if isinstance(store, LocalStore):
+        return Path(store.root, key).stat().st_size
+    return int(store.stored_bytes(key))
 
 
 def get_text(group: zarr.Group, name: str, shape: tuple[int | None, ...] | None = None) -> list[str]:

@@ -345,6 +345,9 @@ class Extent:
     files: int
     bytes: int
 
+    def __add__(self, other: Extent) -> Extent:
+        return Extent(self.files + other.files, self.bytes + other.bytes)
+
 
 @dataclass(frozen=True)
 class RowSummary(Attributes):

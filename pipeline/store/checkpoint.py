@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import zarr
@@ -17,11 +16,11 @@ from gmm_dask.em.loop import State
 from gmm_dask.errors import UserError
 from gmm_dask.memory import release_freed
 from gmm_dask.passes.data_summary import DataSummary
-from pipeline.store.arrays import StorePath, as_json, get, open_root, put
+from pipeline.store.arrays import as_json, get, open_root, put
 from pipeline.store.dataclass_arrays import digest, from_columns, pack, to_columns, unpack
-from pipeline.store.durable import sync, sync_tree
 from pipeline.store.integrity import damaged, reading
 from pipeline.store.lifecycle import read_attributes, require_store, update_attributes
+from pipeline.store.places import StorePath, place_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +63,9 @@ def save_checkpoint(path: StorePath, checkpoint: Checkpoint, *, bytes_read: int 
     for name, values in arrays.items():
         put(group, name, values, (f"{name}_value",))
     group.update_attributes(as_json({"layout": layout, "sha256": digest(arrays, layout)}))
-    folder = Path(path, "checkpoint")
-    sync_tree(folder / str(number))
-    sync(folder)
-    sync(path)
+    place = place_of(path)
+    place.sync(f"checkpoint/{number}")
+    place.sync_files(["checkpoint", ""])
     update_attributes(path, checkpoint=number, passes=checkpoint.passes, bytes_read=bytes_read)
     if before is not None:
         del checkpoints[str(before)]
@@ -93,8 +91,7 @@ def load_checkpoint(path: StorePath, number: int | None = None) -> Checkpoint:
 
 
 def _current(path: StorePath) -> int:
-    require_store(path, unfinished=True)
-    number = read_attributes(path).checkpoint
+    number = require_store(path, unfinished=True).checkpoint
     if number is None:
         raise UserError(f"the result store {path} has no checkpoint to resume. Run the job with --fresh.")
     return number

@@ -21,7 +21,8 @@ from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement
 from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate, evaluate, leading
 from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS, outcome_table
-from pipeline.store.arrays import StorePath, get, get_text, open_root, put
+from pipeline.store.arrays import get, get_text, open_root, put
+from pipeline.store.places import StorePath
 
 _CANDIDATE = ("n_components", "covariance_type")
 _COLUMNS = (*COLUMNS, *EFFORT_COLUMNS)

@@ -14,18 +14,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from zarr.storage import WrapperStore
 
 from gmm_dask.errors import FaultError, UserError
-from pipeline.store.arrays import StorePath
 from pipeline.store.attributes import Attributes, Extent
-from pipeline.store.durable import write_file
+from pipeline.store.places import Place, StorePath, place_of
+from pipeline.store.places.base import METADATA
 
-# of each group; that of the root has the attributes of the store
-METADATA = "zarr.json"
 MANIFEST = "manifest"
 # not in the manifest: what is removed when a store is complete
 _TRANSIENT = "checkpoint"
@@ -51,16 +49,17 @@ class Manifest(Attributes):
     extents: dict[str, Extent]
 
     @classmethod
-    def of(cls, path: Path) -> Manifest:
+    def of(cls, place: Place) -> Manifest:
         """Make the manifest of a store as it is."""
-        files = [Path(entry.path).relative_to(path) for entry in _files(path)]
-        kept = [file for file in files if file.parts[0] not in (METADATA, MANIFEST, _TRANSIENT)]
-        rows = [file for file in kept if file.parts[0] == "rows" and file.name != METADATA]
-        folders = {"/".join(file.parts[:3]) for file in rows}  # rows/label/c
-        return cls(
-            {file.as_posix(): _sha256(path / file) for file in sorted(set(kept) - set(rows))},
-            {folder: extent_of(path / folder) for folder in sorted(folders)},
-        )
+        files, extents = list[str](), dict[str, Extent]()
+        for file, n_bytes in sorted(place.sizes().items()):
+            parts = file.split("/")
+            if parts[0] == "rows" and parts[-1] != METADATA:
+                folder = "/".join(parts[:3])  # rows/label/c
+                extents[folder] = extents.get(folder, Extent(0, 0)) + Extent(1, n_bytes)
+            elif parts[0] not in (METADATA, MANIFEST, _TRANSIENT):
+                files.append(file)
+        return cls(place.hashes(files), extents)
 
     def require(self, path: StorePath, part: str, known: set[str]) -> None:
         """Raise :class:`DamagedError` unless the files of a part, such as ``models/tied-k3``, are as written.
@@ -69,31 +68,34 @@ class Manifest(Attributes):
         are added.
         """
         above = [(folder / METADATA).as_posix() for folder in PurePosixPath(part).parents]
-        for file, expected in self.sha256.items():
-            if file not in known and (file in above or not part or file.startswith(f"{part}/")):
-                _require_file(path, file, expected)
-                known.add(file)
+        files = [
+            file
+            for file in self.sha256
+            if file not in known and (file in above or not part or file.startswith(f"{part}/"))
+        ]
+        _require_files(path, {file: self.sha256[file] for file in files})
+        known.update(files)
 
     def require_rows(self, path: StorePath) -> None:
         """Raise :class:`DamagedError` if chunks of ``rows/`` are lost or cut."""
         for folder, expected in self.extents.items():
-            require_extent(path, folder, expected)
+            require_extent(path, place_of(path), folder, expected)
 
 
-def extent_of(folder: Path) -> Extent:
+def extent_of(place: Place, folder: str = "") -> Extent:
     """Measure a folder; one that is not there has no files."""
-    sizes = [entry.stat().st_size for entry in _files(folder)]
+    sizes = place.sizes(folder).values()
     return Extent(len(sizes), sum(sizes))
 
 
-def require_extent(path: StorePath, folder: str, expected: Extent) -> None:
-    """Raise :class:`DamagedError` if a folder, relative to the store, has lost files, or some were cut."""
-    found = extent_of(Path(path, folder))
+def require_extent(path: StorePath, place: Place, folder: str, expected: Extent) -> None:
+    """Raise :class:`DamagedError` of a store if a folder of it, or beside it, has lost files, or some were cut."""
+    found = extent_of(place, folder)
     if found != expected:
         raise damaged(
             path,
-            f"{folder} has {found.files:,} files of {found.bytes:,} bytes together, and had {expected.files:,} of "
-            f"{expected.bytes:,}",
+            f"{folder or place} has {found.files:,} files of {found.bytes:,} bytes together, and had "
+            f"{expected.files:,} of {expected.bytes:,}",
         )
 
 
@@ -122,40 +124,26 @@ def group_metadata(attributes: dict[str, Any]) -> bytes:
 
 def write_manifest(path: StorePath) -> str:
     """Write the manifest of a store whose parts are all there; returns its hash."""
-    file = Path(path, MANIFEST, METADATA)
-    data = group_metadata(Manifest.of(Path(path)).to_dict())
-    file.parent.mkdir(exist_ok=True)
-    write_file(file, data)
+    place = place_of(path)
+    data = group_metadata(Manifest.of(place).to_dict())
+    place.write(f"{MANIFEST}/{METADATA}", data)
     return hashlib.sha256(data).hexdigest()
 
 
 def read_manifest(path: StorePath, expected: str) -> Manifest:
     """Read the manifest of a store, which must have the hash that is expected."""
     name = f"{MANIFEST}/{METADATA}"
-    _require_file(path, name, expected)
+    _require_files(path, {name: expected})
     with reading(path, name):
-        return Manifest.from_dict(json.loads(Path(path, name).read_bytes())["attributes"])
+        return Manifest.from_dict(json.loads(place_of(path).read(name))["attributes"])
 
 
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the files of a folder and of those in it."""
-    if not folder.is_dir():
-        return
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path))
-        else:
-            yield entry
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _require_file(path: StorePath, name: str, expected: str) -> None:
-    with reading(path, name):
-        if _sha256(Path(path, name)) != expected:
+def _require_files(path: StorePath, expected: dict[str, str]) -> None:
+    """Raise :class:`DamagedError` unless files have the hashes that are expected."""
+    with reading(path, next(iter(expected), "")):
+        found = place_of(path).hashes(expected)
+    for name, sha256 in expected.items():
+        if found[name] != sha256:
             raise damaged(path, f"{name} is not as it was written")
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import gmm_dask
 from gmm_dask.errors import UserError
-from pipeline.store.arrays import HALF_WRITTEN, StorePath, as_json, writing
+from pipeline.store.arrays import as_json, writing
 from pipeline.store.attributes import RunStatus, StoreAttributes
-from pipeline.store.durable import sync_tree
-from pipeline.store.integrity import METADATA, DamagedError, damaged, reading, write_manifest
+from pipeline.store.integrity import DamagedError, damaged, reading, write_manifest
+from pipeline.store.places import Place, StorePath, place_of
+from pipeline.store.places.base import METADATA
 from pipeline.store.root import read_root, require_sealed, write_root
 from pipeline.store.rows import scores
 
@@ -93,11 +92,11 @@ def prepare_store(path: StorePath, config: dict[str, Any], data: dict[str, Any],
     if status is StoreStatus.NEW:
         exists = _is_ours(path, damaged_too=fresh)
         attempts = 1 + (read_attributes(path).attempts if exists and not fresh else 0)
-        _create(Path(path), _first_attributes(config, data, attempts), exists)
+        _create(place_of(path), _first_attributes(config, data, attempts), exists)
         return StoreStatus.NEW
     store = read_attributes(path)
     _require_same(str(path), (store.config, config), (store.data, data))
-    _tidy(Path(path), store)
+    _tidy(place_of(path), store)
     if status is StoreStatus.UNFINISHED:
         update_attributes(path, attempts=store.attempts + 1)
     return status
@@ -111,9 +110,10 @@ def find_store(path: StorePath) -> StoreStatus:
     UserError
         If something else lies at the path.
     """
-    if not _is_ours(path):
+    root = _own_root(path)
+    if root is None:
         return StoreStatus.NEW
-    store = read_attributes(path)
+    store = _parsed(path, root)
     if store.is_complete:
         return StoreStatus.COMPLETE
     return StoreStatus.NEW if store.checkpoint is None else StoreStatus.UNFINISHED
@@ -149,36 +149,25 @@ def _software() -> dict[str, str]:
     return {"gmm-dask": gmm_dask.__version__, "python": python, **versions}
 
 
-def _create(path: Path, first: StoreAttributes, replaces: bool) -> None:
+def _create(place: Place, first: StoreAttributes, replaces: bool) -> None:
     """Write the root's attributes, at once; what an earlier result left goes after that."""
-    _remove_half_written(path)
-    with writing(path):
-        _write_attributes(path, first)
+    place.remove_half_written()
+    with writing(place.path):
+        _write_attributes(place.path, first)
         if replaces:
-            _remove_groups(path)
+            place.remove(*place.folders())
 
 
-def _tidy(path: Path, store: StoreAttributes) -> None:
+def _tidy(place: Place, store: StoreAttributes) -> None:
     """Remove what a killed run may have left: half-written files, and checkpoints that are not the current one."""
-    _remove_half_written(path)
+    place.remove_half_written()
     if store.is_complete:
-        shutil.rmtree(path / "checkpoint", ignore_errors=True)
+        place.remove("checkpoint")
     elif store.checkpoint is None:
-        _remove_groups(path)
+        place.remove(*place.folders())
     else:
-        for group in path.glob("checkpoint/*/"):
-            if group.name != str(store.checkpoint):
-                shutil.rmtree(group)
-
-
-def _remove_half_written(path: Path) -> None:
-    for file in path.rglob(HALF_WRITTEN):
-        file.unlink()
-
-
-def _remove_groups(path: Path) -> None:
-    for group in path.glob("*/"):
-        shutil.rmtree(group)
+        others = set(place.folders("checkpoint")) - {str(store.checkpoint)}
+        place.remove(*(f"checkpoint/{number}" for number in others))
 
 
 # -- the same job or another -----------------------------------------------------------------------------------
@@ -242,13 +231,18 @@ def is_store(path: StorePath) -> bool:
 def _is_ours(path: StorePath, *, damaged_too: bool = False) -> bool:
     """Whether a result store is there; nothing or an empty folder is not, and anything else is an error."""
     try:
-        attributes = read_root(path, _GROUPS, _MARKS)
+        return _own_root(path) is not None
     except DamagedError:
         if damaged_too:
             return True
         raise
+
+
+def _own_root(path: StorePath) -> dict[str, Any] | None:
+    """The attributes of a result store as they lie there; None where nothing does, and anything else is an error."""
+    attributes = read_root(path, _GROUPS, _MARKS)
     if attributes is None:
-        return False
+        return None
     found = attributes.get("format")
     if found != FORMAT:
         but = ", but scores of new rows" if found == scores.FORMAT["format"] else ""
@@ -260,22 +254,30 @@ def _is_ours(path: StorePath, *, damaged_too: bool = False) -> bool:
             f"the result store {path} has the format version {attributes.get('format_version')}; this gmm-dask "
             f"knows version {FORMAT_VERSION}. Use the gmm-dask that wrote it, or choose another path."
         )
-    return True
+    return attributes
 
 
 # -- reading and completing ----------------------------------------------------------------------------------
 
 
-def require_store(path: StorePath, *, unfinished: bool = False) -> None:
-    """Raise :class:`UserError` if there is no result store, or one that is not complete (unless ``unfinished``)."""
-    if not _is_ours(path):
+def require_store(path: StorePath, *, unfinished: bool = False) -> StoreAttributes:
+    """Read the attributes of a store.
+
+    Raises
+    ------
+    UserError
+        If there is no result store, or one that is not complete (unless ``unfinished``).
+    """
+    root = _own_root(path)
+    if root is None:
         raise UserError(f"there is no result store {path}; 'gmm-dask run' writes one.")
-    store = read_attributes(path)
+    store = _parsed(path, root)
     if not (unfinished or store.is_complete):
         raise UserError(
             f"the result store {path} is not complete (status '{store.status}' after {store.passes} passes): a run is "
             "at work on it, or was stopped. Run the same configuration again to finish it."
         )
+    return store
 
 
 def read_attributes(path: StorePath) -> StoreAttributes:
@@ -283,6 +285,10 @@ def read_attributes(path: StorePath) -> StoreAttributes:
     attributes = read_root(path, _GROUPS, _MARKS)
     if attributes is None:
         raise damaged(path, f"{METADATA} is missing")
+    return _parsed(path, attributes)
+
+
+def _parsed(path: StorePath, attributes: dict[str, Any]) -> StoreAttributes:
     require_sealed(path, attributes)
     with reading(path, METADATA):
         return StoreAttributes.from_dict(attributes)
@@ -314,6 +320,6 @@ def complete(path: StorePath, **found: Any) -> None:
         The attributes ``best, passes, n_rows, total_weight, seconds`` of :class:`StoreAttributes`.
     """
     manifest = write_manifest(path)
-    sync_tree(Path(path))
+    place_of(path).sync("")
     update_attributes(path, **found, manifest=manifest, finished=_now(), checkpoint=None, status=RunStatus.COMPLETE)
-    _tidy(Path(path), read_attributes(path))
+    _tidy(place_of(path), read_attributes(path))

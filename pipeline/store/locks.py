@@ -1,67 +1,44 @@
-"""One run a store: a lock beside it, which the operating system frees when the process dies."""
+"""One run a store: a lock beside it."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
-from filelock import FileLock, Timeout
+from pipeline.store.arrays import writing
+from pipeline.store.places import StorePath, place_of
 
-from gmm_dask.errors import UserError
-from pipeline.store.arrays import StorePath, writing
-
-
-class LockedError(UserError):
-    """Another run is at work on the store."""
+# for which a run holds a store on an object store without renewing its lease, and another waits that wants it
+LEASE_SECONDS = 30.0
 
 
 @contextmanager
-def lock(path: StorePath) -> Iterator[None]:
-    """Hold a result store for this run; the operating system frees it when the process dies, however it dies.
+def lock(
+    path: StorePath, *, seconds: float = LEASE_SECONDS, waiting: Callable[[str], object] = lambda sentence: None
+) -> Iterator[None]:
+    """Hold a result store for this run.
 
-    The lock lies beside the store itself, also if the path is a link to it.
+    Parameters
+    ----------
+    path : str or Path
+    seconds : float
+        On an object store, after which another run may take it over if this one does not renew its lease. On a disk
+        the operating system frees the lock when the process dies, however it dies.
+    waiting : callable
+        Called with a sentence if the lease of a run that may have died is waited for.
 
     Raises
     ------
     LockedError
         If another run holds it.
     """
-    file = _lock_file(path)
-    held = FileLock(file, blocking=False)
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            held.acquire()
-        except Timeout:
-            raise LockedError(
-                f"another run is at work on the result store {path} (it holds {file}). Wait for it, or choose another "
-                "output.store."
-            ) from None
-    try:
+    place = place_of(path)
+    with ExitStack() as held:
+        with writing(place.lock_path):
+            held.enter_context(place.lock(seconds, waiting))
         yield
-    finally:
-        if not _is_anything_beside(file):
-            file.unlink(missing_ok=True)
-        held.release()
 
 
 def is_locked(path: StorePath) -> bool:
-    """Whether a run is at work on a result store."""
-    if not _lock_file(path).exists():
-        return False
-    try:
-        with lock(path):
-            return False
-    except LockedError:
-        return True
-
-
-def _is_anything_beside(file: Path) -> bool:
-    """Whether there is anything that the lock is for: a store, or what becomes one."""
-    return any(path != file for path in file.parent.glob(f"{glob.escape(file.stem)}*"))
-
-
-def _lock_file(path: StorePath) -> Path:
-    return Path(f"{Path(path).resolve()}.lock")
+    """Whether a run is at work on a result store; on an object store it may have died."""
+    return place_of(path).is_locked()

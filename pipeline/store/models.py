@@ -15,8 +15,9 @@ from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
-from pipeline.store.arrays import StorePath, get, get_text, open_root, put
+from pipeline.store.arrays import get, get_text, open_root, put
 from pipeline.store.attributes import Attributes
+from pipeline.store.places import StorePath
 
 Array = NDArray[np.float64]
 

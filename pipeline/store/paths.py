@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cache
-from pathlib import Path
 
 from pipeline import store
 from pipeline.config.job import JobConfig
@@ -13,7 +12,7 @@ from pipeline.config.templates import at, dated_paths, is_dated
 from pipeline.sources import open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.store import Result
-from pipeline.store.arrays import StorePath
+from pipeline.store.places import StorePath, is_url
 
 
 def placed(config: JobConfig, *, fresh: bool = False, now: datetime | None = None) -> JobConfig:
@@ -79,27 +78,36 @@ def with_store(config: JobConfig, path: str) -> JobConfig:
     return config.model_copy(update={"output": config.output.model_copy(update={"store": path})})
 
 
-def report_folder(path: StorePath) -> Path:
+def report_folder(path: StorePath) -> str:
     """Where a store's report lies: beside it."""
-    return Path(f"{str(path).rstrip('/')}-report")
+    return f"{str(path).rstrip('/')}-report"
 
 
 def results_of(path: StorePath) -> list[str]:
     """All paths that runs of a store write to or remove."""
     rows, new = store.rows_folder(path), store.replacement_of(path)
     caches = f"{path}-cache", f"{new}-cache"
-    return [str(path), new, rows, f"{rows}.unfinished", str(report_folder(path)), *caches]
+    return [str(path), new, rows, f"{rows}.unfinished", report_folder(path), *caches]
 
 
 def stores_of(config: JobConfig) -> Iterator[Result]:
     """Stores that runs of a configuration's name have left, complete or not, the newest first."""
     template = config.output.store
-    paths = [path for _, path in dated_paths(template)] if is_dated(template) else [template]
+    paths = [path for _, path in existing_paths(template)] if is_dated(template) else [template]
     for path in paths:
         if store.is_store(path):
             found = store.open_result(path, unfinished=True)
             if found.config["name"] == config.name:  # other jobs may have the same template
                 yield found
+
+
+def existing_paths(template: str) -> list[tuple[datetime, str]]:
+    """Return the existing paths of a template with their dates, the newest first."""
+    if not is_url(template):
+        return dated_paths(template)
+    from pipeline.store.places.objects import matching_prefixes
+
+    return dated_paths(template, matching_prefixes)
 
 
 def last_complete(config: JobConfig) -> Result | None:

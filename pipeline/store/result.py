@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ import pandas as pd
 
 from gmm_dask.selection.diagnostics import chosen_within_error, remarks, starts_compared
 from gmm_dask.selection.results import chosen_position, outcome_table, with_delta
-from pipeline.store.arrays import StorePath
 from pipeline.store.attributes import RowSummary, StoreAttributes, check_attributes
 from pipeline.store.checkpoint import load_checkpoint
 from pipeline.store.criteria import Effort, names_of, read_criteria, read_effort, row_of, table_so_far
-from pipeline.store.integrity import METADATA, DamagedError, Manifest, read_manifest, reading, require_extent
-from pipeline.store.lifecycle import read_attributes, require_store
+from pipeline.store.integrity import DamagedError, Manifest, read_manifest, reading, require_extent
+from pipeline.store.lifecycle import require_store
 from pipeline.store.models import Sample, StoredModel, read_model, read_sample
+from pipeline.store.places import StorePath, place_of
+from pipeline.store.places.base import METADATA
 from pipeline.store.rows.zarr import read_summary, row_shapes, rows_folder
 
 # a run at work may replace the checkpoint while it is read
@@ -213,7 +213,7 @@ class Result(StoreAttributes):
         """Raise :class:`DamagedError` if files of row outputs beside the store are lost."""
         rows = self.row_summary
         if rows and rows.parquet:
-            require_extent(self.store, os.path.abspath(rows_folder(self.store)), rows.parquet)
+            require_extent(self.store, place_of(rows_folder(self.store)), "", rows.parquet)
 
     def loaded(self, *, just_completed: bool = False) -> Self:
         """Read all that is read when it is asked for, so that the store may change afterwards.
@@ -245,8 +245,8 @@ def open_result(path: StorePath, *, unfinished: bool = False) -> Result:
     UserError
         If there is no result store, one that is not complete, or (:class:`DamagedError`) one that is not whole.
     """
-    require_store(path, unfinished=unfinished)
-    result = Result(store=str(path), **vars(read_attributes(path)))
+    attributes = require_store(path, unfinished=unfinished)
+    result = Result(store=place_of(path).followed().path, **vars(attributes))
     with reading(path, METADATA):
         check_attributes(result)
     return result

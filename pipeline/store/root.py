@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from pipeline.store.arrays import HALF_WRITTEN, StorePath, as_json
-from pipeline.store.durable import write_file
-from pipeline.store.integrity import METADATA, DamagedError, damaged, group_metadata, reading
+from pipeline.store.arrays import as_json
+from pipeline.store.integrity import DamagedError, damaged, group_metadata, reading
+from pipeline.store.places import Place, StorePath, place_of
+from pipeline.store.places.base import METADATA
 
 _HASH = "sha256"
 
@@ -18,9 +18,7 @@ _HASH = "sha256"
 def write_root(path: StorePath, attributes: dict[str, Any]) -> None:
     """Write all attributes in one write, which happens or does not; NaN and infinity are an error."""
     plain = as_json(attributes)
-    place = Path(path)
-    place.mkdir(parents=True, exist_ok=True)
-    write_file(place / METADATA, group_metadata({**plain, _HASH: _hash(plain)}))
+    place_of(path).publish(group_metadata({**plain, _HASH: _hash(plain)}))
 
 
 def read_root(path: StorePath, groups: Iterable[str], marks: Iterable[str]) -> dict[str, Any] | None:
@@ -39,14 +37,15 @@ def read_root(path: StorePath, groups: Iterable[str], marks: Iterable[str]) -> d
     DamagedError
         If a store of this kind has lost its root.
     """
-    place = Path(path)
-    if not place.exists() or (place.is_dir() and all(file.match(HALF_WRITTEN) for file in place.iterdir())):
-        return None
+    place = place_of(path)
     try:
         with reading(path, METADATA):
-            attributes = json.loads((place / METADATA).read_bytes())["attributes"]
+            place, data = place.read_root()
+            attributes = json.loads(data)["attributes"]
             return dict(attributes)
     except DamagedError:
+        if not place.names():
+            return None
         if _has_lost_root(place, groups, marks):
             raise
         return {}
@@ -63,17 +62,14 @@ def _hash(attributes: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
 
 
-def _has_lost_root(place: Path, groups: Iterable[str], marks: Iterable[str]) -> bool:
-    """Whether a folder without a root that can be read is a store: nothing else is in it, and it is known by a group.
+def _has_lost_root(place: Place, groups: Iterable[str], marks: Iterable[str]) -> bool:
+    """Whether a place without a root that can be read is a store: nothing else is in it, and it is known by a group.
 
     One in which nothing was written yet is known by its lock, if the root is there and empty.
     """
-    if not place.is_dir():
-        return False
-    root = place / METADATA
-    others = {file.name for file in place.iterdir() if not file.match(HALF_WRITTEN)} - {METADATA}
+    others = place.names() - {METADATA}
     if not others <= set(groups):
         return False
     if others:
-        return any((place / mark / METADATA).is_file() for mark in marks)
-    return not root.read_bytes().strip(b"\0") and Path(f"{place.resolve()}.lock").is_file()
+        return any(place.has(f"{mark}/{METADATA}") for mark in marks)
+    return place.has_lock() and not place.read(METADATA).strip(b"\0")

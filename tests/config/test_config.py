@@ -337,7 +337,7 @@ SECTIONS = "name, data, search, cluster, output, tasks, score, refresh, schedule
         ("output: {labels: 1}", "output.labels", ("true", "false", "1")),
         ("output: {store: ''}", "output.store", ("empty", "''")),
         ("output: {store: 'a{b}.zarr'}", "output.store", ("{name}", "{started:%Y-%m-%d}", "'a{b}.zarr'")),
-        ("output: {store: 's3://bucket/r.zarr'}", "output.store", ("local", "'s3://bucket/r.zarr'")),
+        ("output: {store: 'http://host/r.zarr'}", "output.store", ("local", "s3://", "'http://host/r.zarr'")),
         ("output: {store: 'a{.zarr'}", "output.store", ("{name}", "{started:%Y-%m-%d}", "'}'", "'a{.zarr'")),
     ],
 )

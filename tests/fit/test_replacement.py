@@ -148,7 +148,7 @@ def test_a_kill_while_the_result_is_replaced_is_made_good(before, monkeypatch, m
 
 
 def test_the_report_of_the_old_result_goes_with_it(before):
-    page = report_folder(before[0]) / "index.html"
+    page = Path(report_folder(before[0])) / "index.html"
     page.parent.mkdir()
     page.write_text("old")
     (page.parent / "mine.txt").write_text("mine")

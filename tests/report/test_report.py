@@ -44,7 +44,7 @@ def report(store):
 
 @pytest.fixture(scope="module")
 def text(store):
-    return (report_folder(store) / "index.html").read_text()
+    return (Path(report_folder(store)) / "index.html").read_text()
 
 
 def told(report, **changes):
@@ -130,7 +130,7 @@ def test_the_only_candidate_has_no_runner_up(tmp_path):
     lead, _ = phrases.decision(report)
     assert re.match(names("only candidate", "BIC", number(report.winner["bic"], 1)), lead)
     assert KASS_RAFTERY.source not in lead
-    assert write_report(report.store.store).is_file()
+    assert Path(write_report(report.store.store)).is_file()
 
 
 def test_numbers_in_words():
@@ -225,7 +225,7 @@ def test_candidates_that_failed_are_told_with_a_remedy(tmp_path):
     rows = np.concatenate([rows_of(2), np.tile([[30.0, 30.0]], (50, 1))])
     search = {"reg_covar": 0.0, "max_iter": 2, "tol": 0.0, "covariance_types": ["full"], "init_params": "kmeans"}
     report = read_contents(stages.run(job(tmp_path, rows, search=search, output=UNREPORTED)).store)
-    found = write_report(report.store.store).read_text()
+    found = Path(write_report(report.store.store)).read_text()
     (table,) = [t for t in Cells(found).tables if t[0] == ["status", "candidates", "cause and remedy"]]
     assert {row[0][:8] for row in table[1:]} == {"singular", "max_iter"}
     (singular,) = [row for row in table if row[0].startswith("singular")]
@@ -257,7 +257,7 @@ def test_pictures_have_words_and_tables_heads(text, store):
     assert len(set(alts)) == len(alts)
     assert text.count("<table") == text.count("<caption>") == text.count("<thead>")
     assert all("scope=" in head for head in re.findall(r"<th[ >][^>]*", text))
-    names = {path.stem for path in report_folder(store).glob("*.png")}
+    names = {path.stem for path in Path(report_folder(store)).glob("*.png")}
     assert names == DRAWN | {"means"}
 
 
@@ -279,13 +279,13 @@ def test_tables_hold_what_the_store_holds(report, text):
 
 
 def test_the_same_store_gives_the_same_page(store, text):
-    assert write_report(store).read_text() == text
+    assert Path(write_report(store)).read_text() == text
 
 
 def test_what_a_user_called_things_is_escaped(tmp_path):
     columns = ["<script>alert(1)</script>", '$x_{1}$ & "y"', "{{ 7 * 7 }}"]
     config = job(tmp_path, rows_of(), columns, search={"n_components": [3], "covariance_types": ["full"]})
-    found = (report_folder(stages.run(config).store) / "index.html").read_text()
+    found = (Path(report_folder(stages.run(config).store)) / "index.html").read_text()
     assert "<script" not in found
     assert "&lt;script&gt;alert(1)" in found
     assert "{{ 7 * 7 }}" in found
@@ -306,7 +306,7 @@ def test_times_passes_and_bytes_are_told(report, text):
 def test_starts_and_extrapolations_are_told(tmp_path):
     search = {"n_components": [2, 3], "covariance_types": ["diag"], "n_init": 3, "init_params": "auto"}
     search |= {"accelerate": True, "tol": 1e-7}
-    text = write_report(stages.run(job(tmp_path, rows_of(), search=search, output=UNREPORTED)).store).read_text()
+    text = Path(write_report(stages.run(job(tmp_path, rows_of(), search=search, output=UNREPORTED)).store)).read_text()
     assert '<th scope="col">starts agree</th>' in text
     assert re.search(r"\d of .*3 starts .*numbers? 0", text)
     assert "sample of 800 rows" in text
@@ -346,7 +346,7 @@ def test_means_are_in_the_units_of_the_data(tmp_path):
     np.testing.assert_allclose(report.components.deviations, usable.std(axis=0), rtol=1e-3)
     sample = open_result(store).sample
     np.testing.assert_allclose(sample.rows, usable, rtol=1e-12)
-    found = (report_folder(store) / "index.html").read_text()
+    found = (Path(report_folder(store)) / "index.html").read_text()
     assert "1 of 800 rows" in found
     assert re.search(r"<dt>anomalies</dt><dd>1\d rows .*log density", found)
 
@@ -369,7 +369,7 @@ def small(folder, **output):
 def test_a_report_is_written_where_it_is_wanted_and_missing_and_removed_by_a_new_run(tmp_path):
     without, wanted, events = small(tmp_path, report=False), small(tmp_path), []
     store = stages.run(without).store
-    folder = report_folder(store)
+    folder = Path(report_folder(store))
     assert not has_report(store)
     assert not folder.exists()
     assert stages.run(wanted, progress=events.append).reused
@@ -395,12 +395,12 @@ def test_a_full_disk_leaves_no_page(store, monkeypatch):
     assert not has_report(store)
     assert open_result(store).is_complete
     monkeypatch.undo()
-    assert write_report(store).is_file()
+    assert Path(write_report(store)).is_file()
 
 
 def test_a_full_disk_leaves_the_earlier_report(store):
     write_report(store)
-    folder = report_folder(store)
+    folder = Path(report_folder(store))
     before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     with files_of_at_most(20_000), pytest.raises(FaultError, match=names(folder, "Free some space")):
         write_report(store)

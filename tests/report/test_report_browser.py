@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def reports(tmp_path_factory):
     search = {"n_components": [9, 24, 30], "covariance_types": kinds, "reg_covar": 0.0, "max_iter": 5}
     wide = job(tmp_path_factory.mktemp("wide"), rows, names, search=search)
     return {
-        name: report_folder(stages.run(config).store) / "index.html"
+        name: Path(report_folder(stages.run(config).store)) / "index.html"
         for name, config in (("plain", plain), ("wide", wide))
     }
 

@@ -28,7 +28,6 @@ from pipeline.store import (
     Totals,
     ZarrRows,
     find_store,
-    integrity,
     load_checkpoint,
     lock,
     open_result,
@@ -38,6 +37,7 @@ from pipeline.store import (
     save_checkpoint,
 )
 from pipeline.store.lifecycle import read_attributes
+from pipeline.store.places import local
 from power import Power
 from stores import small_store
 
@@ -264,8 +264,8 @@ def test_power_loss_leaves_this_checkpoint_or_the_one_before(made, tmp_path, mon
 
 
 def test_a_job_reads_each_file_of_its_result_twice_at_most_to_check_it(tmp_path, monkeypatch):
-    read, hashed = integrity._sha256, Counter()
-    monkeypatch.setattr(integrity, "_sha256", lambda file: hashed.update([file]) or read(file))
+    read, hashed = local._sha256, Counter()
+    monkeypatch.setattr(local, "_sha256", lambda file: hashed.update([file]) or read(file))
     _, store = small_store(tmp_path, report=True)
     assert max(hashed.values()) <= 2
     hashed.clear()
@@ -329,7 +329,7 @@ def test_the_checkpoint_before_stays_until_the_next_one_is_current(made, tmp_pat
     def failing(*folders):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("pipeline.store.checkpoint.sync_tree", failing)
+    monkeypatch.setattr(local, "sync_tree", failing)
     with pytest.raises(OSError, match="Input/output"):
         save_checkpoint(path, checkpoint)
     assert read_attributes(path).checkpoint == 1

@@ -9,6 +9,7 @@ import numpy as np
 import zarr
 
 from pipeline.progress import PassDone
+from pipeline.store.arrays import open_root
 
 JOB = """
 import sys
@@ -50,7 +51,7 @@ def stop_at(number):
 
 def everything_in(store):
     """All arrays of a store, byte by byte, and its attributes but for the runs' count, reads and times."""
-    root = zarr.open_group(store, mode="r")
+    root = open_root(store)
     arrays = {
         name: np.asarray(node[...]) for name, node in root.members(max_depth=None) if isinstance(node, zarr.Array)
     }

@@ -33,6 +33,38 @@ def s3_server() -> Iterator[str]:
         server.wait(timeout=10)
 
 
+class Bucket:
+    """A bucket ``out`` of a server, as its owner sees it; the environment of a process that may write to it."""
+
+    def __init__(self, url: str) -> None:
+        import boto3
+
+        self.url = url
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": "owner",
+            "AWS_SECRET_ACCESS_KEY": "owner",
+            "AWS_ENDPOINT_URL": url,
+            "AWS_REGION": "us-east-1",
+        }
+        self.client = boto3.client(
+            "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="owner", aws_secret_access_key="owner"
+        )
+        self.client.create_bucket(Bucket="out")
+
+    def deny(self) -> None:
+        """From here on requests must be signed by somebody who may make them, and nobody may."""
+        headers = {"Content-Type": "text/plain"}
+        request = urllib.request.Request(f"{self.url}/moto-api/reset-auth", data=b"0", headers=headers, method="POST")
+        with urllib.request.urlopen(request):
+            pass
+
+    def objects(self, prefix: str = "") -> dict[str, tuple]:
+        """The objects below a prefix, each with what changes when it is written."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="out", Prefix=prefix)
+        found = [one for page in pages for one in page.get("Contents", [])]
+        return {one["Key"]: (one["ETag"], one["LastModified"]) for one in found}
+
+
 def _wait_for(url: str, server: subprocess.Popen) -> None:
     for _ in range(300):
         assert server.poll() is None, "the server of S3 has ended"

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,19 +21,17 @@ from pyarrow import parquet
 from gmm_dask.errors import UserError
 from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
 from pipeline.sources.formats.parquet import OWN_FILES
-from pipeline.store.arrays import StorePath, writing
+from pipeline.store.arrays import writing
 from pipeline.store.attributes import Totals
-from pipeline.store.durable import sync, write_file
 from pipeline.store.integrity import extent_of
-from pipeline.store.replacement import remove_at_once, swap
-from pipeline.store.rows.zarr import RowPlan, Values, write_summary
+from pipeline.store.places import Place, StorePath, place_of
+from pipeline.store.rows.zarr import SUMMARY, RowPlan, Values, write_summary
 
 Array = NDArray[np.float64]
 # number of a chunk -> the key columns of its rows
 ReadKeys = Callable[[int], pa.Table]
 
 _PARTS = "part-*.parquet"
-_SUMMARY = "_summary.json"
 
 
 class ParquetRows:
@@ -55,8 +52,8 @@ class ParquetRows:
     ) -> None:
         self.plan = plan
         self._store = store
-        self._folder = Path(folder)
-        self._unfinished = Path(f"{folder}.unfinished")
+        self._folder = place_of(folder)
+        self._unfinished = place_of(f"{folder}.unfinished")
         self._read_keys = read_keys
 
     @property
@@ -75,9 +72,8 @@ class ParquetRows:
                 require_parts(self._folder)  # it stays until the new one is whole
             if not self._ours(self._unfinished):
                 remove_parts(self._unfinished)
-            self._unfinished.mkdir(parents=True, exist_ok=True)
-            for file in self._unfinished.glob("*.partial"):
-                file.unlink()
+            self._unfinished.make()
+            self._unfinished.remove_half_written()
         return False
 
     def finished(self) -> list[Totals | None]:
@@ -92,13 +88,13 @@ class ParquetRows:
         """Give the folder its name, with the summary beside the files; readers pass over names like that."""
         with writing(self.place):
             found = {"n_rows": self.plan.n_rows, **summary}
-            write_file(self._unfinished / _SUMMARY, json.dumps(found, indent=2, allow_nan=False).encode())
-            swap(self._unfinished, self._folder)
+            self._unfinished.write(SUMMARY, json.dumps(found, indent=2, allow_nan=False).encode())
+            self._folder.take(self._unfinished, SUMMARY)
             self._tell_store()
 
     def summary(self) -> dict[str, Any]:
         """The summary; see :class:`pipeline.store.rows.zarr.RowWriter`."""
-        found: dict[str, Any] = json.loads((self._folder / _SUMMARY).read_text())
+        found: dict[str, Any] = json.loads(self._folder.read(SUMMARY))
         return found
 
     def holds_another(self) -> bool:
@@ -113,11 +109,11 @@ class ParquetRows:
         if self._store is not None:
             write_summary(self._store, {**self.summary(), "parquet": vars(extent_of(self._folder))})
 
-    def _ours(self, folder: Path) -> dict[int, Totals]:
+    def _ours(self, folder: Place) -> dict[int, Totals]:
         """Totals of the chunks that are written, by their numbers; none if they are of another model or data."""
         found = {}
-        for file in sorted(folder.glob(_PARTS)):
-            footer = _footer(file)
+        for file in _parts(folder):
+            footer = _footer(folder, file)
             if not footer:
                 continue
             if footer["token"] != self.plan.token:
@@ -139,7 +135,7 @@ class ParquetRows:
 
     def log_density(self, number: int) -> Array:
         """Log densities of a chunk; see :class:`pipeline.store.rows.zarr.RowWriter`."""
-        table = parquet.read_table(self._file(number), columns=[LOG_DENSITY.name])
+        table = self._read(number, columns=[LOG_DENSITY.name])
         return np.asarray(table[LOG_DENSITY.name].to_numpy())
 
     def mark(self, threshold: float) -> int:
@@ -147,7 +143,7 @@ class ParquetRows:
         marked = 0
         with writing(self.place):
             for number in range(len(self.plan.lengths)):
-                table = parquet.read_table(self._file(number))
+                table = self._read(number)
                 under = pc.less(table[LOG_DENSITY.name], threshold)
                 kept = table.drop_columns(ANOMALY.name) if ANOMALY.name in table.column_names else table
                 self._put(number, kept.append_column(ANOMALY.name, under))
@@ -155,33 +151,32 @@ class ParquetRows:
         return marked
 
     def _put(self, number: int, table: pa.Table) -> None:
-        """Write a file under another name first: one that has its own is whole."""
-        file = self._file(number)
-        partial = file.with_suffix(".partial")
-        try:
-            parquet.write_table(table, partial, write_page_checksum=True)
-            sync(partial)
-            os.replace(partial, file)
-        finally:
-            partial.unlink(missing_ok=True)
-        sync(file.parent)
+        """Write a file, which is whole if it is there."""
+        self._unfinished.write_with(
+            self._file(number), lambda file: parquet.write_table(table, file, write_page_checksum=True)
+        )
 
-    def _file(self, number: int) -> Path:
+    def _read(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        with self._unfinished.open(self._file(number)) as file:
+            return parquet.read_table(file, columns=columns)
+
+    def _file(self, number: int) -> str:
         digits = max(5, math.ceil(math.log10(max(2, len(self.plan.lengths)))))
-        return self._unfinished / f"part-{number:0{digits}d}.parquet"
+        return f"part-{number:0{digits}d}.parquet"
 
 
 def find_unfinished(folders: Sequence[str], token: str) -> str | None:
     """The folder that an earlier call has begun and not finished, as in :mod:`pipeline.store.rows.scores`."""
     for folder in folders:
-        if Path(folder).exists():
+        if place_of(folder).exists():
             return None
-        if any(_footer(file).get("token") == token for file in Path(f"{folder}.unfinished").glob(_PARTS)):
+        unfinished = place_of(f"{folder}.unfinished")
+        if any(_footer(unfinished, file).get("token") == token for file in _parts(unfinished)):
             return folder
     return None
 
 
-def remove_parts(folder: Path) -> None:
+def remove_parts(folder: Place) -> None:
     """Remove a folder of files that were written here, if it is there.
 
     Raises
@@ -191,27 +186,37 @@ def remove_parts(folder: Path) -> None:
     """
     if folder.exists():
         require_parts(folder)
-        remove_at_once(folder)
+        folder.remove_at_once()
 
 
-def require_parts(folder: Path) -> None:
+def require_parts(folder: Place) -> None:
     """Raise :class:`UserError` if a folder has anything in it that was not written here."""
-    if not folder.is_dir() or any(not _is_ours(file) for file in folder.iterdir()):
+    if any(not _is_ours(folder, file) for file in folder.names()):
         raise UserError(
             f"{folder} exists and is not a folder of rows that gmm-dask wrote, so it is left as it is. Move it away, "
             "or choose another path."
         )
 
 
-def _is_ours(file: Path) -> bool:
-    return file.name == _SUMMARY or file.suffix == ".partial" or (file.match(_PARTS) and bool(_footer(file)))
+def _parts(folder: Place) -> list[str]:
+    """The files of chunks in a folder, sorted."""
+    return sorted(name for name in folder.names() if _is_part(name))
 
 
-def _footer(file: Path) -> dict[str, Any]:
+def _is_part(name: str) -> bool:
+    return PurePosixPath(name).match(_PARTS)
+
+
+def _is_ours(folder: Place, name: str) -> bool:
+    return name == SUMMARY or (_is_part(name) and bool(_footer(folder, name)))
+
+
+def _footer(folder: Place, name: str) -> dict[str, Any]:
     """What a file says about itself; nothing where another program wrote it, or where it is damaged."""
     try:
-        metadata = parquet.read_schema(file).metadata or {}
-    except pa.ArrowException:
+        with folder.open(name) as file:
+            metadata = parquet.read_schema(file).metadata or {}
+    except (pa.ArrowException, IsADirectoryError):
         return {}
     found: dict[str, Any] = json.loads(metadata.get(OWN_FILES, b"{}"))
     return found

@@ -12,18 +12,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from gmm_dask.errors import UserError
-from pipeline.store.arrays import StorePath, writing
+from pipeline.store.arrays import writing
 from pipeline.store.attributes import Attributes, RunStatus
-from pipeline.store.durable import sync_tree
-from pipeline.store.integrity import METADATA, DamagedError, read_manifest, reading, write_manifest
-from pipeline.store.replacement import remove_at_once, replacement_of, swap
+from pipeline.store.integrity import DamagedError, read_manifest, reading, write_manifest
+from pipeline.store.places import StorePath, place_of
+from pipeline.store.places.base import METADATA
+from pipeline.store.replacement import replacement_of
 from pipeline.store.root import read_root, require_sealed, write_root
 
 FORMAT = {"format": "gmm-dask-scores", "format_version": 1}
@@ -97,8 +96,7 @@ def prepare_scores(path: StorePath, attributes: ScoreAttributes, fresh: bool) ->
             )
     with writing(path):
         _write_attributes(path, attributes)
-        for group in _GROUPS:
-            shutil.rmtree(Path(path, group), ignore_errors=True)
+        place_of(path).remove(*_GROUPS)
     return False
 
 
@@ -111,12 +109,12 @@ def scores_working_path(path: StorePath, token: str, fresh: bool) -> str:
     new = replacement_of(path)
     begun = _scores_at(new)
     if begun is not None and begun.is_complete:
-        swap(Path(new), Path(path).resolve())
+        place_of(path).take(place_of(new))
         begun = None
     if not fresh:
         return new if begun is not None and begun.token == token else str(path)
     found = _scores_to_replace(path)
-    remove_at_once(Path(new))
+    place_of(new).remove_at_once()
     return new if found is not None and found.is_complete else str(path)
 
 
@@ -153,10 +151,10 @@ def complete_scores(path: StorePath, summary: dict[str, Any], out: StorePath) ->
     assert found is not None
     with writing(path):
         manifest = write_manifest(path)
-        sync_tree(Path(path))
+        place_of(path).sync("")
         _write_attributes(path, replace(found, summary=summary, status=RunStatus.COMPLETE, manifest=manifest))
         if path != out:
-            swap(Path(path), Path(out).resolve())
+            place_of(out).take(place_of(path))
 
 
 def read_scores(path: StorePath) -> ScoreAttributes:

@@ -13,19 +13,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Protocol, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
 
 from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
-from pipeline.store.arrays import COMPRESSOR, StorePath, as_json, open_root, writing
+from pipeline.store.arrays import COMPRESSOR, as_json, open_root, writing
 from pipeline.store.attributes import Totals
-from pipeline.store.durable import sync, sync_all, sync_tree
 from pipeline.store.integrity import DamagedError, WholeStore, reading
+from pipeline.store.places import StorePath, place_of
 
 Array = NDArray[np.float64]
 Values = Mapping[str, NDArray[Any]]
@@ -33,6 +32,8 @@ Values = Mapping[str, NDArray[Any]]
 # where chunks of data differ in length, Zarr's are shorter by this factor: little of them is shared
 SHARED = 16
 FEWEST_ROWS = 1 << 14
+# of a folder of Parquet files, the file by which it is whole
+SUMMARY = "_summary.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +119,7 @@ class ZarrRows:
     def __init__(self, path: StorePath, plan: RowPlan) -> None:
         self.plan = plan
         self._path = str(path)
+        self._place = place_of(path)
         self._step = _zarr_rows(plan.lengths)
 
     @property
@@ -141,7 +143,7 @@ class ZarrRows:
 
     def _create(self) -> None:
         with writing(self.place):
-            group = open_root(self._path, "r+").create_group("rows", overwrite=True)
+            group = self._root("r+").create_group("rows", overwrite=True)
             edges = group.create_group("unfinished")
             for name in self.plan.names:
                 self._create_array(group, name)
@@ -157,8 +159,8 @@ class ZarrRows:
                 dimension_names=("chunk", "total"),
             )
             group.update_attributes({"complete": False, "token": self.plan.token})
-            sync_tree(Path(self._path, "rows"))
-            sync(self._path)
+            self._place.sync("rows")
+            self._place.sync_files([""])
 
     def _create_array(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
         output = ROW_OUTPUTS[name]
@@ -198,7 +200,7 @@ class ZarrRows:
         """Declare the group whole, and remove what was needed for that."""
         with writing(self.place):
             group = self._group("r+")
-            sync_tree(Path(self._path, "rows"))
+            self._place.sync("rows")
             group.update_attributes(as_json({"complete": True, "n_rows": self.plan.n_rows, **summary}))
             del group["unfinished"]
 
@@ -227,19 +229,19 @@ class ZarrRows:
                     edges[self._step : self._step + stop - last] = answers[last - start :]
                     _array(group, f"unfinished/{name}")[number] = edges
             positions = range(first // self._step, math.ceil(last / self._step)) if first < last else range(0)
-            sync_all(self._files(number, positions))
+            self._place.sync_files(self._files(number, positions))
             _array(group, "unfinished/totals")[number] = totals.to_array()
 
-    def _files(self, number: int, positions: range) -> set[Path]:
+    def _files(self, number: int, positions: range) -> set[str]:
         """The files of a chunk of data, and their folders: Zarr chunks at these positions, and its edges."""
-        rows, found = Path(self._path, "rows"), set[Path]()
+        rows, found = PurePosixPath("rows"), set[str]()
         for name in self.plan.names:
             tail = ["0"] * ROW_OUTPUTS[name].per_component
             files = [rows.joinpath(name, "c", str(position), *tail) for position in positions]
             if not self._is_aligned:
                 files.append(rows.joinpath("unfinished", name, "c", str(number), "0", *tail))
             for file in files:
-                found |= {file, *(folder for folder in file.parents if folder.is_relative_to(rows))}
+                found |= {str(file), *(str(folder) for folder in file.parents if folder.is_relative_to(rows))}
         return found
 
     def _cuts(self, number: int) -> tuple[int, int, int, int]:
@@ -306,11 +308,15 @@ class ZarrRows:
         return marked
 
     def _group(self, mode: Any) -> zarr.Group:
-        return cast(zarr.Group, open_root(self._path, mode)["rows"])
+        return cast(zarr.Group, self._root(mode)["rows"])
+
+    def _root(self, mode: Any) -> zarr.Group:
+        # by the place, which on a worker is that of the run that holds the store
+        return zarr.open_group(self._place.open_group(mode), mode=mode, zarr_format=3, use_consolidated=False)
 
     def _whole_group(self) -> zarr.Group:
         """The group for reading; a chunk that is lost is an error."""
-        store = WholeStore(LocalStore(self._path, read_only=True), self._path)
+        store = WholeStore(self._place.zarr_store(), self._path)
         return cast(zarr.Group, zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)["rows"])
 
 
