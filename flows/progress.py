@@ -42,13 +42,17 @@ def _leader(event: PassDone) -> str:
 
 
 def _time_left(event: PassDone) -> str:
-    """Return the projected time until the last fit ends: ``about 40 s left``."""
-    seconds = event.seconds_left
+    """Return the projected time until the last pass ends: ``40 s to 5 min left``."""
+    least, most = map(_duration, event.seconds_left)
+    return f"about {most} left" if least == most else f"{least} to {most} left"
+
+
+def _duration(seconds: float) -> str:
     if seconds < 100:
-        return f"about {math.ceil(seconds)} s left"
+        return f"{math.ceil(seconds)} s"
     if seconds < 100 * 60:
-        return f"about {seconds / 60:.0f} min left"
-    return f"about {seconds / 3600:.0f} h left"
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
 
 
 class LogLines:

@@ -62,8 +62,8 @@ class PassDone:
         Rows that the pass read.
     seconds : float
         Duration of the pass.
-    seconds_left : float
-        Until no fit is running, if all approach their optima at the present rate.
+    seconds_left : tuple of float
+        At the least and at the most, until the last pass of the job: by how fast each fit approaches its optimum.
     statuses : dict
         Number of fits (candidates times starts) of each status after the pass, such as ``{"running": 5}``, in the
         order of :class:`gmm_dask.em.status.Status`; without those that no fit has.
@@ -76,7 +76,7 @@ class PassDone:
     number: int
     rows: int
     seconds: float
-    seconds_left: float
+    seconds_left: tuple[float, float]
     statuses: Mapping[str, int]
     best: str | None = None
     value: float | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 
 from gmm_dask.em.loop import Settings, State, Status
 from pipeline import store
+from pipeline.fit.time_left import seconds_left
 from pipeline.progress import PassDone, Progress
 from pipeline.sources import Source
 from pipeline.store import Checkpoint, leading_candidate
@@ -37,6 +37,8 @@ class Checkpointer:
     progress : callable
     seconds : float
         Between two checkpoints, at least; 0 saves one after each pass.
+    closing_passes : int
+        Passes over the data after the fits.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Checkpointer:
         criterion: str,
         progress: Progress,
         seconds: float = CHECKPOINT_SECONDS,
+        closing_passes: int = 0,
     ) -> None:
         self._path = path
         self._source = source
@@ -58,6 +61,7 @@ class Checkpointer:
         self._criterion = criterion
         self._progress = progress
         self._seconds = seconds
+        self._closing_passes = closing_passes
         self._last_pass = self._last_save = time.monotonic()
 
     def after_pass(self, states: list[State]) -> None:
@@ -86,52 +90,15 @@ class Checkpointer:
         return replace(self._checkpoint, states=all_states, passes=passes)
 
     def _event(self, seconds: float, computed: int) -> PassDone:
-        states, data_summary = self._checkpoint.states, self._checkpoint.data_summary
+        states, waves, data_summary = self._checkpoint.states, self._checkpoint.waves, self._checkpoint.data_summary
         count = Counter(state.status for state in states)
         best, value = leading_candidate(states, data_summary, self._criterion)
         return PassDone(
             number=self._checkpoint.passes,
             rows=sum(data_summary.chunk_rows),
             seconds=seconds,
-            seconds_left=seconds_left(states, self._settings, seconds, computed),
+            seconds_left=seconds_left(states, waves, self._settings, seconds, computed, self._closing_passes),
             statuses={status.value: count[status] for status in Status if count[status]},
             best=best,
             value=value,
         )
-
-
-# -- time that is left -------------------------------------------------------------------------------------------
-
-
-def iterations_left(state: State, settings: Settings) -> int:
-    """Iterations until a running state converges, if its steps go on shrinking by the same factor.
-
-    EM converges linearly near an optimum: step t of the lower bound is about ``newer * r**t``, with r the quotient of
-    the last two steps, so that ``t = log(tol / newer) / log(r)`` more iterations bring it below ``tol``. Without a
-    trend all iterations that ``max_iter`` allows are left.
-    """
-    most = settings.max_iter - state.n_iter
-    if len(state.lower_bounds) < 3:
-        return most
-    before, middle, last = state.lower_bounds[-3:]
-    older, newer = abs(middle - before), abs(last - middle)
-    if not 0.0 < newer < older or settings.tol == 0.0:
-        return most
-    return max(1, min(most, math.ceil(math.log(settings.tol / newer) / math.log(newer / older))))
-
-
-def seconds_left(states: Sequence[State], settings: Settings, pass_seconds: float, computed: int) -> float:
-    """Seconds until no state is running, those of later waves included.
-
-    Parameters
-    ----------
-    states : sequence of State
-        Of all waves.
-    settings : Settings
-    pass_seconds : float
-        Duration of the last pass.
-    computed : int
-        Number of states in that pass: each iteration that is left takes as long as one of them did.
-    """
-    left = [iterations_left(state, settings) for state in states if state.status is Status.RUNNING]
-    return pass_seconds * sum(left) / computed

@@ -300,12 +300,25 @@ def fit_wave(config: JobConfig, wave: int, checkpoint_seconds: float, progress: 
     source, data_summary = open_job(config), checkpoint.data_summary
     settings = em_settings(config, data_summary)
     checkpointer = Checkpointer(
-        path, source, checkpoint, part, settings, config.search.criterion, progress, checkpoint_seconds
+        path,
+        source,
+        checkpoint,
+        part,
+        settings,
+        config.search.criterion,
+        progress,
+        checkpoint_seconds,
+        closing_passes(config),
     )
     with computing(config, source, data_shape(config, source)):
         collect = partial(collect_statistics, _fitted_rows(config, source, checkpoint), data_summary)
         states = loop.run(states, collect, data_summary.total_weight, settings, checkpointer.after_pass)
     checkpointer.save(states)
+
+
+def closing_passes(config: JobConfig) -> int:
+    """Return the number of passes after the fits: for the criteria, and for the rows if any output is of rows."""
+    return 2 if config.output.row_outputs else 1
 
 
 def select(config: JobConfig, progress: Progress) -> str:
@@ -387,11 +400,10 @@ def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> 
     checkpoint = store.load_checkpoint(path)
     data_summary = checkpoint.data_summary
     _store_sample(path, best, source, checkpoint)
-    after_fit = 2 if config.output.row_outputs else 1  # the passes for the criteria and for the rows
     store.complete(
         path,
         best=best,
-        passes=checkpoint.passes + after_fit,
+        passes=checkpoint.passes + closing_passes(config),
         n_rows=data_summary.n_rows,
         total_weight=data_summary.total_weight,
         seconds=seconds,

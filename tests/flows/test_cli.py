@@ -403,7 +403,7 @@ def test_a_long_message_is_not_wrapped_when_piped(job):
 # -- progress ------------------------------------------------------------------------------------------------
 
 
-def a_pass(number, seconds_left=40.0, best=None, **counts):
+def a_pass(number, seconds_left=(40.0, 40.0), best=None, **counts):
     return PassDone(number, 300, 0.25, seconds_left, {"running": 5, **counts}, best)
 
 
@@ -420,9 +420,9 @@ def test_a_pass_as_a_line_of_text():
     event = a_pass(3, degenerate=1, spurious=2, failed=4)
     assert "5 running, 1 degenerate, 2 spurious, 4 failed" in describe(event)
     assert (event.total, event.finished) == (12, 7)
-    event = a_pass(4, seconds_left=600, best="tied-k3", max_iter=1)
-    assert re.search(names("5 running", "max_iter", "10 min", "tied-k3"), describe(event))
-    assert "30 h" in describe(a_pass(5, seconds_left=108_000))
+    event = a_pass(4, seconds_left=(80.0, 600.0), best="tied-k3", max_iter=1)
+    assert re.search(names("5 running", "max_iter", "80 s to 10 min left", "tied-k3"), describe(event))
+    assert "about 30 h left" in describe(a_pass(5, seconds_left=(108_000, 108_100)))
 
 
 def test_log_lines_have_every_stage_and_a_pass_now_and_then():
@@ -440,10 +440,10 @@ def test_the_live_line_fits_80_columns_and_leaves_only_lasting_messages():
     with LiveLine(screen) as live:
         live(Message("resume", "after pass 40"))
         live(StageStarted("fit"))
-        live(a_pass(99999, running=123, converged=567, seconds_left=5000))
+        live(a_pass(99999, running=123, converged=567, seconds_left=(4000, 5000)))
         live._bar.refresh()
     drawn = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]", screen.file.getvalue())]
-    assert any(re.search(names("pass 99999", "567 of 690", "83 min"), line) for line in drawn)
+    assert any(re.search(names("pass 99999", "567 of 690", "67 min to 83 min left"), line) for line in drawn)
     assert max(map(len, drawn)) <= 80
     assert [line for line in drawn if "resume: after pass 40" in line]
     assert drawn[-1] == ""
