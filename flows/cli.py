@@ -107,6 +107,9 @@ def validate(
     profile: Annotated[bool, typer.Option("--profile", help="Read the data once, and print what each column has.")] = (
         False
     ),
+    time: Annotated[
+        bool, typer.Option("--time", help="Read a chunk and compute on it, and print how long a pass takes.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Check a config and the header of its data, and print the size of the job. Computes nothing."""
@@ -115,7 +118,12 @@ def validate(
         from pipeline.fit.plan import estimate_job
 
         job = load_config(config, overrides or [])
-        terminal.show_estimate(estimate_job(job))
+        estimate = estimate_job(job)
+        terminal.show_estimate(estimate)
+        if time:
+            from pipeline.fit.timing import time_pass
+
+            terminal.show_time(time_pass(job, estimate))
         if profile:
             from pipeline.fit.profile import profile_job
 

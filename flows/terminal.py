@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.fit.job import Summary
     from pipeline.fit.plan import Estimate
     from pipeline.fit.profile import Profile
+    from pipeline.fit.timing import PassTime
     from pipeline.score.new_rows import ScoreSummary
     from pipeline.store import Result, RowSummary
 
@@ -315,6 +316,20 @@ def _estimate_lines(estimate: Estimate) -> dict[str, str]:
         "store": estimate.store,
         **({"cache": f"{estimate.cache}, until the run ends"} if estimate.cache else {}),
     }
+
+
+def show_time(found: PassTime) -> None:
+    """Print how long a pass takes, and how many passes there are."""
+    least, most = (f"{seconds:.2g} s" for seconds in found.range)
+    span = f"about {most}" if least == most else f"{least} to {most}"
+    read = f"{found.read_seconds:.2g} s to read" + (", in the first pass of a stage alone" if found.in_memory else "")
+    threads = _counted(found.n_threads, "thread")
+    fewest, largest = (f"{count:,}" for count in found.n_passes)
+    print_paragraph(
+        f"A pass takes {span} with {threads} of this machine: one thread takes {read}, and {found.compute_seconds:.2g} "
+        f"s to compute, as measured on a chunk. The job has {fewest} to {largest} passes, "
+        "fewer the sooner its fits converge."
+    )
 
 
 def show_profile(profile: Profile) -> None:

@@ -31,7 +31,7 @@ from pipeline.fit.checkpointer import CHECKPOINT_SECONDS, Checkpointer
 from pipeline.fit.chunking import open_job
 from pipeline.fit.extend import plan_extension
 from pipeline.fit.initialization import FittedRows, em_settings, initial_states, seed
-from pipeline.fit.plan import FitPlan, candidates_of, data_shape, grid_of, plan_fits
+from pipeline.fit.plan import FitPlan, candidates_of, closing_passes, data_shape, grid_of, plan_fits
 from pipeline.progress import Message, Progress, StageStarted, report_notes, silent
 from pipeline.report import PAGE, clear_report, has_report, write_report
 from pipeline.score.row_pass import (
@@ -314,11 +314,6 @@ def fit_wave(config: JobConfig, wave: int, checkpoint_seconds: float, progress: 
         collect = partial(collect_statistics, _fitted_rows(config, source, checkpoint), data_summary)
         states = loop.run(states, collect, data_summary.total_weight, settings, checkpointer.after_pass)
     checkpointer.save(states)
-
-
-def closing_passes(config: JobConfig) -> int:
-    """Return the number of passes after the fits: for the criteria, and for the rows if any output is of rows."""
-    return 2 if config.output.row_outputs else 1
 
 
 def select(config: JobConfig, progress: Progress) -> str:

@@ -115,6 +115,11 @@ def grid_of(config: JobConfig) -> list[Candidate]:
     return check_candidates(config.search.n_components, config.search.covariance_types)
 
 
+def closing_passes(config: JobConfig) -> int:
+    """Return the number of passes after the fits: for the criteria, and for the rows if any output is of rows."""
+    return 2 if config.output.row_outputs else 1
+
+
 def candidates_of(states: Sequence[State]) -> list[Candidate]:
     """The candidates of some states, each once, in order."""
     return list(dict.fromkeys(state.candidate for state in states))

@@ -248,6 +248,20 @@ def test_validate_prints_the_size_of_a_job_and_computes_nothing(job):
     assert sorted(path.name for path in job.iterdir()) == ["job.yaml", "rows.npy"]
 
 
+@pytest.mark.parametrize("source", ["rows.npy", "rows.csv"])
+def test_validate_times_a_pass_where_it_is_asked_to(job, source):
+    np.savetxt("rows.csv", np.load("rows.npy"), delimiter=",", header="a,b", comments="")
+    small = invoke("validate", "job.yaml", "--time", "--set", f"data.source={source}")
+    assert small.exit_code == 0, small.output
+    most = 3 + load_config("job.yaml").search.max_iter
+    assert re.search(
+        names("A pass takes", "1 thread ", "first pass of a stage alone", f"4 to {most} passes"), small.stdout
+    )
+    few = invoke("validate", "job.yaml", "--time", "--set", f"data.source={source}", "--set", "search.n_components=400")
+    assert few.exit_code == 2
+    assert "400" in few.stderr
+
+
 def test_a_profile_has_the_facts_of_each_column(job):
     random = np.random.default_rng(0)
     frame = pd.DataFrame({"fine": random.normal(5.0, 2.0, 400), "tenths": np.round(random.normal(size=400), 1)})
