@@ -143,9 +143,10 @@ class FitData:
     @classmethod
     def of(cls, rows: Rows, data_summary: DataSummary, reg_covar: float | Array) -> Self:
         """Return those of rows in memory."""
-        weights = NO_WEIGHTS if rows.weights is None else np.ascontiguousarray(rows.weights, dtype=np.float64)
-        each = np.ascontiguousarray(np.broadcast_to(reg_covar, rows.n_features), dtype=np.float64)
-        return cls(np.ascontiguousarray(rows.array), weights, data_summary, each)
+        # of arrays that cannot be written, a kernel is another one, which is compiled for some seconds
+        weights = NO_WEIGHTS if rows.weights is None else np.require(rows.weights, np.float64, ["C", "W"])
+        each = np.array(np.broadcast_to(reg_covar, rows.n_features), dtype=np.float64)
+        return cls(np.require(rows.array, requirements=["C", "W"]), weights, data_summary, each)
 
 
 def _run(states: Sequence[State], data: FitData, settings: Settings, dtype: np.dtype[Any]) -> list[State]:

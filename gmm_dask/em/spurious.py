@@ -99,7 +99,7 @@ def quick_verdict(family: Family, parameters: Parameters, total_weight: float, r
     verdict: int = kernels.judge_held_open(
         parameters.weights,
         parameters.means,
-        np.ascontiguousarray(family.full_covariances(parameters)),
+        np.array(family.full_covariances(parameters), order="C"),  # a view of a tied one cannot be written
         _of_each_feature(reg_covar, d),
         BOUNDED,
         VARYING,
@@ -232,7 +232,7 @@ class HeldOpen:
 
 
 def _of_each_feature(reg_covar: Array | float, n_features: int) -> Array:
-    return np.ascontiguousarray(np.broadcast_to(reg_covar, (n_features,)), dtype=np.float64)
+    return np.array(np.broadcast_to(reg_covar, (n_features,)), dtype=np.float64)
 
 
 def slim_components(family: Family, parameters: Parameters, chosen: NDArray[np.intp]) -> list[int]:

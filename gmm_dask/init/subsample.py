@@ -229,7 +229,7 @@ class Subsample:
         kappa = kernels.fill_responsibilities(
             family.kind,
             self.x,
-            np.broadcast_to(self.data_summary.center, (k, d)).copy(),
+            self.data_summary.center[None],
             in_memory.to_vector(parameters),
             parameters.precisions_cholesky.ravel(),
             first,

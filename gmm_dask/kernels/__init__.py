@@ -12,12 +12,10 @@ from importlib import import_module
 from typing import Any
 
 _COMPILED = {
-    "add_centred_chunk": "chunks",
     "add_chunk": "chunks",
     "add_parts": "assembly",
     "add_sums": "products",
     "assemble": "assembly",
-    "predict_centred_chunk": "chunks",
     "predict_chunk": "chunks",
     "fill_lines": "chunks",
     "fill_responsibilities": "assembly",

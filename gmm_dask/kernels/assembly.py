@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.chunks import fill_lines
+from gmm_dask.kernels.chunks import fill_logits
 from gmm_dask.kernels.constants import TIED
 from gmm_dask.kernels.e_step import softmax
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.m_step import fill_coefficients, fill_scatter, maximise
-from gmm_dask.kernels.products import add_sums, log_densities
+from gmm_dask.kernels.products import add_sums
 
 Array = NDArray[np.float64]
 
@@ -41,14 +41,13 @@ def fill_responsibilities(
     """
     d, n_components, n_block_rows = rows.shape[1], *logits.shape
     edges = np.array([0, n_components])
-    eta = np.zeros((len(first), n_components))
+    eta = np.zeros((1, len(first), n_components))
     kappa = fill_coefficients(kind, n_components, d, mixture, factors, origins, eta)
     shares[2] = 1.0
     for start in range(0, len(rows), n_block_rows):
         block = rows[start : start + n_block_rows]
         n_rows = -(-len(block) // row_multiple) * row_multiple
-        fill_lines(block, origins[0], z, n_rows)
-        log_densities(eta, first, second, z, logits, n_rows)
+        fill_logits(block, origins, eta, first, second, z, logits, n_rows)
         softmax(logits, edges, shares[2], shares[:1], shares[1:2], n_rows)
         for k in range(n_components):
             for i in range(len(block)):

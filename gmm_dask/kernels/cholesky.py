@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.jit import compiled
+from gmm_dask.kernels.jit import compiled, compiled_part
 
 Array = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ def precision_factors(covariances: Array) -> Array:
     return factors
 
 
-@compiled
+@compiled_part
 def factorise(a: Array, d: int) -> bool:
     """Overwrite the upper triangle of a flat symmetric matrix with R, ``R^T R`` the matrix; whether it was possible."""
     # right-looking: row j of R is finished, then its outer product leaves the rest of the matrix. The inner loops run
@@ -46,7 +46,7 @@ def factorise(a: Array, d: int) -> bool:
     return True
 
 
-@compiled
+@compiled_part
 def invert_upper(r: Array, d: int, inverse: Array, start: int) -> None:
     """Fill ``inverse``, flat, from position ``start`` on, with that of an upper triangular matrix."""
     # from the last row up: row i of the inverse X follows from r_ii x_ib = delta_ib - sum_(k > i) r_ik x_kb

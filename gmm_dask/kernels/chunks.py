@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.e_step import softmax
-from gmm_dask.kernels.jit import compiled
+from gmm_dask.kernels.jit import compiled, compiled_part
 from gmm_dask.kernels.products import add_sums, log_densities
 
 
@@ -40,7 +40,7 @@ def fill_lines(rows: NDArray[Any], center: NDArray[np.float64], z: NDArray[Any],
                 z[n_features + 1, i] += z[a, i] * z[a, i]
 
 
-@compiled
+@compiled_part
 def fill_weights(
     row_weights: NDArray[np.float64], start: int, n_given: int, weights: NDArray[Any], n_rows: int
 ) -> None:
@@ -55,7 +55,7 @@ def fill_weights(
 def add_chunk(
     rows: NDArray[Any],
     row_weights: NDArray[np.float64],
-    center: NDArray[np.float64],
+    origins: NDArray[np.float64],
     eta: NDArray[Any],
     first: NDArray[np.int64],
     second: NDArray[np.int64],
@@ -74,7 +74,12 @@ def add_chunk(
     rows : ndarray of shape (n_rows, n_features)
     row_weights : ndarray of shape (n_rows,), or (0,)
         Of the rows; all are 1 if there are none.
-    center, eta, first, second, edges
+    origins : ndarray of shape (n_origins, n_features)
+        Of the feature map: one for all components, or its mean for each. Differences come first: rows and mean may
+        agree in most of their digits.
+    eta : ndarray of shape (n_origins, n_monomials, n_components / n_origins)
+        Coefficients of the log densities.
+    first, second, edges
         As in the kernels that are called.
     z : ndarray of shape (n_lines, n_block_rows)
     logits : ndarray of shape (n_components, n_block_rows)
@@ -87,73 +92,30 @@ def add_chunk(
     sums : ndarray of shape (n_components, n_monomials), or (0, n_monomials)
         Added to; without components, no statistics are taken.
     """
-    n_mixtures, n_block_rows = len(edges) - 1, z.shape[1]
+    n_mixtures, n_block_rows, size = len(edges) - 1, z.shape[1], eta.shape[2]
     log_density, log_top, weights = shares[:n_mixtures], shares[n_mixtures:-1], shares[-1]
     for start in range(0, len(rows), n_block_rows):
         block = rows[start : start + n_block_rows]
         n_rows = -(-len(block) // row_multiple) * row_multiple
         fill_weights(row_weights, start, len(block), weights, n_rows)
-        fill_lines(block, center, z, n_rows)
         # E-step: L = H' Phi', then R = softmax(L) in its place; M-step: S += R Phi. All three work on the same block,
         # which stays in the second-level cache, so that the rows come from memory once
-        log_densities(eta, first, second, z, logits, n_rows)
+        fill_logits(block, origins, eta, first, second, z, logits, n_rows)
         softmax(logits, edges, weights, log_density, log_top, n_rows)
         for m in range(n_mixtures):
             totals[0, m] += _weighted_sum(log_density[m], weights, n_rows)
             totals[1, m] += _weighted_sum(log_top[m], weights, n_rows)
-        if len(sums):
-            add_sums(logits, first, second, z, sums, n_rows)
+        for g in range(len(sums) // size):
+            if len(origins) > 1:  # the lines are those about the last one
+                fill_lines(block, origins[g], z, n_rows)
+            mine = slice(g * size, (g + 1) * size)
+            add_sums(logits[mine], first, second, z, sums[mine], n_rows)
 
 
-@compiled
-def add_centred_chunk(
-    rows: NDArray[Any],
-    row_weights: NDArray[np.float64],
-    means: NDArray[np.float64],
-    eta: NDArray[np.float64],
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    z: NDArray[Any],
-    logits: NDArray[Any],
-    shares: NDArray[Any],
-    row_multiple: int,
-    totals: NDArray[np.float64],
-    sums: NDArray[np.float64],
-) -> None:
-    """Add what :func:`add_chunk` adds of one mixture, each component about its own mean.
-
-    Differences come first: rows and mean may agree in most of their digits.
-
-    Parameters
-    ----------
-    rows, row_weights, first, second, z, logits, shares, row_multiple
-        As in :func:`add_chunk`.
-    means : ndarray of shape (n_components, n_features)
-    eta : ndarray of shape (n_components, n_monomials, 1)
-        Coefficients of each component's log density about its own mean.
-    totals : ndarray of shape (2, 1)
-    sums : ndarray of shape (n_components, n_monomials), or (0, n_monomials)
-    """
-    n_components, n_block_rows = len(means), z.shape[1]
-    log_density, log_top, weights = shares[:1], shares[1:2], shares[2]
-    edges = np.array([0, n_components])
-    for start in range(0, len(rows), n_block_rows):
-        block = rows[start : start + n_block_rows]
-        n_rows = -(-len(block) // row_multiple) * row_multiple
-        fill_weights(row_weights, start, len(block), weights, n_rows)
-        fill_centred_logits(block, means, eta, first, second, z, logits, n_rows)
-        softmax(logits, edges, weights, log_density, log_top, n_rows)
-        totals[0, 0] += _weighted_sum(log_density[0], weights, n_rows)
-        totals[1, 0] += _weighted_sum(log_top[0], weights, n_rows)
-        for k in range(len(sums)):
-            fill_lines(block, means[k], z, n_rows)
-            add_sums(logits[k : k + 1], first, second, z, sums[k : k + 1], n_rows)
-
-
-@compiled
-def fill_centred_logits(
+@compiled_part
+def fill_logits(
     block: NDArray[Any],
-    means: NDArray[np.float64],
+    origins: NDArray[np.float64],
     eta: NDArray[Any],
     first: NDArray[np.int64],
     second: NDArray[np.int64],
@@ -161,13 +123,14 @@ def fill_centred_logits(
     logits: NDArray[Any],
     n_rows: int,
 ) -> None:
-    """Fill the log densities of a block, each component's about its own mean; see :func:`add_centred_chunk`."""
-    for k in range(len(means)):
-        fill_lines(block, means[k], z, n_rows)
-        log_densities(eta[k], first, second, z, logits[k : k + 1], n_rows)
+    """Fill the log densities of a block; see :func:`add_chunk`."""
+    size = eta.shape[2]
+    for g in range(len(origins)):
+        fill_lines(block, origins[g], z, n_rows)
+        log_densities(eta[g], first, second, z, logits[g * size : (g + 1) * size], n_rows)
 
 
-@compiled
+@compiled_part
 def _weighted_sum(values: NDArray[Any], weights: NDArray[Any], n_rows: int) -> float:
     """``sum_i weights[i] values[i]`` in float64, four rows at a time."""
     # four sums that do not wait for each other, always added up in the same order: the same bits in every run
@@ -183,7 +146,7 @@ def _weighted_sum(values: NDArray[Any], weights: NDArray[Any], n_rows: int) -> f
 @compiled
 def predict_chunk(
     rows: NDArray[Any],
-    center: NDArray[np.float64],
+    origins: NDArray[np.float64],
     eta: NDArray[Any],
     first: NDArray[np.int64],
     second: NDArray[np.int64],
@@ -199,7 +162,7 @@ def predict_chunk(
 
     Parameters
     ----------
-    rows, center, eta, first, second, z, logits, shares, row_multiple
+    rows, origins, eta, first, second, z, logits, shares, row_multiple
         As in :func:`add_chunk`, of one mixture.
     label : ndarray of shape (n_rows,), or (0,)
         Receives the most probable component, unless it is empty; so do the others.
@@ -212,42 +175,13 @@ def predict_chunk(
     for start in range(0, len(rows), n_block_rows):
         block = rows[start : start + n_block_rows]
         stop, n_rows = start + len(block), -(-len(block) // row_multiple) * row_multiple
-        fill_lines(block, center, z, n_rows)
-        log_densities(eta, first, second, z, logits, n_rows)
+        fill_logits(block, origins, eta, first, second, z, logits, n_rows)
         predict_block(
             logits, edges, shares, n_rows, label[start:stop], log_density[start:stop], responsibility[start:stop]
         )
 
 
-@compiled
-def predict_centred_chunk(
-    rows: NDArray[Any],
-    means: NDArray[np.float64],
-    eta: NDArray[np.float64],
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    z: NDArray[Any],
-    logits: NDArray[Any],
-    shares: NDArray[Any],
-    row_multiple: int,
-    label: NDArray[np.int64],
-    log_density: NDArray[np.float64],
-    responsibility: NDArray[np.float64],
-) -> None:
-    """What :func:`predict_chunk` answers, each component about its own mean; see :func:`add_centred_chunk`."""
-    n_components, n_block_rows = logits.shape
-    edges = np.array([0, n_components])
-    shares[2] = 1.0
-    for start in range(0, len(rows), n_block_rows):
-        block = rows[start : start + n_block_rows]
-        stop, n_rows = start + len(block), -(-len(block) // row_multiple) * row_multiple
-        fill_centred_logits(block, means, eta, first, second, z, logits, n_rows)
-        predict_block(
-            logits, edges, shares, n_rows, label[start:stop], log_density[start:stop], responsibility[start:stop]
-        )
-
-
-@compiled
+@compiled_part
 def predict_block(
     logits: NDArray[Any],
     edges: NDArray[np.int64],

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.cholesky import factorise
-from gmm_dask.kernels.chunks import add_centred_chunk, add_chunk
+from gmm_dask.kernels.chunks import add_chunk
 from gmm_dask.kernels.constants import CONVERGED, FAILED, MAX_ITER, NEEDS_DOUBLE, SINGULAR, TIED, TRIES
-from gmm_dask.kernels.jit import compiled
+from gmm_dask.kernels.jit import compiled, compiled_part
 from gmm_dask.kernels.m_step import (
     covariance_start,
     fill_coefficients,
@@ -113,13 +113,13 @@ def fit_many(
     n_components, d = len(logits), rows.shape[1]
     n_columns, n_values, n_factors = len(first), mixtures.shape[1], all_factors.shape[1]
     edges = np.array([0, n_components])
-    origins = np.empty((n_components, d))
-    for k in range(n_components):
-        for a in range(d):
-            origins[k, a] = center[a]
-    eta = np.zeros((n_columns, n_components), dtype=z.dtype)
-    sums, totals = np.empty((n_components, n_columns)), np.empty((2, 1))
-    means, within, centred_sums = np.empty((n_components, d)), np.empty((d, d)), np.empty((0, 0))
+    origins, means = np.empty((1, d)), np.empty((n_components, d))
+    for a in range(d):
+        origins[0, a] = center[a]
+    eta = np.zeros((1, n_columns, n_components), dtype=z.dtype)
+    sums, totals, within = np.empty((n_components, n_columns)), np.empty((2, 1)), np.empty((d, d))
+    # of a pass about the components' own means, which most fits do not need
+    centred_eta, centred_sums = np.empty((0, 0, 0), dtype=z.dtype), np.empty((0, 0))
     mixture, factors = np.empty(n_values), np.empty(n_factors)
     image, image_factors = np.empty(n_values), np.empty(n_factors)
     # without acceleration they hold nothing
@@ -138,40 +138,39 @@ def fit_many(
                 if extrapolated:  # it goes on from the last plain step
                     _copy(plain, plain_factors, mixture, factors)
                 break
-            totals[:] = 0.0
             if is_tight:
                 if not len(centred_sums):
+                    centred_eta = np.zeros((n_components, len(centred_first), 1), dtype=z.dtype)
                     centred_sums = np.empty((n_components, len(centred_first)))
-                bound = _centred_pass(
-                    kind,
-                    rows,
-                    row_weights,
-                    mixture,
-                    factors,
-                    centred_first,
-                    centred_second,
-                    z,
-                    logits,
-                    shares,
-                    row_multiple,
-                    means,
-                    within,
-                    totals,
-                    centred_sums,
-                )
-                sound = math.isfinite(bound) and maximise(
-                    kind, n_components, d, centred_sums, means, within, reg_covar, image, image_factors
-                )
-                bound /= total_weight
+                _fill_centred(kind, mixture, factors, means, centred_eta)
+                now = means, centred_eta, centred_first, centred_second, centred_sums, within
             else:
-                sums[:] = 0.0
-                add_chunk(
-                    rows, row_weights, center, eta, first, second, edges, z, logits, shares, row_multiple, totals, sums
-                )
-                bound = (totals[0, 0] + log_likelihood_correction(kind, d, factors, scatter)) / total_weight
-                sound = math.isfinite(bound) and maximise(
-                    kind, n_components, d, sums, origins, scatter, reg_covar, image, image_factors
-                )
+                now = origins, eta, first, second, sums, scatter
+            about, coefficients, one, other, found, spread = now
+            totals[:] = 0.0
+            found[:] = 0.0
+            add_chunk(
+                rows,
+                row_weights,
+                about,
+                coefficients,
+                one,
+                other,
+                edges,
+                z,
+                logits,
+                shares,
+                row_multiple,
+                totals,
+                found,
+            )
+            if is_tight and kind == TIED:
+                fill_scatter(n_components, d, found, within)
+            bound = totals[0, 0] if is_tight else totals[0, 0] + log_likelihood_correction(kind, d, factors, scatter)
+            bound /= total_weight
+            sound = math.isfinite(bound) and maximise(
+                kind, n_components, d, found, about, spread, reg_covar, image, image_factors
+            )
             n_extrapolations += extrapolated
             if extrapolated and (not sound or bound < bounds[i, n_bounds - 1]):
                 # EM's likelihood never falls: back to the plain step that was replaced
@@ -220,48 +219,20 @@ def fit_many(
         traces[i] = largest_trace(kind, n_components, d, factors, reg_covar)
 
 
-@compiled
-def _centred_pass(
-    kind: int,
-    rows: NDArray[Any],
-    row_weights: Array,
-    mixture: Array,
-    factors: Array,
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    z: NDArray[Any],
-    logits: NDArray[Any],
-    shares: NDArray[Any],
-    row_multiple: int,
-    means: Array,
-    within: Array,
-    totals: Array,
-    sums: Array,
-) -> float:
-    """Fill the sums of a pass about the components' own means, and their scatter; returns the log-likelihood."""
+@compiled_part
+def _fill_centred(kind: int, mixture: Array, factors: Array, means: Array, eta: NDArray[Any]) -> None:
+    """Fill the means of the components, and the coefficients of their complete log densities about them."""
     n_components, d = means.shape
     for k in range(n_components):
         for a in range(d):
             means[k, a] = mixture[n_components + k * d + a]
-    eta = np.zeros((len(first), n_components), dtype=z.dtype)
     fill_coefficients(kind, n_components, d, mixture, factors, means, eta)
     if kind == TIED:
         for k in range(n_components):
             fill_quadratic(d, factors, covariance_start(kind, k, d), k, eta)
-    coefficients = np.empty((n_components, len(first), 1), dtype=z.dtype)
-    for k in range(n_components):
-        for p in range(len(eta)):
-            coefficients[k, p, 0] = eta[p, k]
-    sums[:] = 0.0
-    add_centred_chunk(
-        rows, row_weights, means, coefficients, first, second, z, logits, shares, row_multiple, totals, sums
-    )
-    if kind == TIED:
-        fill_scatter(n_components, d, sums, within)
-    return float(totals[0, 0])
 
 
-@compiled
+@compiled_part
 def _copy(mixture: Array, factors: Array, to_mixture: Array, to_factors: Array) -> None:
     """Copy a mixture with its factors."""
     for i in range(len(mixture)):
@@ -270,7 +241,7 @@ def _copy(mixture: Array, factors: Array, to_mixture: Array, to_factors: Array) 
         to_factors[i] = factors[i]
 
 
-@compiled
+@compiled_part
 def _is_safe(
     eta: NDArray[Any],
     mixture: Array,
@@ -281,7 +252,7 @@ def _is_safe(
     max_single: float,
 ) -> bool:
     """Whether the sizes of the terms of each log density, at its component's mean, stay below ``max_single`` in sum."""
-    n_components = eta.shape[1]
+    n_components = eta.shape[2]
     lines = np.empty(d + 2)
     for k in range(n_components):
         lines[0], lines[d + 1] = 1.0, 0.0
@@ -289,15 +260,15 @@ def _is_safe(
             lines[a + 1] = mixture[n_components + k * d + a] - center[a]
             lines[d + 1] += lines[a + 1] * lines[a + 1]
         terms = 0.0
-        for p in range(len(eta)):
-            terms += abs(eta[p, k] * lines[first[p]] * lines[second[p]])
+        for p in range(eta.shape[1]):
+            terms += abs(eta[0, p, k] * lines[first[p]] * lines[second[p]])
         # the constant of an empty component is minus infinity, and harms nothing. NaN is not below anything
         if mixture[k] > 0.0 and not terms <= max_single:
             return False
     return True
 
 
-@compiled
+@compiled_part
 def _remember(
     mixture: Array, image: Array, origin: Array, scale: Array, points: Array, images: Array, n_remembered: int
 ) -> int:
@@ -325,7 +296,7 @@ def _remember(
     return n_remembered + 1
 
 
-@compiled
+@compiled_part
 def _extrapolate(
     kind: int,
     n_components: int,
@@ -380,7 +351,7 @@ def _extrapolate(
     return False
 
 
-@compiled
+@compiled_part
 def _is_mixture(mixture: Array, n_components: int) -> bool:
     """Whether all numbers are finite and all weights positive; normalises the weights."""
     for i in range(len(mixture)):

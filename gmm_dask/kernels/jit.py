@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba.core import event
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -20,7 +22,19 @@ def compiled(kernel: Kernel) -> Kernel:
 
     Kernels copy arrays in loops: an assignment to a slice compiles the message of a failed broadcast, for two seconds.
     """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    return _compiled(kernel, no_cpython_wrapper=False)
+
+
+def compiled_part(kernel: Kernel) -> Kernel:
+    """Compile what only kernels call, without an entry from Python, which would take a tenth of the time.
+
+    A call from Python ends the process.
+    """
+    return _compiled(kernel, no_cpython_wrapper=True)
+
+
+def _compiled(kernel: Kernel, **options: Any) -> Kernel:
+    options |= {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "no_cfunc_wrapper": True}
     try:
         dispatcher = numba.njit(cache=True, **options)(kernel)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
@@ -49,3 +63,26 @@ def _sources() -> str:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()
+
+
+@contextmanager
+def compilation_reported(report: Callable[[bool], None]) -> Iterator[None]:
+    """Call ``report`` when a kernel has to be compiled, once: with whether its machine code is kept on disk.
+
+    Kernels that are loaded from disk are not reported.
+    """
+    with event.install_listener("numba:compile", _FirstCompilation(report)):
+        yield
+
+
+class _FirstCompilation(event.Listener):  # type: ignore[misc]
+    def __init__(self, report: Callable[[bool], None]) -> None:
+        self._report: Callable[[bool], None] | None = report
+
+    def on_start(self, event: Any) -> None:
+        report, self._report = self._report, None
+        if report is not None:
+            report(event.data["dispatcher"].stats.cache_path is not None)
+
+    def on_end(self, event: Any) -> None:
+        pass

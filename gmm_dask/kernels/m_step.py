@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 from gmm_dask.kernels.cholesky import factorise, invert_upper
 from gmm_dask.kernels.constants import DIAG, FULL, LARGEST, LOG_2PI, NK_FLOOR, ROUNDING, SPHERICAL, TIED
-from gmm_dask.kernels.jit import compiled
+from gmm_dask.kernels.jit import compiled, compiled_part
 
 Array = NDArray[np.float64]
 
 
-@compiled
+@compiled_part
 def covariance_start(kind: int, k: int, d: int) -> int:
     """Where the covariance of component k begins among all, and its factor among all factors."""
     if kind == FULL:
@@ -42,7 +42,7 @@ def covariance_start(kind: int, k: int, d: int) -> int:
     return k if kind == SPHERICAL else 0
 
 
-@compiled
+@compiled_part
 def fill_coefficients(
     kind: int,
     n_components: int,
@@ -52,10 +52,10 @@ def fill_coefficients(
     origins: Array,
     eta: NDArray[Any],
 ) -> float:
-    """Fill ``eta`` (n_columns, n_components) with the coefficients of ``log weight + log density``.
+    """Fill the coefficients of ``log weight + log density``, ``eta`` (n_origins, n_columns, n_components / n_origins).
 
-    ``origins`` (n_components, n_features) are those of the feature map, one for each component. Of tied covariances the
-    quadratic term, which components share, is left out: :func:`fill_quadratic`.
+    ``origins`` (n_origins, n_features) are those of the feature map: one for all components, or one for each. Of tied
+    covariances the quadratic term, which components share, is left out: :func:`fill_quadratic`.
 
     Returns
     -------
@@ -63,17 +63,17 @@ def fill_coefficients(
         The largest ``(sum_a |mean_a - origin_a| sqrt(precision_aa))^2``, which bounds the rounding error of the map.
     """
     m, v, linear = np.empty(d), np.empty(d), np.empty(d)
-    kappa = 0.0
+    size, kappa = eta.shape[2], 0.0
     for k in range(n_components):
-        u = covariance_start(kind, k, d)
+        u, g, i = covariance_start(kind, k, d), k // size, k % size
         for a in range(d):
-            m[a] = mixture[n_components + k * d + a] - origins[k, a]
+            m[a] = mixture[n_components + k * d + a] - origins[g, a]
         # the log density of z is  log w + log|U| - D/2 log(2 pi) - |U'm|^2 / 2  +  (U U'm)' z  -  |U'z|^2 / 2
         log_det, norm, terms = 0.0, 0.0, 0.0
         if kind == SPHERICAL or kind == DIAG:  # noqa: SIM109 - the compiler has no tuples to build
             for a in range(d):
                 root = factors[u + a] if kind == DIAG else factors[u]
-                log_det += np.log(root)
+                log_det += math.log(root)
                 linear[a] = root * root * m[a]
                 norm += linear[a] * m[a]
                 terms += abs(m[a]) * root
@@ -84,7 +84,7 @@ def fill_coefficients(
                     v[b] += factors[u + a * d + b] * m[a]
                 norm += v[b] * v[b]
             for a in range(d):
-                log_det += np.log(factors[u + a * d + a])
+                log_det += math.log(factors[u + a * d + a])
                 linear[a], precision = 0.0, 0.0
                 for b in range(a, d):
                     linear[a] += factors[u + a * d + b] * v[b]
@@ -92,36 +92,36 @@ def fill_coefficients(
                 terms += abs(m[a]) * math.sqrt(precision)
         kappa = max(kappa, terms * terms)
         constant = 1 if kind == SPHERICAL else 0
-        eta[constant, k] = np.log(mixture[k]) + log_det - 0.5 * d * LOG_2PI - 0.5 * norm
+        eta[g, constant, i] = math.log(mixture[k]) + log_det - 0.5 * d * LOG_2PI - 0.5 * norm
         for a in range(d):
-            eta[constant + 1 + a, k] = linear[a]
+            eta[g, constant + 1 + a, i] = linear[a]
         if kind == SPHERICAL:
-            eta[0, k] = -0.5 * factors[u] * factors[u]
+            eta[g, 0, i] = -0.5 * factors[u] * factors[u]
         elif kind == DIAG:
             for a in range(d):
-                eta[1 + d + a, k] = -0.5 * factors[u + a] * factors[u + a]
+                eta[g, 1 + d + a, i] = -0.5 * factors[u + a] * factors[u + a]
         elif kind == FULL:
             fill_quadratic(d, factors, u, k, eta)
     return kappa
 
 
-@compiled
+@compiled_part
 def fill_quadratic(d: int, factors: Array, u: int, k: int, eta: NDArray[Any]) -> None:
     """Fill the coefficients of component k in the columns ``z_a^2 | z_a z_b (a < b)``; its factor begins at ``u``."""
-    column = 1 + 2 * d
+    g, i, column = k // eta.shape[2], k % eta.shape[2], 1 + 2 * d
     for a in range(d):
         for b in range(a, d):
             precision = 0.0
             for c in range(b, d):
                 precision += factors[u + a * d + c] * factors[u + b * d + c]
             if a == b:
-                eta[1 + d + a, k] = -0.5 * precision
+                eta[g, 1 + d + a, i] = -0.5 * precision
             else:
-                eta[column, k] = -precision
+                eta[g, column, i] = -precision
                 column += 1
 
 
-@compiled
+@compiled_part
 def log_likelihood_correction(kind: int, d: int, factors: Array, scatter: Array) -> float:
     """``-tr(precision scatter) / 2`` of tied covariances, whose quadratic term the columns leave out; 0 for others."""
     total = 0.0
@@ -135,7 +135,7 @@ def log_likelihood_correction(kind: int, d: int, factors: Array, scatter: Array)
     return -0.5 * total
 
 
-@compiled
+@compiled_part
 def maximise(
     kind: int,
     n_components: int,
@@ -153,8 +153,8 @@ def maximise(
     ----------
     kind, n_components, d : int
     sums : ndarray of shape (n_components, n_columns or more)
-    origins : ndarray of shape (n_components, n_features)
-        What each component's sums are about.
+    origins : ndarray of shape (n_origins, n_features)
+        What the sums are about: one for all components, or one for each.
     scatter : ndarray of shape (n_features, n_features)
         Of the data, each row's about the origins of its components; upper triangle.
     reg_covar : ndarray of shape (n_features,)
@@ -167,7 +167,7 @@ def maximise(
     sound : bool
         False where a covariance is not positive definite.
     """
-    zero = 1 if kind == SPHERICAL else 0
+    zero, size = 1 if kind == SPHERICAL else 0, n_components // len(origins)
     shift, added = np.empty((n_components, d)), np.empty((n_components, d))
     all_positive = True
     for a in range(d):
@@ -179,7 +179,7 @@ def maximise(
         total += nk
         for a in range(d):
             shift[k, a] = sums[k, zero + 1 + a] / nk
-            mean = origins[k, a] * (sums[k, zero] / nk) + shift[k, a]
+            mean = origins[k // size, a] * (sums[k, zero] / nk) + shift[k, a]
             mixture[n_components + k * d + a] = mean
             # no less than the rounding error of the mean: a smaller variance would have no density at its own rows
             added[k, a] = max(reg_covar[a], ROUNDING * np.spacing(abs(mean)) ** 2) if all_positive else reg_covar[a]
@@ -222,7 +222,7 @@ def maximise(
     return fill_factors(kind, n_components, d, mixture, factors)
 
 
-@compiled
+@compiled_part
 def fill_scatter(n_components: int, d: int, sums: Array, scatter: Array) -> None:
     """Fill the upper triangle of the scatter that sums over the columns of full covariances give in all."""
     column = 1 + 2 * d
@@ -235,7 +235,7 @@ def fill_scatter(n_components: int, d: int, sums: Array, scatter: Array) -> None
                 scatter[a, b] += sums[k, monomial]
 
 
-@compiled
+@compiled_part
 def fill_factors(kind: int, n_components: int, d: int, mixture: Array, factors: Array) -> bool:
     """Fill the factors U of the precisions; whether all covariances are positive definite, and far from overflow."""
     first = n_components * (d + 1)

@@ -136,13 +136,13 @@ def all_gain(
         For the mean of a function of a standard normal number.
     """
     k, d = means.shape
-    work, factor = np.empty(d * d), np.empty(d * d)
+    work, factor, start = np.empty(d * d), np.empty(d * d), 0
     for a in range(d):
         for b in range(d):
             work[a * d + b] = covariance[a, b]
     if not factorise(work, d):
         return True
-    invert_upper(work, d, factor, 0)
+    invert_upper(work, d, factor, start)
     squared = np.empty(k)
     for i in range(k):
         if not chosen[i]:

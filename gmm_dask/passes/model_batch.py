@@ -298,16 +298,16 @@ def chunk_sums(
 
     ``statistics`` takes those that the M-step needs, beside the log-likelihoods.
     """
-    sums = BatchSums.zeros(batch, statistics)
+    sums, given = BatchSums.zeros(batch, statistics), NO_WEIGHTS if weights is None else weights
     for g, group in enumerate(batch.groups):
         first, second = group.factors
         z, logits, shares = group.workspace(len(rows))
         totals = np.zeros((2, len(group.members)))
         kernels.add_chunk(
             rows=rows,
-            row_weights=NO_WEIGHTS if weights is None else weights,
-            center=batch.center,
-            eta=group.eta,
+            row_weights=given,
+            origins=batch.center[None],
+            eta=group.eta[None],
             first=first,
             second=second,
             edges=group.edges,
@@ -321,36 +321,36 @@ def chunk_sums(
         members = list(group.members)
         sums.log_likelihood[members], sums.log_top[members] = totals
     for c, member in enumerate(batch.centred):
-        totals = np.zeros((2, 1))
-        _add_centred(rows, weights, *batch.models[member], totals, sums.centred[c] if statistics else None)
+        (family, parameters), totals = batch.models[member], np.zeros((2, 1))
+        kernels.add_chunk(
+            rows=rows,
+            row_weights=given,
+            **centred_inputs(rows, family, parameters),
+            edges=np.array([0, len(parameters.weights)]),
+            row_multiple=ROW_MULTIPLE,
+            totals=totals,
+            sums=sums.centred[c] if statistics else NO_SUMS,
+        )
         sums.log_likelihood[member], sums.log_top[member] = totals[:, 0]
     return sums
 
 
-def _add_centred(
-    rows: NDArray[np.floating],
-    weights: Array | None,
-    family: Family,
-    parameters: Parameters,
-    totals: Array,
-    sums: Array | None,
-) -> None:
-    """Add the log-likelihoods of a model that is computed about its own means, and its sums if they are taken."""
-    means, eta, first, second, memory = centred_group(rows, family, parameters)
-    given = NO_WEIGHTS if weights is None else weights
-    taken = NO_SUMS if sums is None else sums
-    kernels.add_centred_chunk(rows, given, means, eta, first, second, *memory, ROW_MULTIPLE, totals, taken)
-
-
-def centred_group(
-    rows: NDArray[np.floating], family: Family, parameters: Parameters
-) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.int64], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
-    """What the kernels about each component's own mean take: means, coefficients, monomials, and memory of a block."""
+def centred_inputs(rows: NDArray[np.floating], family: Family, parameters: Parameters) -> dict[str, Any]:
+    """What the kernels take of a model that is computed about its own means: coefficients, monomials and memory."""
     first, second = filled_factors(rows.shape[1], family.density_columns(rows.shape[1]))
     # about a component's own mean the linear coefficients are zero
     eta = np.ascontiguousarray(family.natural(parameters, parameters.means)[:, :, None])
-    memory = block_memory(1 + int(second.max()), len(eta), 1, len(rows), DOUBLE)
-    return np.ascontiguousarray(parameters.means), eta, first, second, memory
+    z, logits, shares = block_memory(1 + int(second.max()), len(eta), 1, len(rows), DOUBLE)
+    origins = np.ascontiguousarray(parameters.means)
+    return {
+        "origins": origins,
+        "eta": eta,
+        "first": first,
+        "second": second,
+        "z": z,
+        "logits": logits,
+        "shares": shares,
+    }
 
 
 def _zero_centred(family: Family, parameters: Parameters) -> Array:

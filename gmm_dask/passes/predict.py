@@ -21,7 +21,7 @@ from gmm_dask.passes.model_batch import (
     ModelBatch,
     Totals,
     build_batch,
-    centred_group,
+    centred_inputs,
     chunk_sums,
     unpack_totals,
 )
@@ -99,8 +99,8 @@ def kernel_outputs(rows: NDArray[np.floating], batch: ModelBatch, requested: Seq
         z, logits, shares = group.workspace(len(rows))
         kernels.predict_chunk(
             rows=rows,
-            center=batch.center,
-            eta=group.eta,
+            origins=batch.center[None],
+            eta=group.eta[None],
             first=first,
             second=second,
             z=z,
@@ -110,8 +110,8 @@ def kernel_outputs(rows: NDArray[np.floating], batch: ModelBatch, requested: Seq
             **buffers,
         )
     if batch.centred:
-        means, eta, first, second, memory = centred_group(rows, family, parameters)
-        kernels.predict_centred_chunk(rows, means, eta, first, second, *memory, ROW_MULTIPLE, **buffers)
+        inputs = centred_inputs(rows, family, parameters)
+        kernels.predict_chunk(rows=rows, **inputs, row_multiple=ROW_MULTIPLE, **buffers)
     return {name: buffers[name] for name in requested}
 
 
