@@ -132,6 +132,21 @@ def report_notes(notes: Sequence[str], progress: Progress) -> None:
 
 
 @contextmanager
+def compilation_reported(progress: Progress) -> Iterator[None]:
+    """Report when kernels have to be compiled, as in the first run after an installation."""
+    from gmm_dask.kernels.jit import compilation_reported  # imported late: the command line's help needs no Numba
+
+    def report(is_kept: bool) -> None:
+        kept = (
+            "later runs load them" if is_kept else "in every run: set NUMBA_CACHE_DIR to a folder that can be written"
+        )
+        progress(Message("compile", f"kernels for this processor, up to half a minute ({kept})"))
+
+    with compilation_reported(report):
+        yield
+
+
+@contextmanager
 def chunks_reported(
     progress: Progress, task: str, lengths: Sequence[float], chosen: Sequence[int] | None = None
 ) -> Iterator[None]:

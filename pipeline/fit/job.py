@@ -32,7 +32,7 @@ from pipeline.fit.chunking import open_job
 from pipeline.fit.extend import plan_extension
 from pipeline.fit.initialization import FittedRows, em_settings, initial_states, seed
 from pipeline.fit.plan import FitPlan, candidates_of, closing_passes, data_shape, grid_of, plan_fits
-from pipeline.progress import Message, Progress, StageStarted, report_notes, silent
+from pipeline.progress import Message, Progress, StageStarted, compilation_reported, report_notes, silent
 from pipeline.report import PAGE, clear_report, has_report, write_report
 from pipeline.score.row_pass import (
     RowRequest,
@@ -137,7 +137,7 @@ def run(
             require_own_rows(path)  # they are replaced in the end
         found = as_task(prepare)(working, fresh, progress)
         if found is not StoreStatus.COMPLETE:
-            with _noticing_changes(working), caching(working):
+            with _noticing_changes(working), caching(working), compilation_reported(progress):
                 is_cached = _begin_cache(working, progress)
                 if found is StoreStatus.NEW:
                     as_task(initialize)(working, progress)

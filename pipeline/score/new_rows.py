@@ -22,7 +22,7 @@ from pipeline import store
 from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
 from pipeline.config.secrets import secrets_hidden
-from pipeline.progress import Message, Progress, StageStarted, report_notes, silent
+from pipeline.progress import Message, Progress, StageStarted, compilation_reported, report_notes, silent
 from pipeline.score.drift import Comparison, compare
 from pipeline.score.reference import Reference, read_reference
 from pipeline.score.row_pass import (
@@ -131,7 +131,8 @@ def score(
             complete, writer = _prepare(config, source, plan, result, fresh, working)
             summarize = partial(_compare_unchanged, data=config.data, model=model, header=header, reference=reference)
             if not complete:
-                write_row_outputs(config, source, rows, request, writer, progress, summarize)
+                with compilation_reported(progress):
+                    write_row_outputs(config, source, rows, request, writer, progress, summarize)
             stored = writer.summary()
             with reading(working, "rows"):
                 found = Comparison.from_dict(stored)

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -214,8 +215,15 @@ names = "add_chunk", "predict_chunk"
 
 @pytest.mark.parametrize("script", [A_KERNEL, *slow([A_FIT])], ids=["a kernel", "a fit"])
 def test_machine_code_is_made_once(tmp_path, script):
-    """What one process compiled, the next one loads: nothing is compiled again for each worker."""
-    script += "print(*(sum(getattr(kernels, name).stats.cache_misses.values()) for name in names))"
+    """What one process compiled, the next one loads: nothing is compiled again for each worker, nor reported."""
+    script = f"""
+from gmm_dask.kernels.jit import compilation_reported
+reported = []
+with compilation_reported(reported.append):
+{textwrap.indent(script, "    ")}
+assert all(reported)
+print(*(sum(getattr(kernels, name).stats.cache_misses.values()) for name in names), len(reported))
+"""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", script]
     runs = [

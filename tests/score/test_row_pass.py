@@ -126,7 +126,7 @@ def test_the_pass_reads_every_chunk_once(tmp_path, unheld, monkeypatch):
         return original(self, piece)
 
     monkeypatch.setattr(pipeline.sources.base._ReadRows, "__call__", count)
-    run(config, progress=lambda event: isinstance(event, StageStarted) and stages.append(event.name))
+    run(config, progress=lambda event: type(event) is StageStarted and stages.append(event.name))
     pieces = [piece for stage, piece in reads if stage == "write rows"]
     assert len(pieces) == len(set(pieces)) > 10
     assert sum(len(piece.span) for piece in pieces) == 1000
