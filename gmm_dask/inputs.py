@@ -6,7 +6,6 @@ are not public, are used in this module only.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -65,7 +64,11 @@ def check_parameters(estimator: BaseEstimator) -> None:
 
 def sample_seed(random_state: Any) -> int:
     """Return a seed for the sample of rows; the generator of the starts stays as it is."""
-    return int(copy.deepcopy(check_random_state(random_state)).randint(2**31 - 1))
+    random = check_random_state(random_state)
+    state = random.get_state()
+    seed = int(random.randint(2**31 - 1))
+    random.set_state(state)
+    return seed
 
 
 # -- X and weights -------------------------------------------------------------------------------------------

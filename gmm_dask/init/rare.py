@@ -169,7 +169,12 @@ def _stratified(subsample: Subsample, best: State, least: LeastLikely, data_summ
     others_weight = data_summary.total_weight - least.weights.sum()
     weights = weights[others] * (others_weight / (weights[others].sum() or 1.0))  # there may be none
     sample = np.concatenate([x, least.rows])
-    both = replace(data_summary, sample=sample, sample_weights=np.concatenate([weights, least.weights]))
+    both = replace(
+        data_summary,
+        sample=sample,
+        sample_weights=np.concatenate([weights, least.weights]),
+        known_resolution=data_summary.resolution,
+    )
     return subsample.larger(both, len(sample))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -214,14 +215,14 @@ class DataSummary:
     sample : ndarray of shape (n_sampled, n_features)
         Rows drawn without replacement, in their order in the data: all of them if there are few.
     sample_weights : ndarray of shape (n_sampled,), or None
-    resolution : Resolution
-        Steps, frequent values and copies in the whole sample.
     unusable : Unusable or None
         The rows that were left out; None if none was.
     log_scale : float
         Sum of the logarithms of the scales that the columns were divided by: what a log density has too much.
     held_out : HeldOut or None
         The rows that are held out; None where none are to be.
+    known_resolution : Resolution or None
+        Where it does not follow from the sample.
     """
 
     n_rows: int
@@ -233,10 +234,15 @@ class DataSummary:
     chunk_rows: tuple[int, ...]
     sample: Array
     sample_weights: Array | None
-    resolution: Resolution
     unusable: Unusable | None = None
     log_scale: float = 0.0
     held_out: HeldOut | None = None
+    known_resolution: Resolution | None = None
+
+    @cached_property
+    def resolution(self) -> Resolution:
+        """Steps, frequent values and copies in the whole sample; most fits of an estimator do not ask for them."""
+        return self.known_resolution or Resolution.of(self.sample)
 
     @property
     def read_rows(self) -> tuple[int, ...]:
@@ -372,7 +378,6 @@ def finish_summary(part: SummaryPart, columns: Sequence[str] | None = None, drop
         chunk_rows=part.chunk_rows,
         sample=part.sample.rows,
         sample_weights=part.sample.weights,
-        resolution=Resolution.of(part.sample.rows),
         unusable=part.unusable if part.unusable.n_rows else None,
         held_out=part.held_out,
     )

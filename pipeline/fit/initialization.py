@@ -106,7 +106,12 @@ def seed_states(config: JobConfig, make_states: MakeStates, progress: Progress) 
     )
     stored_rows = max(1, min(STORED_ROWS, STORED_BYTES // (8 * len(source.columns))))
     step = -(-len(data_summary.sample) // stored_rows)
-    data_summary = replace(data_summary, sample=data_summary.sample[::step], sample_weights=None)
+    data_summary = replace(
+        data_summary,
+        sample=data_summary.sample[::step],
+        sample_weights=None,
+        known_resolution=data_summary.resolution,
+    )
     store.save_checkpoint(
         path, Checkpoint(states, data_summary, 1 + rows.passes, waves), bytes_read=source.take_bytes_read()
     )

@@ -84,7 +84,7 @@ def scaled_summary(data_summary: DataSummary, preparation: Preparation) -> DataS
         minimum=(data_summary.minimum - center) / scale,
         maximum=(data_summary.maximum - center) / scale,
         sample=(data_summary.sample - center) / scale,
-        resolution=data_summary.resolution.scaled(center, scale),
+        known_resolution=data_summary.resolution.scaled(center, scale),
         log_scale=preparation.log_scale,
         held_out=held_out and replace(held_out, center=(held_out.center - center) / scale),
     )

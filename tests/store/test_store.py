@@ -84,7 +84,7 @@ def data_summary(seed=0):
         chunk_rows=(6, 4),
         sample=rng.normal(size=(10, D)),
         sample_weights=None,
-        resolution=Resolution.of(rng.normal(size=(10, D))),
+        known_resolution=Resolution.of(rng.normal(size=(10, D))),
         unusable=Unusable((1, 0), np.array([1] * D), 1),
         log_scale=0.1 + 0.7,
     )
