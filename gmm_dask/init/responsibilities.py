@@ -21,7 +21,7 @@ from gmm_dask.families import Family, Parameters, Statistics, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.kernels.constants import NK_FLOOR
 from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.passes.map_reduce import map_on_threads
+from gmm_dask.passes.map_reduce import map_on_threads, one_blas_thread
 from gmm_dask.passes.model_batch import DOUBLE, NO_WEIGHTS, ROW_MULTIPLE, block_memory
 
 Array = NDArray[np.float64]
@@ -36,7 +36,9 @@ def kmeans(x: Array, weights: Array | None, k: int, random: np.random.RandomStat
     """Each row belongs to its k-means cluster."""
     from sklearn.cluster import KMeans
 
-    return one_hot(KMeans(n_clusters=k, n_init=1, random_state=random).fit(x, sample_weight=weights).labels_, k)
+    with one_blas_thread():  # the import may have loaded libraries that an earlier limit did not know
+        labels = KMeans(n_clusters=k, n_init=1, random_state=random).fit(x, sample_weight=weights).labels_
+    return one_hot(labels, k)
 
 
 def kmeans_plus_plus(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,12 +36,16 @@ def one_blas_thread() -> Iterator[None]:
 
     It is entered around a whole fit, never inside tasks, where the limit would leak between threads.
     """
-    with _thread_pools().limit(limits=1):
+    with _thread_pools(frozenset(WITH_THREADS & sys.modules.keys())).limit(limits=1):
         yield
 
 
+# modules that load libraries with threads of their own, where they are imported
+WITH_THREADS = {"numpy", "scipy.linalg", "sklearn.cluster"}
+
+
 @functools.cache
-def _thread_pools() -> ThreadpoolController:
+def _thread_pools(imported: frozenset[str]) -> ThreadpoolController:
     """The libraries with threads of their own; finding them takes as long as a small fit."""
     return ThreadpoolController()
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
 from messages import names
 from mixtures import assert_identical, assert_same_parameters
+from paths import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -101,3 +106,28 @@ def test_rows_without_weight_are_as_good_as_absent(init_params, blobs):
     weighted = GaussianMixture(2, init_params=init_params, random_state=0).fit(blobs, sample_weight=weights)
     alone = GaussianMixture(2, init_params=init_params, random_state=0).fit(blobs[::3], sample_weight=weights[::3])
     np.testing.assert_allclose(weighted.means_, alone.means_, rtol=1e-9)
+
+
+A_LATE_IMPORT = """
+import numpy as np, threadpoolctl
+from gmm_dask.init.responsibilities import kmeans
+from gmm_dask.passes.map_reduce import one_blas_thread
+with one_blas_thread():
+    import sklearn.cluster
+
+    class Watched(sklearn.cluster.KMeans):
+        def fit(self, *arguments, **options):
+            print(max(pool["num_threads"] for pool in threadpoolctl.threadpool_info()))
+            return super().fit(*arguments, **options)
+
+    sklearn.cluster.KMeans = Watched
+    kmeans(np.random.RandomState(0).standard_normal((50, 2)), None, 2, np.random.RandomState(0))
+"""
+
+
+def test_kmeans_runs_on_one_thread_wherever_it_is_imported():
+    """Libraries that are loaded after the limit was set do not know it: their threads would wait for each other."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "3"}
+    command = [sys.executable, "-c", A_LATE_IMPORT]
+    found = subprocess.run(command, check=True, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout.strip() == "1"
