@@ -9,32 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from prefect import flow, get_run_logger, task
+from prefect import Flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.tasks import TaskRunNameCallbackWithParameters
 
 from flows.artifacts import ProgressArtifact, publish_job, publish_refresh, publish_scores
+from flows.parameters import ConfigParameter, JobFlow, hide_in_server, read_job
 from flows.progress import LogLines
 from flows.server import prefect_api, quiet_console
 from flows.skipped_runs import skip_if_late
 from gmm_dask.errors import UserError
-from pipeline.config.job import JobConfig, load_config, validated
-from pipeline.config.yaml_file import Document
+from pipeline.config.job import JobConfig
 from pipeline.progress import Event, Message, Progress, StageStarted, silent
 from pipeline.stages import guarded
 
 if TYPE_CHECKING:
     from pipeline.fit.job import Summary
 
+P = ParamSpec("P")
 Stage = TypeVar("Stage", bound=Callable[..., Any])
-ConfigParameter = str | dict[str, Any]  # the path of a job's YAML file, or its content
 
-# what is no parameter of a flow, as Prefect stores and shows those: the listener, and the configuration with secrets
+# no parameter of a flow, as Prefect stores those
 _listener: ContextVar[Progress] = ContextVar("listener", default=silent)
-_given: ContextVar[JobConfig | None] = ContextVar("given", default=None)
 
 
 def flow_run_name() -> str:
@@ -46,15 +45,29 @@ def flow_run_name() -> str:
         return Path(config).stem if isinstance(config, str) else str(config.get("name"))
 
 
-@flow(name="bic-sweep", flow_run_name=flow_run_name, validate_parameters=False, persist_result=False)
-@skip_if_late
+def _job_flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
+    """Return a decorator that makes a function of a configuration a flow."""
+
+    def decorate(function: Callable[P, Any]) -> Flow[P, Any]:
+        return JobFlow(
+            hide_in_server(skip_if_late(function)),
+            name=name,
+            flow_run_name=flow_run_name,
+            validate_parameters=False,
+            persist_result=False,
+        )
+
+    return decorate
+
+
+@_job_flow("bic-sweep")
 def bic_sweep(config: ConfigParameter, fresh: bool = False) -> Any:
     """Fit the candidates, choose the best, store it and label the rows.
 
     Parameters
     ----------
-    config : str or dict
-        The path of a job's YAML file, or its content.
+    config : str, dict or JobConfig
+        The path of a job's YAML file, or its content. Prefect stores it without what may be secrets.
     fresh : bool
         Replace a stored result instead of resuming it.
     """
@@ -68,15 +81,14 @@ def bic_sweep(config: ConfigParameter, fresh: bool = False) -> Any:
     return summary
 
 
-@flow(name="refresh", flow_run_name=flow_run_name, validate_parameters=False, persist_result=False)
-@skip_if_late
+@_job_flow("refresh")
 def refresh(config: ConfigParameter) -> Any:
     """Fit the last winner to the data as they are now, or search again if the data have drifted.
 
     Parameters
     ----------
-    config : str or dict
-        The path of a job's YAML file, or its content.
+    config : str, dict or JobConfig
+        The path of a job's YAML file, or its content. Prefect stores it without what may be secrets.
     """
     from pipeline.fit.refresh import refresh as refit
 
@@ -89,15 +101,14 @@ def refresh(config: ConfigParameter) -> Any:
     return result
 
 
-@flow(name="score-batch", flow_run_name=flow_run_name, validate_parameters=False, persist_result=False)
-@skip_if_late
+@_job_flow("score-batch")
 def score_batch(config: ConfigParameter) -> Any:
     """Label the rows of ``score.source`` with the model of the newest complete store.
 
     Parameters
     ----------
-    config : str or dict
-        The path of a job's YAML file, or its content.
+    config : str, dict or JobConfig
+        The path of a job's YAML file, or its content. Prefect stores it without what may be secrets.
     """
     from pipeline.score.batch import score_batch as score
 
@@ -137,21 +148,12 @@ def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = sil
     if not verbose:
         quiet_console()
     progress(StageStarted("prefect", "connecting to its server"))
-    listener, given = _listener.set(progress), _given.set(config)
+    listener = _listener.set(progress)
     try:
         with prefect_api(verbose, lambda text: progress(Message("prefect", text))):
-            return cast("Summary", bic_sweep(config.model_dump(mode="json"), fresh))
+            return cast("Summary", bic_sweep(config, fresh))
     finally:
         _listener.reset(listener)
-        _given.reset(given)
-
-
-def read_job(config: ConfigParameter) -> JobConfig:
-    """Return the configuration of a job; raise :class:`UserError` if its file cannot be read."""
-    given = _given.get()
-    if given is not None and given.model_dump(mode="json") == config:
-        return given
-    return load_config(config) if isinstance(config, str) else validated(Document(config), "of the flow run")
 
 
 def listeners(bar: ProgressArtifact) -> Progress:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.flows import read_job
+from flows.parameters import read_job, shown_config
 from gmm_dask.errors import FaultError, UserError
 from messages import names
 from pipeline.config.job import JobConfig, load_config
@@ -241,6 +241,15 @@ def test_a_flow_run_with_a_mistake_names_it_without_secrets():
     with pytest.raises(UserError) as caught:
         read_job({"data": {"source": "s3://b/a.csv", "storage_options": {"secret": SECRET}, "sorce": 1}})
     assert_nowhere(*traceback.format_exception(caught.value))
+
+
+def test_a_config_that_a_flow_is_given_is_stored_without_secrets():
+    config = {"data": {"source": f"https://{TOKEN}@host/a.csv", "storage_options": {"secret": SECRET}}}
+    for given in (config, JobConfig.model_validate(config), {**config, "serch": SECRET}):
+        assert_nowhere(json.dumps(shown_config(given)))
+    assert shown_config(config)["data"]["storage_options"] == {"secret": "***"}
+    variable = {"data": {"source": "s3://b/a.csv", "storage_options": {"secret": "${S3_SECRET}"}}}
+    assert shown_config(variable)["data"]["storage_options"] == {"secret": "${S3_SECRET}"}
 
 
 # -- a run -------------------------------------------------------------------------------------------------------

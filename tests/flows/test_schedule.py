@@ -21,6 +21,7 @@ from gmm_dask import UserError
 from paths import ROOT
 from pipeline import store
 from pipeline.config.templates import dated_paths
+from pipeline.config.yaml_file import read_document
 from prefects import (
     BIN,
     GMM_DASK,
@@ -130,7 +131,7 @@ def attributes(path):
 class Flaky(BaseHTTPRequestHandler):
     """Serves one file, or fails every request while ``broken``."""
 
-    body, broken = b"", False
+    body, broken, key = b"", False, None
 
     def do_HEAD(self):
         self.answer(b"")
@@ -140,6 +141,7 @@ class Flaky(BaseHTTPRequestHandler):
         self.answer(self.body[int(begin) : int(end) + 1 if end else None])
 
     def answer(self, body):
+        Flaky.key = self.headers.get("X-Key")
         self.send_response(503 if self.broken else 206 if "Range" in self.headers else 200)
         self.send_header("Content-Length", str(len(body) if body or self.broken else len(self.body)))
         self.send_header("Accept-Ranges", "bytes")
@@ -161,7 +163,7 @@ def flaky():
 
 
 @pytest.mark.slow
-def test_a_task_that_fails_twice_succeeds_at_the_second_retry(tmp_path, server, flaky):
+def test_a_task_that_fails_twice_succeeds_at_the_second_retry_and_its_secrets_are_not_kept(tmp_path, server, flaky):
     write_rows(tmp_path / "rows.npy")
     lines = [f"{a},{b}" for a, b in np.load(tmp_path / "rows.npy")]
     Flaky.body, Flaky.broken = "\n".join(["a,b", *lines]).encode(), True
@@ -174,13 +176,18 @@ def test_a_task_that_fails_twice_succeeds_at_the_second_retry(tmp_path, server, 
     )
     with serving(server, folder):
         until(lambda: server.query("select id from deployment where name = 'flaky'"), "the deployment")
-        run_deployment(server, "bic-sweep", "flaky")
+        config = read_document(folder / "job.yaml").values
+        config["data"]["storage_options"] = {"client_kwargs": {"headers": {"X-Key": "hunter2"}}}
+        run_deployment(server, "bic-sweep", "flaky", config=config)
         tries = "select run_count, state_name from task_run where name = 'flaky: prepare'"
         until(lambda: (2, "AwaitingRetry") in server.query(tries), "the second attempt to fail")
         Flaky.broken = False
         until(lambda: "Completed" in [state for state, *_ in server.runs("flaky")], "the end")
     ((_, _, run_id),) = server.runs("flaky")
     assert ("flaky: prepare", "Completed", 3) in server.tasks(run_id)
+    assert Flaky.key == "hunter2"
+    ((parameters,),) = server.query(f"select parameters from flow_run where id = '{run_id}'")
+    assert json.loads(parameters)["config"]["data"]["storage_options"]["client_kwargs"]["headers"] == {"X-Key": "***"}
 
 
 @pytest.mark.slow

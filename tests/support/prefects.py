@@ -164,10 +164,14 @@ def post(server, path, body):
     return until(answered, f"an answer to {path}")
 
 
-def run_deployment(server, flow, name):
-    """Order a run of a deployment, due now."""
+def run_deployment(server, flow, name, **parameters):
+    """Order a run of a deployment, due now, with parameters in place of its own."""
     ((deployment,),) = server.query(
         "select deployment.id from deployment join flow on flow.id = deployment.flow_id "
         f"where flow.name = '{flow}' and deployment.name = '{name}'"
     )
-    post(server, f"deployments/{deployment}/create_flow_run", {"idempotency_key": str(uuid.uuid4())})
+    post(
+        server,
+        f"deployments/{deployment}/create_flow_run",
+        {"idempotency_key": str(uuid.uuid4()), "parameters": parameters},
+    )
