@@ -15,7 +15,7 @@ from gmm_dask.passes.model_batch import Model, ModelBatch
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch
 from gmm_dask.passes.row_outputs import LOG_DENSITY
 from gmm_dask.passes.rows import Rows
-from gmm_dask.passes.unchanged import ALL, RowSums, require_unchanged
+from gmm_dask.passes.unchanged import RowSums, require_unchanged
 
 Array = NDArray[np.float64]
 
@@ -99,4 +99,4 @@ def least_likely(rows: Rows, data_summary: DataSummary, model: Model, most: int)
 def _of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _Part:
     chunk = np.asarray(rows), None if weights is None else np.asarray(weights, dtype=np.float64)
     x, w = chunk if shared.holdout is None else shared.holdout.fitted(chunk, number)
-    return _Part(LeastLikely.of(x, w, shared.batch, shared.most), RowSums.of(x, w, ALL))
+    return _Part(LeastLikely.of(x, w, shared.batch, shared.most), RowSums.of(x, w))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from gmm_dask.passes.model_batch import (
     unpack_totals,
 )
 from gmm_dask.passes.rows import Rows
-from gmm_dask.passes.unchanged import ALL, RowSums, columns_in_turn, require_unchanged
+from gmm_dask.passes.unchanged import RowSums, require_unchanged, require_unchanged_statistics
 
 Array = NDArray[np.float64]
 
@@ -34,17 +34,13 @@ Array = NDArray[np.float64]
 class _Shared:
     """What the driver sends to the chunks.
 
-    ``checked`` are the columns that tell whether the rows are those of pass 0; None where the rows are in memory, and
-    stay as they are.
+    ``adds_up_rows`` says whether the sums are taken that tell whether the rows are those of pass 0.
     """
 
     batch: ModelBatch
     holdout: Holdout | None
-    checked: slice | None
+    adds_up_rows: bool = False
     held_out: tuple[ModelBatch, ...] = ()
-
-    def row_sums(self, x: NDArray[np.floating[Any]], w: Array | None) -> RowSums | None:
-        return None if self.checked is None else RowSums.of(x, w, self.checked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +51,7 @@ class _PassSums:
     """
 
     fitted: BatchSums
-    rows: RowSums | None
+    rows: RowSums | None = None
     held_out: HeldOutDensities | None = None
 
     def __add__(self, other: _PassSums) -> _PassSums:
@@ -74,9 +70,13 @@ def collect_statistics(
     ChangedRowsError
         If the rows are not those of the data summary.
     """
-    batch = build_batch(models, data_summary.center, data_summary.scatter, dtype=dtype or rows.array.dtype)
-    checked = columns_in_turn(rows.n_features)
-    return unpack_sums(batch, _sums(rows, data_summary, batch, _statistics_of_chunk, "statistics", checked).fitted)
+    dtype = dtype or rows.array.dtype
+    batch = build_batch(models, data_summary.center, data_summary.scatter, dtype=dtype)
+    sums: _PassSums = map_reduce(rows, _statistics_of_chunk, _Shared(batch, rows.holdout), "statistics")
+    statistics = unpack_sums(batch, sums.fitted)
+    if not rows.in_memory:
+        require_unchanged_statistics(statistics, rows, data_summary, dtype)
+    return statistics
 
 
 def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model]) -> list[Totals]:
@@ -89,7 +89,10 @@ def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model
     """
     batch = build_batch(models, data_summary.center, data_summary.scatter)
     held_out = () if rows.holdout is None else held_out_batches(models)
-    sums = _sums(rows, data_summary, batch, _totals_of_chunk, "log-likelihood", ALL, held_out)
+    shared = _Shared(batch, rows.holdout, not rows.in_memory, held_out)
+    sums: _PassSums = map_reduce(rows, _totals_of_chunk, shared, "log-likelihood")
+    if sums.rows is not None:
+        require_unchanged(sums.rows, data_summary, rows.array.dtype)
     totals = unpack_totals(batch, sums.fitted)
     if sums.held_out is None:
         return totals
@@ -97,26 +100,10 @@ def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model
     return [of_model._replace(held_out=held_out, held_out_errors=tuple(errors)) for of_model, held_out, errors in found]
 
 
-def _sums(
-    rows: Rows,
-    data_summary: DataSummary,
-    batch: ModelBatch,
-    function: Callable[..., _PassSums],
-    name: str,
-    checked: slice,
-    held_out: tuple[ModelBatch, ...] = (),
-) -> _PassSums:
-    shared = _Shared(batch, rows.holdout, None if rows.in_memory else checked, held_out)
-    sums: _PassSums = map_reduce(rows, function, shared, name)
-    if sums.rows is not None:
-        require_unchanged(sums.rows, data_summary, rows.array.dtype)
-    return sums
-
-
 def _statistics_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _PassSums:
     chunk = _chunk(rows, weights)
     x, w = chunk if shared.holdout is None else shared.holdout.fitted(chunk, number)
-    return _PassSums(chunk_sums(x, w, shared.batch), shared.row_sums(x, w))
+    return _PassSums(chunk_sums(x, w, shared.batch))
 
 
 def _totals_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _PassSums:
@@ -124,7 +111,7 @@ def _totals_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _
     fitted, held_out = (chunk, None) if shared.holdout is None else shared.holdout.split(chunk, number)
     return _PassSums(
         chunk_sums(*fitted, shared.batch, statistics=False),
-        shared.row_sums(*fitted),
+        RowSums.of(*fitted) if shared.adds_up_rows else None,
         None if held_out is None else HeldOutDensities.of(held_out, shared.held_out),
     )
 

@@ -10,9 +10,10 @@ import zarr
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.errors import ChangedRowsError
+from gmm_dask.families import FAMILIES
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows, hold_out
-from gmm_dask.passes.unchanged import check_rows, columns_in_turn
+from gmm_dask.passes.unchanged import check_rows
 from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
@@ -185,10 +186,29 @@ def test_a_change_of_any_column_is_noticed_by_the_final_pass(column):
         search.fit(changing)
 
 
-def test_the_passes_of_a_fit_check_all_columns_in_turn():
-    for n_features in (1, 2, 5, 8):
-        parts = [columns_in_turn(n_features) for _ in range(-(-n_features // 2))]
-        assert sorted(column for part in parts for column in range(n_features)[part]) == list(range(n_features))
+@pytest.mark.parametrize(
+    ("covariance_type", "dtype", "change"),
+    [
+        *((name, np.float64, lambda x: x + 1e-3) for name in FAMILIES),
+        ("full", np.float32, lambda x: x + 1e-3),
+        ("full", np.float64, lambda x: x * np.nan),
+        ("full", np.float64, lambda x: x * 1e300),
+    ],
+)
+def test_the_last_pass_of_an_estimator_notices_a_change_of_any_column(covariance_type, dtype, change):
+    da = pytest.importorskip("dask.array")
+    x, reads = np.hstack([rows(), rows(1), rows(2)[:, :1]]).astype(dtype), []
+
+    def read(block):
+        reads.append(1)
+        # Dask's look at the function, pass 0, and two iterations
+        return block if len(reads) <= 16 else np.where(np.arange(5) == 4, change(block), block)
+
+    changing = da.from_array(x, chunks=(60, 5), name=False).map_blocks(read, dtype=x.dtype)
+    mixture = GaussianMixture(2, covariance_type=covariance_type, max_iter=3, tol=0.0, init_params="random_from_data")
+    with pytest.raises(ChangedRowsError, match=names("changed", "column 4")):
+        mixture.set_params(random_state=0).fit(changing)
+    assert len(reads) > 16
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
