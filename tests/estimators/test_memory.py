@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,10 +92,23 @@ def write_csv(path, plan):
     pd.DataFrame(rows, columns=[f"x{i}" for i in range(plan.n_features)]).to_csv(path, index=False)
 
 
+def write_hdf5(path, plan):
+    with h5py.File(path, "w") as file:
+        shape = plan.n_rows, plan.n_features
+        rows = file.create_dataset("x", shape, chunks=(50_000, plan.n_features), compression="lzf")
+        start = 0
+        for part in draw_chunks(draw_truth(plan), plan):
+            rows[start : start + len(part)] = part
+            start += len(part)
+
+
+WRITERS = {"csv": write_csv, "h5": write_hdf5}
 CASES = {
     "zarr": (Plan(4_000_000, 8, 3), {"n_components": [2, 6]}, {}),
     "npy": (Plan(3_000_000, 8, 3), {"n_components": [2, 6]}, {}),
     "csv": (Plan(700_000, 6, 3), {"n_components": [2, 3]}, {}),
+    "h5": (Plan(1_000_000, 8, 3), {"n_components": [2, 6]}, {}),
+    "parquet": (Plan(1_000_000, 8, 3), {"n_components": [2, 6]}, {}),
     "columns-of-wide.npy": (Plan(20_000, 2500, 2), {"n_components": [2]}, {}, ["x0", "x1"]),
     "2000-columns.npy": (Plan(1000, 2000, 1), {"n_components": [1], "covariance_types": ["full"]}, {}),
     "wide.npy": (Plan(3000, 500, 2), {"n_components": [1, 2], "covariance_types": ["full"], "init_params": "auto"}, {}),
@@ -106,23 +120,29 @@ CASES = {
 }
 
 
+def peak_of(*command):
+    """The peak of the process that runs a command."""
+    ended = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True)
+    return 1024 * int(re.search(r"PEAK (\d+)", ended.stderr).group(1))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
 @pytest.mark.parametrize("case", CASES)
 def test_a_job_stays_under_its_projection(tmp_path, case):
     plan, search, output, *columns = CASES[case]
-    source = tmp_path / f"data.{case}"
-    (write_csv if case == "csv" else write_synthetic)(source, plan)
+    source, store = tmp_path / f"data.{case}", str(tmp_path / "result.zarr")
+    WRITERS.get(case, write_synthetic)(source, plan)
     job = {
         "data": {"source": str(source), "columns": columns[0] if columns else None},
         "search": {"init_params": "kmeans", "max_iter": 4, **search},
         "cluster": {"memory_limit": "2GiB"},
-        "output": {"store": str(tmp_path / "result.zarr"), **output},
+        "output": {"store": store, **output},
     }
     (tmp_path / "job.yaml").write_text(json.dumps(job))
     plan = estimate_job(JobConfig.model_validate(job)).plan
-    command = [sys.executable, "-c", PEAK, "run", str(tmp_path / "job.yaml"), "--no-prefect"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    peak = 1024 * int(re.search(r"PEAK (\d+)", ended.stderr).group(1))
+    peak = peak_of("run", str(tmp_path / "job.yaml"), "--no-prefect")
     print(f"{case}: projected {plan.memory_bytes >> 20} MiB, peak {peak >> 20} MiB")
     assert 0.5 * plan.memory_bytes < peak < plan.memory_bytes < plan.machine.memory_limit
+    if case in ("h5", "parquet"):
+        assert peak_of("score", store, str(source), "-o", str(tmp_path / "scores.zarr")) < plan.memory_bytes
