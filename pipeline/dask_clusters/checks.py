@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gmm_dask.errors import FaultError, UserError
+from pipeline.store.places import place_of
 
 # packages that a worker needs
 NEEDED = ("gmm-dask", "numba", "numpy", "pyarrow", "scikit-learn", "scipy", "zarr")
@@ -88,6 +89,27 @@ def require_visible(client: Any, path: str, key: str) -> None:
             "Put it where all machines find it under the same path"
             + (f", and give the absolute path: here it is {Path(path).absolute()}." if relative else ".")
         )
+
+
+def require_reachable(client: Any, url: str, key: str) -> None:
+    """Raise :class:`UserError` if some workers cannot write to a result in a bucket."""
+    found = client.run(_difficulty, url, on_error="ignore")
+    failed = {address: difficulty for address, difficulty in found.items() if difficulty}
+    if failed:
+        raise UserError(
+            f"{key}: {len(failed)} of {len(found)} workers ({_some(failed)}) do not reach {url}: "
+            f"{next(iter(failed.values()))} Workers that write rows need the package obstore, and credentials of their "
+            "own."
+        )
+
+
+def _difficulty(url: str) -> str:
+    """What keeps this process from a result in a bucket; empty if nothing does."""
+    try:
+        place_of(url).exists()
+    except (UserError, FaultError) as error:
+        return str(error)
+    return ""
 
 
 def _some(addresses: Iterable[str]) -> str:

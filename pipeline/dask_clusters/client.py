@@ -17,7 +17,13 @@ from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.rows import Rows, rows_bytes
 from pipeline.config.cluster import ClusterConfig
 from pipeline.config.job import JobConfig
-from pipeline.dask_clusters.checks import ClusterError, require_packages, require_visible, versions_of
+from pipeline.dask_clusters.checks import (
+    ClusterError,
+    require_packages,
+    require_reachable,
+    require_visible,
+    versions_of,
+)
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.sources import Source
 from pipeline.store.places import is_url
@@ -158,12 +164,12 @@ def _connect(config: JobConfig, shape: Shape) -> _Connection:
 
 def _require_paths(current: _Connection, source: Source, written: str | None) -> None:
     """Check each path that the workers must see, once."""
-    paths = {written: "output.store"} if written and not is_url(written) else {}
+    paths = {written: "output.store"} if written else {}
     if source.location.is_local:
         paths[source.location.path] = "data.source"
     for path, key in paths.items():
         if path not in current.paths:
-            require_visible(current.client, path, key)
+            (require_reachable if is_url(path) else require_visible)(current.client, path, key)
             current.paths[path] = key
 
 

@@ -44,13 +44,13 @@ from pipeline.score.writers import clear_rows, read_keys, require_own_rows, row_
 from pipeline.sources import Source
 from pipeline.sources.cache import cache_folder, caching, make_cache
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
-from pipeline.sources.overlap import require_apart, require_no_group_around
+from pipeline.sources.overlap import require_apart
 from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary
 from pipeline.sources.rows import fits_in_memory, open_prepared_rows, read_data_summary, require_same_chunks
 from pipeline.stages import Stage, unchanged
 from pipeline.store import Checkpoint, Result, StoreStatus, Widening, open_result
 from pipeline.store.arrays import writing
-from pipeline.store.paths import placed, report_folder, results_of, with_store, working_path
+from pipeline.store.paths import placed, report_folder, require_no_group_around, results_of, with_store, working_path
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

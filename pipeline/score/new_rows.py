@@ -36,11 +36,11 @@ from pipeline.score.settings import ScoreSettings, score_config
 from pipeline.score.writers import parquet_writer, row_writer
 from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
-from pipeline.sources.overlap import require_apart, require_no_group_around, require_outside
+from pipeline.sources.overlap import require_apart, require_outside
 from pipeline.store import Result, RowPlan, RowSummary, RowWriter, StoredModel, Totals
 from pipeline.store.arrays import require_local
 from pipeline.store.integrity import reading
-from pipeline.store.paths import results_of, with_store
+from pipeline.store.paths import require_no_group_around, results_of, with_store
 from pipeline.store.places import is_url
 
 Array = NDArray[np.float64]

@@ -16,7 +16,6 @@ from fsspec.utils import glob_translate
 
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.environment import fill_in
-from pipeline.config.formats import ZARR
 from pipeline.config.secrets import shown
 from pipeline.sources.location import Location, files_below, matches
 
@@ -105,18 +104,6 @@ def require_outside(result: str | Path, store: Sequence[str | Path]) -> None:
             raise UserError(
                 f"{result} and {folder} lie within each other, and the next run may replace either. Choose another "
                 "path with -o (of score-batch, score.out)."
-            )
-
-
-def require_no_group_around(result: str | Path) -> None:
-    """Raise :class:`UserError` if a result lies within a Zarr group, such as the result of another job."""
-    place = _Place.of(result)
-    around = Path(place.path).parents if place.scheme == "file" else ()
-    for folder in around:
-        if any((folder / name).exists() for name in ZARR.metadata):
-            raise UserError(
-                f"{result} lies within the Zarr group {folder}, with which it would be replaced or moved. Choose "
-                "another path (output.store; of scores, score.out or -o)."
             )
 
 

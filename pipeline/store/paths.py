@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cache
 
+from gmm_dask.errors import UserError
 from pipeline import store
+from pipeline.config.formats import ZARR
 from pipeline.config.job import JobConfig
 from pipeline.config.templates import at, dated_paths, is_dated
 from pipeline.sources import open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.store import Result
-from pipeline.store.places import StorePath, is_url
+from pipeline.store.places import Place, StorePath, is_url
 
 
 def placed(config: JobConfig, *, fresh: bool = False, now: datetime | None = None) -> JobConfig:
@@ -88,6 +90,23 @@ def results_of(path: StorePath) -> list[str]:
     rows, new = store.rows_folder(path), store.replacement_of(path)
     caches = f"{path}-cache", f"{new}-cache"
     return [str(path), new, rows, f"{rows}.unfinished", report_folder(path), *caches]
+
+
+def require_no_group_around(path: StorePath) -> None:
+    """Raise :class:`UserError` if a result lies within a Zarr group, such as the result of another job."""
+    for folder in store.place_of(path).around():
+        if any(_has(folder, name) for name in ZARR.metadata):
+            raise UserError(
+                f"{path} lies within the Zarr group {folder}, with which it would be replaced or moved. Choose another "
+                "path (output.store; of scores, score.out or -o)."
+            )
+
+
+def _has(folder: Place, name: str) -> bool:
+    try:
+        return folder.has(name)
+    except UserError:  # credentials may be for the folder of the result alone
+        return False
 
 
 def stores_of(config: JobConfig) -> Iterator[Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -41,7 +43,7 @@ from pipeline.store.places import place_of
 from pipeline.store.places.lease import Lease, Witness
 from pipeline.store.places.objects import ObjectPlace, StoredObject, connect
 from runs import everything_in
-from s3 import Bucket, s3_server
+from s3 import Bucket, in_trouble, s3_server
 
 SECONDS = 1.5
 runner = CliRunner(env={"COLUMNS": "400"})
@@ -190,16 +192,10 @@ def test_one_run_at_a_time_and_a_frozen_one_that_wakes_writes_nothing(bucket, ro
     assert bucket.objects() == before
 
 
-def test_a_run_that_ended_leaves_the_store_to_the_next_at_once(rows):
-    config = make_job(rows / "rows.npy", "s3://out/again.zarr")
-    first = run(config, lease_seconds=600.0)
-    assert not is_locked(first.store)
-    assert run(config).reused
-
-
 def test_fresh_replaces_the_result_when_it_is_complete(bucket, rows, monkeypatch):
     config = make_job(rows / "rows.parquet", "s3://out/fresh.zarr", data={"columns": ["a", "b"]})
-    first = run(config)
+    first = run(config, lease_seconds=600.0)
+    assert not is_locked(first.store)
     other = config.model_copy(update={"search": config.search.model_copy(update={"n_components": (1, 4)})})
     copied, copy = [], ObjectPlace._copy
 
@@ -363,6 +359,28 @@ def test_a_place_that_is_sent_to_a_worker_knows_the_holder_of_its_lease(bucket):
     assert place_of("s3://out/sent.zarr").read("a") == b"1"
 
 
+def test_a_store_in_trouble_is_asked_again(bucket, monkeypatch):
+    """Of five requests one is refused and one loses its answer, also those that are on a condition."""
+    count, conditional = itertools.count(), Counter()
+
+    def trouble(method, path):
+        found = {1: "busy", 2: "lost"}.get(next(count) % 5)
+        conditional[method, found] += path.endswith((".lock", "/zarr.json"))
+        return found
+
+    with in_trouble(bucket.url, trouble) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        place = place_of("s3://out/trouble.zarr")
+        for number in range(4):
+            with lock(place.path, seconds=SECONDS):
+                place.publish(json.dumps({"number": number}).encode())
+                place.write("a", b"1")
+        assert json.loads(place.read("zarr.json")) == {"number": 3}
+        assert not is_locked(place.path)
+    assert conditional["PUT", "lost"] > 1
+    assert conditional["PUT", "busy"] > 1
+
+
 def test_what_is_published_is_written_if_nobody_else_did(bucket):
     place = place_of("s3://out/published.zarr")
     place.publish(b"{}")
@@ -421,6 +439,11 @@ def test_something_else_at_the_place_is_left_alone(bucket, rows):
     with pytest.raises(UserError, match=names("s3://out/taken.zarr", "left as it is")):
         run(make_job(rows / "rows.npy", "s3://out/taken.zarr"), fresh=True)
     assert "taken.zarr/notes.txt" in bucket.objects()
+
+
+def test_a_result_within_another_is_refused(rows, complete):
+    with pytest.raises(UserError, match=names(f"the Zarr group {complete}")):
+        run(make_job(rows / "rows.npy", f"{complete}/mine/night.zarr"))
 
 
 def test_data_and_result_lie_apart(rows):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
+import http.server
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -63,6 +66,58 @@ class Bucket:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="out", Prefix=prefix)
         found = [one for page in pages for one in page.get("Contents", [])]
         return {one["Key"]: (one["ETag"], one["LastModified"]) for one in found}
+
+
+@contextmanager
+def in_trouble(url: str, trouble) -> Iterator[str]:
+    """The URL of a server before the other, which answers as ``trouble(method, path)`` says.
+
+    "busy": 503, and nothing is done; "lost": it is done, and the connection closed without an answer; else as it is.
+    """
+    host = url.removeprefix("http://")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            found = trouble(self.command, self.path)
+            if found == "busy":
+                return self.reply(503, [], b"")
+            connection = http.client.HTTPConnection(host)
+            connection.request(self.command, self.path, body, dict(self.headers))
+            response = connection.getresponse()
+            data = response.read()
+            connection.close()
+            if found == "lost":
+                self.close_connection = True
+                return None
+            return self.reply(response.status, response.getheaders(), data)
+
+        def reply(self, status, headers, data):
+            self.send_response_only(status)
+            for name, value in headers:
+                if name.lower() not in ("content-length", "connection", "transfer-encoding"):
+                    self.send_header(name, value)
+            length = len(data) if self.command != "HEAD" else dict(headers).get("Content-Length", 0)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def _wait_for(url: str, server: subprocess.Popen) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -61,9 +60,9 @@ class Place(ABC):
     def open(self, name: str) -> IO[bytes]:
         """Open a file to read parts of it."""
 
+    @abstractmethod
     def hashes(self, names: Iterable[str]) -> dict[str, str]:
         """Return the SHA-256 of files, by their names."""
-        return {name: hashlib.sha256(self.read(name)).hexdigest() for name in names}
 
     @abstractmethod
     def open_group(self, mode: Any) -> Any:
@@ -90,6 +89,10 @@ class Place(ABC):
     def resolved(self) -> Place:
         """Return the place that this is a link to, as it is now, or this."""
         return self.followed()
+
+    @abstractmethod
+    def around(self) -> list[Place]:
+        """Return the folders that this lies in."""
 
     def exists(self) -> bool:
         """Whether anything is there."""

@@ -68,6 +68,9 @@ class LocalPlace(Place):
     def resolved(self) -> Place:
         return LocalPlace(self._folder.resolve())
 
+    def around(self) -> list[Place]:
+        return [LocalPlace(folder) for folder in self._folder.resolve().parents]
+
     def exists(self) -> bool:
         return self._folder.exists()
 

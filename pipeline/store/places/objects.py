@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
-from io import BytesIO
+from io import BufferedReader, BytesIO, RawIOBase
 from typing import IO, Any
 
 from zarr.storage import ObjectStore
@@ -44,8 +44,10 @@ except ImportError as error:
 LINK = "gmm-dask-link"
 # requests under way at a time
 THREADS = 16
-# how often a request is made again that failed for the moment, and for how long
-RETRIES, RETRY_SECONDS = 10, 120
+# how often a request is made again that failed for the moment: half a minute long where nobody answers
+RETRIES, PAUSE_SECONDS, RETRY_SECONDS = 25, 5, 120
+# of an open file, the least that is requested
+READ_BYTES = 1 << 16
 # a link leads to a result, which may be one to its replacement
 _LINKS = 3
 
@@ -56,12 +58,11 @@ _ENVIRONMENT = ("AWS_", "AZURE_", "GOOGLE_")
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>|\"message\": *\"(.*?)\"", re.DOTALL)
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 # where credentials are looked for last
-_NO_CREDENTIALS = re.compile(
-    r"169\.254\.|metadata\.google|[Mm]issing ?[Aa]ccount|Account must be specified|MissingCred"
-)
+_NO_CREDENTIALS = re.compile(r"169\.254\.|metadata\.google|[Mm]issing ?[Aa]ccount|Account must be specified")
 _CREDENTIALS = (
-    "Give credentials in the environment: for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for gs:// "
-    "GOOGLE_APPLICATION_CREDENTIALS, for az:// AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+    "Give credentials in the environment: for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_ENDPOINT_URL "
+    "for other servers than Amazon's), for gs:// GOOGLE_APPLICATION_CREDENTIALS, for az:// AZURE_STORAGE_ACCOUNT_NAME "
+    "and AZURE_STORAGE_ACCOUNT_KEY"
 )
 
 
@@ -81,7 +82,11 @@ def _connect(url: str, environment: tuple[tuple[str, str], ...]) -> Any:
     return from_url(
         url,
         client_options={"allow_http": True} if is_plain else None,
-        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+        retry_config={
+            "max_retries": RETRIES,
+            "retry_timeout": timedelta(seconds=RETRY_SECONDS),
+            "backoff": {"max_backoff": timedelta(seconds=PAUSE_SECONDS)},
+        },
         **(_found_by_botocore() if url.startswith("s3://") else {}),
     )
 
@@ -139,7 +144,7 @@ def requests(path: str, doing: str = "read") -> Iterator[None]:
 def _explained(path: str, doing: str, error: Exception) -> Exception:
     text = str(error)
     message = _MESSAGE.search(text)
-    words = next(filter(None, message.groups())) if message else text.split("\n")[0]
+    words = next(filter(None, message.groups())) if message else text.split("\n")[0].rpartition(" - ")[2]
     what = f"cannot {doing} {path}: {shown_text(' '.join(words.split())).rstrip('.')}."
     if isinstance(error, FileNotFoundError) or _NO_BUCKET.search(text):
         bucket = path.split("/")[2]
@@ -149,7 +154,7 @@ def _explained(path: str, doing: str, error: Exception) -> Exception:
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError | PermissionError):
         return UserError(f"{what} {_CREDENTIALS}, of somebody who may {doing} there.")
     return FaultError(
-        f"{what} Check the network and the address (of S3, AWS_ENDPOINT_URL), then run the same command again: it "
+        f"{what} Check the network and the address (of S3, AWS_ENDPOINT_URL), then run the same command again; a run "
         "resumes from what is written."
     )
 
@@ -271,7 +276,7 @@ class ObjectPlace(Place):
             return bytes(obstore.get(self._objects, name).bytes())
 
     def open(self, name: str) -> IO[bytes]:
-        return BytesIO(self.read(name))
+        return BufferedReader(_Ranges(self, name), READ_BYTES)
 
     def hashes(self, names: Iterable[str]) -> dict[str, str]:
         names = list(names)
@@ -307,6 +312,11 @@ class ObjectPlace(Place):
             return _beside(self._folder, str(attributes["target"])) if attributes["format"] == LINK else None
         except (ValueError, KeyError, TypeError):
             return None
+
+    def around(self) -> list[Place]:
+        scheme, _, rest = self._folder.partition("://")
+        folders = rest.split("/")
+        return [ObjectPlace(f"{scheme}://{'/'.join(folders[:n])}") for n in range(len(folders), 1, -1)]
 
     # -- writing ---------------------------------------------------------------------------------------------
     def write(self, name: str, data: bytes) -> None:
@@ -414,6 +424,36 @@ class ObjectPlace(Place):
 
     def remove_lock(self) -> None:
         ObjectPlace(self._folder)._delete([f"{self._name}.lock"])
+
+
+class _Ranges(RawIOBase):
+    """An object as a file, of which only the parts are requested that are read."""
+
+    def __init__(self, place: ObjectPlace, name: str) -> None:
+        self._place, self._key = place, name
+        with requests(f"{place}/{name}"):
+            self._size = int(obstore.head(place._objects, name)["size"])
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, target: Any) -> int:
+        stop = min(self._position + len(target), self._size)
+        if stop <= self._position:
+            return 0
+        with requests(f"{self._place}/{self._key}"):
+            found = obstore.get_range(self._place._objects, self._key, start=self._position, end=stop)
+        target[: len(found)] = found
+        self._position += len(found)
+        return len(found)
 
 
 @lru_cache(maxsize=16)
