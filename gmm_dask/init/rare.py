@@ -10,7 +10,7 @@ all rows, which a last read tells, and if it is no wider than a group is: the fa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -212,24 +212,33 @@ def _proposals(
     are none, two of the candidate's own components become one. The search itself may have found a rare group with one
     component more: then two of the others become one.
     """
-    fewer, more = _neighbour(candidate, -1), _neighbour(candidate, 1)
+    fewer, more, slot = _neighbour(candidate, -1), _neighbour(candidate, 1), (candidate, 0)
+    bases: Iterable[Array]
     if fewer in before:
-        bases = [subsample.responsibilities(state) for state in dict.fromkeys([before[fewer], after[fewer]])]
+        bases = (subsample.responsibilities(state) for state in dict.fromkeys([before[fewer], after[fewer]]))
     else:
         bases = _merged(subsample, before[candidate])
-    several = [np.vstack([resp * ~group, group]) for resp in bases for group in groups]
+    # one after the other: responsibilities of many components take much memory
+    for resp in bases:
+        for group in groups:
+            beside = np.empty((len(resp) + 1, len(group)))
+            np.multiply(resp, ~group, out=beside[:-1])
+            beside[-1] = group
+            yield from subsample.start(slot, beside)
     if more in before:
-        several += _merged(subsample, before[more])
-    for resp in several:
-        yield from subsample.start((candidate, 0), resp)
+        for resp in _merged(subsample, before[more]):
+            yield from subsample.start(slot, resp)
 
 
-def _merged(subsample: Subsample, state: State) -> list[Array]:
-    """Return responsibilities in which two overlapping components are one; that of the fewest rows is the last."""
-    resp = subsample.responsibilities(state)
-    resp = resp[np.argsort(-state.model[1].weights, kind="stable")]
-    pairs = most_overlapping(subsample, resp, first=True)[: subsample.budget.rare_merges]
-    return [np.vstack([resp[a] + resp[b], np.delete(resp, [a, b], axis=0)]) for a, b in pairs]
+def _merged(subsample: Subsample, state: State) -> Iterator[Array]:
+    """Yield responsibilities in which two overlapping components are one; that of the fewest rows is the last."""
+    order = np.argsort(-state.model[1].weights, kind="stable")
+    resp = subsample.responsibilities(state)[order]
+    for a, b in most_overlapping(subsample, resp, first=True)[: subsample.budget.rare_merges]:
+        merged = np.empty((len(resp) - 1, resp.shape[1]))
+        np.add(resp[a], resp[b], out=merged[0])
+        merged[1:] = np.delete(resp, [a, b], axis=0)
+        yield merged
 
 
 def _fit(subsample: Subsample, old: State, proposals: Iterator[Proposals]) -> State | None:

@@ -8,6 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask.passes.map_reduce import map_on_threads
+
 Array = NDArray[np.float64]
 
 # gaps between values below this share of the column's spread are no steps, but rounding errors of float32 and float64.
@@ -52,9 +54,10 @@ class Resolution:
     def of(cls, rows: Array) -> Self:
         """Return the resolution of rows (n_rows, n_features); of no rows, zeros."""
         n_rows, n_features = rows.shape
-        of_columns = np.array([_of_column(values) for values in rows.T]).T if n_rows else np.zeros((5, n_features))
+        of_columns = np.array(list(map_on_threads(_of_column, list(rows.T)))).T if n_rows else np.zeros((5, n_features))
         step, spread, ties, frequent, frequent_share = of_columns
-        return cls(step, spread, ties, frequent, frequent_share, _share_of_copies(rows) if n_rows else 0.0)
+        # rows that differ from all others in one column are no copies
+        return cls(step, spread, ties, frequent, frequent_share, _share_of_copies(rows) if ties.all() else 0.0)
 
     @property
     def distinct_share(self) -> float:
