@@ -741,6 +741,18 @@ def test_a_link_has_the_lock_of_its_store(tmp_path):
     assert not (tmp_path / "link.zarr.lock").exists()
 
 
+def test_a_folder_of_something_else_that_is_refused_gets_no_lock(tmp_path):
+    (tmp_path / "mine.zarr").mkdir()
+
+    def refuse():
+        with lock(tmp_path / "mine.zarr"):
+            raise UserError("not a store")
+
+    with pytest.raises(UserError, match="not a store"):
+        refuse()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.zarr"]
+
+
 def test_the_lock_dies_with_its_holder(tmp_path):
     path = tmp_path / "r.zarr"
     script = f"""

@@ -173,6 +173,8 @@ class LocalPlace(Place):
         file = Path(self.lock_path)
         held = FileLock(file, blocking=False)
         file.parent.mkdir(parents=True, exist_ok=True)
+        # a folder that no run of ours has held may be refused, and then gets no lock
+        is_foreign = not file.exists() and _is_anything_beside(file)
         try:
             held.acquire()
         except Timeout:
@@ -182,6 +184,10 @@ class LocalPlace(Place):
             ) from None
         try:
             yield
+        except UserError:
+            if is_foreign:
+                file.unlink(missing_ok=True)
+            raise
         finally:
             if not _is_anything_beside(file):
                 file.unlink(missing_ok=True)
