@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,10 +143,10 @@ class Family(ABC):
         """What the fit's columns leave out of the total log-likelihood, given the data's scatter about its centre."""
         return 0.0
 
-    def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
+    def start_s2(self, s2: Array, origins: Array, unassigned: Callable[[], Array]) -> Array:
         """``s2`` of a start, with what scikit-learn's uncentred formulas count there beyond the assigned rows.
 
-        ``unassigned`` (n_features, n_features) is the raw second moment of the rows that no component was given.
+        ``unassigned`` returns the raw second moment (n_features, n_features) of the rows that no component was given.
         """
         return s2
 

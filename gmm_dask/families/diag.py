@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from gmm_dask.families.base import Array, Parameters, Statistics
@@ -36,7 +38,7 @@ class Diag(DiagonalFamily):
         d = center.shape[-1]
         return Statistics(sums[:, 0], sums[:, 1 : d + 1], sums[:, d + 1 :], np.broadcast_to(center, (len(sums), d)))
 
-    def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
+    def start_s2(self, s2: Array, origins: Array, unassigned: Callable[[], Array]) -> Array:
         # scikit-learn's variances are E[x^2] - mean^2 with nk + 10 eps in the mean's denominator: beside ours, as if
         # each component had 10 eps of a row at zero
         return s2 + NK_FLOOR * origins**2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from gmm_dask.families.base import Array, Parameters, Statistics
@@ -36,7 +38,7 @@ class Spherical(DiagonalFamily):
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
         return Statistics(sums[:, 1], sums[:, 2:], sums[:, 0], np.broadcast_to(center, sums[:, 2:].shape))
 
-    def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
+    def start_s2(self, s2: Array, origins: Array, unassigned: Callable[[], Array]) -> Array:
         # as for diagonal covariances, over all features
         floors: Array = NK_FLOOR * np.sum(origins**2, axis=1)
         return s2 + floors

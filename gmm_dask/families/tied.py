@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -73,9 +73,9 @@ class Tied(MatrixFamily):
         factor = parameters.precisions_cholesky
         return -0.5 * float(np.sum((factor.T @ scatter) * factor.T))
 
-    def start_s2(self, s2: Array, origins: Array, unassigned: Array) -> Array:
+    def start_s2(self, s2: Array, origins: Array, unassigned: Callable[[], Array]) -> Array:
         # scikit-learn takes the raw second moments of all rows here, those that no component was given among them
-        return s2 + unassigned
+        return s2 + unassigned()
 
     def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
         # as for full covariances, summed over the components: s2 - sum_k nk shift_k shift_k'

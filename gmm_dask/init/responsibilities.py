@@ -122,12 +122,15 @@ def start_parameters(
         If a covariance is not positive definite.
     """
     total = float(len(x)) if weights is None else float(weights.sum())
-    unassigned = ~resp.any(axis=1)
     statistics = statistics_of(family, x, weights, resp)
-    # scikit-learn's first tied covariance is that of all rows, also of those without a component
-    others = x[unassigned]
-    moment = others.T @ (others if weights is None else others * weights[unassigned, None])
-    s2 = family.start_s2(statistics.s2, statistics.origins, moment)
+
+    def unassigned_moment() -> Array:
+        unassigned = ~resp.any(axis=1)
+        others = x[unassigned]
+        moment: Array = others.T @ (others if weights is None else others * weights[unassigned, None])
+        return moment
+
+    s2 = family.start_s2(statistics.s2, statistics.origins, unassigned_moment)
     parameters = family.maximise(replace(statistics, s2=s2), reg_covar)
     return replace(parameters, weights=(statistics.s0 + NK_FLOOR) / total)
 
