@@ -81,23 +81,37 @@ def require_unchanged_statistics(
     it is asked of another read whether the rows or the models are why.
     """
     for one in statistics:
-        sums = one.s1 + one.s0[:, None] * (one.origins - data_summary.center)
+        moved = one.s0[:, None] * (one.origins - data_summary.center)
+        sums = one.s1 + moved
         if math.isfinite(one.log_likelihood) and np.isfinite(sums).all():
             tolerance = SINGLE_TOLERANCE if dtype == np.float32 else TOLERANCE + float(np.finfo(rows.array.dtype).eps)
             means = data_summary.center + sums.sum(axis=0) / data_summary.total_weight
-            _require_sums(float(one.s0.sum()), means, data_summary, tolerance, tolerance)
+            moves = np.abs(moved).sum(axis=0) / data_summary.total_weight  # their rounding comes in
+            _require_sums(float(one.s0.sum()), means, data_summary, tolerance, tolerance, moves)
             return
     check_rows(rows, data_summary)
 
 
-def _require_sums(weight: float, means: Array, data_summary: DataSummary, of_weight: float, of_means: float) -> None:
-    """Compare with pass 0, up to these relative tolerances: of the total weight, and of the sizes of the columns."""
+def _require_sums(
+    weight: float,
+    means: Array,
+    data_summary: DataSummary,
+    of_weight: float,
+    of_means: float,
+    moves: Array | float = 0.0,
+) -> None:
+    """Compare with pass 0, up to these relative tolerances: of the total weight, and of the sizes of the columns.
+
+    ``moves`` is added to the sizes: how far the means were moved to the origin of pass 0.
+    """
     total, center = data_summary.total_weight, data_summary.center
     if not abs(weight - total) <= of_weight * total:  # nor NaN
         if total == data_summary.n_rows:
             raise ChangedRowsError(f"there were {total:,.0f} of them, and now there are {weight:,.0f}")
         raise ChangedRowsError(f"their weights added up to {total:.10g}, and now to {weight:.10g}")
-    size = np.abs(center) + np.sqrt(np.diagonal(data_summary.scatter) / total)
+    # of a constant column the scatter is rounding, of either sign
+    variances = np.maximum(np.diagonal(data_summary.scatter), 0.0) / total
+    size = np.abs(center) + np.sqrt(variances) + moves
     off = np.flatnonzero(~(np.abs(means - center) <= of_means * size))
     if len(off):
         i = int(off[0])

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.errors import ChangedRowsError
@@ -209,6 +210,26 @@ def test_the_last_pass_of_an_estimator_notices_a_change_of_any_column(covariance
     with pytest.raises(ChangedRowsError, match=names("changed", "column 4")):
         mixture.set_params(random_state=0).fit(changing)
     assert len(reads) > 16
+
+
+@pytest.mark.parametrize("covariance_type", FAMILIES)
+def test_a_start_far_from_a_constant_column_is_no_change(covariance_type):
+    da = pytest.importorskip("dask.array")
+    x = np.hstack([rows(), np.zeros((300, 1))])
+    mixture = GaussianMixture(1, covariance_type=covariance_type, means_init=[[5.3, 6.3, 5.3]], max_iter=2, tol=0.0)
+    with pytest.warns(ConvergenceWarning):
+        mixture.set_params(init_params="random_from_data", random_state=0).fit(da.from_array(x, chunks=(60, 3)))
+    assert mixture.n_iter_ == 2
+
+
+def test_the_rounding_of_a_constant_column_is_no_change():
+    signs = set()
+    for seed in range(20):
+        x, w = np.hstack([rows(), np.full((300, 1), 0.1)]), np.random.default_rng(seed).random(300)
+        summary = summarize_rows(as_rows(x, w), 0)
+        signs.add(np.sign(summary.scatter[2, 2]))
+        check_rows(as_rows(x, w), summary)
+    assert -1.0 in signs
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
