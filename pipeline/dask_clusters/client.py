@@ -26,6 +26,7 @@ from pipeline.dask_clusters.checks import (
 )
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.sources import Source
+from pipeline.sources.patience import TOPIC, failed_on_worker
 from pipeline.store.places import is_url
 
 
@@ -158,6 +159,7 @@ def _connect(config: JobConfig, shape: Shape) -> _Connection:
         threads = machine_of(config, shape).threads
         _current.client = _current.stack.enter_context(started(config.cluster, threads))
         _current.address = _current.client.scheduler.address
+        _current.client.subscribe_topic(TOPIC, failed_on_worker)
         _current.progress(StageStarted("cluster", describe(config.cluster, _current.client)))
     return _current
 

@@ -18,6 +18,7 @@ from pipeline.config.job import JobConfig
 from pipeline.sources import ChunkPolicy, Source, open_source
 from pipeline.sources.base import require_any_row
 from pipeline.sources.cache import through_cache
+from pipeline.sources.patience import read_patiently
 
 # a task costs about a millisecond; with this much work in it, that is 2 %
 TASK_SECONDS = 0.05
@@ -34,10 +35,10 @@ def open_job(config: JobConfig, *, fresh: bool = False) -> Source:
     """Open the data of a job in the chunks of its store; in new ones if there is no store, or ``fresh``."""
     path = config.output.store
     if fresh or store.find_store(path) is store.StoreStatus.NEW:
-        policy = _new_policy(config)
+        source = open_source(config.data, _new_policy(config))
     else:
         policy = _stored_policy(store.open_result(path, unfinished=True).data["chunks"])
-    source = open_source(config.data, policy)
+        source = read_patiently(partial(open_source, config.data), policy)  # it could be opened before
     require_any_row(source)
     return through_cache(config, source)
 

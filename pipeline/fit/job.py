@@ -45,6 +45,7 @@ from pipeline.sources import Source
 from pipeline.sources.cache import cache_folder, caching, make_cache
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.sources.overlap import require_apart
+from pipeline.sources.patience import repeated_reads_reported
 from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary
 from pipeline.sources.rows import fits_in_memory, open_prepared_rows, read_data_summary, require_same_chunks
 from pipeline.stages import Stage, unchanged
@@ -137,7 +138,12 @@ def run(
             require_own_rows(path)  # they are replaced in the end
         found = as_task(prepare)(working, fresh, progress)
         if found is not StoreStatus.COMPLETE:
-            with _noticing_changes(working), caching(working), compilation_reported(progress):
+            with (
+                _noticing_changes(working),
+                caching(working),
+                compilation_reported(progress),
+                repeated_reads_reported(progress),
+            ):
                 is_cached = _begin_cache(working, progress)
                 if found is StoreStatus.NEW:
                     as_task(initialize)(working, progress)

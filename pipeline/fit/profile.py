@@ -12,6 +12,7 @@ from pipeline.fit.plan import data_shape
 from pipeline.progress import Progress, StageStarted, chunks_reported, silent
 from pipeline.sources.column_facts import ColumnFacts, column_facts
 from pipeline.sources.fingerprint import contents_of
+from pipeline.sources.patience import repeated_reads_reported
 from pipeline.sources.preparation import column_notes, missing_of
 from pipeline.sources.rows import read_data_summary
 
@@ -58,7 +59,7 @@ def profile_job(config: JobConfig, progress: Progress = silent) -> Profile:
     source = open_job(config)
     progress(StageStarted("profile", f"reading {source.path} once"))
     reported = chunks_reported(progress, TASK, source.array.chunks[0])
-    with computing(config, source, data_shape(config, source)), reported:
+    with computing(config, source, data_shape(config, source)), reported, repeated_reads_reported(progress):
         found = read_data_summary(config, source)
     missing = missing_of(found, source.columns)
     return Profile(

@@ -37,6 +37,7 @@ from pipeline.score.writers import parquet_writer, row_writer
 from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.overlap import require_apart, require_outside
+from pipeline.sources.patience import repeated_reads_reported
 from pipeline.store import Result, RowPlan, RowSummary, RowWriter, StoredModel, Totals
 from pipeline.store.arrays import require_local
 from pipeline.store.integrity import reading
@@ -131,7 +132,7 @@ def score(
             complete, writer = _prepare(config, source, plan, result, fresh, working)
             summarize = partial(_compare_unchanged, data=config.data, model=model, header=header, reference=reference)
             if not complete:
-                with compilation_reported(progress):
+                with compilation_reported(progress), repeated_reads_reported(progress):
                     write_row_outputs(config, source, rows, request, writer, progress, summarize)
             stored = writer.summary()
             with reading(working, "rows"):

@@ -23,6 +23,7 @@ from gmm_dask.memory import CHUNK_COPIES, reading_bytes
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import Format
 from pipeline.sources.location import Location
+from pipeline.sources.patience import read_patiently
 from pipeline.sources.preparation import Preparation
 
 Block = NDArray[np.floating[Any]]
@@ -175,7 +176,7 @@ class Source:
         """Return the number of each chunk's first row; of a CSV by counting lines, which takes a read."""
         if self.n_rows is None:
             self.reads.add(len(self.chunks.pieces))
-            counts = [self.chunks.reader.count_lines(piece) for piece in self.chunks.pieces]
+            counts = [read_patiently(self.chunks.reader.count_lines, piece) for piece in self.chunks.pieces]
         else:
             counts = [int(length) for length in self.chunks.lengths]
         return 0, *itertools.accumulate(counts[:-1])
@@ -456,7 +457,7 @@ class _ReadRows:
     preparation: Preparation
 
     def __call__(self, piece: Any) -> Any:
-        block = self.reader.read(piece)
+        block = read_patiently(self.reader.read, piece)
         if self.selection.weights is None:
             return self.preparation.chunk(block)[0]
         # a copy: the rows must not keep the column of weights alive in their stride

@@ -7,6 +7,7 @@ left may be damaged, and the next run removes it.
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -35,12 +36,12 @@ SHARE = 0.5
 def cache_folder(config: JobConfig) -> Path:
     """Where the cache of a run is: in the folder that the configuration names, or beside its result.
 
-    For a result on an object store, it is in the folder for temporary files, by the result's URL and the user.
+    For a result on an object store, it is in the folder for temporary files.
     """
     store = config.output.store
-    name, parent = Path(store).name, Path(store).parent
+    name, parent = posixpath.basename(store), Path(store).parent
     if "://" in store:
-        name, parent = f"{name}-{tokenize(store, os.getuid())[:12]}", Path(tempfile.gettempdir())
+        name, parent = f"{name}-{tokenize(store)[:12]}", Path(tempfile.gettempdir())
     if config.data.cache not in ("auto", "none"):
         parent = Path(config.data.cache)
     return parent / f"{name}-cache"

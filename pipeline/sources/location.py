@@ -23,6 +23,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.environment import fill_in
 from pipeline.config.formats import MANY_FILES, format_of
 from pipeline.config.secrets import hide, require_known
+from pipeline.sources.patience import UnreachableError
 
 # after which a web server that sends nothing has failed
 SILENCE_SECONDS = 60.0
@@ -172,7 +173,7 @@ class Location:
             return UserError(f"{what} {remedy}.")
         if self.is_local:
             return FaultError(f"{what} Check the disk, then run the same command again.")
-        return FaultError(
+        return UnreachableError(
             f"{what} Check the network and the address (data.storage_options may set another one), then run the same "
             "command again: it resumes from the last checkpoint."
         )

@@ -31,12 +31,10 @@ from marks import slow
 from messages import names
 from paths import ROOT
 from pipeline.config.job import JobConfig
-from pipeline.dask_clusters.checks import _difficulty
 from pipeline.fit import job
 from pipeline.fit.job import run
 from pipeline.fit.refresh import refresh
 from pipeline.score.new_rows import score
-from pipeline.sources.cache import cache_folder
 from pipeline.store import DamagedError, LockedError, open_result, read_candidates, read_scores, rows_folder
 from pipeline.store.arrays import open_root
 from pipeline.store.locks import is_locked, lock
@@ -163,18 +161,15 @@ def labels(store):
 @pytest.mark.parametrize(("moment", "number"), [("after", 3), *slow([("in", 4)])])
 def test_a_killed_job_is_resumed_from_another_folder_to_the_same_bits(rows, tmp_path, chunk_by_chunk, moment, number):
     local = run(make_job(rows / "rows.npy", tmp_path / "local.zarr"))
-    cache = "auto" if moment == "after" else "none"
-    config = make_job("s3://out/data/rows.npy", f"s3://out/killed-{moment}/night.zarr", data={"cache": cache})
+    config = make_job("s3://out/data/rows.npy", f"s3://out/killed-{moment}/night.zarr")
     with started(config, moment, number, tmp_path) as process:
         assert process.wait(120) == -signal.SIGKILL, process.stderr.read()
     stopped = read_candidates(config.output.store)
     assert stopped.checkpoint is not None
-    assert cache_folder(config).exists() == (cache == "auto")
     begin = time.monotonic()
     summary = run(config, lease_seconds=SECONDS)
     assert time.monotonic() - begin >= SECONDS  # the killed run might have lived
     assert summary.attempts == 2
-    assert not cache_folder(config).exists()
     assert arrays_of(summary.store) == arrays_of(local.store)
     assert summary.best == local.best
 
@@ -386,14 +381,6 @@ def test_a_store_in_trouble_is_asked_again(bucket, monkeypatch):
     assert conditional["PUT", "busy"] > 1
 
 
-@pytest.mark.parametrize("header", ["if-match", "if-none-match"])
-def test_a_store_without_conditional_writes_is_refused(bucket, monkeypatch, header):
-    with in_trouble(bucket.url, lambda method, path: header) as url:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        with pytest.raises(UserError, match="no conditional writes"), lock(f"s3://out/{header}.zarr"):
-            pass
-
-
 def test_what_is_published_is_written_if_nobody_else_did(bucket):
     place = place_of("s3://out/published.zarr")
     place.publish(b"{}")
@@ -426,18 +413,6 @@ def test_other_urls_are_refused(url):
 def test_a_bucket_that_is_not_there_is_named(bucket, rows):
     with pytest.raises(UserError, match=names("no bucket gone", "s3://gone/x.zarr")):
         run(make_job(rows / "rows.npy", "s3://gone/x.zarr"))
-
-
-def test_workers_say_what_keeps_them_from_a_bucket(bucket):
-    assert _difficulty("s3://out/x.zarr") == ""
-    assert "no bucket gone" in _difficulty("s3://gone/x.zarr")
-
-
-def test_a_missing_package_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "obstore", None)
-    monkeypatch.delitem(sys.modules, "pipeline.store.places.objects")
-    with pytest.raises(UserError, match=names("obstore", "gmm-dask[s3]")):
-        place_of("s3://out/x.zarr")
 
 
 def test_a_bucket_that_goes_during_a_run_is_named(bucket, rows):

@@ -72,8 +72,7 @@ class Bucket:
 def in_trouble(url: str, trouble) -> Iterator[str]:
     """The URL of a server before the other, which answers as ``trouble(method, path)`` says.
 
-    "busy": 503, and nothing is done; "lost": it is done, and the connection closed without an answer; a header: it is
-    done as if the request had none of that name; else as it is.
+    "busy": 503, and nothing is done; "lost": it is done, and the connection closed without an answer; else as it is.
     """
     host = url.removeprefix("http://")
 
@@ -86,8 +85,7 @@ def in_trouble(url: str, trouble) -> Iterator[str]:
             if found == "busy":
                 return self.reply(503, [], b"")
             connection = http.client.HTTPConnection(host)
-            headers = {name: value for name, value in self.headers.items() if name.lower() != found}
-            connection.request(self.command, self.path, body, headers)
+            connection.request(self.command, self.path, body, dict(self.headers))
             response = connection.getresponse()
             data = response.read()
             connection.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import threading
 import time
@@ -32,8 +33,9 @@ MAX_SECONDS = 600.0
 
 def now() -> float:
     """Return the seconds of a clock that nobody sets, and that goes on while the machine sleeps."""
-    # that of Linux which time.monotonic() reads stands still meanwhile
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    if platform.system() == "Linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 class LeaseObject(Protocol):
@@ -115,7 +117,6 @@ class Lease:
                 self._watch(terms, version, waiting)
             sent = now()
             self._version, self._renewed = self._stored.write(self.terms.to_bytes(), version), sent
-        self._require_conditions()
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
 
     def _watch(self, terms: Terms, version: Any, waiting: Callable[[str], object]) -> None:
@@ -132,16 +133,6 @@ class Lease:
                     f"another run is at work on {self._stored.path.removesuffix('.lock')}: {newer.where} holds its "
                     "lease. Wait for it, or choose another output.store."
                 )
-
-    def _require_conditions(self) -> None:
-        """Raise :class:`UserError` if a store writes whatever the condition: it could not keep two runs apart."""
-        before, free = self._version, replace(self.terms, holder="").to_bytes()
-        self.renew()
-        if any(self._stored.write(free, version) is not None for version in (None, before)):
-            raise UserError(
-                f"{self._stored.path}: this object store has no conditional writes (If-None-Match and If-Match), "
-                "without which two runs could write one result. Choose another output.store."
-            )
 
     def leave(self) -> None:
         """Leave the lease to whoever wants it next."""
@@ -192,9 +183,14 @@ class Witness:
     def __init__(self, stored: LeaseObject, holder: str) -> None:
         self._stored = stored
         self._holder = holder
+        self._until = 0.0
 
     def require(self) -> None:
-        """Raise :class:`LockedError` if the run does not hold the lease any more."""
+        """Raise :class:`LockedError` if another run holds the lease."""
+        if now() < self._until:
+            return
+        begin = now()
         terms, _ = Terms.read(self._stored)
         if terms is None or terms.holder != self._holder:
-            raise LockedError(f"another run has taken over {self._stored.path.removesuffix('.lock')}, or none has it.")
+            raise LockedError(f"another run has taken over {self._stored.path.removesuffix('.lock')}.")
+        self._until = begin + terms.seconds / 2

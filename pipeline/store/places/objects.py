@@ -192,6 +192,15 @@ def _version(found: Any) -> dict[str, Any]:
     return {name: found[name] for name in ("e_tag", "version") if found[name] is not None}
 
 
+def _require_conditions(stored: StoredObject) -> None:
+    """Raise :class:`UserError` if a store writes whatever the condition: it could not keep two runs apart."""
+    if stored.write(b"{}", None) is not None:
+        raise UserError(
+            f"{stored.path}: this object store has no conditional writes (If-None-Match), without which two runs "
+            "could write one result. Choose another output.store."
+        )
+
+
 # -- a place -----------------------------------------------------------------------------------------------------
 
 
@@ -395,10 +404,12 @@ class ObjectPlace(Place):
 
     @contextmanager
     def lock(self, seconds: float, waiting: Callable[[str], object]) -> Iterator[None]:
-        lease = Lease(StoredObject(self.lock_path), seconds)
+        stored = StoredObject(self.lock_path)
+        lease = Lease(stored, seconds)
         lease.take(waiting)
         _held[self.path] = lease
         try:
+            _require_conditions(stored)
             yield
         finally:
             del _held[self.path]

@@ -1,4 +1,4 @@
-"""A server of S3 that sends half of a body: it then closes the connection, or says no more."""
+"""A server of S3 in trouble: it sends half of a body and closes the connection or says no more; errors; an outage."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ import pandas as pd
 import pytest
 import zarr
 
-from gmm_dask.errors import FaultError
+from gmm_dask.errors import FaultError, UserError
 from messages import names
 from pipeline.config.data import DataConfig
+from pipeline.config.job import JobConfig
+from pipeline.fit.job import run
+from pipeline.progress import Message, StageStarted
 from pipeline.sources import open_source
+from pipeline.sources.patience import UnreachableError, read_patiently, repeated_reads_reported
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 2))
 KINDS = ["rows.csv", "rows.npy", "rows.parquet", "rows.zarr"]
 WHOLE = 1000  # bytes of a body that is never halved: headers and metadata
 SILENCE = 30.0
+CODES = {404: "NoSuchBucket", 500: "InternalError", 503: "SlowDown"}
+OUTAGE = 8.0  # seconds; s3fs gives up after five or so
 LISTING = (
     '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>data</Name>'
     "<IsTruncated>false</IsTruncated>{}</ListBucketResult>"
@@ -43,13 +49,15 @@ def files(tmp_path_factory):
     return folder
 
 
-class Halving(http.server.BaseHTTPRequestHandler):
+class InTrouble(http.server.BaseHTTPRequestHandler):
     """Objects of a bucket ``data``; the first bodies of each range of bytes are halved."""
 
     protocol_version = "HTTP/1.1"
     folder: Path
-    halves: int
-    silent: bool
+    halves: int = 0
+    silent: bool = False
+    errors: int = 0
+    code: int = 503  # 0 closes the connection without an answer
 
     def log_message(self, *arguments):
         pass
@@ -61,6 +69,13 @@ class Halving(http.server.BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def _answer(self, with_body):
+        asked = self.command, self.path, self.headers.get("Range")
+        failed = self.server.failed[asked] = self.server.failed.get(asked, 0) + 1
+        if self.server.down.is_set() or failed <= self.errors:
+            self.close_connection = True
+            if self.code:
+                self._send(self.code, f"<Error><Code>{CODES[self.code]}</Code></Error>".encode(), {}, with_body)
+            return
         url = urlsplit(self.path)
         query, key = parse_qs(url.query), unquote(url.path).removeprefix("/data").lstrip("/")
         if "list-type" in query:
@@ -103,15 +118,24 @@ class Halving(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+class Served(str):
+    """The URL of a server, and the event that it fails every request while it is set."""
+
+    def __new__(cls, url, down):
+        served = super().__new__(cls, url)
+        served.down = down
+        return served
+
+
 @contextmanager
-def serving(files, halves, silent):
-    handler = type("Handler", (Halving,), {"folder": files, "halves": halves, "silent": silent})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.times, server.ended = {}, threading.Event()
+def serving(files, halves=0, silent=False, errors=0, code=503):
+    settings = {"folder": files, "halves": halves, "silent": silent, "errors": errors, "code": code}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (InTrouble,), settings))
+    server.times, server.failed, server.ended, server.down = {}, {}, threading.Event(), threading.Event()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield Served(f"http://127.0.0.1:{server.server_address[1]}", server.down)
     finally:
         server.ended.set()
         server.shutdown()
@@ -131,10 +155,18 @@ def test_a_body_that_is_half_sent_once_is_read_again(files, name, silent):
         np.testing.assert_allclose(read(url, name), ROWS)
 
 
+@pytest.mark.parametrize("code", [503, pytest.param(500, marks=pytest.mark.slow), 0], ids=["503", "500", "closed"])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_request_that_fails_once_is_sent_again(files, name, code):
+    with serving(files, errors=1, code=code) as url:
+        np.testing.assert_allclose(read(url, name), ROWS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("silent", [False, True], ids=["closed", "silent"])
 @pytest.mark.parametrize("name", KINDS)
-def test_bodies_that_are_always_half_sent_are_a_fault(files, name, silent):
+def test_bodies_that_are_always_half_sent_are_a_fault(files, name, silent, monkeypatch):
+    monkeypatch.setattr("pipeline.sources.patience.PATIENCE_SECONDS", 0.0)
     begin = time.monotonic()
     with (
         serving(files, 10**6, silent) as url,
@@ -147,8 +179,79 @@ def test_bodies_that_are_always_half_sent_are_a_fault(files, name, silent):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_web_server_that_falls_silent_is_a_fault(files, name, monkeypatch):
     monkeypatch.setattr("pipeline.sources.location.SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.sources.patience.PATIENCE_SECONDS", 0.0)
     with (
         serving(files, 10**6, silent=True) as url,
         pytest.raises(FaultError, match=names("data.source", f"{url}/{name}")),
     ):
         open_source(DataConfig(source=f"{url}/{name}")).array.compute()
+
+
+# -- an outage that is longer than a file system's own tries --------------------------------------------------------
+
+
+def test_a_read_is_repeated_for_a_while_and_counted(monkeypatch):
+    monkeypatch.setattr("pipeline.sources.patience.FIRST_WAIT", 0.001)
+    told, tries = [], iter([False, False, True])
+
+    def read(piece):
+        if not next(tries):
+            raise UnreachableError("no answer.")
+        return piece
+
+    with repeated_reads_reported(told.append):
+        assert read_patiently(read, 7) == 7
+    assert [event.name for event in told] == ["retry", "retry"]
+    assert "no answer" in told[0].detail
+    assert "2 reads" in told[1].detail
+    monkeypatch.setattr("pipeline.sources.patience.PATIENCE_SECONDS", 0.0)
+    tries = iter([False, True])
+    with pytest.raises(UnreachableError):
+        read_patiently(read, 7)
+
+
+def job(url, store, name="rows.parquet", **cluster):
+    options = {"anon": True, "endpoint_url": str(url), "config_kwargs": {"retries": {"max_attempts": 0}}}
+    values = {
+        "data": {"source": f"s3://data/{name}", "storage_options": options},
+        "search": {"n_components": [2], "covariance_types": ["full"], "init_params": "kmeans"},
+        "output": {"store": str(store), "report": False},
+        "cluster": cluster,
+    }
+    return JobConfig.model_validate(values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [{}, {"kind": "local", "workers": 1}], ids=["threads", "local"])
+def test_a_job_sits_out_an_outage_and_says_so(files, tmp_path, cluster):
+    told = []
+    with serving(files) as url:
+
+        def listener(event):
+            told.append(event)
+            if isinstance(event, StageStarted) and event.name == "select":
+                url.down.set()
+                threading.Timer(OUTAGE, url.down.clear).start()
+
+        config = job(url, tmp_path / "a.zarr", **cluster)
+        run(config, progress=listener)
+    retries = [event.detail for event in told if isinstance(event, Message) and event.name == "retry"]
+    assert len(retries) == 2, retries
+    assert "s3://data/rows.parquet" in retries[0]
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_gone_ends_the_job_which_resumes_once_it_is_back(files, tmp_path):
+    with serving(files, code=404) as url:
+
+        def take_away(event):
+            if isinstance(event, StageStarted) and event.name == "select":
+                url.down.set()
+
+        config = job(url, tmp_path / "a.zarr")
+        with pytest.raises(UserError, match=names("data.source", "s3://data/rows.parquet")):
+            run(config, progress=take_away, checkpoint_seconds=0.0)
+        url.down.clear()
+        told = []
+        run(config, progress=told.append)
+    assert [event.name for event in told if isinstance(event, Message)] == ["resume"]
