@@ -307,7 +307,7 @@ def test_the_verdict_has_the_gain_and_the_price():
     assert found.verdict.component == 1
     assert found.verdict.gain == pytest.approx(found.log_likelihood - without.log_likelihood)
     n = len(X)
-    assert found.verdict.price == pytest.approx(3.0 * np.log(n) + np.log(n * (n - 1) * (n - 2) / 6.0))
+    assert found.verdict.price == pytest.approx(3.0 * np.log(n) + np.log(100.0 * n * (n - 1) * (n - 2) / 6.0))
     assert found.verdict.is_kept
     assert outcome_of(X, "full", random_parameters("full", 2, 2)).verdict.component == -1
 
