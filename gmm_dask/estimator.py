@@ -212,7 +212,8 @@ class GaussianMixture(MixtureMethods):
         Whether steps of EM are extrapolated, which takes fewer passes to the same likelihood where tol is small.
     start_effort : float, default=1.0
         How long ``init_params='auto'`` may search for a start: 1 is up to about five seconds on a core, 0.1 a tenth of
-        it. Small data take less.
+        it. Small data take less. Where even the first runs would take much more, as with full covariances of 1,000
+        columns, the start is that of k-means.
 
     Attributes
     ----------

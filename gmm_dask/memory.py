@@ -58,7 +58,8 @@ class Shape:
 
     ``read_bytes`` are those that the read of a chunk holds beside it, such as lines of text; ``output_bytes`` those of
     what is computed and written for each row. ``held_out`` tells whether some rows are held out, so that the others are
-    copied, ``searches_starts`` whether starts are searched for on a subsample (``init_params="auto"``).
+    copied, ``search_effort`` the effort of a search for starts on a subsample (``init_params="auto"``), 0 if there is
+    none.
     """
 
     n_features: int
@@ -67,7 +68,7 @@ class Shape:
     read_bytes: int = 0
     output_bytes: int = 0
     held_out: bool = False
-    searches_starts: bool = False
+    search_effort: float = 0.0
 
     @property
     def chunk_bytes(self) -> int:
@@ -215,12 +216,12 @@ def projected_bytes(
 def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
     """What the work before the first pass needs: the imports, and pass 0 or the initialization, whichever is more."""
     initialization = initialization_bytes(shape, candidates, n_init)
-    if shape.searches_starts:
+    if shape.search_effort:
         # the rows that the best fits were compared on, and those with the least likely ones: raw, whitened and as given
         initialization += 2 * 3 * 8 * _sampled(shape) * shape.n_features
-        initialization += BUDGET.search_bytes(
-            searched_candidates(candidates), _sampled(shape), shape.n_features, n_init, machine.threads
-        )
+        affordable = BUDGET.affords_search(candidates, _sampled(shape), shape.n_features, shape.search_effort)
+        searched = searched_candidates(candidates) if affordable else candidates
+        initialization += BUDGET.search_bytes(searched, _sampled(shape), shape.n_features, n_init, machine.threads)
     summary = machine.threads * thread_bytes(shape) + summary_bytes(shape, machine)
     return IMPORTS_BYTES + max(summary, initialization)
 

@@ -67,20 +67,23 @@ def search_states(
     """
     if len(data_summary.sample) == 1:  # there is nothing to search
         return start_states(kmeans, candidates, data_summary, n_init, random_state, reg_covar)
-    searched = [c for c in searched_candidates(candidates) if c.n_components <= len(data_summary.sample)]
+    n_sample, n_features = data_summary.sample.shape
+    affordable = budget.affords_search(candidates, n_sample, n_features, effort)
+    chosen = searched_candidates(candidates) if affordable else candidates
+    searched = [candidate for candidate in chosen if candidate.n_components <= n_sample]
     # one generator through all searches: each draws other clusterings and moves than those before
     random = random_state()
-    n_rows = budget.n_rows(searched, len(data_summary.center))
+    n_rows = budget.n_rows(searched, n_features)
     found = []
     for start in range(n_init):
-        work = Work(effort * budget.numbers_per_candidate * len(candidates))
+        work = Work(effort * budget.numbers_per_candidate * len(candidates) if affordable else 0.0)
         subsample = Subsample.of(data_summary, n_rows, random, reg_covar, budget, work)
         # with the first, k-means starts as it does where it is the start: the search never ends below it
         kmeans_random = random if start else random_state()
         which = f"start {start + 1} of {n_init}: " if n_init > 1 else ""
         largest, fits = _search(subsample, searched, data_summary, kmeans_random, partial(_prefixed, report, which))
         found.append(fits)
-    if n_rows < data_summary.n_rows:  # the searches have not seen all rows
+    if affordable and n_rows < data_summary.n_rows:  # the searches have not seen all rows
         sample = partial(as_rows, data_summary.sample, data_summary.sample_weights)
         found = with_rare_groups(found, largest, rows or sample, data_summary, report)
     return [
@@ -133,13 +136,14 @@ def run_restarts(
 ) -> Pool:
     """Return the best fits of every candidate on a subsample, of several independent restarts side by side."""
     budget, work = subsample.budget, subsample.work
-    restarts = range(n_restarts)
+    is_search, restarts = not work.is_done, range(n_restarts)
     report(f"clusterings of {subsample.n_rows:,} rows")
     # generators: fits are made as batches have room for them, so that those of a round are never all in memory
     first = (state for restart in restarts for state in _from_clusterings(subsample, candidates, restart))
     empty: Pool = {(candidate, restart): [] for restart in restarts for candidate in candidates}
     pool = _best(empty, _from_kmeans(subsample, candidates, kmeans_random), budget)
-    pool = _best(pool, _short_runs(subsample, first), budget)
+    if is_search:
+        pool = _best(pool, _short_runs(subsample, first), budget)
     moved_from: dict[Slot, list[float]] = {slot: [] for slot in pool}
     for number in range(budget.rounds):
         chosen = _fits_to_move_from(subsample, pool, moved_from)

@@ -25,6 +25,9 @@ class SearchBudget:
     # 3 to 18 a nanosecond (few and many components). It is a number and not a time, so that the same seed gives the
     # same starts on every machine
     numbers_per_candidate: int = 20_000_000_000
+    # the runs from clusterings may take so many times that; where they would take more, as with full covariances of
+    # 1,000 columns, k-means alone leads to the start
+    first_runs: int = 4
 
     # -- the subsample. At least this many rows; and this many for each number of the largest candidate's means, so
     # that its components have a shape, as long as a pass adds up no more than so many numbers
@@ -91,6 +94,15 @@ class SearchBudget:
         numbers = max(pass_work([candidate], 1, n_features) for candidate in candidates)
         wanted = min(self.rows_per_mean_value * most * n_features, self.pass_numbers // numbers)
         return max(self.subsample_rows, wanted)
+
+    def affords_search(
+        self, candidates: Sequence[Candidate], n_rows: int, n_features: int, effort: float = 1.0
+    ) -> bool:
+        """Return whether more than k-means is affordable: the runs from clusterings, of data with so many rows."""
+        n_rows = min(n_rows, self.n_rows(candidates, n_features))
+        runs = 3 * self.clusterings * self.screening + self.retained * self.short_run
+        affordable = self.first_runs * effort * self.numbers_per_candidate * len(candidates)
+        return runs * pass_work(candidates, n_rows, n_features) <= affordable
 
     def long_run(self, candidates: Sequence[Candidate], shape: tuple[int, ...], work: Work) -> Settings:
         """Return the settings of a run to convergence: over rows of this shape it may take a tenth of what is left."""

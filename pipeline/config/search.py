@@ -92,7 +92,8 @@ class SearchConfig(Section):
     start_effort: Annotated[float, Strict(), Field(gt=0.0, allow_inf_nan=False)] = Field(
         default=1.0,
         description="How long init_params: auto may search for the starts: 1 is up to about five seconds a candidate "
-        "on a core, 0.1 a tenth of it. Small data take less. The other starts take no search.",
+        "on a core, 0.1 a tenth of it. Small data take less. Where even the first runs would take much more, as with "
+        "full covariances of 1,000 columns, the start is that of kmeans. The other starts take no search.",
     )
     tol: Real = Field(
         default=1e-3,

@@ -106,7 +106,7 @@ def data_shape(
         read_bytes=source.read_bytes,
         output_bytes=output_bytes(config.output.row_outputs, most),
         held_out=config.search.held_out > 0.0,
-        searches_starts=STARTS[config.search.init_params].is_search,
+        search_effort=config.search.start_effort if STARTS[config.search.init_params].is_search else 0.0,
     )
 
 

@@ -251,6 +251,15 @@ def test_effort_is_that_of_a_search():
         GaussianMixture(2, start_effort=0.5).fit(np.arange(6.0)[:, None])
 
 
+def test_without_the_effort_for_a_search_it_is_kmeans(iris):
+    settings = {"random_state": 0, "reg_covar": 1e-3, "tol": 1e-9, "max_iter": 1000}
+    auto = GaussianMixture(4, init_params="auto", start_effort=1e-9, **settings).fit(iris)
+    kmeans = GaussianMixture(4, init_params="kmeans", **settings).fit(iris)
+    assert auto.lower_bound_ == pytest.approx(kmeans.lower_bound_, abs=1e-6)
+    searched = GaussianMixture(4, init_params="auto", **settings).fit(iris)
+    assert searched.lower_bound_ > kmeans.lower_bound_ + 0.01
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_it_never_ends_below_the_kmeans_start(seed, iris, covariance_type):

@@ -23,6 +23,14 @@ def test_two_restarts_where_they_are_little_work_and_room_for_both():
     assert few > many  # the second restart's fits
 
 
+def test_a_search_of_many_columns_takes_more_effort_than_the_usual():
+    wide, grid = [Candidate("full", 2)], [Candidate("full", k) for k in range(1, 9)]
+    assert BUDGET.affords_search(wide, 3000, 300)
+    assert not BUDGET.affords_search(wide, 3000, 2000)
+    assert BUDGET.affords_search(wide, 3000, 2000, effort=20.0)
+    assert BUDGET.affords_search(grid, 10**6, 50)
+
+
 def test_large_candidates_are_not_accelerated():
     assert BUDGET.is_accelerated(Candidate("tied", 2), 8)
     assert not BUDGET.is_accelerated(Candidate("full", 200), 64)
@@ -31,7 +39,7 @@ def test_large_candidates_are_not_accelerated():
 def test_memory_is_projected_for_the_search():
     shape = Shape(n_features=64, n_chunks=100, chunk_rows=20)
     plain, searched = (
-        starting_bytes(replace(shape, searches_starts=searches), Machine(1, 0), SMALL, 1) for searches in (False, True)
+        starting_bytes(replace(shape, search_effort=effort), Machine(1, 0), SMALL, 1) for effort in (0.0, 1.0)
     )
     assert plain < searched
     assert searched > BUDGET.search_bytes(SMALL, 2000, 64, 1, 2)

@@ -378,18 +378,18 @@ def test_a_pass_that_was_over_is_not_made_again(tmp_path, unheld):
 
 KILLED = """
 import os, signal, sys
-import pipeline.sources.rows, pipeline.store.rows.zarr, pipeline.store.rows.parquet, zarr
+import pipeline.sources.rows, pipeline.store.places.local, zarr
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 pipeline.sources.rows.IN_MEMORY_BYTES = 0
 number, left = sys.argv[2], int(sys.argv[3])
-target, name = (zarr.Array, "__setitem__") if number == "zarr" else (pipeline.store.rows.parquet.os, "replace")
+target, name = (zarr.Array, "__setitem__") if number == "zarr" else (pipeline.store.places.local.os, "replace")
 original = getattr(target, name)
 def count(*arguments):
     # writes of the row pass, the last one before the kill half of a chunk's
     global left
     stack = sys._getframe(1).f_code.co_name
-    if stack in ("write", "join", "mark", "_put"):
+    if stack in ("write", "join", "mark", "write_with"):
         left -= 1
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
