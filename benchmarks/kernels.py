@@ -7,11 +7,13 @@ more. The share of the floor says how near a pass comes to it.
 
     python benchmarks/kernels.py            # the table of the README, about four minutes
     python benchmarks/kernels.py --short    # half a minute
+    python benchmarks/kernels.py --large    # gmm-dask alone: the rates with 64 and with 1,024 components, two minutes
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import time
 import warnings
@@ -29,7 +31,7 @@ from numba.core import cgutils
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from gmm_dask.families import get_family
+from gmm_dask.families import Family, Parameters, Statistics, get_family
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.llvm.vectors import INDEX, Lanes, inlined, matrices
 from gmm_dask.passes.data_summary import summarize_rows
@@ -68,6 +70,8 @@ CASES = [
     Case(50_000, 128, 16, "tied"),
     Case(200_000, 32, 16, dtype="float32"),
     Case(50_000, 128, 16, dtype="float32"),
+    Case(200_000, 64, 64, "diag"),
+    Case(50_000, 128, 1024, "spherical", "float32"),
     Case(1_000, 4, 3),
 ]
 
@@ -178,14 +182,14 @@ def our_iteration(case: Case, X: np.ndarray, peer: GaussianMixture) -> Callable[
     parameters = family.parameters(
         *(np.asarray(part, dtype=np.float64) for part in (peer.weights_, peer.means_, peer.covariances_))
     )
+    collect = our_pass(X, family, parameters)
+    return lambda: family.maximise(collect(), 1e-3)
+
+
+def our_pass(X: np.ndarray, family: Family, parameters: Parameters) -> Callable[[], Statistics]:
     rows = as_rows(X)
     data_summary = summarize_rows(rows, 0)
-
-    def iterate() -> None:
-        [statistics] = collect_statistics(rows, data_summary, [(family, parameters)])
-        family.maximise(statistics, 1e-3)
-
-    return iterate
+    return lambda: collect_statistics(rows, data_summary, [(family, parameters)])[0]
 
 
 def peers_iteration(X: np.ndarray, peer: GaussianMixture) -> Callable[[], Any]:
@@ -242,6 +246,27 @@ def line(case: Case, found: Measured, rates: Rates) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def pass_at_random(case: Case) -> Callable[[], Any]:
+    """One pass from means that are rows; in float32 for data in float32, which the variances are large enough for."""
+    X, family = make_rows(case), get_family(case.covariance_type)
+    shape = family.covariance_shape(case.components, case.features)
+    covariances = np.broadcast_to(4 * np.eye(case.features), shape).copy() if len(shape) == 3 else np.full(shape, 4.0)
+    weights = np.full(case.components, 1 / case.components)
+    return our_pass(X, family, family.parameters(weights, X[: case.components].astype(float), covariances))
+
+
+def compare_numbers_of_components() -> None:
+    """Print the rates of passes with few and with many components, made in turns."""
+    print("| type | dtype | Gflop/s with K = 64 | Gflop/s with K = 1,024 | ratio |\n" + "|---" * 5 + "|")
+    for name, dtype in itertools.product(("spherical", "diag", "full"), ("float64", "float32")):
+        cases = [Case(8_192 if name == "full" else 65_536, 128, k, name, dtype) for k in (64, 1024)]
+        passes = [pass_at_random(case) for case in cases]
+        with one_blas_thread():
+            seconds = np.min([[best_of(1, collect) for collect in passes] for _ in range(3)], axis=0)
+        few, many = (4 * c.columns * c.components * c.rows / s / 1e9 for c, s in zip(cases, seconds, strict=True))
+        print(f"| {name} | {dtype} | {few:.0f} | {many:.0f} | {many / few:.2f} |", flush=True)
+
+
 HEAD = (
     "| rows | D, K | type | dtype | scikit-learn, ns a row | gmm-dask, ns a row | ratio | share of the floor "
     f"| {CORES} threads over 1 |\n" + "|---" * 9 + "|"
@@ -252,8 +277,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a quarter of the rows, twice instead of five times")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of the table's lines, from 0")
+    parser.add_argument("--large", action="store_true", help="passes with few and with many components instead")
     arguments = parser.parse_args()
     print(f"{describe_machine()}; scikit-learn {sklearn.__version__}")
+    if arguments.large:
+        compare_numbers_of_components()
+        return
     rates = measure_rates()
     print(f"{rates}\n\n{HEAD}")
     for i, case in enumerate(CASES):

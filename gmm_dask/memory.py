@@ -16,7 +16,7 @@ from gmm_dask.init.budget import BUDGET, searched_candidates
 from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.passes.graph import MERGE_WIDTH
 from gmm_dask.passes.merge_tree import LONGEST, MOST_PER_THREAD
-from gmm_dask.passes.model_batch import BLOCK_BYTES, ROW_MULTIPLE
+from gmm_dask.passes.model_batch import block_bytes
 
 # resident before the data: the imports of a job and its compiled kernels, measured on Linux with some room
 IMPORTS_BYTES = 480 << 20
@@ -109,9 +109,12 @@ def reading_bytes(chunk_bytes: int, read_bytes: int) -> int:
     return max(CHUNK_COPIES * chunk_bytes, READ_COPIES * chunk_bytes + read_bytes)
 
 
-def thread_bytes(shape: Shape) -> int:
-    """What a thread works on: a chunk as it is read, decoded and computed, a block of it, its rows' outputs."""
-    block = max(BLOCK_BYTES, ROW_MULTIPLE * 8 * (shape.n_features + 2))
+def thread_bytes(shape: Shape, n_components: int = 1) -> int:
+    """What a thread works on: a chunk as it is read, decoded and computed, a block of it, its rows' outputs.
+
+    ``n_components`` are those of the largest mixture, of which a block has the log densities.
+    """
+    block = block_bytes(shape.n_features + 2, n_components)
     # the mask of the rows that are fitted, their positions, their weights and themselves
     copied = 8 * shape.chunk_rows * (shape.n_features + 3) if shape.held_out else 0
     reading = reading_bytes(shape.chunk_bytes, shape.read_bytes)
@@ -149,7 +152,8 @@ def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate
     """
     tables = PAIR_TABLES * shape.matrix_bytes
     states = 2 * state_bytes(shape, candidates, n_init)
-    return IMPORTS_BYTES + tables + machine.threads * thread_bytes(shape) + step_bytes(shape, candidates) + states
+    working = machine.threads * thread_bytes(shape, max(k for _, k in candidates))
+    return IMPORTS_BYTES + tables + working + step_bytes(shape, candidates) + states
 
 
 def saving_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> int:

@@ -77,8 +77,9 @@ def add_chunk(
     origins : ndarray of shape (n_origins, n_features)
         Of the feature map: one for all components, or its mean for each. Differences come first: rows and mean may
         agree in most of their digits.
-    eta : ndarray of shape (n_origins, n_monomials, n_components / n_origins)
-        Coefficients of the log densities.
+    eta : ndarray of shape (n_parts, n_monomials, part_size)
+        Coefficients of the log densities. A part is the components of one origin, or, with one origin for all, as many
+        as stay in the second-level cache while a block passes; the last one may have columns to spare.
     first, second, edges
         As in the kernels that are called.
     z : ndarray of shape (n_lines, n_block_rows)
@@ -105,7 +106,7 @@ def add_chunk(
         for m in range(n_mixtures):
             totals[0, m] += _weighted_sum(log_density[m], weights, n_rows)
             totals[1, m] += _weighted_sum(log_top[m], weights, n_rows)
-        for g in range(len(sums) // size):
+        for g in range(-(-len(sums) // size)):
             if len(origins) > 1:  # the lines are those about the last one
                 fill_lines(block, origins[g], z, n_rows)
             mine = slice(g * size, (g + 1) * size)
@@ -125,8 +126,9 @@ def fill_logits(
 ) -> None:
     """Fill the log densities of a block; see :func:`add_chunk`."""
     size = eta.shape[2]
-    for g in range(len(origins)):
-        fill_lines(block, origins[g], z, n_rows)
+    for g in range(len(eta)):
+        if g < len(origins):
+            fill_lines(block, origins[g], z, n_rows)
         log_densities(eta[g], first, second, z, logits[g * size : (g + 1) * size], n_rows)
 
 

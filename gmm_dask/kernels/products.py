@@ -120,7 +120,7 @@ def log_densities(
 
     Parameters
     ----------
-    eta : ndarray of shape (n_monomials, n_components)
+    eta : ndarray of shape (n_monomials, n_components or more)
     first, second : ndarray of shape (n_monomials or more,)
         Lines of ``z`` whose product is a monomial.
     z : ndarray of shape (n_lines, n_block_rows)
@@ -129,7 +129,7 @@ def log_densities(
     n_rows : int
         Rows in use; a multiple of ``TILE_BYTES`` bytes.
     """
-    n_components = eta.shape[1]
+    n_components = len(out)
     # tiles of nearly equal size: 9 components are 4 + 5 and not 8 + 1, which would leave most registers empty
     n_tiles = -(-n_components // TILE_COMPONENTS)
     for row in range(0, n_rows, TILE_BYTES // z.itemsize):

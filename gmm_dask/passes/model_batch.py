@@ -40,6 +40,12 @@ LARGEST_SINGLE = 1e30
 BLOCK_BYTES = 1 << 19
 # mixtures stand side by side up to so many components: with more, a block would have too few rows to add up at once
 MOST_COMPONENTS = 96
+# a line of a block takes at least so many bytes if a mixture has more components than that: for D = 128, K = 1024 a
+# block of BLOCK_BYTES has 48 rows, and the sums go to memory and back after so few. With full covariances in float32, a
+# core reaches 86, 93 and 91 Gflop/s with lines of 1056, 2112 and 4224 bytes
+LEAST_LINE_BYTES = 2112
+# tiles of the kernels have so many components, or half as many
+TILE = 8
 # blocks are filled up to a multiple of so many rows, which every kernel's vectors divide
 ROW_MULTIPLE = 48
 CACHE_LINE = 64
@@ -76,8 +82,8 @@ class Group:
     Attributes
     ----------
     family : Family
-    eta : ndarray of shape (n_columns, n_components of all members)
-        Coefficients of the log densities, float64 or float32.
+    eta : ndarray of shape (n_parts, n_columns, part_size)
+        Coefficients of the log densities of all members' components, float64 or float32, in parts (:func:`in_parts`).
     factors : tuple of ndarray, each of shape (n_columns, filled up to a multiple of 3)
         The lines of a block whose product is each monomial.
     members : tuple of int
@@ -95,7 +101,7 @@ class Group:
     @property
     def n_components(self) -> int:
         """Components of all members."""
-        return int(self.eta.shape[1])
+        return int(self.edges[-1])
 
     @property
     def n_lines(self) -> int:
@@ -121,10 +127,13 @@ class ModelBatch:
     centred: tuple[int, ...]
 
 
-def rows_of_block(n_lines: int) -> int:
-    """Rows of a block that has so many lines, log densities and other values a row."""
-    rows = BLOCK_BYTES // (8 * n_lines)
-    return max(ROW_MULTIPLE, rows // ROW_MULTIPLE * ROW_MULTIPLE)
+def block_bytes(n_lines: int, n_components: int) -> int:
+    """What a block of one mixture takes at most: its lines, log densities and shares."""
+    return max(BLOCK_BYTES, (n_lines + n_components + 3) * max(8 * ROW_MULTIPLE, _least_line_bytes(n_components)))
+
+
+def _least_line_bytes(n_components: int) -> int:
+    return LEAST_LINE_BYTES if n_components > MOST_COMPONENTS else 0
 
 
 def block_memory(
@@ -132,7 +141,8 @@ def block_memory(
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Memory for the lines, log densities and shares of a block, of a chunk with so many rows."""
     counts = (n_lines, n_components, 2 * n_mixtures + 1)
-    n_block_rows = min(rows_of_block(sum(counts)), _filled(max(1, n_rows)))
+    most_rows = max(BLOCK_BYTES // (8 * sum(counts)), _least_line_bytes(n_components) // dtype.itemsize)
+    n_block_rows = min(max(1, most_rows // ROW_MULTIPLE) * ROW_MULTIPLE, _filled(max(1, n_rows)))
     memory = _aligned(sum(counts), n_block_rows, dtype)
     return memory[:n_lines], memory[n_lines : n_lines + n_components], memory[n_lines + n_components :]
 
@@ -218,9 +228,26 @@ def _build_groups(
         of_precision = [j for j, other in enumerate(singles) if other == single]
         for chosen in _side_by_side(of_precision, np.diff(edges)):
             part = np.concatenate([eta[edges[j] : edges[j + 1]] for j in chosen])
-            transposed = np.ascontiguousarray(part.T, dtype=np.float32 if single else np.float64)
+            parts = in_parts(part, np.dtype(np.float32 if single else np.float64))
             sizes = [len(parameters[j].weights) for j in chosen]
-            yield Group(family, transposed, filled, tuple(members[j] for j in chosen), edges_of(sizes))
+            yield Group(family, parts, filled, tuple(members[j] for j in chosen), edges_of(sizes))
+
+
+def in_parts(eta: Array, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Coefficients (n_components, n_columns) as the kernels take them, (n_parts, n_columns, part_size).
+
+    More than :data:`MOST_COMPONENTS` are cut into parts, whose coefficients stay in the second-level cache while the
+    rows of a block pass, and so do their sums; the last part is filled up with zeros.
+    """
+    n_components, n_columns = eta.shape
+    size = n_components
+    if n_components > MOST_COMPONENTS:
+        size = min(size, max(1, BLOCK_BYTES // (8 * n_columns * TILE)) * TILE)
+    parts = np.zeros((-(-n_components // size), n_columns, size), dtype=dtype)
+    for start, part in zip(range(0, n_components, size), parts, strict=True):
+        mine = eta[start : start + size]
+        part[:, : len(mine)] = mine.T
+    return parts
 
 
 def _side_by_side(members: Sequence[int], sizes: NDArray[np.int64]) -> Iterator[list[int]]:
@@ -307,7 +334,7 @@ def chunk_sums(
             rows=rows,
             row_weights=given,
             origins=batch.center[None],
-            eta=group.eta[None],
+            eta=group.eta,
             first=first,
             second=second,
             edges=group.edges,
@@ -392,7 +419,7 @@ def unpack_sums(batch: ModelBatch, sums: BatchSums) -> list[Statistics]:
         columns = family.density_columns(len(batch.center))
         found[member] = family.unpack_centred(array[:, : columns.stop - columns.start], parameters.means)
     for group, array in zip(batch.groups, sums.groups, strict=True):
-        parts = group.family.unpack_all(array[:, : len(group.eta)], group.edges, batch.center, batch.scatter)
+        parts = group.family.unpack_all(array[:, : group.eta.shape[1]], group.edges, batch.center, batch.scatter)
         found.update(zip(group.members, parts, strict=True))
     totals = unpack_totals(batch, sums)
     return [replace(found[i], log_likelihood=of_model.log_likelihood) for i, of_model in enumerate(totals)]

@@ -100,7 +100,7 @@ def kernel_outputs(rows: NDArray[np.floating], batch: ModelBatch, requested: Seq
         kernels.predict_chunk(
             rows=rows,
             origins=batch.center[None],
-            eta=group.eta[None],
+            eta=group.eta,
             first=first,
             second=second,
             z=z,

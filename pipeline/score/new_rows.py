@@ -252,7 +252,7 @@ def _require_memory(config: JobConfig, source: Source, request: RowRequest) -> N
     n_bytes = output_bytes(request.names, request.model.n_components)
     n_chunks = int(source.array.numblocks[0])
     shape = Shape(len(source.columns), n_chunks, source.chunk_rows, source.read_bytes, n_bytes)
-    needed, limit = IMPORTS_BYTES + thread_bytes(shape), config.cluster.memory_bytes
+    needed, limit = IMPORTS_BYTES + thread_bytes(shape, request.model.n_components), config.cluster.memory_bytes
     if needed > limit:
         raise UserError(
             f"the memory limit is {limit / 2**20:,.0f} MiB, and {needed / 2**20:,.0f} MiB are needed for one thread at "

@@ -42,6 +42,12 @@ def test_the_bytes_of_a_model_are_those_of_its_sums():
     assert model_bytes(("full", 3), 8) == 8 * 3 * 45
 
 
+def test_the_log_densities_of_a_block_count_for_each_thread():
+    few, many = (resting_bytes(SHAPE, Machine(2, 0), [("spherical", k)], 1) for k in (1, 1000))
+    states = 2 * 8 * 999 * (2 + 64 + 1) + 9 * 8 * 999  # twice, and a step
+    assert many - few - states >= 2 * 240 * 1000 * 8
+
+
 def test_one_wave_where_there_is_memory():
     assert plan_waves(SHAPE, Machine(2, 8192 * MIB), CANDIDATES, 3) == (120,)
 

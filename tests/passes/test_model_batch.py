@@ -117,11 +117,37 @@ def test_blocks_do_not_matter(monkeypatch):
     assert_same_statistics(statistics(models, X), whole, rtol=1e-12)
 
 
-def test_block_memory_is_bounded():
-    models = every_model(30, n_components=(20,))
-    batch = build_batch(models, np.zeros(30), np.eye(30))
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_parts_of_the_components_do_not_matter(monkeypatch, dtype):
+    """The last part is not full, and there are several blocks and panels."""
+    X = random_rows(1000, 32).astype(dtype)
+    model = get_family("full"), random_parameters("full", 130, 32)
+    cut = build_batch([model], *moments(X), dtype=np.dtype(dtype))
+    monkeypatch.setattr(batch_module, "MOST_COMPONENTS", 130)
+    whole = build_batch([model], *moments(X), dtype=np.dtype(dtype))
+    assert [batch.groups[0].eta.shape for batch in (cut, whole)] == [(2, 561, 112), (1, 561, 130)]
+    assert {batch.groups[0].eta.dtype for batch in (cut, whole)} == {np.dtype(dtype)}
+    found, expected = (predict_chunk(X, batch, ["label", "log_density", "responsibility"]) for batch in (cut, whole))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+    expected = chunk_sums(X, None, whole)
+    monkeypatch.undo()
+    found = chunk_sums(X, None, cut)
+    rtol = 1e-12 if dtype is np.float64 else 1e-6
+    np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=rtol)
+    largest = np.abs(expected.groups[0]).max()
+    np.testing.assert_allclose(found.groups[0], expected.groups[0], rtol=rtol, atol=rtol * largest)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n_components", [20, 97, 1000])
+def test_block_memory_is_bounded(n_components, dtype):
+    models = every_model(30, n_components=(n_components,))
+    batch = build_batch(models, np.zeros(30), np.eye(30), dtype=np.dtype(dtype))
     for group in batch.groups:
-        assert sum(memory.nbytes for memory in group.workspace(10**6)) <= batch_module.BLOCK_BYTES
+        n_bytes = sum(memory.nbytes for memory in group.workspace(10**6))
+        assert n_bytes <= batch_module.block_bytes(group.n_lines, n_components)
+        assert n_components > batch_module.MOST_COMPONENTS or n_bytes <= batch_module.BLOCK_BYTES
 
 
 chunkings = st.lists(st.integers(0, N_ROWS), max_size=8)
