@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows import terminal
+from flows.interrupts import Terminated, raised
 
 FAULT, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
@@ -258,15 +259,11 @@ def _resumes(last: str, fresh: bool) -> str:
     return f"The same command{' without --fresh' if fresh else ''} resumes from the last {last}."
 
 
-class Terminated(KeyboardInterrupt):
-    """The process was told to end (SIGTERM), which it does as after Ctrl-C."""
-
-
 @contextmanager
 def error_messages(debug: bool, after_interrupt: str = "") -> Iterator[None]:
     """Turn an exception, or SIGTERM, into a paragraph on standard error and an exit code."""
     try:
-        with _sigterm_raised():
+        with raised(signal.SIGTERM):
             _require_addresses()
             yield
     except KeyboardInterrupt as error:
@@ -296,18 +293,6 @@ def _require_addresses() -> None:
             "are needed, most of which is reserved and never used. Lift the limit: ulimit -v unlimited. The memory of "
             "a job is limited by cluster.memory_limit."
         )
-
-
-@contextmanager
-def _sigterm_raised() -> Iterator[None]:
-    def terminate(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,9 +15,10 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from flows.interrupts import raise_lost, raised
 from flows.progress import LiveLine, LogLines
 from pipeline.printable import printable
-from pipeline.progress import Progress
+from pipeline.progress import Event, Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,11 +60,20 @@ def _console(stderr: bool = False) -> Console:
 def progress_listener() -> Iterator[Progress]:
     """Return the listener for a job: a live line on a terminal, and log lines elsewhere."""
     console = _console(stderr=True)
-    if console.is_terminal:
-        with LiveLine(console) as live:
-            yield live
-    else:
-        yield LogLines(lambda line: console.print(line, soft_wrap=True))
+    with raised(signal.SIGINT):
+        if console.is_terminal:
+            with LiveLine(console) as live:
+                yield _interruptible(live)
+        else:
+            yield _interruptible(LogLines(lambda line: console.print(line, soft_wrap=True)))
+
+
+def _interruptible(listener: Progress) -> Progress:
+    def listen(event: Event) -> None:
+        raise_lost()
+        listener(event)
+
+    return listen
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The command line: its output, streams, latency and exit codes."""
 
+import ctypes
 import io
 import json
 import math
@@ -462,6 +463,22 @@ def test_the_live_line_fits_80_columns_and_leaves_only_lasting_messages():
     assert max(map(len, drawn)) <= 80
     assert [line for line in drawn if "resume: after pass 40" in line]
     assert drawn[-1] == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_that_a_callback_loses_ends_the_command(job, monkeypatch, number, code):
+    """As one that arrives while kernels are compiled."""
+
+    def interrupted(*_, progress, **__):
+        ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), number))()
+        progress(StageStarted("fit"))
+        time.sleep(9)
+
+    monkeypatch.setattr("pipeline.fit.job.run", interrupted)
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: None)
+    result = invoke("run", "job.yaml", "--no-prefect")
+    assert result.exit_code == code
+    assert "resumes from the last checkpoint" in result.stderr
 
 
 # -- the environment -----------------------------------------------------------------------------------------
