@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from flows import artifacts
 from flows.server import direct_to_this_machine, prefect_api, require_server
 from gmm_dask.errors import FaultError, UserError
-from messages import names
+from messages import names, stages_of
 from pipeline.progress import ChunksDone
 from prefects import GMM_DASK, TIMEOUT, gmm_dask, kill, query, until, write_job
 
@@ -143,7 +143,7 @@ def test_the_flow_run_leaves_candidates_progress_picture_and_report(finished, pr
 
 def test_the_run_log_has_the_stages_and_the_terminal_only_the_jobs_lines(finished, prefect_home):
     done, run_id = finished
-    printed = [line.split(":")[0] for line in done.stderr.splitlines()]
+    printed = stages_of(done.stderr)
     assert printed == ["prefect", "note", "seed", "fit", "select", "write rows", "draw"]
     logged = query(prefect_home, f"select message from log where flow_run_id = '{run_id}'")
     assert set(printed[1:]) <= {message.split(":")[0] for (message,) in logged}
