@@ -235,7 +235,8 @@ def test_the_server_of_prefect(folder, undisturbed, moments, count, number):
         store = f"server-{number.name}-{order}.zarr"
         with running(folder, store, prefect=True) as process:
             if wait_for(moment, process, folder / store):
-                server_of(process).send_signal(number)
+                for server in servers_of(process):
+                    server.send_signal(number)
             # Prefect then tries for a minute to send what is left
             until(
                 lambda process=process, store=store: process.poll() is not None or is_complete(folder / store),
@@ -245,12 +246,12 @@ def test_the_server_of_prefect(folder, undisturbed, moments, count, number):
         assert everything_in(folder / store) == undisturbed
 
 
-def server_of(process):
-    (found,) = [
-        child
-        for child in psutil.Process(process.pid).children()
-        if any(part.endswith("embedded_server.py") for part in child.cmdline())
-    ]
+def servers_of(process):
+    """The server of a run; none where the run is about to end, and has ended it."""
+    found = []
+    with suppress(psutil.Error):  # it has just ended
+        for child in psutil.Process(process.pid).children():
+            found += [child] if any(part.endswith("embedded_server.py") for part in child.cmdline()) else []
     return found
 
 
