@@ -87,4 +87,4 @@ def repeated_reads_reported(progress: Progress) -> Iterator[None]:
     finally:
         _listeners.remove(listener)
         if count:
-            progress(Message("retry", f"{count:,} reads of the data failed and were repeated"))
+            progress(Message("retry", f"{count:,} failed reads of the data were repeated"))

@@ -4,25 +4,14 @@ import numpy as np
 import pytest
 
 import pipeline.fit.checkpointer
-from gmm_dask.em.loop import Settings, State, Status
-from gmm_dask.families.candidate import Candidate
+from gmm_dask.em.loop import Settings
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.resolution import Resolution
 from pipeline.fit.checkpointer import Checkpointer
 from pipeline.store import Checkpoint
+from trends import halving
 
 SETTINGS = Settings(tol=1e-3, max_iter=100)
-
-
-def approaching(*changes, status=Status.RUNNING):
-    bounds = [-10.0]
-    for change in changes:
-        bounds.append(bounds[-1] + change)
-    return State(Candidate("full", 2), 0, None, tuple(bounds), status)
-
-
-def halving(count):
-    return approaching(*(0.03 * 2.0**power for power in reversed(range(count))))
 
 
 def test_a_checkpointer_counts_the_fits_of_its_wave(monkeypatch):

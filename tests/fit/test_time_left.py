@@ -2,23 +2,11 @@
 
 import pytest
 
-from gmm_dask.em.loop import Settings, State, Status
-from gmm_dask.families.candidate import Candidate
+from gmm_dask.em.loop import Settings, Status
 from pipeline.fit.time_left import iterations_left, seconds_left
+from trends import approaching, halving
 
 SETTINGS = Settings(tol=1e-3, max_iter=100)
-
-
-def approaching(*changes, status=Status.RUNNING):
-    bounds = [-10.0]
-    for change in changes:
-        bounds.append(bounds[-1] + change)
-    return State(Candidate("full", 2), 0, None, tuple(bounds), status)
-
-
-def halving(count=5, status=Status.RUNNING):
-    """A fit whose changes shrink by half, the last of them to 0.03: 4.9 more are below the tolerance."""
-    return approaching(*(0.03 * 2.0**power for power in reversed(range(count))), status=status)
 
 
 def test_a_trend_is_believed_within_a_factor_of_two():

@@ -203,7 +203,7 @@ def test_a_read_is_repeated_for_a_while_and_counted(monkeypatch):
         assert read_patiently(read, 7) == 7
     assert [event.name for event in told] == ["retry", "retry"]
     assert "no answer" in told[0].detail
-    assert "2 reads" in told[1].detail
+    assert "2 failed reads" in told[1].detail
     monkeypatch.setattr("pipeline.sources.patience.PATIENCE_SECONDS", 0.0)
     tries = iter([False, True])
     with pytest.raises(UnreachableError):
