@@ -29,12 +29,13 @@ bench: $(VENV)/.dev  ## run the short forms of the benchmarks
 	$(BIN)/python benchmarks/sweep.py --short
 	$(BIN)/python benchmarks/out_of_core.py --rows 2000000
 
-docs: $(VENV)/.dev  ## write the reference of the config, and check the documentation
+docs: $(VENV)/.dev  ## build the documentation site, docs/_build/html
 	$(BIN)/gmm-dask schema --markdown > docs/config.md
-	$(BIN)/python -m pytest tests/project/test_docs.py
+	$(BIN)/python docs/gallery.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning docs docs/_build/html
 
 clean:  ## remove the virtual environment, results and build files
-	rm -rf $(VENV) results build dist *.egg-info
+	rm -rf $(VENV) results build dist *.egg-info docs/_build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

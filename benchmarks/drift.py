@@ -147,7 +147,14 @@ def fitted(case: Case, rows: Array, seed: int) -> StoredModel:
     model = GaussianMixture(len(case.weights), covariance_type=case.covariance_type, random_state=seed).fit(rows)
     parameters = Parameters(model.weights_, model.means_, model.covariances_, model.precisions_cholesky_)
     columns = tuple(f"x{i}" for i in range(case.d))
-    return StoredModel(Candidate(case.covariance_type, len(case.weights)), 0, parameters, columns=columns)
+    return StoredModel(
+        Candidate(case.covariance_type, len(case.weights)),
+        0,
+        parameters,
+        columns=columns,
+        sources=columns,
+        numbers=tuple(range(len(case.weights))),
+    )
 
 
 def comparison(case: Case, number: int) -> Comparison:
@@ -161,7 +168,8 @@ def comparison(case: Case, number: int) -> Comparison:
     off = density - reference.mean
     labels = np.bincount(found["label"], minlength=len(case.weights))
     sums = ComponentSums.of(new, density, reference.floor, reference.batch)
-    summary = RowSummary.of_totals(Totals(len(new), off.sum(), off @ off, labels), len(new), reference.mean)
+    totals = Totals(len(new), off.sum(), off @ off, labels)
+    summary = RowSummary.of_totals(totals, model.numbers, len(new), reference.mean)
     return compare(summary, sums, reference)
 
 
@@ -174,7 +182,8 @@ def marked(case: Case, number: int, quantile: float) -> tuple[float, float]:
     density, of_new = (predict_rows(Rows(x), *model.model, ["log_density"])["log_density"] for x in (rows, new))
     plain = float(np.sort(density)[round(quantile * len(rows))])
     counts = Totals(len(rows), 0.0, 0.0, np.full(len(case.weights), len(rows)))
-    known = replace(RowSummary.of_totals(counts, len(rows), 0.0), anomaly_quantile=quantile, anomaly_threshold=plain)
+    summary = RowSummary.of_totals(counts, model.numbers, len(rows), 0.0)
+    known = replace(summary, anomaly_quantile=quantile, anomaly_threshold=plain)
     threshold = make_reference(model, rows, len(rows), known).threshold
     return float(np.mean(of_new < plain)), float(np.mean(of_new < threshold))
 

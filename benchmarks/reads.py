@@ -71,7 +71,7 @@ def job_of(folder: Path, store: Path) -> JobConfig:
     columns = pq.read_schema(next(folder.glob("*.parquet"))).names[:USED]
     return JobConfig.model_validate(
         {
-            "data": {"source": str(folder), "columns": columns},
+            "data": {"source": str(folder), "columns": columns, "cache": "none"},
             "search": {
                 "n_components": [3, 4],
                 "covariance_types": ["full", "diag"],
@@ -87,8 +87,9 @@ def job_of(folder: Path, store: Path) -> JobConfig:
 def measure(rows: int, folder: Path) -> None:
     size = write_folder(folder, rows)
     with tempfile.TemporaryDirectory() as small:  # what is imported late is not to be counted
-        write_folder(Path(small), 10_000)
-        run(job_of(Path(small), Path(small) / "r.zarr"))
+        (Path(small) / "data").mkdir()
+        write_folder(Path(small) / "data", 10_000)
+        run(job_of(Path(small) / "data", Path(small) / "r.zarr"))
     job = job_of(folder, folder.parent / "r.zarr")
     source = open_source(job.data)
     chunks = source.array.chunks[0]

@@ -8,7 +8,8 @@ A pass is one graph: a task per run of chunks, a tree of merges, one key with th
   the chunks took in the workers;
 * with ``--passes 500``, the memory of the workers, and of the process with the scheduler and the client, as they go by;
 * with ``--simulate 100``, the share of the time in which so many workers of one thread are at work, in this process,
-  where 200 chunks per worker sleep for 50 ms each; and the share by the model below.
+  where 20,000 chunks sleep for 50 ms each; and the share by the model below, with costs that are measured on passes
+  without work over up to as many chunks.
 
 The seconds of passes without work over n chunks in r runs on W workers are fitted by ``a + b * r + c * n / W``. The
 model is a queue: the scheduler hands out a run every ``b`` seconds, each worker takes the next one when it is done with
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +61,7 @@ FEATURES = 8
 WORKERS = (10, 100, 1000)
 CHUNKS_PER_WORKER = 100
 CHUNK_SECONDS = (0.05, 0.1, 0.5, 2.0, 5.0)
+SIMULATED_CHUNKS, SIMULATED_SECONDS = 20_000, 0.05
 
 
 def idle(rows: Any, weights: Any, seconds: float, number: int) -> int:
@@ -190,15 +193,17 @@ def predict(costs: Costs) -> None:
 def simulate(n_workers: int) -> None:
     """Workers in this process, which sleep: they share one core, so that their costs are measured anew."""
     options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
-    n_chunks, work = 200 * n_workers, 0.05
+    n_chunks, work = SIMULATED_CHUNKS, SIMULATED_SECONDS
+    passes = [n * n_workers for n in (1, 5, 20) if n * n_workers < n_chunks] + [n_chunks]
     with dask.config.set(SETTINGS), LocalCluster(n_workers=n_workers, **options) as cluster, Client(cluster):
-        costs = Costs.fitted({(n * n_workers, n_workers): timed(idle_pass(n * n_workers)) for n in (1, 5, 20, 200)})
+        costs = Costs.fitted({(n, n_workers): timed(idle_pass(n)) for n in passes})
         took = timed(idle_pass(n_chunks, work))
     found, expected = n_chunks * work / n_workers / took, costs.busy(n_workers, n_chunks, work)
     print_table(
-        ["workers", "per pass", "per run", "per chunk", "at work", "by the model"],
-        [[n_workers, *milliseconds(astuple(costs), 3), f"{found:.0%}", f"{expected:.0%}"]],
+        ["workers", "per pass", "per run", "per chunk", "seconds", "at work", "by the model"],
+        [[n_workers, *milliseconds(astuple(costs), 3), f"{took:.2f} s", f"{found:.0%}", f"{expected:.0%}"]],
     )
+    print("load average of the last minutes:", *(f"{load:.1f}" for load in os.getloadavg()))
 
 
 def memory(n_passes: int) -> None:

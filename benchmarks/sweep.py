@@ -32,7 +32,7 @@ from sklearn.mixture import GaussianMixture
 
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Settings, State
-from gmm_dask.families import FAMILIES, get_family
+from gmm_dask.families import DEFAULT_TYPES, get_family
 from gmm_dask.init.starts import first_states
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.map_reduce import one_blas_thread
@@ -42,6 +42,7 @@ from gmm_dask.selection.grid import check_candidates, generator_copies
 from gmm_dask.selection.outcomes import evaluate_states
 
 Fit = tuple[str, int, int]  # covariance type, number of components, start
+N_CLUSTERS = 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Task:
     def __str__(self) -> str:
         ks = f"K = {self.components.start}..{self.components.stop - 1}"
         return (
-            f"{self.rows:,} rows x {self.features}, {ks}, {len(FAMILIES)} covariance types, "
+            f"{self.rows:,} rows x {self.features}, {ks}, {len(DEFAULT_TYPES)} covariance types, "
             f"{self.n_init} starts, {self.iterations} iterations"
         )
 
@@ -82,14 +83,14 @@ class Measured:
         return f"peak {self.peak:,.0f} MiB, {self.growth:,.0f} MiB more than with the data loaded"
 
 
-def make_data(task: Task, seed: int = 0) -> np.ndarray:
-    """A mixture of five overlapping clusters with correlated features."""
+def make_data(n_rows: int, n_features: int, seed: int = 0) -> np.ndarray:
+    """A mixture of overlapping clusters with correlated features."""
     rng = np.random.default_rng(seed)
-    k, d = 5, task.features
+    k, d = N_CLUSTERS, n_features
     means = rng.normal(scale=3.0, size=(k, d))
     mixing = rng.normal(size=(k, d, d)) / math.sqrt(d) + np.eye(d)
-    labels = rng.integers(k, size=task.rows)
-    X = rng.normal(size=(task.rows, d))
+    labels = rng.integers(k, size=n_rows)
+    X = rng.normal(size=(n_rows, d))
     for c in range(k):
         X[labels == c] = X[labels == c] @ mixing[c] + means[c]
     return X
@@ -99,7 +100,7 @@ def make_starts(X: np.ndarray, task: Task) -> list[State]:
     """k-means starts from a sample of rows, the same for both."""
     sample = X[np.random.default_rng(1).choice(len(X), size=min(len(X), 20_000), replace=False)]
     return first_states(
-        check_candidates(task.components, FAMILIES),
+        check_candidates(task.components, DEFAULT_TYPES),
         summarize_rows(as_rows(sample), 0),
         init_params="kmeans",
         n_init=task.n_init,
@@ -213,7 +214,7 @@ def main() -> None:
     print(task, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.npy"
-        X = make_data(task)
+        X = make_data(task.rows, task.features)
         np.save(data, X)
         report(task, data, make_starts(X, task))
 

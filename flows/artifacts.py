@@ -13,10 +13,12 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, cast
 
 import httpx
+from PIL import Image
 from prefect import get_client
 from prefect.artifacts import (
     create_image_artifact,
@@ -30,19 +32,25 @@ from prefect.exceptions import ObjectNotFound
 from flows.markdown import as_code, as_text
 from flows.progress import describe
 from gmm_dask.selection.criteria import CRITERIA
+from gmm_dask.selection.distinct import distinct, same_models
 from pipeline.printable import printable
-from pipeline.progress import ChunksDone, Event, PassDone
+from pipeline.progress import ChunksDone, Event, GroupsDone, PassDone
+from pipeline.store import GroupsResult
 from pipeline.store.places import Place, place_of
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from pipeline.fit.job import Summary
+    from pipeline.fit.job import GroupsSummary, Summary
     from pipeline.fit.refresh import Refreshed
     from pipeline.score.new_rows import ScoreSummary
 
 SECONDS_BETWEEN_UPDATES = 2.0
-MAX_IMAGE_BYTES = 2**21
+# of a picture on a run's page: Prefect keeps every run's artifacts in its database
+IMAGE_PIXELS = 720
+IMAGE_COLORS = 32
+# of a search for each group, rows of the table on a run's page
+GROUPS_SHOWN = 200
 
 
 def artifact_key(name: str, kind: str) -> str:
@@ -79,7 +87,7 @@ class ProgressArtifact:
     def __call__(self, event: Event) -> None:
         """Update the bar, unless the last update is recent or still on its way."""
         due = time.monotonic() - self._sent >= SECONDS_BETWEEN_UPDATES and self._updates.empty()
-        if due and isinstance(event, PassDone | ChunksDone):
+        if due and isinstance(event, PassDone | ChunksDone | GroupsDone):
             done = event.finished if isinstance(event, PassDone) else event.done
             self._updates.put((100.0 * done / max(1, event.total), describe(event)))
             self._sent = time.monotonic()
@@ -97,21 +105,43 @@ class ProgressArtifact:
                 client.update_artifact(self._id, update)
 
 
-def publish_job(name: str, summary: Summary) -> None:
-    """Create the artifacts of a finished job: candidates, the criterion's picture, and a short report."""
+def publish_job(name: str, summary: Summary | GroupsSummary) -> None:
+    """Create the artifacts of a finished job: candidates, the criterion's picture, and a short report.
+
+    Of a search for each group it is a table of the groups.
+    """
+    if isinstance(summary, GroupsResult):
+        _publish_groups(name, summary)
+        return
     criterion = CRITERIA[summary.criterion].label
-    columns = ["n_components", "covariance_type", "status", summary.criterion, "delta", "n_iter"]
-    rows = summary.table.sort_values("delta")[columns].round(2).to_numpy(dtype=object)
+    noise = ["noise"] if summary.table["noise"].any() else []
+    columns = ["n_components", "covariance_type", *noise, "status", summary.criterion, "delta", "n_iter"]
+    models = distinct(summary.table, summary.criterion, len(summary.data["columns"]))
+    rows = models.sort_values("delta")[columns].round(2).to_numpy(dtype=object)
+    same = same_models(summary.table, len(summary.data["columns"]))
     create_table_artifact(
         [dict(zip(columns, row, strict=True)) for row in rows],
         key=artifact_key(name, "candidates"),
-        description=f"Best by {criterion}: **{summary.best}**. Stored in {as_code(summary.store)}.",
+        description=" ".join(filter(None, [f"{_choice(summary)}.", same, f"Stored in {as_code(summary.store)}."])),
     )
     report = place_of(summary.report)
     if picture := data_url(report, f"{summary.criterion}.png"):
         key = artifact_key(name, summary.criterion.replace("_", "-"))
         create_image_artifact(picture, key=key, description=f"{criterion} by candidate")
     create_markdown_artifact(_short_report(name, summary), key=artifact_key(name, "report"), description="Short report")
+
+
+def _publish_groups(name: str, summary: GroupsResult) -> None:
+    """Create the table of groups, as many as a page shows."""
+    columns = ["group", "n_rows", "status", "best", "n_components", summary.criterion]
+    rows = summary.overview[columns].head(GROUPS_SHOWN).round(2).to_dict("records")
+    more = len(summary.overview) - len(rows)
+    rest = f" The first {len(rows):,} are shown." if more else ""
+    create_table_artifact(
+        [{name: None if row[name] != row[name] else row[name] for name in columns} for row in rows],
+        key=artifact_key(name, "groups"),
+        description=f"{as_text(summary.headline)}.{rest} Stored in {as_code(summary.store)}.",
+    )
 
 
 def publish_refresh(name: str, result: Refreshed) -> None:
@@ -125,38 +155,63 @@ def publish_refresh(name: str, result: Refreshed) -> None:
 
 def publish_scores(name: str, summary: ScoreSummary) -> None:
     """Create the table of the components' shares among new rows, with the drift in its description."""
-    lines = enumerate(zip(summary.rows.label_shares, summary.fit_shares, summary.components, strict=True))
     drift = [f"drift: {as_text(line)}" for line in summary.drift] or ["no drift"]
+    page = f" Report: {as_code(summary.page)}." if summary.page else ""
     create_table_artifact(
         [
             {
-                "component": k,
-                "share here": f"{new:.2%}",
-                "in the fit": f"{fit:.2%}",
-                "moved": printable(", ".join(change.moved)),
+                "component": printable(one.title),
+                "share here": f"{one.share:.2%}",
+                "in the fit": f"{one.fit_share:.2%}",
+                "moved": printable(", ".join(one.moved)),
             }
-            for k, (new, fit, change) in lines
-        ],
+            for one in summary.components
+        ]
+        + _noise_shares(summary),
         key=artifact_key(name, "scores"),
         description=f"{summary.rows.n_rows:,} rows by **{summary.model}**, in {as_code(summary.out)}; "
-        f"{'; '.join(drift)}.",
+        f"{'; '.join(drift)}.{page}",
     )
 
 
+def _noise_shares(summary: ScoreSummary) -> list[dict[str, str]]:
+    """The line of the noise in the table of shares, where the model has it."""
+    if (noise := summary.noise) is None:
+        return []
+    shares = {"share here": f"{noise.share:.2%}", "in the fit": f"{noise.fit_share:.2%}"}
+    return [{"component": "noise", **shares, "moved": ", ".join(noise.moved)}]
+
+
 def data_url(folder: Place, name: str) -> str | None:
-    """Return a PNG file as a data URL, or None if there is no such file or it is too large for a page."""
-    data = folder.read(name) if folder.has(name) else b""
-    if not 0 < len(data) <= MAX_IMAGE_BYTES:
+    """Return a PNG file, with fewer pixels and colours, as a data URL; None if there is no such file."""
+    if not folder.has(name):
         return None
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    with Image.open(BytesIO(folder.read(name))) as picture:
+        small = picture.convert("RGB")
+        small.thumbnail((IMAGE_PIXELS, IMAGE_PIXELS))
+        data = BytesIO()
+        small.quantize(IMAGE_COLORS, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def _choice(summary: Summary) -> str:
+    """Say why a model is the winner: a refresh kept it, or its criterion is the best of all candidates."""
+    label, count = CRITERIA[summary.criterion].label, len(summary.table)
+    if summary.keeps_winner:
+        return f"**{summary.best}** is the last winner, fitted to these rows"
+    if count == 1:
+        return f"**{summary.best}** is the only candidate"
+    return f"**{summary.best}** is the best of {count:,} candidates by {label}"
 
 
 def _short_report(name: str, summary: Summary) -> str:
-    weights = "\n".join(f"| {k} | {weight:.3f} |" for k, weight in enumerate(summary.weights))
+    named = zip(summary.best_model.titles, summary.weights, strict=True)
+    weights = "\n".join(f"| {as_text(title)} | {weight:.3f} |" for title, weight in named)
+    if summary.noise_weight is not None:
+        weights += f"\n| noise | {summary.noise_weight:.3f} |"
     paragraphs = [
         f"# {name}",
-        f"**{summary.best}** has the smallest {CRITERIA[summary.criterion].label} of {len(summary.table)} candidates, "
-        f"with a mean log-likelihood of {summary.mean_log_likelihood:.4f} per row.",
+        f"{_choice(summary)}, with a mean log-likelihood of {summary.mean_log_likelihood:.4f} per row.",
         f"| component | weight |\n|---|---|\n{weights}",
     ]
     if summary.held_out_rows:
@@ -164,15 +219,12 @@ def _short_report(name: str, summary: Summary) -> str:
             f"The {summary.held_out_rows:,} held-out rows have a mean log-likelihood of "
             f"{summary.held_out_log_likelihood:.4f} per row."
         )
-    cost = f"{summary.passes} passes over the data in {summary.run_seconds:.1f} s"
+    cost = f"{summary.passes} passes over the data in {summary.seconds:.1f} s"
     paragraphs.append(f"{cost}. Store: {as_code(summary.store)}")
     report = place_of(summary.report)
     if summary.page:
         where = f"on the machine that ran the job: {as_code(os.path.abspath(summary.page))}"
         paragraphs.append(f"The full report is {where if report.is_local else as_code(summary.page)}")
-    order = {f"{summary.criterion}.png": 0, "clusters.png": 1}
-    pictures = [name for name in report.names() if name.endswith(".png")]
-    for name in sorted(pictures, key=lambda name: (order.get(name, 2), name)):
-        if picture := data_url(report, name):
-            paragraphs.append(f"![{name.removesuffix('.png')}]({picture})")
+    if picture := data_url(report, "clusters.png"):  # that of the criterion is an artifact of its own
+        paragraphs.append(f"![clusters]({picture})")
     return "\n\n".join(paragraphs)

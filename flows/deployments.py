@@ -7,16 +7,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from prefect import Flow, serve
+from prefect import Flow
 from prefect.schedules import Cron, Interval, RRule, Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from flows.flows import bic_sweep, refresh, score_batch
 from flows.markdown import as_code
+from flows.outages import runs_wait_for_server, survive_outages
+from flows.runner import serve_until_stopped
 from flows.server import direct_to_this_machine, require_server
 from flows.skipped_runs import skip_missed_runs
 from gmm_dask.errors import UserError
-from pipeline.config.job import JobConfig, load_config
+from pipeline.config.job import JobConfig, load_config, require_schedulable
 from pipeline.config.schedule import ScheduleConfig
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ FLOWS: dict[str, Flow[..., Any]] = {flow.name: flow for flow in (bic_sweep, refr
 
 @direct_to_this_machine()
 def serve_configs(paths: Sequence[Path], report: Callable[[str], object]) -> None:
-    """Serve configurations until the process is stopped.
+    """Serve configurations until Ctrl-C or SIGTERM.
 
     Every run reads its configuration again. Of the runs that were missed while nothing served them, only the newest is
     executed.
@@ -44,6 +46,8 @@ def serve_configs(paths: Sequence[Path], report: Callable[[str], object]) -> Non
     UserError
         If a configuration has a mistake, no schedule or one that has ended, if two have the same flow and name, or if
         there is no Prefect server.
+    KeyboardInterrupt
+        After Ctrl-C; :class:`flows.interrupts.Terminated` after SIGTERM. Runs at work have been cancelled.
     """
     configs = [(path, load_config(path)) for path in paths]
     deployments = [deployment(path, config) for path, config in configs]
@@ -60,9 +64,11 @@ def serve_configs(paths: Sequence[Path], report: Callable[[str], object]) -> Non
         skipped = f"; {missed} missed runs skipped" if missed else ""
         report(f"{name}: {path}, {describe_schedule(config.schedule)}{skipped}")
     report(f"serving at {url}; Ctrl-C stops it")
+    survive_outages(report)
+    runs_wait_for_server()
     # one process for each deployment, and one that finds its store locked and ends: a dozen at once, after a pause of
     # the machine, would take too much memory
-    serve(*deployments, pause_on_shutdown=False, print_starting_message=False, limit=len(deployments) + 1)
+    serve_until_stopped(deployments, limit=len(deployments) + 1)
 
 
 def deployment(path: Path, config: JobConfig) -> RunnerDeployment:
@@ -72,7 +78,7 @@ def deployment(path: Path, config: JobConfig) -> RunnerDeployment:
             f"the configuration {path} has no schedule, which serve needs. Add one, such as\n"
             '  schedule: {cron: "0 2 * * *", timezone: Asia/Tokyo}'
         )
-    config.schedule.require_time_to_come()
+    require_schedulable(config)
     made = FLOWS[config.schedule.flow].to_deployment(
         config.name,
         schedule=_prefect_schedule(path, config.schedule),

@@ -8,26 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from prefect import Flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Completed
 from prefect.tasks import TaskRunNameCallbackWithParameters
 
+from flows.alarms import alarm_of_refresh, alarm_of_scores
 from flows.artifacts import ProgressArtifact, publish_job, publish_refresh, publish_scores
+from flows.outages import outlives_server
 from flows.parameters import ConfigParameter, JobFlow, hide_in_server, read_job
 from flows.progress import LogLines
 from flows.server import prefect_api, quiet_console
 from flows.skipped_runs import skip_if_late
+from flows.terminal import winner_line
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig
+from pipeline.printable import printable
 from pipeline.progress import Event, Message, Progress, StageStarted, silent
 from pipeline.stages import guarded
 
 if TYPE_CHECKING:
-    from pipeline.fit.job import Summary
+    from pipeline.fit.job import GroupsSummary, Summary
+    from pipeline.score.new_rows import ScoreSummary
 
 P = ParamSpec("P")
 Stage = TypeVar("Stage", bound=Callable[..., Any])
@@ -37,12 +45,18 @@ _listener: ContextVar[Progress] = ContextVar("listener", default=silent)
 
 
 def flow_run_name() -> str:
-    """Return the job's name, or the file's where the configuration has a mistake: the flow then fails with it."""
-    config = flow_run.parameters["config"]
+    """Return the name of the job and when the run was due, in the time zone of the schedule.
+
+    If the configuration has a mistake, with which the flow then fails, the name is that of its file.
+    """
+    config, zone = flow_run.parameters["config"], None
     try:
-        return read_job(config).name
+        job = read_job(config)
     except (UserError, ValueError):
-        return Path(config).stem if isinstance(config, str) else str(config.get("name"))
+        name = Path(config).stem if isinstance(config, str) else str(config.get("name"))
+    else:
+        name, zone = job.name, job.schedule.zone if job.schedule else None
+    return f"{name} {flow_run.scheduled_start_time.astimezone(zone):%Y-%m-%d %H:%M:%S}"
 
 
 def _job_flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
@@ -50,7 +64,7 @@ def _job_flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
 
     def decorate(function: Callable[P, Any]) -> Flow[P, Any]:
         return JobFlow(
-            hide_in_server(skip_if_late(function)),
+            outlives_server(hide_in_server(skip_if_late(function))),
             name=name,
             flow_run_name=flow_run_name,
             validate_parameters=False,
@@ -76,9 +90,9 @@ def bic_sweep(config: ConfigParameter, fresh: bool = False) -> Any:
     job = read_job(config)
     with ProgressArtifact(job.name) as bar:
         summary = run(job, fresh=fresh, progress=listeners(bar), as_task=as_task(job))
-        bar.finish(f"best: {summary.best}")
+        bar.finish(winner_line(summary) if summary.best is None else f"best: {summary.best}")
     publish_job(job.name, summary)
-    return summary
+    return completed(log_winner(summary), summary)
 
 
 @_job_flow("refresh")
@@ -94,11 +108,14 @@ def refresh(config: ConfigParameter) -> Any:
 
     job = read_job(config)
     with ProgressArtifact(job.name) as bar:
-        result = refit(job, progress=listeners(bar), as_task=as_task(job))
+        tell = partial(alarm_of_refresh, job.name)
+        result = refit(job, progress=listeners(bar), as_task=as_task(job), tell=tell)
         bar.finish(f"best: {result.summary.best}")
     publish_job(job.name, result.summary)
     publish_refresh(job.name, result)
-    return result
+    winner, reason = log_winner(result.summary), printable(result.decision.reason)
+    get_run_logger().info(f"refresh: {reason}")
+    return completed(f"{winner}; {reason}", result)
 
 
 @_job_flow("score-batch")
@@ -110,17 +127,26 @@ def score_batch(config: ConfigParameter) -> Any:
     config : str, dict or JobConfig
         The path of a job's YAML file, or its content. Prefect stores it without what may be secrets.
     """
+    from pipeline.report import write_score_report
     from pipeline.score.batch import score_batch as score
 
     job = read_job(config)
+
+    def tell(summary: ScoreSummary) -> None:
+        write_score_report(summary)
+        alarm_of_scores(job.name, summary)
+
     with ProgressArtifact(job.name, "scores-progress") as bar:
-        summary = score(job, progress=listeners(bar), as_task=as_task(job))
+        summary = score(job, progress=listeners(bar), as_task=as_task(job), tell=tell)
         bar.finish(f"{summary.rows.n_rows:,} rows by {summary.model}")
     publish_scores(job.name, summary)
-    return summary
+    drift = printable("; ".join(summary.drift)) or "none"
+    return completed(f"{summary.rows.n_rows:,} rows by {summary.model}; drift: {drift}", summary)
 
 
-def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = silent, verbose: bool = False) -> Summary:
+def run_flow(
+    config: JobConfig, *, fresh: bool = False, progress: Progress = silent, verbose: bool = False
+) -> Summary | GroupsSummary:
     """Run a job as a flow, on the Prefect server that the user has set, or on an embedded one.
 
     Parameters
@@ -150,15 +176,29 @@ def run_flow(config: JobConfig, *, fresh: bool = False, progress: Progress = sil
     progress(StageStarted("prefect", "connecting to its server"))
     listener = _listener.set(progress)
     try:
-        with prefect_api(verbose, lambda text: progress(Message("prefect", text))):
-            return cast("Summary", bic_sweep(config, fresh))
+        with prefect_api(verbose, lambda text: progress(Message("prefect", text, is_warning=True))):
+            return cast("Summary | GroupsSummary", bic_sweep(config, fresh))
     finally:
         _listener.reset(listener)
 
 
+def log_winner(summary: Summary | GroupsSummary) -> str:
+    """Write the winner and the remarks to the run's log; returns the line with the winner."""
+    winner = printable(winner_line(summary))
+    get_run_logger().info(winner)
+    for remark in summary.remarks if summary.by is None else ():
+        get_run_logger().info(printable(f"remark: {remark}"))
+    return winner
+
+
+def completed(message: str, result: Any) -> State[Any]:
+    """Return the state of a run that is done; the caller of the flow gets the result."""
+    return Completed(message=message, data=result)
+
+
 def listeners(bar: ProgressArtifact) -> Progress:
     """Return the progress listener of the present flow: the caller's, the run's log, and the bar on the run's page."""
-    receivers: tuple[Progress, ...] = (_listener.get(), LogLines(get_run_logger().info), bar)
+    receivers: tuple[Progress, ...] = (_listener.get(), LogLines(get_run_logger().info, get_run_logger().warning), bar)
 
     def send(event: Event) -> None:
         for receive in receivers:

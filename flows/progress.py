@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from pipeline.printable import printable
-from pipeline.progress import ChunksDone, Event, Message, PassDone, StageAdvanced, StageStarted
+from pipeline.progress import ChunksDone, Event, GroupsDone, Message, PassDone, StageAdvanced, StageStarted
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -21,13 +21,15 @@ def describe(event: Event) -> str:
         return printable(f"{event.name}: {event.detail}" if event.detail else event.name)
     if isinstance(event, ChunksDone):
         return f"{event.done} of {event.total} chunks, {_rate(event)}"
+    if isinstance(event, GroupsDone):
+        return f"{event.done:,} of {event.total:,} groups{_groups_left(event)}"
     speed = f"took {event.seconds:.2g} s, {_rate(event)}"
     return f"pass {event.number} {speed}: {_counts(event)}; {_time_left(event)}{_leader(event)}"
 
 
 def _counts(event: PassDone) -> str:
     """Return the number of fits of each status: ``5 running, 2 converged``."""
-    labels = {"max_iter": "stopped at max_iter"}
+    labels = {"max_iter": "stopped at max_iter", "inner_max_iter": "stopped within an M-step"}
     return ", ".join(f"{count} {labels.get(status, status)}" for status, count in event.statuses.items())
 
 
@@ -47,6 +49,13 @@ def _time_left(event: PassDone) -> str:
     return f"about {most} left" if least == most else f"{least} to {most} left"
 
 
+def _groups_left(event: GroupsDone) -> str:
+    """Return the projected time until the last group is done: ``; about 40 s left``."""
+    if event.done >= event.total or not event.searched:
+        return ""
+    return f"; about {_duration((event.total - event.done) * event.seconds / event.searched)} left"
+
+
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{math.ceil(seconds)} s"
@@ -62,12 +71,20 @@ class LogLines:
     ----------
     write : callable
         Takes one line of text.
+    warn : callable, optional
+        Takes the line of a warning; by default as any other.
     clock : callable
         Returns the time in seconds.
     """
 
-    def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        warn: Callable[[str], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._write = write
+        self._warn = warn or write
         self._clock = clock
         self._last = clock()
 
@@ -76,7 +93,8 @@ class LogLines:
         now = self._clock()
         if isinstance(event, StageStarted) or now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
-            self._write(describe(event))
+            write = self._warn if isinstance(event, Message) and event.is_warning else self._write
+            write(describe(event))
 
 
 class LiveLine:
@@ -107,8 +125,8 @@ class LiveLine:
             text += f"\n{_counts(event)}\n{_rate(event)}{_leader(event)}"
             self._bar.update(self._task, total=event.total, completed=event.finished, text=text)
             return
-        if isinstance(event, ChunksDone):
-            text = f"{event.done} of {event.total} chunks, {_rate(event)}"
+        if isinstance(event, ChunksDone | GroupsDone):
+            text = describe(event)
             self._bar.update(self._task, total=event.total, completed=event.done, text=text)
             return
         if isinstance(event, Message):

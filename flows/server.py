@@ -23,15 +23,14 @@ from prefect.settings import (
 )
 
 from flows.embedded_server import EmbeddedServer, ServerError
+from flows.outages import reason, without_losses
 from gmm_dask.errors import FaultError, UserError
-from pipeline.config.secrets import shown, shown_text
+from pipeline.config.secrets import shown
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DATABASE_BYTES = 1 << 20  # a new database takes about as much
 EMBEDDED_RETRIES = 3  # an embedded server is busy for a moment or gone for good: minutes of waiting are of no use
 _LOST = "its embedded server has ended. The job goes on, and its result is stored; the record of the run ends here"
-# of events and log lines that cannot be sent, whole and in great number: that the server is lost is said once
-LOSS_LOGGERS = ("EventsWorker", "prefect._internal.concurrency", "prefect.events.clients")
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
@@ -125,7 +124,7 @@ def _report_lost_server(url: str) -> Iterator[None]:
         yield
     except httpx.HTTPError as error:
         raise FaultError(
-            f"the Prefect server at {url} failed during the run ({_printable(error)}). The finished part of the job is "
+            f"the Prefect server at {url} failed during the run ({reason(error)}). The finished part of the job is "
             "in the result store: run the command again once the server answers, or with --no-prefect."
         ) from None  # the cause may contain the URL with its password
 
@@ -154,27 +153,25 @@ def _printable_url() -> str | None:
     return str(shown(url)) if url else None
 
 
-def _printable(error: Exception) -> str:
-    """Return an error's message on one line, with any password hidden."""
-    return shown_text(" ".join(str(error).split())) or type(error).__name__
-
-
 def _require_answer(url: str, remedy: str) -> None:
     expected = f"expected a Prefect server at {url}, as PREFECT_API_URL or the Prefect profile says"
     try:
         with get_client(sync_client=True) as client:
             client.read_flows(limit=1)  # not the health check, which answers without a password
     except httpx.HTTPStatusError as error:
-        raise UserError(f"{expected}; {_refusal(error.response.status_code)}") from None
+        status = error.response.status_code
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise FaultError(f"{expected}; it failed (status {status}). Its log says why.") from None
+        raise UserError(f"{expected}; {_refusal(status)}") from None
     except ImportError as error:  # of a package for the proxy
         raise UserError(f"{expected}; {error}, or unset the proxy (ALL_PROXY, HTTP_PROXY, HTTPS_PROXY).") from None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise UserError(f"{expected}; it does not answer ({_printable(error)}). {remedy}") from None
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, ValueError) as error:
+        raise UserError(f"{expected}; that is no URL of one ({reason(error)}). {remedy}") from None
+    except httpx.HTTPError as error:
+        raise FaultError(f"{expected}; it does not answer ({reason(error)}). {remedy}") from None
 
 
 def _refusal(status: int) -> str:
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return f"it failed (status {status}). Its log says why."
     if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return f"another server answers there (status {status}). The URL of a Prefect API ends in /api."
     password = "none is set" if PREFECT_API_AUTH_STRING.value() is None else "the one that is set is wrong"
@@ -190,7 +187,6 @@ def quiet_console() -> None:
     Warnings of other origin are still shown.
     """
     logging.raiseExceptions = False
-    for name in LOSS_LOGGERS:
-        logging.getLogger(name).addFilter(lambda record: False)
+    without_losses()
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: record.levelno >= logging.WARNING and record.name not in RUN_LOGGERS)

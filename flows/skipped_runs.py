@@ -23,6 +23,8 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 
+from gmm_dask.errors import LockedError
+
 if TYPE_CHECKING:
     from prefect.types import DateTime
 
@@ -64,8 +66,6 @@ def skip_if_late(flow_function: Callable[P, Any]) -> Callable[P, Any]:
 
     @functools.wraps(flow_function)
     def unless_late(*arguments: P.args, **options: P.kwargs) -> Any:
-        from pipeline.store import LockedError
-
         run = _scheduled_run()
         if run and (newer := _newer_run(run)):
             return _skipped_for(run, newer)
@@ -114,8 +114,8 @@ def _skipped(reason: str) -> State[Any]:
 
 def _skipped_for(run: FlowRun, newer: FlowRun) -> State[Any]:
     return _skipped(
-        f"this run was due at {run.expected_start_time:%Y-%m-%d %H:%M:%S} UTC and left the work to the newer run "
-        f"{newer.name!r}, due at {newer.expected_start_time:%Y-%m-%d %H:%M:%S} UTC."
+        f"this run was due at {run.expected_start_time:%Y-%m-%d %H:%M:%S} UTC and left the work to the newer run that "
+        f"was due at {newer.expected_start_time:%Y-%m-%d %H:%M:%S} UTC."
     )
 
 

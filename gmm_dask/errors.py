@@ -11,8 +11,16 @@ class FaultError(RuntimeError):
     """Something outside the program failed, such as a disk or a network: the message says what to look after."""
 
 
+class LockedError(UserError):
+    """Another run is at work on the same result."""
+
+
 class UnusableError(UserError):
     """Rows hold values that are NaN or infinite."""
+
+
+class TooLargeError(UserError):
+    """Rows hold values whose squares are too large for float64."""
 
 
 class ChangedRowsError(UserError):

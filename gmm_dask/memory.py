@@ -6,13 +6,16 @@ import ctypes
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from gmm_dask.errors import UserError
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.budget import BUDGET, searched_candidates
+from gmm_dask.init.noise import MOST_ROWS as NOISE_ROWS
+from gmm_dask.init.noise import NEAREST
+from gmm_dask.kernels.folder import is_kept
 from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.passes.graph import MERGE_WIDTH
 from gmm_dask.passes.merge_tree import LONGEST, MOST_PER_THREAD
@@ -20,6 +23,8 @@ from gmm_dask.passes.model_batch import block_bytes
 
 # resident before the data: the imports of a job and its compiled kernels, measured on Linux with some room
 IMPORTS_BYTES = 480 << 20
+# of the compiler, in a process that compiles the kernels of a job, measured with some room
+COMPILER_BYTES = 160 << 20
 # copies of a chunk that a thread causes, measured on compressed Zarr: as it is read, decoded and handed over, and
 # what the C library keeps of those before
 CHUNK_COPIES = 6
@@ -31,13 +36,25 @@ SAMPLE_COPIES = 4
 PAIR_TABLES = 4
 # of such a matrix that a thread adds up in pass 0: the products of a block, and the terms of a merge
 SCATTER_TERMS = 2
+# of the rows of a chunk with gaps: the number of each one's pattern, and its place when they are sorted
+POSITION_BYTES = 32
+# of a pattern of gaps: coefficients and sums of the present columns, what they give of all, the factors
+PATTERN_COPIES = 4
+# the scatter, and by pair of columns weights, means and scatters
+PAIR_MOMENTS = 4
+# of the sample without its gaps: rows by pattern, normal numbers, draws, and the rows with them
+COMPLETED_COPIES = 4
 # of the covariances of a fit during its step, or its start: measured for 2 components of 2,000 columns
 STEP_COPIES = 9
+# of the rows that starts beside noise look at: scaled, those that are no noise, and both as samples
+NOISE_COPIES = 4
 # of a checkpoint while it is saved or loaded: by field, by dtype, compressed, and as it goes to the disk
 CHECKPOINT_COPIES = 4
 # of a worker's memory, what may be filled before Dask begins to move results to disk, and of the part of that which
 # nothing needs, what is taken: chunks are never spread quite evenly
 UNSPILLED, SPREAD = 0.6, 0.8
+# of a worker's memory, what may be filled before Dask hands it no more tasks
+UNPAUSED = 0.8
 
 
 @dataclass(frozen=True)
@@ -56,10 +73,13 @@ class Machine:
 class Shape:
     """What is read: ``n_features`` columns in ``n_chunks`` chunks of at most ``chunk_rows`` rows.
 
+    Where rows are transformed as they are read, other than by scaling, ``n_columns`` is what they have before it; else
+    it is 0.
     ``read_bytes`` are those that the read of a chunk holds beside it, such as lines of text; ``output_bytes`` those of
-    what is computed and written for each row. ``held_out`` tells whether some rows are held out, so that the others are
-    copied, ``search_effort`` the effort of a search for starts on a subsample (``init_params="auto"``), 0 if there is
-    none.
+    what is computed and written for each row. ``copies_rows`` tells whether some of a chunk's rows are copied, as rows
+    are held out or resampled, ``search_effort`` the effort of a search for starts on a subsample
+    (``init_params="auto"``), 0 if there is none. ``n_components`` are those of the largest mixture, of which a block of
+    rows has the log densities. ``gaps`` tells whether rows may have missing values.
     """
 
     n_features: int
@@ -67,13 +87,21 @@ class Shape:
     chunk_rows: int
     read_bytes: int = 0
     output_bytes: int = 0
-    held_out: bool = False
+    copies_rows: bool = False
     search_effort: float = 0.0
+    n_components: int = 1
+    n_columns: int = 0
+    gaps: bool = False
+
+    @property
+    def as_read(self) -> Shape:
+        """The shape before the transform: that of pass 0."""
+        return replace(self, n_features=max(self.n_features, self.n_columns))
 
     @property
     def chunk_bytes(self) -> int:
-        """A chunk as float64."""
-        return 8 * self.chunk_rows * self.n_features
+        """A chunk as float64, before or after the transform, whichever is more."""
+        return 8 * self.chunk_rows * max(self.n_features, self.n_columns)
 
     @property
     def matrix_bytes(self) -> int:
@@ -91,17 +119,45 @@ def release_freed() -> None:
         library.malloc_trim(0)
 
 
+def program_bytes() -> int:
+    """What is resident before the data: imports and kernels, and the compiler where it leaves no machine code."""
+    return IMPORTS_BYTES + (0 if is_kept() else COMPILER_BYTES)
+
+
+def compiler_notes() -> list[str]:
+    """Return what to know where a job compiles its kernels itself."""
+    if is_kept():
+        return []
+    return [
+        f"no folder can be written in which compiled kernels are kept: each run compiles them itself, for which "
+        f"{COMPILER_BYTES >> 20} MiB are projected. Set NUMBA_CACHE_DIR to one that can"
+    ]
+
+
 def spare_bytes(machine: Machine, needed: int) -> int:
     """What a worker has left for chunks that it keeps, if its work needs so many bytes."""
     return max(0, int(SPREAD * (UNSPILLED * machine.memory_limit - needed)))
 
 
-def model_bytes(candidate: Candidate, n_features: int) -> int:
-    """Bytes of the sums that one fit of a candidate takes from a chunk."""
-    name, n_components = candidate
-    columns = get_family(name).fit_columns(n_features)
+def reads_ahead(shape: Shape, machine: Machine, needed: int) -> bool:
+    """Whether each thread of a worker may hold the next chunk of its run, too, if the work needs so many bytes."""
+    return machine.runs and needed + machine.threads * shape.chunk_bytes <= UNPAUSED * machine.memory_limit
+
+
+def model_bytes(candidate: Candidate, n_features: int, gaps: bool = False) -> int:
+    """Bytes of the sums that one fit of a candidate takes from a chunk, with gaps those of incomplete rows, too."""
+    columns = fit_columns(candidate, n_features)
     n_columns: int = columns.stop - columns.start
-    return 8 * n_components * n_columns
+    if gaps:
+        complete = get_family(candidate.covariance_type).density_columns(n_features)
+        n_columns += complete.stop - complete.start
+    return 8 * (candidate.n_components + candidate.noise) * n_columns
+
+
+def fit_columns(candidate: Candidate, n_features: int) -> slice:
+    """Part of the feature map that a fit of a candidate needs."""
+    family = get_family(candidate.covariance_type)
+    return family.density_columns(n_features) if candidate.noise else family.fit_columns(n_features)
 
 
 def reading_bytes(chunk_bytes: int, read_bytes: int) -> int:
@@ -109,35 +165,37 @@ def reading_bytes(chunk_bytes: int, read_bytes: int) -> int:
     return max(CHUNK_COPIES * chunk_bytes, READ_COPIES * chunk_bytes + read_bytes)
 
 
-def thread_bytes(shape: Shape, n_components: int = 1) -> int:
-    """What a thread works on: a chunk as it is read, decoded and computed, a block of it, its rows' outputs.
-
-    ``n_components`` are those of the largest mixture, of which a block has the log densities.
-    """
-    block = block_bytes(shape.n_features + 2, n_components)
+def thread_bytes(shape: Shape) -> int:
+    """What a thread works on: a chunk as it is read, decoded and computed, a block of it, its rows' outputs."""
+    block = block_bytes(shape.n_features + 2, shape.n_components)
     # the mask of the rows that are fitted, their positions, their weights and themselves
-    copied = 8 * shape.chunk_rows * (shape.n_features + 3) if shape.held_out else 0
+    copied = 8 * shape.chunk_rows * (shape.n_features + 3) if shape.copies_rows else 0
+    if shape.gaps:
+        # complete rows and the others, those of a pattern, what each row has and where it is
+        copied += 2 * shape.chunk_bytes + shape.chunk_rows * (shape.n_features + POSITION_BYTES)
     reading = reading_bytes(shape.chunk_bytes, shape.read_bytes)
+    if shape.n_columns:  # the chunk after the transform, and blocks of rows on their way through its steps
+        reading += 8 * shape.n_features * shape.chunk_rows + 4 * 8 * shape.n_columns * min(8192, shape.chunk_rows)
     return reading + copied + 2 * block + 3 * shape.output_bytes * shape.chunk_rows
 
 
 def affordable_threads(shape: Shape, memory_limit: int, most: int) -> int:
     """How many threads, up to ``most``, leave a quarter of the memory that data may use to sums and states."""
     idle, one = (summary_bytes(shape, Machine(threads, memory_limit)) for threads in (0, 1))
-    available = memory_limit - IMPORTS_BYTES - idle
+    available = memory_limit - program_bytes() - idle
     return max(1, min(most, int(0.75 * available) // (thread_bytes(shape) + one - idle)))
 
 
 def state_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> int:
     """The states of all fits, each with covariances and their Cholesky factors."""
-    means = sum(k * (shape.n_features + 1) for _, k in candidates)
+    means = sum(one.n_components * (shape.n_features + 1) for one in candidates)
     return 8 * n_init * (2 * sum(covariance_values(shape, candidate) for candidate in candidates) + means)
 
 
 def covariance_values(shape: Shape, candidate: Candidate) -> int:
     """How many numbers the covariances of a candidate are."""
-    name, n_components = candidate
-    return math.prod(get_family(name).covariance_shape(n_components, shape.n_features))
+    family = get_family(candidate.covariance_type)
+    return math.prod(family.covariance_shape(candidate.n_components, shape.n_features))
 
 
 def step_bytes(shape: Shape, candidates: Sequence[Candidate]) -> int:
@@ -152,15 +210,23 @@ def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate
     """
     tables = PAIR_TABLES * shape.matrix_bytes
     states = 2 * state_bytes(shape, candidates, n_init)
-    working = machine.threads * thread_bytes(shape, max(k for _, k in candidates))
-    return IMPORTS_BYTES + tables + working + step_bytes(shape, candidates) + states
+    working = machine.threads * (thread_bytes(shape) + pattern_bytes(shape, candidates))
+    return program_bytes() + tables + working + step_bytes(shape, candidates) + states
+
+
+def pattern_bytes(shape: Shape, candidates: Sequence[Candidate]) -> int:
+    """What a thread holds of a pattern of gaps: the marginal mixture with its factors, coefficients and sums."""
+    if not shape.gaps:
+        return 0
+    of_one = (model_bytes(one, shape.n_features) + 8 * covariance_values(shape, one) for one in candidates)
+    return PATTERN_COPIES * max(of_one)
 
 
 def saving_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> int:
     """What a checkpoint takes between two passes."""
     states = state_bytes(shape, candidates, n_init)
     saved = CHECKPOINT_COPIES * (states + shape.matrix_bytes)
-    return IMPORTS_BYTES + PAIR_TABLES * shape.matrix_bytes + states + saved
+    return program_bytes() + PAIR_TABLES * shape.matrix_bytes + states + saved
 
 
 def copies_of_sums(shape: Shape, machine: Machine) -> int:
@@ -177,13 +243,17 @@ def copies_of_sums(shape: Shape, machine: Machine) -> int:
 
 def summary_bytes(shape: Shape, machine: Machine) -> int:
     """What pass 0 holds beside the chunks in work: its sample, as the parts of it are merged, and the scatters."""
+    shape = shape.as_read
     scatters = copies_of_sums(shape, machine) + SCATTER_TERMS * machine.threads
+    scatters *= PAIR_MOMENTS if shape.gaps else 1
     return SAMPLE_COPIES * 8 * _sampled(shape) * (shape.n_features + 3) + scatters * shape.matrix_bytes
 
 
 def initialization_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> int:
     """The sample of rows, two copies that k-means makes of it, a start's responsibilities and step, and all states."""
-    sample = 8 * _sampled(shape) * (3 * shape.n_features + 2 * max(k for _, k in candidates))
+    copies = 3 + (COMPLETED_COPIES if shape.gaps else 0)
+    sample = 8 * _sampled(shape) * (copies * shape.n_features + 2 * max(one.n_components for one in candidates))
+    sample += 8 * _sampled(shape) * shape.n_columns
     return (
         sample
         + step_bytes(shape, candidates)
@@ -192,8 +262,17 @@ def initialization_bytes(shape: Shape, candidates: Sequence[Candidate], n_init: 
     )
 
 
+def noise_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
+    """What the starts beside noise take: copies of their rows, the neighbours of each, and the sums of all fits."""
+    sizes = _sizes(shape, [one for one in candidates if one.noise], n_init)
+    if not sizes:
+        return 0
+    rows = min(_sampled(shape), NOISE_ROWS)
+    return 8 * rows * (NOISE_COPIES * shape.n_features + 2 * NEAREST) + (2 * machine.threads + 3) * sum(sizes)
+
+
 def _sampled(shape: Shape) -> int:
-    return min(sample_limit(shape.n_features), shape.n_chunks * shape.chunk_rows)
+    return min(sample_limit(max(shape.n_features, shape.n_columns)), shape.n_chunks * shape.chunk_rows)
 
 
 def projected_bytes(
@@ -219,15 +298,16 @@ def projected_bytes(
 
 def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
     """What the work before the first pass needs: the imports, and pass 0 or the initialization, whichever is more."""
-    initialization = initialization_bytes(shape, candidates, n_init)
+    initialization = initialization_bytes(shape, candidates, n_init) + noise_bytes(shape, machine, candidates, n_init)
     if shape.search_effort:
+        candidates = list(dict.fromkeys(one._replace(noise=False) for one in candidates))  # both take one search
         # the rows that the best fits were compared on, and those with the least likely ones: raw, whitened and as given
         initialization += 2 * 3 * 8 * _sampled(shape) * shape.n_features
         affordable = BUDGET.affords_search(candidates, _sampled(shape), shape.n_features, shape.search_effort)
         searched = searched_candidates(candidates) if affordable else candidates
         initialization += BUDGET.search_bytes(searched, _sampled(shape), shape.n_features, n_init, machine.threads)
-    summary = machine.threads * thread_bytes(shape) + summary_bytes(shape, machine)
-    return IMPORTS_BYTES + max(summary, initialization)
+    summary = machine.threads * thread_bytes(replace(shape, n_components=1)) + summary_bytes(shape, machine)
+    return program_bytes() + max(summary, initialization)
 
 
 def plan_waves(
@@ -259,8 +339,11 @@ def plan_waves(
     needed = max(resting + copies * max(sizes), starting, saving)
     if needed > machine.memory_limit:
         raise _too_small(shape, machine, needed)
-    # a wave is filled up in the order of the candidates, so that the same limit gives the same waves, and the same bits
-    available = machine.memory_limit - resting
+    return _cut(sizes, copies, machine.memory_limit - resting)
+
+
+def _cut(sizes: Sequence[int], copies: int, available: int) -> tuple[int, ...]:
+    """Fill waves up in the order of the fits, so that the same limit gives the same waves, and the same bits."""
     waves, used = [0], 0
     for size in sizes:
         if used + copies * size > available:
@@ -271,15 +354,58 @@ def plan_waves(
     return tuple(waves)
 
 
+@dataclass(frozen=True)
+class Resamples:
+    """The fits to resamples: ``n_resamples`` of each of ``candidates``, which had ``n_init`` starts before."""
+
+    candidates: tuple[Candidate, ...]
+    n_init: int
+    n_resamples: int
+
+    def resting_bytes(self, shape: Shape, machine: Machine) -> int:
+        """What a pass of theirs needs whatever is in its batch: each resample has a scatter of its own, kept twice."""
+        fits = resting_bytes(shape, machine, self.candidates, self.n_init + self.n_resamples)
+        return fits + 2 * self.n_resamples * shape.matrix_bytes
+
+    def other_bytes(self, shape: Shape, machine: Machine) -> int:
+        """What the pass needs that sums up the resamples' moments, or a checkpoint if that is more."""
+        scatters = (copies_of_sums(shape, machine) + CHECKPOINT_COPIES) * self.n_resamples * shape.matrix_bytes
+        saving = saving_bytes(shape, self.candidates, self.n_init + self.n_resamples)
+        return max(resting_bytes(shape, machine, self.candidates, self.n_init), saving) + scatters
+
+    def projected_bytes(self, shape: Shape, machine: Machine, fits: Sequence[Candidate], waves: Iterable[int]) -> int:
+        """Projected peak, of waves of ``fits`` (the candidate of each): a pass, or a checkpoint."""
+        sizes = iter([model_bytes(candidate, shape.n_features) for candidate in fits])
+        heaviest = max((sum(islice(sizes, n_fits)) for n_fits in waves), default=0)
+        passing = self.resting_bytes(shape, machine) + copies_of_sums(shape, machine) * heaviest
+        return max(passing, self.other_bytes(shape, machine))
+
+    def plan_waves(self, shape: Shape, machine: Machine, fits: Sequence[Candidate]) -> tuple[int, ...]:
+        """Cut ``fits``, the candidate of each, into waves whose sums fit the memory.
+
+        Raises
+        ------
+        UserError
+            If one fit, or the resamples' scatters, are too much.
+        """
+        copies, resting = copies_of_sums(shape, machine), self.resting_bytes(shape, machine)
+        sizes = [model_bytes(candidate, shape.n_features) for candidate in fits]
+        needed = max(resting + copies * max(sizes, default=0), self.other_bytes(shape, machine))
+        if needed > machine.memory_limit:
+            error = _too_small(shape, machine, needed)
+            raise UserError(f"for {self.n_resamples} resamples (search.resamples) {error}")
+        return _cut(sizes, copies, machine.memory_limit - resting)
+
+
 def _sizes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> list[int]:
-    return [model_bytes(candidate, shape.n_features) for candidate in candidates for _ in range(n_init)]
+    return [model_bytes(candidate, shape.n_features, shape.gaps) for candidate in candidates for _ in range(n_init)]
 
 
 def _too_small(shape: Shape, machine: Machine, needed: int) -> UserError:
     mib = 1 << 20
     return UserError(
         f"the memory limit is {machine.memory_limit / mib:,.0f} MiB, and {needed / mib:,.0f} MiB are needed: "
-        f"{IMPORTS_BYTES / mib:,.0f} for the program, {machine.threads * thread_bytes(shape) / mib:,.0f} for "
+        f"{program_bytes() / mib:,.0f} for the program, {machine.threads * thread_bytes(shape) / mib:,.0f} for "
         f"{machine.threads} thread(s) at work on chunks of {shape.chunk_rows:,} rows (to read one takes "
         f"{(shape.chunk_bytes + shape.read_bytes) / mib:,.0f}), the rest for starts, sums and states. Raise "
         "cluster.memory_limit, search fewer components or columns, or use smaller chunks: data.chunk_rows, and in the "

@@ -31,7 +31,15 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class Message(StageStarted):
-    """What the user should know, and find on the terminal when the stage is over: ``"resume"``, ``"note"``, ..."""
+    """What the user should know, and find on the terminal when the stage is over: ``"resume"``, ``"note"``, ...
+
+    Parameters
+    ----------
+    is_warning : bool
+        Whether something is wrong, so that logs of warnings alone have it, too.
+    """
+
+    is_warning: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,27 @@ class ChunksDone:
     seconds: float
 
 
-Event = StageStarted | StageAdvanced | PassDone | ChunksDone
+@dataclass(frozen=True)
+class GroupsDone:
+    """The searches of some groups have ended (``data.by``).
+
+    Parameters
+    ----------
+    done, total : int
+        Groups, those of an earlier run included.
+    searched : int
+        Groups that this run has searched.
+    seconds : float
+        Since this run began to search.
+    """
+
+    done: int
+    total: int
+    searched: int
+    seconds: float
+
+
+Event = StageStarted | StageAdvanced | PassDone | ChunksDone | GroupsDone
 Progress = Callable[[Event], None]
 
 
@@ -131,19 +159,10 @@ def report_notes(notes: Sequence[str], progress: Progress) -> None:
         progress(Message("note", note))
 
 
-@contextmanager
-def compilation_reported(progress: Progress) -> Iterator[None]:
-    """Report when kernels have to be compiled, as in the first run after an installation."""
-    from gmm_dask.kernels.jit import compilation_reported  # imported late: the command line's help needs no Numba
-
-    def report(is_kept: bool) -> None:
-        kept = (
-            "later runs load them" if is_kept else "in every run: set NUMBA_CACHE_DIR to a folder that can be written"
-        )
-        progress(Message("compile", f"kernels for this processor, up to half a minute ({kept})"))
-
-    with compilation_reported(report):
-        yield
+def report_removed(paths: Sequence[str], progress: Progress) -> None:
+    """Report the old results that were removed."""
+    for path in paths:
+        progress(Message("removed", path))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -10,7 +11,7 @@ from typing import Any, TypeVar, cast
 from gmm_dask.errors import FaultError
 from pipeline.config.job import JobConfig
 from pipeline.config.secrets import secrets_hidden
-from pipeline.progress import Event, PassDone
+from pipeline.progress import Event, GroupsDone, PassDone
 
 Stage = Callable[..., Any]
 AnyStage = TypeVar("AnyStage", bound=Stage)
@@ -38,11 +39,12 @@ def guarded(stage: AnyStage, config: JobConfig) -> AnyStage:
 
 
 def limited(stage: AnyStage, seconds: float | None) -> AnyStage:
-    """Return the stage with a timeout; its last argument is its progress listener.
+    """Return the stage with a timeout, if its last argument is its progress listener.
 
-    The time is checked by the listener after each pass, so that a stage ends between passes, with a checkpoint.
+    The time is checked by the listener after each pass, or after the search of some groups, so that a stage ends
+    between them, with a checkpoint. A stage without a listener makes no passes, and has no timeout.
     """
-    if seconds is None:
+    if seconds is None or "progress" not in inspect.signature(stage).parameters:
         return stage
 
     @functools.wraps(stage)
@@ -52,12 +54,20 @@ def limited(stage: AnyStage, seconds: float | None) -> AnyStage:
 
         def check_time(event: Event) -> None:
             progress(event)
-            if isinstance(event, PassDone) and event.running and time.monotonic() > end:
+            where = _place_to_stop(event)
+            if where and time.monotonic() > end:
                 raise StageTimeoutError(
                     f"the stage {stage.__name__} took longer than tasks.timeout_seconds, {seconds:g} s, and was "
-                    f"stopped after pass {event.number}, which is saved. The next run resumes it."
+                    f"stopped after {where}, which is saved. The next run resumes it."
                 )
 
         return stage(*others, check_time)
 
     return cast(AnyStage, with_timeout)
+
+
+def _place_to_stop(event: Event) -> str:
+    """Return after what a stage may stop that has sent an event; empty if it may not, or is done."""
+    if isinstance(event, PassDone) and event.running:
+        return f"pass {event.number}"
+    return f"{event.done:,} groups" if isinstance(event, GroupsDone) and event.done < event.total else ""

@@ -3,11 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.decomposition import PCA
 
 from naive import COVARIANCE_TYPES
 from paths import ROOT
+
+# the same examples each time, and no limit on the time of one: machines are busy, and kernels are compiled
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 
 def pytest_addoption(parser):

@@ -78,19 +78,24 @@ def to_vector(family: Family, parameters: Parameters, scale: FeatureScale) -> Ar
     """Return weights, means and covariances, scaled, one after another."""
     means = (parameters.means - scale.center) / scale.deviations
     covariances = parameters.covariances / covariance_scale(family, scale)
-    return np.concatenate([parameters.weights, means.ravel(), covariances.ravel()])
+    return np.concatenate([parameters.all_weights, means.ravel(), covariances.ravel()])
 
 
 def from_vector(family: Family, vector: Array, like: Parameters, scale: FeatureScale) -> Parameters:
-    """Return parameters of the shapes of ``like``; raises :class:`SingularError` where there is no such mixture."""
+    """Return parameters that may be near ``like``; raises :class:`SingularError` where there is no such mixture.
+
+    Sums of covariances of a family need not be of it: those that describe them best are taken.
+    """
     k, d = like.means.shape
-    weights, means, covariances = np.split(vector, [k, k + k * d])
+    n_weights = like.n_densities
+    weights, means, covariances = np.split(vector, [n_weights, n_weights + k * d])
     if not (np.isfinite(vector).all() and weights.min() > 0.0):
         raise SingularError("a weight is not positive")
-    return family.parameters(
+    return family.nearest(
         weights / weights.sum(),
         means.reshape(k, d) * scale.deviations + scale.center,
         covariances.reshape(like.covariances.shape) * covariance_scale(family, scale),
+        like,
     )
 
 
@@ -100,7 +105,7 @@ def covariance_scale(family: Family, scale: FeatureScale) -> Array:
     d = scale.deviations
     lines = np.concatenate([[1.0], d, [d @ d]])
     first, second = (part[family.density_columns(len(d))] for part in factors(len(d)))
-    return family.unpack_centred((lines[first] * lines[second])[None, :], np.zeros((1, len(d)))).s2
+    return family.gaussians.unpack_centred((lines[first] * lines[second])[None, :], np.zeros((1, len(d)))).s2
 
 
 def extrapolate(

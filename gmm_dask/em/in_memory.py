@@ -21,7 +21,7 @@ from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.em.spurious import is_beyond_doubt
 from gmm_dask.families import Family, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.kernels.constants import CONVERGED, FAILED, MAX_ITER, NEEDS_DOUBLE, SINGULAR
+from gmm_dask.kernels.constants import CONVERGED, FAILED, INNER_MAX_ITER, MAX_ITER, NEEDS_DOUBLE, SINGULAR
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import map_on_threads
 from gmm_dask.passes.model_batch import (
@@ -42,6 +42,7 @@ Array = NDArray[np.float64]
 _ENDS = {
     CONVERGED: Status.CONVERGED,
     MAX_ITER: Status.MAX_ITER,
+    INNER_MAX_ITER: Status.INNER_MAX_ITER,
     SINGULAR: Status.SINGULAR,
     FAILED: Status.FAILED,
 }
@@ -50,9 +51,15 @@ GROUP = 16
 GROUP_BYTES = 1 << 20
 
 
-def is_compiled(rows: Rows) -> bool:
-    """Whether fits of these rows run compiled as a whole: they are in memory, and one chunk of a pass."""
-    return rows.in_memory and rows.holdout is None and len(chunks_in_memory(rows)) == 1
+def is_compiled(rows: Rows, settings: Settings) -> bool:
+    """Whether fits of these rows run compiled as a whole: they are in memory, complete, and one chunk of a pass."""
+    return (
+        settings.inference.is_compiled
+        and rows.in_memory
+        and rows.holdout is None
+        and not rows.gaps
+        and len(chunks_in_memory(rows)) == 1
+    )
 
 
 def fit_states(
@@ -75,7 +82,7 @@ def fit_states(
     on_pass : callable, optional
         Called with the states after each pass; fits that run compiled as a whole cannot call it.
     """
-    if on_pass is None and is_compiled(rows):
+    if on_pass is None and is_compiled(rows, settings):
         return run(states, rows, data_summary, settings, rows.array.dtype)
     collect = partial(collect_statistics, rows, data_summary)
     return loop.run(states, collect, data_summary.total_weight, settings, on_pass or (lambda states: None))
@@ -88,7 +95,7 @@ def run(
     settings: Settings,
     dtype: np.dtype[Any] = DOUBLE,
 ) -> list[State]:
-    """Run fits until none is running, as :func:`gmm_dask.em.loop.run`.
+    """Run fits until none is running, as :func:`gmm_dask.em.loop.run`; those with noise are run by it.
 
     Parameters
     ----------
@@ -106,9 +113,15 @@ def run(
         return loop.run(states, lambda models: [], data_summary.total_weight, settings)
     data = FitData.of(rows, data_summary, settings.reg_covar)
     after = list(states)
-    groups = list(_groups(states))
-    found = map_on_threads(lambda group: _run([states[i] for i in group], data, settings, dtype), groups)
-    for group, ended in zip(groups, found, strict=True):
+    # the compiled fit knows no noise
+    noisy = [i for i, state in enumerate(states) if state.candidate.noise]
+    collect = partial(collect_statistics, rows, data_summary, dtype=dtype)
+    found = loop.run([states[i] for i in noisy], collect, data_summary.total_weight, settings)
+    for i, state in zip(noisy, found, strict=True):
+        after[i] = state
+    groups = list(_groups(after))
+    ran = map_on_threads(lambda group: _run([states[i] for i in group], data, settings, dtype), groups)
+    for group, ended in zip(groups, ran, strict=True):
         for i, state in zip(group, ended, strict=True):
             after[i] = state
     return after
@@ -121,7 +134,7 @@ def _groups(states: Sequence[State]) -> Iterator[list[int]]:
         if state.status is Status.RUNNING:
             positions.setdefault(state.candidate, []).append(i)
     for mine in positions.values():
-        n_bytes = sum(array.nbytes for array in vars(states[mine[0]].model[1]).values())
+        n_bytes = sum(array.nbytes for array in states[mine[0]].model[1].arrays().values())
         size = group_size(n_bytes)
         yield from (mine[start : start + size] for start in range(0, len(mine), size))
 
@@ -187,7 +200,7 @@ class Mixtures:
     def of(cls, *states: State) -> Self:
         """Return those of states of one candidate."""
         models = [state.model[1] for state in states]
-        vectors = np.stack([to_vector(parameters) for parameters in models])
+        vectors = np.stack([parameters.vector() for parameters in models])
         return cls(states[0].candidate, vectors, np.stack([p.precisions_cholesky.ravel() for p in models]))
 
     def groups(self) -> Iterator[Mixtures]:
@@ -197,8 +210,8 @@ class Mixtures:
 
     def parameters(self, i: int, n_features: int) -> Parameters:
         """One of them, in memory of its own."""
-        (name, k), vector = self.candidate, self.vectors[i].copy()
-        shape = get_family(name).covariance_shape(k, n_features)
+        k, vector = self.candidate.n_components, self.vectors[i].copy()
+        shape = get_family(self.candidate.covariance_type).covariance_shape(k, n_features)
         first = k + k * n_features
         means, covariances = vector[k:first].reshape(k, n_features), vector[first:].reshape(shape)
         return Parameters(vector[:k], means, covariances, self.factors[i].copy().reshape(shape))
@@ -219,9 +232,9 @@ class Ends:
     def bound(self, i: int) -> float | None:
         """The last lower bound; minus infinity of a fit that failed, None if it has to go on in double precision."""
         end, n_bounds = self.counts[i, :2].tolist()
-        if end in (CONVERGED, MAX_ITER):
-            return float(self.bounds[i, n_bounds - 1])
-        return -np.inf if end in _ENDS else None
+        if end not in _ENDS:
+            return None
+        return float(self.bounds[i, n_bounds - 1]) if _ENDS[end].usable else -np.inf
 
     def after(self, i: int, state: State, data: FitData, settings: Settings) -> State:
         """Return a state, which began a fit, at its end."""
@@ -235,9 +248,9 @@ class Ends:
             falls=state.falls + n_falls,
             extrapolations=state.extrapolations + n_extrapolations,
             status=status,
-            converged=status is Status.CONVERGED,
+            converged=status in (Status.CONVERGED, Status.INNER_MAX_ITER),
         )
-        if status not in (Status.CONVERGED, Status.MAX_ITER):
+        if end not in _ENDS or not status.usable:
             return after
         total_weight = data.summary.total_weight
         if is_beyond_doubt(parameters.weights, total_weight, float(self.traces[i])):
@@ -269,6 +282,8 @@ def fit(
     ends = Ends(mixtures, np.empty((n, most.max())), np.empty((n, 4), dtype=np.int64), np.empty(n))
     kernels.fit_many(
         family.kind,
+        family.constraint,
+        family.constrain_address,
         data.x,
         data.weights,
         data.summary.total_weight,
@@ -281,7 +296,7 @@ def fit(
         centred_second,
         max_kappa,
         MAX_SINGLE,
-        settings.tol,
+        float(settings.tol),  # with an integer it would be another kernel
         np.full(n, prior_bounds),
         BEGIN,
         0 if scale is None else ORDER,
@@ -303,17 +318,12 @@ def fit(
 # -- a mixture as one vector ---------------------------------------------------------------------------------------
 
 
-def to_vector(parameters: Parameters) -> Array:
-    """Return weights, means and covariances, one after another."""
-    return np.concatenate([parameters.weights, parameters.means.ravel(), parameters.covariances.ravel()])
-
-
 @lru_cache(maxsize=64)
 def monomials(
     family: Family, n_features: int, complete: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Return the factors of a fit's monomials, or all of the density's, and how many lines of a block they take."""
-    columns = family.density_columns(n_features) if complete else family.fit_columns(n_features)
+    columns = family.density_columns(n_features) if complete else family.in_memory_columns(n_features)
     first, second = filled_factors(n_features, columns)
     return first, second, 1 + int(second.max())
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.families import Parameters
-from gmm_dask.passes.model_batch import Model, chunk_sums, origins_of_model, sums_of_model
+from gmm_dask.passes.incomplete import sums_of_chunk
+from gmm_dask.passes.model_batch import Model, origins_of_model, sums_of_model
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch
 from gmm_dask.passes.row_outputs import LOG_DENSITY
 
@@ -47,21 +48,22 @@ def leave_one_out_quantile(x: Array, log_density: Array, model: Model, n_fitted:
 def drops_without(x: Array, chosen: Sequence[int] | NDArray[np.intp], model: Model, n_fitted: int) -> Array:
     """Return by how much the log densities of some rows drop when the row itself is left out of the last M-step."""
     family, parameters = model
-    batch = prediction_batch(family, parameters)
+    gaps = not np.isfinite(x).all()
+    batch = prediction_batch(family, parameters, gaps)
     origins = origins_of_model(batch)
-    whole = sums_of_model(batch, chunk_sums(x, None, batch)) * (n_fitted / len(x))
-    (fitted,) = family.maximise_all([family.unpack_centred(whole, origins)], 0.0)
+    whole = sums_of_model(batch, sums_of_chunk(x, None, batch)) * (n_fitted / len(x))
+    (fitted,) = family.maximise_all([family.unpack_centred(whole, origins)], 0.0, [parameters])
     if fitted is None:
         return np.zeros(len(chosen))
 
     def log_density(i: int, parameters: Parameters) -> float:
-        found = kernel_outputs(x[[i]], prediction_batch(family, parameters), (LOG_DENSITY.name,))
+        found = kernel_outputs(x[[i]], prediction_batch(family, parameters, gaps), (LOG_DENSITY.name,))
         return float(found[LOG_DENSITY.name][0])
 
     def drop(i: int) -> float:
-        without = whole - sums_of_model(batch, chunk_sums(x[[i]], None, batch))
+        without = whole - sums_of_model(batch, sums_of_chunk(x[[i]], None, batch))
         # both are plain M-steps: what the fit added to the covariances, or had left to do, cancels
-        (other,) = family.maximise_all([family.unpack_centred(without, origins)], 0.0)
+        (other,) = family.maximise_all([family.unpack_centred(without, origins)], 0.0, [parameters])
         return 0.0 if other is None else max(0.0, log_density(i, fitted) - log_density(i, other))
 
     return np.array([drop(int(i)) for i in chosen])

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.em.acceleration import FeatureScale, History, extrapolate
-from gmm_dask.em.spurious import check_parameters
+from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, Inference
 from gmm_dask.em.status import Status
-from gmm_dask.families import Parameters, Statistics, get_family
+from gmm_dask.families import Family, Parameters, Posterior, Statistics, get_family
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.families.noise import family_of
+from gmm_dask.passes.bounding_box import Box
 from gmm_dask.passes.model_batch import Model
 
 __all__ = ["Collect", "Settings", "State", "Status", "best_start", "run", "run_pass", "steps"]
@@ -31,22 +33,27 @@ TIE = 1e-12
 
 @dataclass(frozen=True)
 class Settings:
-    """When EM stops, and what it adds to the covariances' diagonals; the defaults are scikit-learn's.
+    """When a fit stops, and how its parameters are estimated; the defaults are scikit-learn's.
 
     Attributes
     ----------
     tol : float
-        EM has converged when the mean log-likelihood changes by less.
+        A fit has converged when the bound per row, the mean log-likelihood of EM, changes by less.
     max_iter : int
     reg_covar : float or ndarray of shape (n_features,)
     acceleration : FeatureScale or None
         The scale in which parameters are extrapolated; None for plain EM.
+    inference : Inference
+    noise : Box or None
+        What the noise is uniform in, of candidates that have it.
     """
 
     tol: float = 1e-3
     max_iter: int = 100
     reg_covar: float | Array = 1e-6
     acceleration: FeatureScale | None = None
+    inference: Inference = MAXIMUM_LIKELIHOOD
+    noise: Box | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +65,11 @@ class State:
     candidate : Candidate
     start : int
         Number of the start, from 0.
-    parameters : Parameters or None
+    parameters : Parameters, Posterior or None
         The newest parameters; those of the last good step if a step was singular, None if the start itself was.
     lower_bounds : tuple of float
-        Mean log-likelihood per row before each M-step, without the rejected extrapolations.
+        The bound per row of each iteration, without the rejected extrapolations: by maximum likelihood the mean
+        log-likelihood before each M-step.
     status : Status
     prior_bound : float
         Lower bound that the first iteration is compared with; finite after a warm start.
@@ -79,7 +87,7 @@ class State:
 
     candidate: Candidate
     start: int
-    parameters: Parameters | None
+    parameters: Parameters | Posterior | None
     lower_bounds: tuple[float, ...] = ()
     status: Status = Status.RUNNING
     prior_bound: float = -math.inf
@@ -120,10 +128,16 @@ class State:
         return self.parameters is not None and self.status.usable
 
     @property
+    def family(self) -> Family:
+        """The covariance family, beside noise where the parameters have it."""
+        kind = self.covariance_type
+        return get_family(kind) if self.parameters is None else family_of(kind, self.parameters)
+
+    @property
     def model(self) -> Model:
         """Family and parameters, for a pass."""
         assert self.parameters is not None
-        return get_family(self.covariance_type), self.parameters
+        return self.family, self.parameters
 
 
 Collect = Callable[[Sequence[Model]], list[Statistics]]
@@ -160,23 +174,32 @@ def steps(
     states: Sequence[State], statistics: Sequence[Statistics], total_weight: float, settings: Settings
 ) -> list[State]:
     """Let each state take one step, given the statistics at its parameters."""
-    bounds = [one.log_likelihood / total_weight for one in statistics]
     maximised: dict[int, Parameters | None] = {}
-    for name in dict.fromkeys(state.covariance_type for state in states):
+    families = [state.family for state in states]
+    for family in dict.fromkeys(families):
         # all of a type at once: for small mixtures a call takes longer than what it computes
-        mine = [i for i, s in enumerate(states) if s.covariance_type == name and math.isfinite(bounds[i])]
+        mine = [i for i, own in enumerate(families) if own is family and math.isfinite(statistics[i].log_likelihood)]
         if mine:
-            found = get_family(name).maximise_all([statistics[i] for i in mine], settings.reg_covar)
+            chosen = [statistics[i] for i in mine]
+            previous = [states[i].parameters for i in mine]
+            gaussians = settings.inference.maximise_all(family.gaussians, chosen, settings.reg_covar, previous)
+            found = [one and family.beside_noise(one, sums) for one, sums in zip(gaussians, chosen, strict=True)]
             maximised.update(zip(mine, found, strict=True))
-    return [_step(s, bounds[i], maximised.get(i), total_weight, settings) for i, s in enumerate(states)]
+    return [
+        _step(s, one, maximised.get(i), total_weight, settings)
+        for i, (s, one) in enumerate(zip(states, statistics, strict=True))
+    ]
 
 
-def _step(state: State, bound: float, image: Parameters | None, total_weight: float, settings: Settings) -> State:
+def _step(
+    state: State, statistics: Statistics, image: Parameters | None, total_weight: float, settings: Settings
+) -> State:
     """Return the state after a pass.
 
-    ``bound`` is the mean log-likelihood at its parameters, ``image`` what the M-step makes of them: None where a
-    covariance is singular, which is a status, not an exception.
+    ``statistics`` are those at its parameters, ``image`` what the M-step makes of them: None where a covariance is
+    singular, which is a status, not an exception.
     """
+    bound = _bound(state, statistics, image, settings.inference) / total_weight
     state = replace(state, extrapolations=state.extrapolations + 1) if state.is_extrapolated else state
     if state.is_extrapolated and (image is None or bound < state.lower_bound):
         return _reject_extrapolation(state, total_weight, settings)
@@ -189,10 +212,19 @@ def _step(state: State, bound: float, image: Parameters | None, total_weight: fl
     # as in scikit-learn, the bound is that of the parameters before the M-step: the last M-step is not evaluated. An
     # extrapolation may have made the change small by accident, so only a plain step decides
     if abs(bound - previous) < settings.tol and not state.is_extrapolated:
-        return end(after, Status.CONVERGED, total_weight, settings)
+        status = Status.CONVERGED if image.is_settled else Status.INNER_MAX_ITER
+        return end(after, status, total_weight, settings)
     if after.n_iter >= settings.max_iter:
         return end(after, Status.MAX_ITER, total_weight, settings)
     return _accelerate(state, after, bound - previous, settings)
+
+
+def _bound(state: State, statistics: Statistics, image: Parameters | None, inference: Inference) -> float:
+    """Return the bound of a step; NaN if no log-likelihood could be computed."""
+    if image is None:
+        return statistics.log_likelihood
+    family, before = state.model
+    return inference.bound(family, statistics, before, image)
 
 
 def _reject_extrapolation(state: State, total_weight: float, settings: Settings) -> State:
@@ -208,20 +240,19 @@ def _accelerate(before: State, after: State, change: float, settings: Settings) 
         return after
     assert before.parameters is not None
     assert after.parameters is not None
-    family, image = get_family(after.covariance_type), after.parameters
+    family, image = after.family, after.parameters
     parameters, history = extrapolate(family, before.history, before.parameters, image, change, settings.acceleration)
     # a change below tol at an extrapolated point is confirmed by a plain step before the fit counts as converged
     if history is not None and change < settings.tol:
         return replace(after, history=replace(history, plain=None))
-    return replace(after, parameters=parameters, history=history)
+    return replace(after, parameters=settings.inference.restored(parameters), history=history)
 
 
 def end(state: State, status: Status, total_weight: float, settings: Settings) -> State:
     """Return the state at its end: degenerate or spurious parameters count more than how EM stopped."""
     assert state.parameters is not None
-    family = get_family(state.covariance_type)
-    objection = check_parameters(family, state.parameters, total_weight, settings.reg_covar)
-    converged = status is Status.CONVERGED
+    objection = settings.inference.objection(*state.model, total_weight, settings.reg_covar)
+    converged = status is not Status.MAX_ITER
     return replace(state, parameters=state.parameters.alone(), status=objection or status, converged=converged)
 
 

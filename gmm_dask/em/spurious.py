@@ -28,6 +28,7 @@ from scipy.special import gammaln
 from gmm_dask import kernels
 from gmm_dask.em.status import Status
 from gmm_dask.families import Family, Parameters
+from gmm_dask.families.noise import gaussians_of
 from gmm_dask.kernels.constants import SOUND, SPURIOUS, UNDECIDED
 from gmm_dask.passes.model_batch import Model, Totals
 
@@ -78,15 +79,20 @@ def weights_warning(total_weight: float, n_rows: int) -> str:
 def check_parameters(
     family: Family, parameters: Parameters, total_weight: float, reg_covar: Array | float
 ) -> Status | None:
-    """Check the parameters that a fit ends with: degenerate, spurious, or None where nothing speaks against them.
+    """Check the parameters that a fit ends with: None where nothing speaks against them.
 
     A component is spurious if only ``reg_covar`` holds it open in a direction in which the data vary, and it would not
     pay as a component as wide as the others there. So rows that share a fill value far from all others are a group,
     and the planes of rounded rows, or the zeros in the midst of other values, are none. Nor is a component that is held
     open in every direction: its rows are copies of one.
     """
+    if parameters.noise is not None and parameters.weights.max() * total_weight <= ONE_ROW:
+        return Status.ALL_NOISE
     if parameters.weights.min() * total_weight <= ONE_ROW:
         return Status.DEGENERATE
+    if parameters.noise is not None:  # its rows are no component's
+        total_weight *= 1.0 - parameters.noise.weight
+    family, parameters = gaussians_of(family, parameters)
     verdict = quick_verdict(family, parameters, total_weight, reg_covar)
     if verdict == UNDECIDED:
         verdict = slow_verdict(family, parameters, total_weight, reg_covar)
@@ -319,7 +325,11 @@ NO_VERDICT = Verdict(-1, math.nan, math.nan)
 
 
 def check_components(
-    states: Sequence[State], evaluate: Evaluate, total_weight: float, distinct_share: float = 1.0
+    states: Sequence[State],
+    evaluate: Evaluate,
+    total_weight: float,
+    distinct_share: float = 1.0,
+    by_likelihood: bool = True,
 ) -> tuple[list[State], list[Totals], list[Verdict]]:
     """Check slim components against the data: return the states, some of them now spurious, and all totals.
 
@@ -334,6 +344,8 @@ def check_components(
     distinct_share : float
         Share of the rows that are not copies of others. Copies count once: a gain over rows of which each is there m
         times is m times the gain over the distinct ones.
+    by_likelihood : bool
+        Whether the mixtures are those of largest likelihood; in others no component is doubtful.
 
     Returns
     -------
@@ -344,7 +356,8 @@ def check_components(
         Likewise.
     """
     n = total_weight * distinct_share
-    to_check = [(i, k) for i, state in enumerate(states) for k in _unproven_components(state, n)]
+    doubtful = states if by_likelihood else []
+    to_check = [(i, k) for i, state in enumerate(doubtful) for k in _unproven_components(state, n)]
     models = [state.model for state in states]
     # the mixtures without a component share the pass of the whole ones: the check costs no read of the data
     evaluated = evaluate([*models, *(_without(models[i], k) for i, k in to_check)])
@@ -366,7 +379,7 @@ def _unproven_components(state: State, n_distinct: float) -> list[int]:
     if state.n_components == 1 or not state.status.trusted:
         return []
     few = np.flatnonzero(parameters.weights * n_distinct < ROWS_PER_PRICE * _price(state, n_distinct))
-    return slim_components(family, parameters, few) if len(few) else []
+    return slim_components(*gaussians_of(family, parameters), few) if len(few) else []
 
 
 def _without(model: Model, k: int) -> Model:

@@ -30,11 +30,18 @@ class Status(StrEnum):
         return member
 
     RUNNING = "running", "the fit was interrupted", "Run it again to resume it."
-    CONVERGED = "converged", "the mean log-likelihood changed by less than tol"
+    CONVERGED = "converged", "the mean log-likelihood, or the bound per row, changed by less than tol"
     MAX_ITER = (
         "max_iter",
         "max_iter was reached before the change fell below tol",
         "Increase max_iter or tol.",
+    )
+    INNER_MAX_ITER = (
+        "inner_max_iter",
+        "the change fell below tol, but the iterations within the last M-step, which find what the components' "
+        "covariances have in common, stopped at their bound: the likelihood may still rise",
+        "Decrease tol, so that further steps follow, or take a larger reg_covar: covariances that are all but singular "
+        "need so many.",
     )
     SINGULAR = "singular", SINGULAR_CAUSE, SINGULAR_ADVICE
     DEGENERATE = (
@@ -42,6 +49,12 @@ class Status(StrEnum):
         "a component holds one row or less (its weight is not above 1/n), so it describes no group of rows",
         "Ask for fewer components, or bring more rows; sample weights count rows and should add up to about the "
         "number of rows.",
+    )
+    ALL_NOISE = (
+        "all_noise",
+        "the noise takes all rows, as it is denser than the components: its volume is too small, or the rows are "
+        "spread evenly over it",
+        "Give no volume, which takes that of the box around the rows, or a larger one; or fit without noise.",
     )
     SPURIOUS = (
         "spurious",
@@ -69,4 +82,4 @@ class Status(StrEnum):
     @property
     def trusted(self) -> bool:
         """Whether parameters of this status may win; the others win only where no candidate is trusted."""
-        return self in (Status.RUNNING, Status.CONVERGED, Status.MAX_ITER)
+        return self in (Status.RUNNING, Status.CONVERGED, Status.MAX_ITER, Status.INNER_MAX_ITER)

@@ -6,19 +6,34 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
 from gmm_dask.errors import SINGULAR_REMEDY, SingularError
-from gmm_dask.kernels.constants import LARGEST, LOG_2PI, NK_FLOOR, ROUNDING
+from gmm_dask.kernels.constants import LARGEST, LOG_2PI, NK_FLOOR, ROUNDING, UNCONSTRAINED
 
 Array = NDArray[np.float64]
 
 # of sums that need none
 NO_SCATTER = np.zeros((0, 0))
+
+
+class Noise(NamedTuple):
+    """A component of one density everywhere in a box, for rows that belong to none of the others.
+
+    Attributes
+    ----------
+    weight : float
+    log_volume : float
+        Natural logarithm of the box's volume, in the data's units: minus the log density.
+    """
+
+    weight: float
+    log_volume: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,20 +43,78 @@ class Parameters:
     Attributes
     ----------
     weights : ndarray of shape (n_components,)
+        They add up to one, or to what the noise leaves of it.
     means : ndarray of shape (n_components, n_features)
     covariances, precisions_cholesky : ndarray
         full (n_components, n_features, n_features), tied (n_features, n_features),
         diag (n_components, n_features), spherical (n_components,). ``precision = U U^T`` with U upper triangular.
+    noise : Noise or None
+        None where all rows belong to components.
+    is_settled : bool
+        False where the iterations within the M-step that made them stopped at their bound.
     """
 
     weights: Array
     means: Array
     covariances: Array
     precisions_cholesky: Array
+    # a keyword alone, so that other parameters have fields of their own
+    noise: Noise | None = field(default=None, kw_only=True)
+    is_settled: bool = field(default=True, kw_only=True)
 
-    def alone(self) -> Parameters:
+    @property
+    def n_densities(self) -> int:
+        """How many densities the mixture adds up: those of the components, and that of the noise."""
+        return len(self.weights) + (self.noise is not None)
+
+    @property
+    def all_weights(self) -> Array:
+        """The weights of all densities, (n_densities,): the noise's is the last one."""
+        return self.weights if self.noise is None else np.append(self.weights, self.noise.weight)
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+
+    def vector(self) -> Array:
+        """Weights, means and covariances, one after another."""
+        return np.concatenate([self.weights, self.means.ravel(), self.covariances.ravel()])
+
+    def alone(self) -> Self:
         """The same in memory of its own: parts of what several mixtures share would keep all of it."""
-        return Parameters(**{name: value.copy() for name, value in vars(self).items()})
+        copies: dict[str, Any] = {name: value.copy() for name, value in self.arrays().items()}
+        return replace(self, **copies)
+
+    def log_weights(self) -> Array:
+        """What is added to each component's log density, (n_components,); minus infinity for an empty component."""
+        with np.errstate(divide="ignore"):
+            logs: Array = np.log(self.weights)
+        return logs
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedParameters(Parameters):
+    """Several mixtures as one, their components one after another; ``logs`` are their log weights."""
+
+    logs: Array
+
+    def log_weights(self) -> Array:
+        return self.logs
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSums:
+    """What the noise adds up: ``sum r``, and ``sum r y`` (n_features,) with y = x - origin.
+
+    The M-step needs the first alone; with the second, the sums of all densities are those of all rows.
+    """
+
+    s0: float
+    s1: Array
+    origin: Array
+
+    def __add__(self, other: NoiseSums) -> NoiseSums:
+        return NoiseSums(self.s0 + other.s0, self.s1 + other.s1, self.origin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +136,8 @@ class Statistics:
         Where each component's sums are taken about.
     log_likelihood : float
         Total over the rows, each times its weight.
+    noise : NoiseSums or None
+        None without noise.
     """
 
     s0: Array
@@ -70,6 +145,17 @@ class Statistics:
     s2: Array
     origins: Array
     log_likelihood: float = math.nan
+    noise: NoiseSums | None = None
+
+    def moments(self) -> tuple[Array, Array, Array]:
+        """Return the rows of each component, their means and the means' distances from the origins.
+
+        As in scikit-learn each component has 10 eps of a row more, at zero.
+        """
+        # the mean is sum r x / nk; with x = origin + y that is origin s0 / nk + s1 / nk
+        nk = self.s0 + NK_FLOOR
+        shift = self.s1 / nk[:, None]
+        return nk, self.origins * (self.s0 / nk)[:, None] + shift, shift
 
     def __add__(self, other: Statistics) -> Statistics:
         return Statistics(
@@ -78,6 +164,7 @@ class Statistics:
             s2=self.s2 + other.s2,
             origins=self.origins,
             log_likelihood=self.log_likelihood + other.log_likelihood,
+            noise=self.noise + other.noise if self.noise and other.noise else None,
         )
 
 
@@ -89,16 +176,43 @@ class Family(ABC):
 
     name: str
     description: str  # what the covariances have in common, for a report
-    kind: int  # its number in gmm_dask.kernels.m_step
+    # volume, shape and orientation of the covariances: E equal, V varying, I the identity (mclust's name of the model)
+    structure: str
+    kind: int  # the number of its arrays' shapes in gmm_dask.kernels.m_step
+    constraint: int = UNCONSTRAINED  # its number in gmm_dask.kernels.parsimonious
+    sklearn_type: str  # the covariance type whose arrays have its shapes
+    is_shared = False  # whether one covariance is that of all components
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether covariances have something in common beyond the shapes of their arrays."""
+        return self.constraint != UNCONSTRAINED
+
+    @property
+    def gaussians(self) -> Family:
+        """The family of the Gaussians alone: itself, unless noise stands beside them."""
+        return self
+
+    def beside_noise(self, gaussians: Parameters, statistics: Statistics) -> Parameters:
+        """The mixture that an M-step makes: its Gaussians, whose weights add up to one, beside the noise, if any."""
+        return gaussians
 
     # -- shapes ----------------------------------------------------------------------------------------------
     @abstractmethod
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of ``covariances`` and ``precisions_cholesky``."""
 
-    @abstractmethod
+    def shape_of_one(self, n_features: int) -> tuple[int, ...]:
+        """Shape of one component's covariance."""
+        shape = self.covariance_shape(1, n_features)
+        return shape if self.is_shared else shape[1:]
+
     def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
         """Number of free parameters in the covariances."""
+        # a volume is one number, a shape of determinant one D - 1, an orientation one for each pair of axes
+        sizes = 1, n_features - 1, n_features * (n_features - 1) // 2
+        counts = {"I": 0, "E": 1, "V": n_components}
+        return sum(counts[letter] * size for letter, size in zip(self.structure, sizes, strict=True))
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Number of free parameters: covariances, means and weights."""
@@ -111,8 +225,12 @@ class Family(ABC):
         """Part of the feature map in which each row's log density is linear."""
 
     def fit_columns(self, n_features: int) -> slice:
-        """Part of the feature map that a fit needs; a beginning of :meth:`density_columns`."""
+        """Part of the feature map that a fit's passes need: what all components share may be left out."""
         return self.density_columns(n_features)
+
+    def in_memory_columns(self, n_features: int) -> slice:
+        """Part of the feature map that a fit over rows in memory needs, which runs compiled as a whole."""
+        return self.fit_columns(n_features)
 
     @abstractmethod
     def natural(self, parameters: Parameters, center: Array) -> Array:
@@ -120,10 +238,9 @@ class Family(ABC):
 
     def naturals(self, models: Sequence[Parameters], center: Array, answers: bool) -> Array:
         """Coefficients of several mixtures, one below the other, in the columns of answers or of a fit."""
-        d = len(center)
-        columns, every = self.fit_columns(d), self.density_columns(d)
-        n_columns = (every if answers else columns).stop - every.start
-        return self.natural(joined(models), center)[:, :n_columns]
+        every = self.density_columns(len(center))
+        columns = every if answers else self.fit_columns(len(center))
+        return self.natural(joined(models), center)[:, columns.start - every.start : columns.stop - every.start]
 
     @abstractmethod
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
@@ -159,18 +276,26 @@ class Family(ABC):
     def precision_diagonals(self, parameters: Parameters) -> Array:
         """Diagonals of the precisions, (n_components or 1, n_features or 1)."""
 
-    @staticmethod
-    def log_weights(parameters: Parameters) -> Array:
-        """Logarithm of the weights; minus infinity for an empty component."""
-        with np.errstate(divide="ignore"):
-            logs: Array = np.log(parameters.weights)
-        return logs
-
     def log_norm(self, parameters: Parameters) -> Array:
         """Logarithm of each density's normalising constant, (n_components,) or a scalar array."""
         d = parameters.means.shape[1]
         norm: Array = self.log_det(parameters.precisions_cholesky, d) - 0.5 * d * LOG_2PI
         return norm
+
+    def expected_log_joint(self, statistics: Statistics, parameters: Parameters) -> float:
+        """``sum r (log weight + log density)`` over the rows and the components, given the statistics of these r."""
+        d = parameters.means.shape[1]
+        columns = self.natural(parameters, statistics.origins)
+        one = 1 - self.density_columns(d).start  # the position of the monomial 1, before those of z
+        constant, linear = columns[:, one], columns[:, one + 1 : one + 1 + d]
+        occupied = statistics.s0 > 0.0  # the log weight of an empty component may be infinite
+        quadratic = np.sum(self.precisions(parameters.precisions_cholesky) * statistics.s2)
+        found = statistics.s0[occupied] @ constant[occupied] + np.sum(statistics.s1 * linear) - 0.5 * quadratic
+        return float(found)
+
+    def own_origins(self, parameters: Parameters) -> Array:
+        """Where a feature map for each density is taken about, (n_densities, n_features): the components' means."""
+        return parameters.means
 
     def kappa(self, parameters: Parameters, center: Array) -> float:
         """Bound on the condition of the feature map for these parameters.
@@ -194,40 +319,56 @@ class Family(ABC):
         return kappas
 
     # -- the M-step ------------------------------------------------------------------------------------------
-    def maximise(self, statistics: Statistics, reg_covar: float | Array) -> Parameters:
+    @property
+    def constrain_address(self) -> int:
+        """Where a compiled M-step finds what gives the covariances of the family their common parts; 0 for none."""
+        return 0
+
+    def maximise(
+        self, statistics: Statistics, reg_covar: float | Array, previous: Parameters | None = None
+    ) -> Parameters:
         """The M-step: parameters of largest expected likelihood, in scikit-learn's form.
 
-        ``reg_covar`` is added to the covariances' diagonals: a number, or one for each feature.
+        Parameters
+        ----------
+        statistics : Statistics
+        reg_covar : float or ndarray of shape (n_features,)
+            Added to the diagonals of the covariances that the components would have each for itself; what they have in
+            common is found after that.
+        previous : Parameters, optional
+            Those that the statistics were taken at: where an M-step has several optima, it goes on from them.
 
         Raises
         ------
         SingularError
             If a covariance is not positive definite.
         """
-        (found,) = self.maximise_all([statistics], reg_covar)
+        (found,) = self.maximise_all([statistics], reg_covar, [previous])
         if found is None:
             raise SingularError(SINGULAR_REMEDY)
         return found
 
-    def maximise_all(self, statistics: Sequence[Statistics], reg_covar: float | Array) -> list[Parameters | None]:
+    def maximise_all(
+        self,
+        statistics: Sequence[Statistics],
+        reg_covar: float | Array,
+        previous: Sequence[Parameters | None] | None = None,
+    ) -> list[Parameters | None]:
         """:meth:`maximise` of several mixtures at once; None where a covariance is not positive definite."""
         edges = edges_of([len(one.s0) for one in statistics])
         s0, s1 = (np.concatenate([getattr(one, name) for one in statistics]) for name in ("s0", "s1"))
         origins = np.concatenate([one.origins for one in statistics])
-        # scikit-learn's nk = s0 + 10 eps. Its mean is sum r x / nk; with x = origin + y that is
-        # origin s0 / nk + s1 / nk, and the scatter about it follows from that about the origin
-        nk = s0 + NK_FLOOR
-        shift = s1 / nk[:, None]
-        means = origins * (s0 / nk)[:, None] + shift
+        nk, means, shift = Statistics(s0, s1, NO_SCATTER, origins).moments()
         weights = nk / np.repeat(np.add.reduceat(nk, edges[:-1]), np.diff(edges))
         added = at_least_rounding(reg_covar, means)
         covariances = self._covariances_of([one.s2 for one in statistics], nk, shift, edges, added)
+        covariances, settled = self._constrained(covariances, weights, edges, previous or [None] * len(statistics))
         factors = self.precisions_cholesky(covariances)
         found = []
-        for place, piece in zip(slices_of(edges), self._pieces(edges), strict=True):
+        for place, piece, is_settled in zip(slices_of(edges), self._pieces(edges), settled, strict=True):
             # a factor is NaN where a covariance is not positive definite, and NaN is not below any number
             sound = np.abs(factors[piece]).max() < LARGEST
-            made = Parameters(weights[place], means[place], covariances[piece], factors[piece])
+            made = Parameters(weights[place], means[place], covariances[piece], factors[piece], is_settled=is_settled)
             found.append(made if sound else None)
         return found
 
@@ -237,16 +378,46 @@ class Family(ABC):
         """Covariances of several mixtures, whose components are between the edges."""
         return self.covariances(np.concatenate(s2), nk, shift, reg_covar)
 
+    def _constrained(
+        self, covariances: Array, weights: Array, edges: NDArray[np.int64], previous: Sequence[Parameters | None]
+    ) -> tuple[Array, list[bool]]:
+        """Covariances with what those of each mixture have in common; NaN where there are none such.
+
+        Also whether the iterations that find them, if any, came to their end in each mixture.
+        """
+        return covariances, [True] * (len(edges) - 1)
+
     def _pieces(self, edges: NDArray[np.int64]) -> Sequence[slice | int]:
         """Where the covariances of each of several mixtures are."""
         return slices_of(edges)
 
     def parameters(self, weights: Array, means: Array, covariances: Array) -> Parameters:
-        """Parameters with the Cholesky factors of their precisions; raises :class:`SingularError`."""
+        """Parameters with the Cholesky factors of their precisions, given the weights of all densities.
+
+        Raises
+        ------
+        SingularError
+            If a covariance is not positive definite.
+        """
         factors = self.precisions_cholesky(covariances)
         if not np.abs(factors).max() < LARGEST:
             raise SingularError(SINGULAR_REMEDY)
         return Parameters(weights, means, covariances, factors)
+
+    def common(self, weights: Array, covariances: Array, like: Parameters | None = None) -> Array:
+        """Covariances of the family that describe others best, given the components' weights; NaN if there are none.
+
+        The others have the family's shape, but not what its components have in common. ``like`` are some of the family
+        that may be near.
+        """
+        return covariances
+
+    def nearest(self, weights: Array, means: Array, covariances: Array, like: Parameters | None = None) -> Parameters:
+        """Parameters with :meth:`common` covariances; raises :class:`SingularError`."""
+        # singular ones count as such, though what they have in common may be positive definite
+        given = self.parameters(weights, means, covariances)
+        common = self.common(weights, covariances, like)
+        return given if common is covariances else self.parameters(weights, means, common)
 
     @abstractmethod
     def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
@@ -273,18 +444,54 @@ class Family(ABC):
 
     # -- other forms -----------------------------------------------------------------------------------------
     @abstractmethod
+    def log_wishart_integral(self, degrees_of_freedom: Array | float, log_det: Array | float, n_features: int) -> Array:
+        """Logarithm of the integral of ``|P|^((nu - D - 1) / 2) exp(-tr(P S) / 2)`` over the family's precisions P.
+
+        It is the inverse of the normalising constant of a Wishart distribution (Bishop 2006, B.79); of precisions that
+        are numbers, of the Gamma distributions of as many rows.
+
+        Parameters
+        ----------
+        degrees_of_freedom : ndarray
+            nu, in rows.
+        log_det : ndarray
+            Logarithm of the determinant of the scatter S, as a matrix (n_features, n_features).
+        n_features : int
+        """
+
+    def numbers_per_row(self, n_features: int) -> int:
+        """How many numbers of a row tell of each variance."""
+        return 1
+
+    def numbers_per_covariance(self, nk: Array, n_features: int) -> Array:
+        """How many numbers, in rows, tell of each covariance, given the rows of each component."""
+        return np.asarray(nk.sum()) if self.is_shared else nk * self.numbers_per_row(n_features)
+
+    @abstractmethod
+    def mode_numbers(self, n_components: int, n_features: int) -> int:
+        """How many numbers the densities of conjugate priors of means and covariances count as at their mode.
+
+        They are those of each covariance beside the degrees of freedom of its prior (Fraley and Raftery 2007, tables 1
+        and 2).
+        """
+
+    @abstractmethod
+    def from_matrix(self, matrix: Array) -> Array:
+        """One component's covariance of the family: what it keeps of a matrix (n_features, n_features)."""
+
+    @abstractmethod
     def full_covariances(self, parameters: Parameters) -> Array:
         """The covariances as matrices, (n_components, n_features, n_features)."""
 
     def without(self, parameters: Parameters, k: int) -> Parameters:
         """The mixture of all components but k."""
-        weights, *others = (np.delete(value, k, axis=0) for value in vars(parameters).values())
-        return Parameters(weights / weights.sum(), *others)
+        others: dict[str, Any] = {name: np.delete(value, k, axis=0) for name, value in parameters.arrays().items()}
+        return Parameters(**{**others, "weights": others["weights"] / others["weights"].sum()})
 
     def unscaled(self, parameters: Parameters, center: Array, scale: Array) -> tuple[str, Parameters]:
         """The mixture of rows ``z * scale + center`` for one of rows z, with the name of the family that it is of."""
-        return self.name, Parameters(
-            weights=parameters.weights,
+        return self.name, replace(
+            parameters,
             means=parameters.means * scale + center,
             covariances=parameters.covariances * np.outer(scale, scale),
             precisions_cholesky=parameters.precisions_cholesky / scale[:, None],
@@ -319,7 +526,9 @@ def joined(models: Sequence[Parameters]) -> Parameters:
     """Mixtures with a covariance a component as one, their components one after another."""
     if len(models) == 1:
         return models[0]
-    return Parameters(**{name: np.concatenate([getattr(p, name) for p in models]) for name in vars(models[0])})
+    names = ("weights", "means", "covariances", "precisions_cholesky")
+    every: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in models]) for name in names}
+    return JoinedParameters(**every, logs=np.concatenate([p.log_weights() for p in models]))
 
 
 def at_least_rounding(reg_covar: float | Array, means: Array) -> float | Array:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+from scipy.special import gammaln
 
 from gmm_dask.families.base import Array, Parameters, Statistics
 from gmm_dask.families.diagonal_base import DiagonalFamily
@@ -14,15 +17,13 @@ from gmm_dask.kernels.constants import DIAG, NK_FLOOR
 class Diag(DiagonalFamily):
     """Columns ``1 | z | z^2`` of the feature map."""
 
-    name = "diag"
+    name = sklearn_type = "diag"
+    structure = "VVI"
     description = "each component has variances of its own, and no correlations"
     kind = DIAG
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features)
-
-    def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
-        return n_components * n_features
 
     def density_columns(self, n_features: int) -> slice:
         return slice(1, 2 * n_features + 2)
@@ -31,7 +32,7 @@ class Diag(DiagonalFamily):
         # as for full covariances with P diagonal: the products z_a z_b do not occur
         precisions = parameters.precisions_cholesky**2
         m = parameters.means - center
-        constant = self.log_weights(parameters) + self.log_norm(parameters) - 0.5 * np.sum(precisions * m * m, axis=1)
+        constant = parameters.log_weights() + self.log_norm(parameters) - 0.5 * np.sum(precisions * m * m, axis=1)
         return np.column_stack([constant, precisions * m, -0.5 * precisions])
 
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
@@ -53,6 +54,17 @@ class Diag(DiagonalFamily):
     def covariances(self, s2: Array, nk: Array, shift: Array, reg_covar: float | Array) -> Array:
         return s2 / nk[:, None] - shift**2 + reg_covar
 
+    def log_wishart_integral(self, degrees_of_freedom: Array | float, log_det: Array | float, n_features: int) -> Array:
+        # a Gamma distribution of the precision of each feature
+        dof, d = np.asarray(degrees_of_freedom), n_features
+        return np.asarray(0.5 * dof * (d * math.log(2.0) - log_det) + d * gammaln(0.5 * dof))
+
+    def mode_numbers(self, n_components: int, n_features: int) -> int:
+        return 3
+
+    def from_matrix(self, matrix: Array) -> Array:
+        return np.diagonal(matrix).copy()
+
     def full_covariances(self, parameters: Parameters) -> Array:
         full: Array = parameters.covariances[:, :, None] * np.eye(parameters.means.shape[1])
         return full
@@ -66,8 +78,8 @@ class Diag(DiagonalFamily):
         return np.column_stack([s0, factors * (s1 - s0 * m), factors**2 * about - s0])
 
     def unscaled(self, parameters: Parameters, center: Array, scale: Array) -> tuple[str, Parameters]:
-        return self.name, Parameters(
-            weights=parameters.weights,
+        return self.name, replace(
+            parameters,
             means=parameters.means * scale + center,
             covariances=parameters.covariances * scale**2,
             precisions_cholesky=parameters.precisions_cholesky / scale,

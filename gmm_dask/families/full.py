@@ -16,15 +16,13 @@ from gmm_dask.kernels.constants import FULL
 class Full(MatrixFamily):
     """Columns ``1 | z | z^2 | z_a z_b`` of the feature map."""
 
-    name = "full"
+    name = sklearn_type = "full"
+    structure = "VVV"
     description = "each component has a covariance matrix of its own"
     kind = FULL
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, n_features)
-
-    def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
-        return n_components * n_features * (n_features + 1) // 2
 
     def natural(self, parameters: Parameters, center: Array) -> Array:
         # with m = mean - c and P = U U^T, the log density of z is
@@ -35,7 +33,7 @@ class Full(MatrixFamily):
         m = parameters.means - center
         whitened = np.einsum("kij,ki->kj", factors, m)
         linear = np.einsum("kij,kj->ki", factors, whitened)
-        constant = self.log_weights(parameters) + self.log_norm(parameters) - 0.5 * np.sum(whitened**2, axis=1)
+        constant = parameters.log_weights() + self.log_norm(parameters) - 0.5 * np.sum(whitened**2, axis=1)
         return np.column_stack([constant, linear, pack_quadratic(self.precisions(factors))])
 
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
@@ -51,6 +49,9 @@ class Full(MatrixFamily):
         # sum r (x - mean)(x - mean)' = sum r y y' - nk shift shift', with y = x - origin and shift = mean - origin
         matrices = s2 / nk[:, None, None] - shift[:, :, None] * shift[:, None, :]
         return add_to_diagonal(matrices, reg_covar)
+
+    def mode_numbers(self, n_components: int, n_features: int) -> int:
+        return n_features + 2
 
     def full_covariances(self, parameters: Parameters) -> Array:
         return parameters.covariances

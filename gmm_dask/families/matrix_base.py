@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from gmm_dask import kernels
 from gmm_dask.families.base import Array, Family, Parameters, invert, upper_factor
@@ -43,6 +44,15 @@ class MatrixFamily(Family):
     def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
         matrices = precisions.reshape(-1, *precisions.shape[-2:])
         return invert(precisions), np.stack([upper_factor(one) for one in matrices]).reshape(precisions.shape)
+
+    def log_wishart_integral(self, degrees_of_freedom: Array | float, log_det: Array | float, n_features: int) -> Array:
+        dof, d = np.asarray(degrees_of_freedom), n_features
+        halves = 0.5 * (dof[..., None] - np.arange(d))
+        gammas = gammaln(halves).sum(axis=-1) + 0.25 * d * (d - 1) * math.log(math.pi)
+        return np.asarray(0.5 * dof * (d * math.log(2.0) - log_det) + gammas)
+
+    def from_matrix(self, matrix: Array) -> Array:
+        return matrix
 
     def whitening_error(self, parameters: Parameters) -> float:
         factors = parameters.precisions_cholesky

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+from scipy.special import gammaln
 
 from gmm_dask.families.base import Array, Parameters, Statistics
 from gmm_dask.families.diag import Diag
@@ -15,15 +18,13 @@ from gmm_dask.kernels.constants import NK_FLOOR, SPHERICAL
 class Spherical(DiagonalFamily):
     """Columns ``|z|^2 | 1 | z`` of the feature map."""
 
-    name = "spherical"
+    name = sklearn_type = "spherical"
+    structure = "VII"
     description = "each component is equally wide in all directions"
     kind = SPHERICAL
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components,)
-
-    def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
-        return n_components
 
     def density_columns(self, n_features: int) -> slice:
         return slice(0, n_features + 2)
@@ -32,7 +33,7 @@ class Spherical(DiagonalFamily):
         # as for diagonal covariances with one precision p: sum_a z_a^2 is the single monomial |z|^2
         precisions = parameters.precisions_cholesky**2
         m = parameters.means - center
-        constant = self.log_weights(parameters) + self.log_norm(parameters) - 0.5 * precisions * np.sum(m * m, axis=1)
+        constant = parameters.log_weights() + self.log_norm(parameters) - 0.5 * precisions * np.sum(m * m, axis=1)
         return np.column_stack([-0.5 * precisions, constant, m * precisions[:, None]])
 
     def unpack(self, sums: Array, center: Array, scatter: Array) -> Statistics:
@@ -56,6 +57,20 @@ class Spherical(DiagonalFamily):
         variances: Array = squares / shift.shape[1] + np.mean(np.atleast_1d(reg_covar), axis=-1)
         return variances
 
+    def log_wishart_integral(self, degrees_of_freedom: Array | float, log_det: Array | float, n_features: int) -> Array:
+        # a Gamma distribution of the one precision, which each feature of a row tells of: of the trace of the scatter
+        dof, d = np.asarray(degrees_of_freedom), n_features
+        return np.asarray(0.5 * dof * (d * math.log(2.0 / d) - log_det) + gammaln(0.5 * d * dof))
+
+    def numbers_per_row(self, n_features: int) -> int:
+        return n_features
+
+    def mode_numbers(self, n_components: int, n_features: int) -> int:
+        return n_features + 2
+
+    def from_matrix(self, matrix: Array) -> Array:
+        return np.asarray(np.trace(matrix) / len(matrix))
+
     def full_covariances(self, parameters: Parameters) -> Array:
         full: Array = parameters.covariances[:, None, None] * np.eye(parameters.means.shape[1])
         return full
@@ -70,8 +85,8 @@ class Spherical(DiagonalFamily):
 
     def unscaled(self, parameters: Parameters, center: Array, scale: Array) -> tuple[str, Parameters]:
         # columns of different scales give one variance different sizes: a diagonal covariance
-        return Diag.name, Parameters(
-            weights=parameters.weights,
+        return Diag.name, replace(
+            parameters,
             means=parameters.means * scale + center,
             covariances=parameters.covariances[:, None] * scale**2,
             precisions_cholesky=parameters.precisions_cholesky[:, None] / scale,

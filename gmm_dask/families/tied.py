@@ -25,15 +25,14 @@ class Tied(MatrixFamily):
     ``-tr(precision scatter) / 2`` to the log-likelihood, and the scatter never changes.
     """
 
-    name = "tied"
+    name = sklearn_type = "tied"
+    structure = "EEE"
     description = "all components share one covariance matrix"
     kind = TIED
+    is_shared = True
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_features, n_features)
-
-    def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
-        return n_features * (n_features + 1) // 2
 
     def fit_columns(self, n_features: int) -> slice:
         return slice(1, n_features + 2)
@@ -48,7 +47,7 @@ class Tied(MatrixFamily):
         factor = parameters.precisions_cholesky
         whitened = (parameters.means - center) @ factor
         found = np.empty((len(whitened), parameters.means.shape[1] + 1))
-        found[:, 0] = self.log_weights(parameters) + self.log_norm(parameters) - 0.5 * np.sum(whitened**2, axis=1)
+        found[:, 0] = parameters.log_weights() + self.log_norm(parameters) - 0.5 * np.sum(whitened**2, axis=1)
         found[:, 1:] = whitened @ factor.T
         return found
 
@@ -94,6 +93,9 @@ class Tied(MatrixFamily):
 
     def _pieces(self, edges: NDArray[np.int64]) -> Sequence[slice | int]:
         return range(len(edges) - 1)
+
+    def mode_numbers(self, n_components: int, n_features: int) -> int:
+        return n_features + 1 + n_components
 
     def full_covariances(self, parameters: Parameters) -> Array:
         return np.broadcast_to(parameters.covariances, (len(parameters.weights), *parameters.covariances.shape))

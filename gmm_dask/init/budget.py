@@ -146,8 +146,8 @@ def searched_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
     """
     if len(candidates) != 1 or candidates[0].n_components == 1:
         return list(candidates)
-    name, k = candidates[0]
-    return [Candidate(name, k - 1), Candidate(name, k), Candidate(name, k + 1)]
+    (alone,) = candidates
+    return [alone._replace(n_components=alone.n_components + more) for more in (-1, 0, 1)]
 
 
 class Work:
@@ -168,11 +168,11 @@ class Work:
 
 def pass_work(candidates: Iterable[Candidate], n_rows: int, n_features: int) -> int:
     """Return how many numbers a pass over rows in memory adds up, with one fit of each candidate."""
-    columns = [(get_family(name).fit_columns(n_features), k) for name, k in candidates]
+    columns = [(get_family(one.covariance_type).in_memory_columns(n_features), one.n_components) for one in candidates]
     return n_rows * sum(k * int(mine.stop - mine.start) for mine, k in columns)
 
 
 def _n_values(candidate: Candidate, n_features: int) -> int:
     """Return the number of weights, means and covariances of a candidate."""
-    name, k = candidate
-    return k * (n_features + 1) + math.prod(get_family(name).covariance_shape(k, n_features))
+    k, family = candidate.n_components, get_family(candidate.covariance_type)
+    return k * (n_features + 1) + math.prod(family.covariance_shape(k, n_features))

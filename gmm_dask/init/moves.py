@@ -29,7 +29,7 @@ def neighbours(
     at first or never: counted over 56 searches, of 10,300 merges that were drawn at random 6 led to a better fit, of
     24,000 splits and merges at once 40, of 5,300 splits 45.
     """
-    (name, k), restart, first = state.candidate, state.start, attempt == 0
+    name, k, restart, first = state.covariance_type, state.n_components, state.start, attempt == 0
     resp = subsample.responsibilities(state)
     if k > 1 and first:
         for other in candidates:

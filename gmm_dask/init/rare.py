@@ -20,7 +20,6 @@ from scipy.spatial.distance import cdist
 
 from gmm_dask.em.loop import Settings, State
 from gmm_dask.em.spurious import Evaluate, least_gain
-from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.moves import most_overlapping
 from gmm_dask.init.subsample import Proposals, Subsample
@@ -81,7 +80,7 @@ def _best_by_bic(searches: Sequence[Fits], subsample: Subsample) -> State | None
     n_rows, d = subsample.x.shape
 
     def bic(state: State) -> float:
-        n_parameters = get_family(state.covariance_type).n_parameters(state.n_components, d)
+        n_parameters = state.candidate.n_parameters(d)
         return float(n_parameters * math.log(n_rows) - 2.0 * n_rows * state.lower_bound)
 
     return min((s for found in searches for s in found.values() if s.status.trusted), key=bic, default=None)
@@ -139,7 +138,7 @@ def _with_groups(found: Fits, subsample: Subsample, groups: Sequence[Mask], leas
 
 
 def _neighbour(candidate: Candidate, more: int) -> Candidate:
-    return Candidate(candidate.covariance_type, candidate.n_components + more)
+    return candidate._replace(n_components=candidate.n_components + more)
 
 
 def _log_density(subsample: Subsample, state: State) -> Array:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from gmm_dask import kernels
 from gmm_dask.em.in_memory import monomials
+from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, Inference
 from gmm_dask.em.loop import State, Status
-from gmm_dask.errors import SingularError
+from gmm_dask.errors import SINGULAR_REMEDY, SingularError
 from gmm_dask.families import Family, Parameters, Statistics, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.kernels.constants import NK_FLOOR
@@ -34,9 +35,13 @@ PART_VALUES = 1 << 16
 
 def kmeans(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
     """Each row belongs to its k-means cluster."""
+    if k == 1:  # whatever is drawn
+        return np.ones((len(x), 1))
+    from sklearn import config_context
     from sklearn.cluster import KMeans
 
-    with one_blas_thread():  # the import may have loaded libraries that an earlier limit did not know
+    # the import may have loaded libraries that an earlier limit did not know; of few rows, checks take half of the time
+    with one_blas_thread(), config_context(assume_finite=True, skip_parameter_validation=True):
         labels = KMeans(n_clusters=k, n_init=1, random_state=random).fit(x, sample_weight=weights).labels_
     return one_hot(labels, k)
 
@@ -81,6 +86,7 @@ def start_states(
     n_init: int,
     random_state: Callable[[], np.random.RandomState],
     reg_covar: float | Array,
+    inference: Inference = MAXIMUM_LIKELIHOOD,
 ) -> list[State]:
     """Return the first states of all candidates, from the sample of rows of pass 0.
 
@@ -95,26 +101,35 @@ def start_states(
             resp = responsibilities(data_summary.sample, data_summary.sample_weights, k, random)
             for candidate in candidates:
                 if candidate.n_components == k:
-                    found[candidate, start] = _state(candidate, start, data_summary, resp, reg_covar)
+                    found[candidate, start] = _state(candidate, start, data_summary, resp, reg_covar, inference)
     return [found[candidate, start] for candidate in candidates for start in range(n_init)]
 
 
-def _state(candidate: Candidate, start: int, data_summary: DataSummary, resp: Array, reg_covar: float | Array) -> State:
-    family = get_family(candidate.covariance_type)
+def _state(
+    candidate: Candidate,
+    start: int,
+    data_summary: DataSummary,
+    resp: Array,
+    reg_covar: float | Array,
+    inference: Inference,
+) -> State:
+    family, x, weights = get_family(candidate.covariance_type), data_summary.sample, data_summary.sample_weights
     try:
-        parameters = start_parameters(family, data_summary.sample, data_summary.sample_weights, resp, reg_covar)
+        parameters = start_parameters(family, x, weights, resp, reg_covar, inference)
     except SingularError:
         return State(candidate, start, None, status=Status.SINGULAR)
     return State(candidate, start, parameters)
 
 
 def start_parameters(
-    family: Family, x: Array, weights: Array | None, resp: Array, reg_covar: float | Array
+    family: Family,
+    x: Array,
+    weights: Array | None,
+    resp: Array,
+    reg_covar: float | Array,
+    inference: Inference = MAXIMUM_LIKELIHOOD,
 ) -> Parameters:
     """Return the parameters that scikit-learn starts from, given these responsibilities.
-
-    The weights are sums over the number of rows, and are not renormalised: with one row per component they add up to
-    n_components / n_rows.
 
     Raises
     ------
@@ -131,8 +146,10 @@ def start_parameters(
         return moment
 
     s2 = family.start_s2(statistics.s2, statistics.origins, unassigned_moment)
-    parameters = family.maximise(replace(statistics, s2=s2), reg_covar)
-    return replace(parameters, weights=(statistics.s0 + NK_FLOOR) / total)
+    found = inference.start(family, replace(statistics, s2=s2), total, reg_covar)
+    if found is None:
+        raise SingularError(SINGULAR_REMEDY)
+    return found
 
 
 def statistics_of(family: Family, x: Array, weights: Array | None, resp: Array) -> Statistics:

@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.em.loop import State, Status
+from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, Inference
+from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.auto import Report, search_states
+from gmm_dask.init.completion import with_complete_sample
+from gmm_dask.init.noise import states_beside_noise
 from gmm_dask.init.rare import OpenRows
 from gmm_dask.init.responsibilities import kmeans, kmeans_plus_plus, random_from_data, random_shares, start_states
 from gmm_dask.passes.data_summary import DataSummary
@@ -37,8 +41,8 @@ class Start:
         What it does, for the documentation: a sentence without a full stop.
     states : callable
         Makes the first states of candidates, candidate by candidate and start by start; the arguments are those of
-        :func:`first_states`, ``effort``, ``report`` and ``rows`` for a search alone. No candidate has more components
-        than there are rows in the sample.
+        :func:`first_states`, ``effort``, ``report`` and ``rows`` for a search alone, ``inference`` for the others.
+        No candidate has more components than there are rows in the sample.
     is_search : bool
         Whether it compares many fits over a subsample in memory. Such a start takes more memory and time, and passes
         over fits whose status is not trusted.
@@ -69,9 +73,11 @@ def first_states(
     n_init: int,
     random_state: RandomState,
     reg_covar: RegCovar,
+    inference: Inference = MAXIMUM_LIKELIHOOD,
     effort: float = 1.0,
     report: Report = lambda text: None,
     rows: OpenRows | None = None,
+    noise_log_volume: float | None = None,
 ) -> list[State]:
     """Return the first states of all candidates, each with ``n_init`` starts.
 
@@ -86,12 +92,16 @@ def first_states(
     random_state : callable
         Gives the generator that starts are drawn from, an equal one with each call.
     reg_covar : float or ndarray of shape (n_features,)
+    inference : Inference
+        That of the fits. The states of a search are those of maximum likelihood, whatever it is.
     effort : float
         How many times its usual work a search may do; 1 for other starts.
     report : callable
         Is told in words what a search is doing.
     rows : callable
         Opens all rows, for each pass of a search over them. Without it the sample is all of them.
+    noise_log_volume : float
+        Of the box that noise is uniform in, for candidates with noise.
 
     Returns
     -------
@@ -99,26 +109,41 @@ def first_states(
         Candidate by candidate, start by start. Those of a candidate with more components than there are rows have
         failed.
 
-    Raises
-    ------
-    UserError
-        If another effort is asked for of a start that is no search.
     """
     start = STARTS[init_params]
-    if effort != 1.0 and not start.is_search:
+    if data_summary.gaps is not None:
+        data_summary = with_complete_sample(data_summary, candidates, reg_covar)
+    options: dict[str, Any] = {"effort": effort, "report": report} if start.is_search else {"inference": inference}
+
+    def states_of(some: Sequence[Candidate], summary: DataSummary, **more: Any) -> list[State]:
+        possible = [candidate for candidate in some if candidate.n_components <= len(summary.sample)]
+        made = start.states(possible, summary, n_init, random_state, reg_covar, **options, **more) if possible else []
+        states = iter(made)
+        return [
+            next(states) if candidate in possible else State(candidate, number, None, status=Status.FAILED)
+            for candidate in some
+            for number in range(n_init)
+        ]
+
+    # those with noise take part without it: both forms of a candidate share the search
+    twins = list(dict.fromkeys(candidate._replace(noise=False) for candidate in candidates))
+    plain = states_of(twins, data_summary, **({"rows": rows} if start.is_search else {}))
+    found = [state for state in plain if state.candidate in candidates]
+    if noisy := [candidate for candidate in candidates if candidate.noise]:
+        assert noise_log_volume is not None
+        theirs = [state for state in plain if state.candidate._replace(noise=True) in noisy]
+        settings = Settings(reg_covar=reg_covar, inference=inference)
+        found += states_beside_noise(noisy, theirs, data_summary, noise_log_volume, settings, states_of)
+    return sorted(found, key=lambda state: candidates.index(state.candidate))
+
+
+def require_search(init_params: str, effort: float) -> None:
+    """Raise :class:`UserError` if another effort than the usual one is asked for of a start that is no search."""
+    if effort != 1.0 and not STARTS[init_params].is_search:
         raise UserError(
             f"start_effort={effort:g} is of no effect with init_params={init_params!r}: it is how long a search for "
             "starts may take, that of init_params='auto'. Leave start_effort at 1, or take 'auto'."
         )
-    possible = [candidate for candidate in candidates if candidate.n_components <= len(data_summary.sample)]
-    options = {"effort": effort, "report": report, "rows": rows} if start.is_search else {}
-    states = start.states(possible, data_summary, n_init, random_state, reg_covar, **options) if possible else []
-    found = iter(states)
-    return [
-        next(found) if candidate in possible else State(candidate, start, None, status=Status.FAILED)
-        for candidate in candidates
-        for start in range(n_init)
-    ]
 
 
 def require_rows(n_rows: int, n_components: int) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,7 +136,7 @@ class Subsample:
 
         Single precision, where it saves time, is enough to rank them.
         """
-        dtype = np.dtype(np.float32 if self.x.size >= SINGLE_VALUES else np.float64)
+        dtype = screening_dtype(self.x.size)
         settings, data = Settings(self.budget.tol, n_iter, self.reg_covar), self.fit_data
         best: dict[Slot, list[State]] = {}
         for batch in self._batches(proposals, lambda one: len(one[1]) * self._fit_bytes(one[0][0])):
@@ -230,7 +230,7 @@ class Subsample:
             family.kind,
             self.x,
             self.data_summary.center[None],
-            in_memory.to_vector(parameters),
+            parameters.vector(),
             parameters.precisions_cholesky.ravel(),
             first,
             second,
@@ -266,18 +266,35 @@ class Subsample:
         """Yield the mixtures of a slot that are made of chosen parts, without those that would be singular."""
         if not chosen:
             return
-        (name, k), d = slot[0], self.x.shape[1]
-        family = get_family(name)
+        k, d = slot[0].n_components, self.x.shape[1]
+        family = get_family(slot[0].covariance_type)
         vectors = np.empty((len(chosen), k * (d + 1) + math.prod(family.covariance_shape(k, d))))
         factors = np.zeros((len(chosen), math.prod(family.covariance_shape(k, d))))
         sound, reg_covar = np.empty(len(chosen), dtype=bool), self.fit_data.reg_covar
-        kernels.assemble(family.kind, d, np.array(chosen), parts.sums, parts.means, reg_covar, vectors, factors, sound)
+        kernels.assemble(
+            family.kind,
+            family.constraint,
+            family.constrain_address,
+            d,
+            np.array(chosen),
+            parts.sums,
+            parts.means,
+            reg_covar,
+            vectors,
+            factors,
+            sound,
+        )
         if sound.any():
             yield slot, Mixtures(slot[0], vectors, factors)[sound]
 
     def start(self, slot: Slot, resp: Array) -> Iterator[Proposals]:
         """Yield the mixture that begins with responsibilities (n_components, n_rows); none if it would be singular."""
         return self.assemble(slot, self.parts(slot[0].covariance_type, resp), [range(len(resp))])
+
+
+def screening_dtype(n_values: int) -> np.dtype[Any]:
+    """Return the precision in which proposals are ranked, over so many values."""
+    return np.dtype(np.float32 if n_values >= SINGLE_VALUES else np.float64)
 
 
 def distinct(states: Iterable[State], size: int, same_optimum: float) -> list[State]:

@@ -13,10 +13,16 @@ from typing import Any
 
 _COMPILED = {
     "add_chunk": "chunks",
+    "add_incomplete": "incomplete",
     "add_parts": "assembly",
     "add_sums": "products",
+    "constrain": "parsimonious",
+    "constrain_address": "parsimonious",
     "assemble": "assembly",
+    "condition_incomplete": "incomplete",
     "predict_chunk": "chunks",
+    "predict_incomplete": "incomplete",
+    "draw_incomplete": "incomplete",
     "fill_lines": "chunks",
     "fill_responsibilities": "assembly",
     "all_gain": "narrow_components",
@@ -25,6 +31,7 @@ _COMPILED = {
     "log_densities": "products",
     "judge_held_open": "narrow_components",
     "precision_factors": "cholesky",
+    "sort_by_pattern": "patterns",
     "softmax": "e_step",
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.chunks import fill_logits
-from gmm_dask.kernels.constants import TIED
+from gmm_dask.kernels.constants import TIED, UNSOUND
 from gmm_dask.kernels.e_step import softmax
 from gmm_dask.kernels.jit import compiled
 from gmm_dask.kernels.m_step import fill_coefficients, fill_scatter, maximise
@@ -113,6 +113,8 @@ def add_parts(
 @compiled
 def assemble(
     kind: int,
+    constraint: int,
+    constrain_at: int,
     d: int,
     chosen: NDArray[np.int64],
     sums: Array,
@@ -126,7 +128,9 @@ def assemble(
 
     Parameters
     ----------
-    kind, d : int
+    kind, constraint, constrain_at : int
+        As in :mod:`gmm_dask.kernels.m_step`.
+    d : int
     chosen : ndarray of shape (n_mixtures, n_components)
         The parts of each mixture.
     sums : ndarray of shape (n_parts, n_monomials)
@@ -140,7 +144,7 @@ def assemble(
     """
     n_components = chosen.shape[1]
     mine, origins = np.empty((n_components, sums.shape[1])), np.empty((n_components, d))
-    within = np.zeros((d, d))
+    within, none = np.zeros((d, d)), np.empty(0)
     for i in range(len(chosen)):
         for k in range(n_components):
             for p in range(sums.shape[1]):
@@ -149,4 +153,18 @@ def assemble(
                 origins[k, a] = means[chosen[i, k], a]
         if kind == TIED:
             fill_scatter(n_components, d, mine, within)
-        sound[i] = maximise(kind, n_components, d, mine, origins, within, reg_covar, mixtures[i], factors[i])
+        end = maximise(
+            kind,
+            constraint,
+            constrain_at,
+            n_components,
+            d,
+            mine,
+            origins,
+            within,
+            reg_covar,
+            none,
+            mixtures[i],
+            factors[i],
+        )
+        sound[i] = end != UNSOUND

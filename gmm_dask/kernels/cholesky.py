@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.jit import compiled, compiled_part
+from gmm_dask.kernels.jit import ZERO, compiled, compiled_part
 
 Array = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ def precision_factors(covariances: Array) -> Array:
     flat, flat_factors = covariances.reshape((n, d * d)), factors.reshape((n, d * d))
     for i in range(n):
         if factorise(flat[i], d):
-            invert_upper(flat[i], d, flat_factors[i], 0)
+            invert_upper(flat[i], d, flat_factors[i], ZERO)
         else:
             factors[i] = np.nan
     return factors

@@ -6,8 +6,15 @@ import numpy as np
 
 # the covariance types that compiled fits know: see gmm_dask.kernels.m_step
 FULL, TIED, DIAG, SPHERICAL = range(4)
+# what their covariances have in common: see gmm_dask.kernels.parsimonious
+UNCONSTRAINED, EII, EEI, VEI, EVI, VEE, EVE, VVE, EEV, VEV, EVV = range(11)
+# iterations within an M-step, which end when no volume changes by more, relatively, and no axis turns by more. Linear
+# convergence takes tens of iterations on data, and thousands only where a covariance is all but singular
+INNER_ITERATIONS, INNER_TOLERANCE = 10_000, 1e-11
+# how an M-step ends: without covariances of the model, with them, or at the bound of the iterations that find them
+UNSOUND, SETTLED, UNSETTLED = range(3)
 # how a compiled fit ends; after the last it goes on in double precision from the parameters that it leaves
-CONVERGED, MAX_ITER, SINGULAR, FAILED, NEEDS_DOUBLE = range(5)
+CONVERGED, MAX_ITER, SINGULAR, FAILED, INNER_MAX_ITER, NEEDS_DOUBLE = range(6)
 # whether a mixture is spurious by its parameters
 SOUND, SPURIOUS, UNDECIDED = range(3)
 

@@ -16,9 +16,22 @@ from numpy.typing import NDArray
 
 from gmm_dask.kernels.cholesky import factorise
 from gmm_dask.kernels.chunks import add_chunk
-from gmm_dask.kernels.constants import CONVERGED, FAILED, MAX_ITER, NEEDS_DOUBLE, SINGULAR, TIED, TRIES
-from gmm_dask.kernels.jit import compiled, compiled_part
+from gmm_dask.kernels.constants import (
+    CONVERGED,
+    FAILED,
+    INNER_MAX_ITER,
+    MAX_ITER,
+    NEEDS_DOUBLE,
+    SETTLED,
+    SINGULAR,
+    TIED,
+    TRIES,
+    UNCONSTRAINED,
+    UNSOUND,
+)
+from gmm_dask.kernels.jit import ZERO, compiled, compiled_part
 from gmm_dask.kernels.m_step import (
+    constrained,
     covariance_start,
     fill_coefficients,
     fill_factors,
@@ -38,6 +51,8 @@ RUNNING = -1
 @compiled
 def fit_many(
     kind: int,
+    constraint: int,
+    constrain_at: int,
     rows: NDArray[Any],
     row_weights: Array,
     total_weight: float,
@@ -72,8 +87,8 @@ def fit_many(
 
     Parameters
     ----------
-    kind : int
-        Of :mod:`gmm_dask.kernels.m_step`.
+    kind, constraint, constrain_at : int
+        As in :mod:`gmm_dask.kernels.m_step`.
     rows : ndarray of shape (n_rows, n_features)
     row_weights : ndarray of shape (n_rows,), or (0,)
     total_weight : float
@@ -128,7 +143,7 @@ def fit_many(
     points, images = np.empty((order + 1, n_remembered_values)), np.empty((order + 1, n_remembered_values))
     for i in range(len(mixtures)):
         _copy(mixtures[i], all_factors[i], mixture, factors)
-        end, n_bounds, n_falls, n_extrapolations, n_remembered = RUNNING, 0, 0, 0, 0
+        end, n_bounds, n_falls, n_extrapolations, n_remembered = RUNNING, 0, 0, 0, ZERO
         extrapolated = False
         while end == RUNNING:
             kappa = fill_coefficients(kind, n_components, d, mixture, factors, origins, eta)
@@ -168,9 +183,23 @@ def fit_many(
                 fill_scatter(n_components, d, found, within)
             bound = totals[0, 0] if is_tight else totals[0, 0] + log_likelihood_correction(kind, d, factors, scatter)
             bound /= total_weight
-            sound = math.isfinite(bound) and maximise(
-                kind, n_components, d, found, about, spread, reg_covar, image, image_factors
-            )
+            inner = UNSOUND
+            if math.isfinite(bound):
+                inner = maximise(
+                    kind,
+                    constraint,
+                    constrain_at,
+                    n_components,
+                    d,
+                    found,
+                    about,
+                    spread,
+                    reg_covar,
+                    mixture,
+                    image,
+                    image_factors,
+                )
+            sound = inner != UNSOUND
             n_extrapolations += extrapolated
             if extrapolated and (not sound or bound < bounds[i, n_bounds - 1]):
                 # EM's likelihood never falls: back to the plain step that was replaced
@@ -187,7 +216,7 @@ def fit_many(
             bounds[i, n_bounds] = bound
             n_bounds += 1
             if abs(change) < tol and not extrapolated:
-                end = CONVERGED
+                end = CONVERGED if inner == SETTLED else INNER_MAX_ITER
             elif n_bounds + n_falls >= most[i]:
                 end = MAX_ITER
             elif order and change < begin:
@@ -198,6 +227,8 @@ def fit_many(
                     _copy(image, image_factors, plain, plain_factors)
                     extrapolated = _extrapolate(
                         kind,
+                        constraint,
+                        constrain_at,
                         n_components,
                         d,
                         points,
@@ -206,6 +237,7 @@ def fit_many(
                         regularization,
                         origin,
                         scale,
+                        plain,
                         image,
                         image_factors,
                     )
@@ -299,6 +331,8 @@ def _remember(
 @compiled_part
 def _extrapolate(
     kind: int,
+    constraint: int,
+    constrain_at: int,
     n_components: int,
     d: int,
     points: Array,
@@ -307,10 +341,14 @@ def _extrapolate(
     regularization: float,
     origin: Array,
     scale: Array,
+    plain: Array,
     found: Array,
     factors: Array,
 ) -> bool:
-    """Fill the Anderson extrapolation of the last passes and its factors; whether it is a mixture."""
+    """Fill the Anderson extrapolation of the last passes and its factors; whether it is a mixture.
+
+    ``plain`` is the plain step that it replaces.
+    """
     # with differences dF of the residuals and dG of the images, gamma = argmin |f - gamma dF|^2 and x = g - gamma dG
     n, n_values = n_remembered - 1, points.shape[1]
     products, gamma, move = np.zeros(n * n), np.zeros(n), np.zeros(n_values)
@@ -346,7 +384,13 @@ def _extrapolate(
         for i in range(n_values):
             found[i] = (images[n, i] + damping * move[i]) * scale[i] + origin[i]
         damping *= 0.25
-        if _is_mixture(found, n_components) and fill_factors(kind, n_components, d, found, factors):
+        if not (_is_mixture(found, n_components) and fill_factors(kind, n_components, d, found, factors)):
+            continue
+        # sums of covariances of a model need not be of it: what describes them best is taken
+        if constraint == UNCONSTRAINED or (
+            constrained(constraint, constrain_at, n_components, d, found, plain) != UNSOUND
+            and fill_factors(kind, n_components, d, found, factors)
+        ):
             return True
     return False
 

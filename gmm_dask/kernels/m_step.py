@@ -26,8 +26,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.cholesky import factorise, invert_upper
-from gmm_dask.kernels.constants import DIAG, FULL, LARGEST, LOG_2PI, NK_FLOOR, ROUNDING, SPHERICAL, TIED
+from gmm_dask.kernels.constants import (
+    DIAG,
+    FULL,
+    LARGEST,
+    LOG_2PI,
+    NK_FLOOR,
+    ROUNDING,
+    SETTLED,
+    SPHERICAL,
+    TIED,
+    UNCONSTRAINED,
+    UNSOUND,
+)
 from gmm_dask.kernels.jit import compiled, compiled_part
+from gmm_dask.kernels.llvm.calls import call_constrain
 
 Array = NDArray[np.float64]
 
@@ -138,20 +151,26 @@ def log_likelihood_correction(kind: int, d: int, factors: Array, scatter: Array)
 @compiled_part
 def maximise(
     kind: int,
+    constraint: int,
+    constrain_at: int,
     n_components: int,
     d: int,
     sums: Array,
     origins: Array,
     scatter: Array,
     reg_covar: Array,
+    previous: Array,
     mixture: Array,
     factors: Array,
-) -> bool:
+) -> int:
     """Fill the mixture that the M-step makes of sums (n_components, n_columns) over the feature map.
 
     Parameters
     ----------
-    kind, n_components, d : int
+    kind : int
+    constraint, constrain_at : int
+        What the covariances have in common, and the address of what makes it so, which :func:`constrained` takes.
+    n_components, d : int
     sums : ndarray of shape (n_components, n_columns or more)
     origins : ndarray of shape (n_origins, n_features)
         What the sums are about: one for all components, or one for each.
@@ -159,13 +178,15 @@ def maximise(
         Of the data, each row's about the origins of its components; upper triangle.
     reg_covar : ndarray of shape (n_features,)
         Added to the variances.
+    previous : ndarray of the shape of mixture, or (0,)
+        The mixture before.
     mixture, factors : ndarray
         Receive the parameters.
 
     Returns
     -------
-    sound : bool
-        False where a covariance is not positive definite.
+    end : int
+        UNSOUND where a covariance is not positive definite, else how the iterations within the M-step ended.
     """
     zero, size = 1 if kind == SPHERICAL else 0, n_components // len(origins)
     shift, added = np.empty((n_components, d)), np.empty((n_components, d))
@@ -219,7 +240,32 @@ def maximise(
                 square += added[k, a] - shift[k, a] * shift[k, a]
             mixture[c] = square / d
         mixture[k] /= total
-    return fill_factors(kind, n_components, d, mixture, factors)
+    end = constrained(constraint, constrain_at, n_components, d, mixture, previous)
+    sound = end != UNSOUND and fill_factors(kind, n_components, d, mixture, factors)
+    return end if sound else UNSOUND
+
+
+@compiled_part
+def constrained(constraint: int, constrain_at: int, n_components: int, d: int, mixture: Array, previous: Array) -> int:
+    """Give the covariances of a mixture what those of its model have in common.
+
+    Returns as :func:`gmm_dask.kernels.parsimonious.constrain` does, by UNSOUND, SETTLED or UNSETTLED.
+
+    Parameters
+    ----------
+    constraint : int
+        UNCONSTRAINED, or a model of :mod:`gmm_dask.kernels.parsimonious`.
+    constrain_at : int
+        Its :func:`~gmm_dask.kernels.parsimonious.constrain_address`: fits without one compile nothing of it.
+    n_components, d : int
+    mixture : ndarray
+    previous : ndarray of the same shape, or (0,)
+        The mixture before.
+    """
+    if constraint == UNCONSTRAINED:
+        return SETTLED
+    found: int = call_constrain(constrain_at, constraint, n_components, d, mixture, previous)
+    return found
 
 
 @compiled_part

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.kernels.cholesky import factorise, invert_upper
 from gmm_dask.kernels.constants import SOUND, SPURIOUS, UNDECIDED
-from gmm_dask.kernels.jit import compiled
+from gmm_dask.kernels.jit import ZERO, compiled
 
 Array = NDArray[np.float64]
 
@@ -136,7 +136,7 @@ def all_gain(
         For the mean of a function of a standard normal number.
     """
     k, d = means.shape
-    work, factor, start = np.empty(d * d), np.empty(d * d), 0
+    work, factor, start = np.empty(d * d), np.empty(d * d), ZERO
     for a in range(d):
         for b in range(d):
             work[a * d + b] = covariance[a, b]

@@ -11,7 +11,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.passes.model_batch import BatchSums, ModelBatch, chunk_sums, sums_of_model
+from gmm_dask.passes.incomplete import sums_of_chunk
+from gmm_dask.passes.model_batch import BatchSums, ModelBatch, sums_of_model
 
 Array = NDArray[np.float64]
 # rows are taken in blocks, so that there is no copy of a chunk without its outliers
@@ -44,7 +45,7 @@ class ComponentSums:
         All rows, and the outliers among them.
     log_density : float
         Sum of the log densities less the floor's ``shift``, without the outliers.
-    sums : ndarray of shape (n_components, n_density_columns)
+    sums : ndarray of shape (n_densities, n_density_columns)
         Over the feature map about the origins of the batch, without the outliers.
     """
 
@@ -60,7 +61,7 @@ class ComponentSums:
         found = BatchSums.zeros(batch, statistics=True)
         for start in range(0, len(x), BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
-            found += chunk_sums(x[block][inside[block]], None, batch)
+            found += sums_of_chunk(x[block][inside[block]], None, batch)
         above = log_density[inside] - floor.shift
         return cls(len(x), int(len(x) - np.count_nonzero(inside)), float(above.sum()), sums_of_model(batch, found))
 
@@ -77,9 +78,9 @@ class ComponentSums:
         return np.array([self.n_rows, self.n_outliers, self.log_density, *self.sums.ravel()], dtype=np.float64)
 
     @classmethod
-    def from_array(cls, values: Array, n_components: int) -> Self:
+    def from_array(cls, values: Array, n_densities: int) -> Self:
         """From one array."""
-        return cls(int(values[0]), int(values[1]), float(values[2]), values[3:].reshape(n_components, -1))
+        return cls(int(values[0]), int(values[1]), float(values[2]), values[3:].reshape(n_densities, -1))
 
 
 def n_sums(batch: ModelBatch) -> int:

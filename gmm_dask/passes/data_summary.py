@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.errors import UnusableError, UserError
+from gmm_dask.errors import TooLargeError, UnusableError, UserError
 from gmm_dask.kernels.constants import LARGEST
+from gmm_dask.passes.gaps import Gaps, GapSums, PairMoments, added
 from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, Weighted, random_by_row, usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.resolution import Resolution
@@ -41,13 +42,15 @@ class Draw:
 
     Each row gets a random priority between 0 and 1 by its number among all rows, and the smallest make the sample:
     how the rows are cut into chunks does not matter. Where the number of rows is known, most rows are out at once,
-    and no chunk sends more than its share. Rows that ``holdout`` holds out are not drawn.
+    and no chunk sends more than its share. Rows that ``holdout`` holds out are not drawn. ``gaps`` tells whether rows
+    with any value are drawn, instead of those with all.
     """
 
     seed: int
     ceiling: float
     starts: tuple[int, ...] | None
     holdout: Holdout | None = None
+    gaps: bool = False
 
     @classmethod
     def of(
@@ -57,6 +60,7 @@ class Draw:
         seed: int,
         starts: Sequence[int] | None = None,
         holdout: Holdout | None = None,
+        gaps: bool = False,
     ) -> Draw:
         """The draw from ``n_rows`` rows, NaN if unknown; ``starts`` are the chunks' first rows, None if unknown."""
         limit = sample_limit(n_features)
@@ -64,9 +68,9 @@ class Draw:
         if holdout is not None:
             n_rows *= 1.0 - holdout.share
         if math.isnan(n_rows) or n_rows <= limit:
-            return cls(seed, 1.0, starts, holdout)
+            return cls(seed, 1.0, starts, holdout, gaps)
         # of the priorities under the ceiling there are fewer than the limit about once in 10^23 draws
-        return cls(seed, min(1.0, (limit + 10.0 * math.sqrt(limit) + 100.0) / n_rows), starts, holdout)
+        return cls(seed, min(1.0, (limit + 10.0 * math.sqrt(limit) + 100.0) / n_rows), starts, holdout, gaps)
 
     def priorities(self, number: int, n_rows: int) -> Array:
         """Priorities of a chunk's rows, by the chunk's number."""
@@ -75,7 +79,7 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Unusable:
-    """Rows with a value or a weight that is NaN or infinite.
+    """Rows with a value or a weight that is NaN or infinite; with gaps, those without any value or without a weight.
 
     Attributes
     ----------
@@ -100,7 +104,7 @@ class Unusable:
         n_rows = len(x) - int(np.count_nonzero(usable))
         if not n_rows:
             return cls((0,), np.zeros(x.shape[1], dtype=np.int64), 0)
-        bad = ~np.isfinite(x)
+        bad = ~np.isfinite(x) & ~usable[:, None]
         positions = np.argwhere(bad)
         first = (number, int(positions[0, 0]), int(positions[0, 1])) if len(positions) else None
         n_weights = 0 if w is None else int(np.count_nonzero(~np.isfinite(w)))
@@ -174,7 +178,9 @@ class Sample:
             eligible &= w > 0  # a row without weight is as good as absent, and starts are not made from it
         candidates = np.flatnonzero(eligible)
         chosen = candidates[_smallest(priority[candidates], sample_limit(x.shape[1]))]
-        return cls(priority[chosen], x[chosen].astype(np.float64), None if w is None else w[chosen])
+        rows = x[chosen].astype(np.float64)
+        rows[np.isinf(rows)] = np.nan  # missing as well, where rows with gaps are drawn
+        return cls(priority[chosen], rows, None if w is None else w[chosen])
 
     def __add__(self, other: Sample) -> Sample:
         priority = np.concatenate([self.priority, other.priority])
@@ -200,6 +206,9 @@ def _smallest(priority: Array, limit: int) -> NDArray[np.int64]:
 class DataSummary:
     """What a first read of the data gives: of the rows that are fitted, where nothing else is said.
 
+    Where values are missing, centre and extremes are of those that a column has, and the covariances of the scatter of
+    the rows that have both columns. Rows of the sample may have gaps, too: NaN.
+
     Attributes
     ----------
     n_rows : int
@@ -218,11 +227,16 @@ class DataSummary:
     unusable : Unusable or None
         The rows that were left out; None if none was.
     log_scale : float
-        Sum of the logarithms of the scales that the columns were divided by: what a log density has too much.
+        What a log density has too much, on average over the rows, as the columns were transformed: of scaled columns
+        the sum of the scales' logarithms.
     held_out : HeldOut or None
         The rows that are held out; None where none are to be.
     known_resolution : Resolution or None
         Where it does not follow from the sample.
+    gaps : Gaps or None
+        The values that are missing in the rows that are fitted; None if none is.
+    source_sample : ndarray of shape (n_sampled, n_columns), or None
+        The rows of the sample as the data have them, where the sample is of transformed rows and does not tell.
     """
 
     n_rows: int
@@ -238,6 +252,18 @@ class DataSummary:
     log_scale: float = 0.0
     held_out: HeldOut | None = None
     known_resolution: Resolution | None = None
+    source_sample: Array | None = None
+    gaps: Gaps | None = None
+
+    @property
+    def complete_scatter(self) -> Array:
+        """The scatter of the rows without gaps, about the centre."""
+        return self.scatter if self.gaps is None else self.gaps.complete_scatter
+
+    def known(self, rows: Rows) -> Rows:
+        """The rows, of which it is known now whether any has gaps: without some they go the way of all others."""
+        left_out, held_out = self.unusable is not None, self.held_out is not None and self.held_out.gaps
+        return replace(rows, gaps=rows.gaps and (self.gaps is not None or left_out or held_out))
 
     @cached_property
     def resolution(self) -> Resolution:
@@ -256,7 +282,7 @@ class SummaryPart:
     """The summary of some consecutive chunks.
 
     ``chunk_rows`` counts usable rows, ``negative`` their weights below zero; moments, extremes and the sample are of
-    the usable rows without those that are held out.
+    the usable rows without those that are held out. ``moments`` are of complete rows, ``gaps`` of the others.
     """
 
     chunk_rows: tuple[int, ...]
@@ -267,6 +293,7 @@ class SummaryPart:
     unusable: Unusable
     negative: int
     held_out: HeldOut | None
+    gaps: GapSums | None = None
 
     def __add__(self, other: SummaryPart) -> SummaryPart:
         return SummaryPart(
@@ -278,6 +305,7 @@ class SummaryPart:
             unusable=self.unusable + other.unusable,
             negative=self.negative + other.negative,
             held_out=self.held_out + other.held_out if self.held_out and other.held_out else None,
+            gaps=added(self.gaps, other.gaps),
         )
 
 
@@ -300,7 +328,8 @@ def summarize_rows(
     columns : sequence of str
         Names for messages.
     drop : bool
-        Whether rows that are not finite are left out, instead of refused.
+        Whether rows that are not usable are left out, instead of refused; where rows may have gaps, those without any
+        value always are.
     starts : sequence of int
         Number of each chunk's first row, where the chunks' lengths are not known.
 
@@ -310,10 +339,15 @@ def summarize_rows(
         If there are no rows, none held out where some are to be, values that are NaN or infinite, or weights that are
         negative or add up to zero.
     """
+    draw = draw_of(rows, seed, drop=drop, starts=starts)
+    return finish_summary(map_reduce(rows, summarize_chunk, draw, TASK), columns, drop, rows.gaps)
+
+
+def draw_of(rows: Rows, seed: int, *, drop: bool = False, starts: Sequence[int] | None = None) -> Draw:
+    """Return how the sample of rows is drawn; parameters as of :func:`summarize_rows`."""
     # with weights, the rows that count may be few: none of them is left out beforehand; nor where rows are dropped
-    n_rows = rows.array.shape[0] if rows.weights is None and not drop else math.nan
-    draw = Draw.of(n_rows, rows.n_features, seed, first_rows(rows, starts), rows.holdout)
-    return finish_summary(map_reduce(rows, summarize_chunk, draw, TASK), columns, drop)
+    n_rows = rows.array.shape[0] if rows.weights is None and not drop and not rows.gaps else math.nan
+    return Draw.of(n_rows, rows.n_features, seed, first_rows(rows, starts), rows.holdout, rows.gaps)
 
 
 def summarize_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> SummaryPart:
@@ -323,7 +357,7 @@ def summarize_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Summary
         raise UserError(
             f"sample_weight has {len(w)} numbers where X has {len(x)} rows (chunk {number}): partition both alike."
         )
-    usable = usable_rows(x, w)
+    usable = usable_rows(x, w, gaps=draw.gaps)
     unusable = Unusable.of(x, w, usable, number)
     n_usable, fitted, held_out = len(x) - unusable.n_rows, usable, None
     negative = 0 if w is None else int(np.count_nonzero(usable & (w < 0)))
@@ -335,8 +369,19 @@ def summarize_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Summary
     if not fitted.all():
         priority = priority[fitted]
         x, w = _take(x, w, fitted)
-    moments = Moments.of(x, w)
-    low, high = (x.min(axis=0), x.max(axis=0)) if len(x) else (moments.mean + np.inf, moments.mean - np.inf)
+    gaps, complete = None, (x, w)
+    if draw.gaps and not (is_complete := usable_rows(x)).all():
+        gaps, complete = GapSums.of(*_take(x, w, ~is_complete)), _take(x, w, is_complete)
+    moments = Moments.of(*complete)
+    # a row of no weight is as if it were not there
+    counted = x if w is None or w.all() else x[w > 0.0]
+    low, high = moments.mean + np.inf, moments.mean - np.inf
+    if len(counted) and gaps is None:
+        low, high = counted.min(axis=0), counted.max(axis=0)
+    elif len(counted):
+        present = np.isfinite(counted)
+        low = counted.min(axis=0, where=present, initial=np.inf)
+        high = counted.max(axis=0, where=present, initial=-np.inf)
     return SummaryPart(
         chunk_rows=(n_usable,),
         moments=moments,
@@ -346,6 +391,7 @@ def summarize_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Summary
         unusable=unusable,
         negative=negative,
         held_out=held_out,
+        gaps=gaps,
     )
 
 
@@ -353,8 +399,12 @@ def _take(x: NDArray[np.floating[Any]], w: Array | None, chosen: NDArray[np.bool
     return x[chosen], None if w is None else w[chosen]
 
 
-def finish_summary(part: SummaryPart, columns: Sequence[str] | None = None, drop: bool = False) -> DataSummary:
+def finish_summary(
+    part: SummaryPart, columns: Sequence[str] | None = None, drop: bool = False, gaps: bool = False
+) -> DataSummary:
     """The summary of all chunks; ``columns`` are names for messages, ``drop`` leaves unusable rows out.
+
+    ``gaps`` tells whether rows may have some: those without any value are left out then.
 
     Raises
     ------
@@ -362,17 +412,19 @@ def finish_summary(part: SummaryPart, columns: Sequence[str] | None = None, drop
         If there are no rows, values that are NaN or infinite (:class:`UnusableError`, unless ``drop``), or weights
         that are negative or add up to zero.
     """
-    if not drop:
+    if not drop and not gaps:
         _refuse_bad_values(part, columns)
     n_rows = sum(part.chunk_rows) - (part.held_out.n_rows if part.held_out else 0)
     _refuse_bad_weights(part, n_rows, drop)
     _refuse_few_rows(part, n_rows)
-    _refuse_overflow(part, columns)
+    _refuse_empty_columns(part, columns)
+    total_weight, center, scatter, missing = _moments_of(part)
+    _refuse_overflow(part, scatter, columns)
     return DataSummary(
         n_rows=n_rows,
-        total_weight=part.moments.weight,
-        center=part.moments.mean,
-        scatter=part.moments.scatter,
+        total_weight=total_weight,
+        center=center,
+        scatter=scatter,
         minimum=part.minimum,
         maximum=part.maximum,
         chunk_rows=part.chunk_rows,
@@ -380,7 +432,30 @@ def finish_summary(part: SummaryPart, columns: Sequence[str] | None = None, drop
         sample_weights=part.sample.weights,
         unusable=part.unusable if part.unusable.n_rows else None,
         held_out=part.held_out,
+        gaps=missing,
     )
+
+
+def _moments_of(part: SummaryPart) -> tuple[float, Array, Array, Gaps | None]:
+    """Total weight, centre and scatter of all rows, and what is missing."""
+    one, gaps = part.moments, part.gaps
+    if gaps is None:
+        return one.weight, one.mean, one.scatter, None
+    pairs = PairMoments.of_complete(one.weight, one.mean, one.scatter) + gaps.moments
+    total_weight, weights = one.weight + gaps.weight, np.diagonal(pairs.weight).copy()
+    center = np.diagonal(pairs.mean).copy()
+    off = one.mean - center
+    complete = one.scatter + one.weight * np.outer(off, off)
+    found = Gaps(gaps.n_rows, gaps.columns, weights, one.weight, complete)
+    return total_weight, center, pairs.common_scatter(total_weight), found
+
+
+def _refuse_empty_columns(part: SummaryPart, columns: Sequence[str] | None) -> None:
+    """Raise an error for a column that has no value in any row that is fitted."""
+    empty = np.flatnonzero(part.minimum > part.maximum)
+    if part.gaps is not None and len(empty):
+        name = str(empty[0]) if columns is None else repr(columns[empty[0]])
+        raise UserError(f"The column {name} has no value in any row of positive weight. Leave it out.")
 
 
 def _refuse_few_rows(part: SummaryPart, n_rows: int) -> None:
@@ -412,15 +487,15 @@ def _refuse_bad_values(part: SummaryPart, columns: Sequence[str] | None) -> None
     )
 
 
-def _refuse_overflow(part: SummaryPart, columns: Sequence[str] | None) -> None:
+def _refuse_overflow(part: SummaryPart, scatter: Array, columns: Sequence[str] | None) -> None:
     largest = np.maximum(np.abs(part.minimum), np.abs(part.maximum))
     if part.held_out:
         largest = np.maximum(largest, np.abs(part.held_out.center))
-    if np.isfinite(part.moments.scatter).all() and largest.max() <= LARGEST:
+    if np.isfinite(scatter).all() and largest.max() <= LARGEST:
         return
     i = int(largest.argmax())
     name = str(i) if columns is None else repr(columns[i])
-    raise UserError(
+    raise TooLargeError(
         f"The values of column {name} reach {largest[i]:.3g}, and their squares are too large for float64. Scale the "
         "data, to standard deviations of about one."
     )
@@ -433,5 +508,5 @@ def _refuse_bad_weights(part: SummaryPart, n_rows: int, drop: bool) -> None:
             f"{bad} sample weights are negative{'' if drop else ', NaN or infinite'}: "
             "every weight must be a finite number of at least 0."
         )
-    if part.moments.weight == 0.0 and n_rows:
+    if part.moments.weight + (part.gaps.weight if part.gaps else 0.0) == 0.0 and n_rows:
         raise UserError("The sample weights add up to zero; at least one row needs a positive weight.")

@@ -15,6 +15,7 @@ import itertools
 import pickle
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
@@ -28,6 +29,7 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from gmm_dask.passes.merge_tree import add_in_tree, cut_into_runs, parts_of
+from gmm_dask.passes.read_ahead import compute_while_reading
 from gmm_dask.passes.rows import Rows
 
 # merges take up to so many results at a time
@@ -96,19 +98,32 @@ class _Reading:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """The work of a run's task: it reads and computes one chunk after the other."""
+    """The work of a run's task: it reads and computes one chunk after the other.
+
+    ``reads_ahead`` tells whether it reads the next chunk while it computes one.
+    """
 
     chunks: range
     reads: _Reads
     function: Callable[..., Any]
+    reads_ahead: bool
 
     def __call__(self, shared: Any, *inputs: Any) -> Any:
         return add_in_tree(self._computed(shared, dict(zip(self.reads.inputs, inputs, strict=True))))
 
     def _computed(self, shared: Any, inputs: dict[Hashable, Any]) -> Iterator[tuple[range, Any]]:
-        for number, read in zip(self.chunks, self.reads.tasks, strict=True):
+        reads = [partial(task, inputs) for task in self.reads.tasks]
+
+        def compute(place: int, chunk: tuple[Any, Any]) -> tuple[range, Any]:
+            number = self.chunks[place]
+            return range(number, number + 1), self.function(*chunk, shared, number)
+
+        if self.reads_ahead:
+            yield from compute_while_reading(reads, compute)
+            return
+        for place, read in enumerate(reads):
             # no name holds a chunk here: it is gone before the next one is read
-            yield range(number, number + 1), self.function(*read(inputs), shared, number)
+            yield compute(place, read())
 
 
 # one for all passes over the same rows
@@ -120,8 +135,8 @@ def pass_graph(
 ) -> Delayed:
     """The sum of ``function(rows, weights, shared, number)`` over the chunks.
 
-    A task takes a run of chunks, and has one of them in memory at a time. The tasks are called ``name``, ``merge`` and
-    ``parameters``.
+    A task takes a run of chunks, and has one of them in memory at a time, or two if it reads ahead. The tasks are
+    called ``name``, ``merge`` and ``parameters``.
 
     Parameters
     ----------
@@ -159,7 +174,7 @@ def keep_in_runs(rows: Rows, persist: Callable[[list[Delayed]], Iterable[Delayed
         None if array is None else da.Array(_layer(chunks, token), name, array.chunks, meta=array._meta)
         for name, array in zip(names, (rows.array, rows.weights), strict=True)
     ]
-    return replace(rows, array=arrays[0], weights=arrays[1], on_read=None, runs=tuple(runs))
+    return replace(rows, array=arrays[0], weights=arrays[1], on_read=None, runs=tuple(runs), reads_ahead=False)
 
 
 def _layer(graph: dict[Hashable, Any], token: str) -> HighLevelGraph:
@@ -191,7 +206,8 @@ def _run_tasks(
         runs[run] = key = f"{name}-{token}", run.start
         reads = reading.of_run(run)
         inputs = TaskRef(parameters), *map(TaskRef, reads.inputs)
-        graph[key] = Task(key, _Run(run, reads, function), *inputs, _data_producer=True)
+        work = _Run(run, reads, function, rows.reads_ahead and len(run) > 1)
+        graph[key] = Task(key, work, *inputs, _data_producer=True)
     return graph, runs
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.passes.holdout import Weighted
-from gmm_dask.passes.model_batch import Model, ModelBatch
+from gmm_dask.passes.model_batch import Model, ModelBatch, Totals
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch
 from gmm_dask.passes.row_outputs import LOG_DENSITY
 
@@ -78,7 +78,12 @@ class HeldOutDensities:
         variances: Array = total - difference**2 / self.weight
         return np.sqrt(np.maximum(variances, 0.0))
 
+    def added_to(self, totals: Sequence[Totals]) -> list[Totals]:
+        """Return the totals of the models, with what these have over the rows that are held out."""
+        found = zip(totals, self.log_likelihood.tolist(), self.errors().tolist(), strict=True)
+        return [one._replace(held_out=held_out, held_out_errors=tuple(errors)) for one, held_out, errors in found]
 
-def held_out_batches(models: Sequence[Model]) -> tuple[ModelBatch, ...]:
-    """Return a batch for each model."""
-    return tuple(prediction_batch(*model) for model in models)
+
+def held_out_batches(models: Sequence[Model], gaps: bool = False) -> tuple[ModelBatch, ...]:
+    """Return a batch for each model; ``gaps`` tells whether rows may have missing values."""
+    return tuple(prediction_batch(*model, gaps=gaps) for model in models)

@@ -14,14 +14,18 @@ Weighted = tuple[NDArray[np.floating[Any]], Array | None]
 
 # where chunks begin that are numbered only, apart from each other by more rows than any has
 APART = 1 << 40
-# the key's second half, one for each use of a seed
-SAMPLING, HOLDING_OUT = 0, 1
+# the key's second half, one for each use of a seed; of resamples, for the first of them
+SAMPLING, HOLDING_OUT, RESAMPLING = 0, 1, 2
 
 
-def usable_rows(rows: NDArray[np.floating[Any]], weights: Array | None = None) -> NDArray[np.bool_]:
-    """Which rows, (n_rows, n_features), have finite numbers only, their weight included."""
+def usable_rows(
+    rows: NDArray[np.floating[Any]], weights: Array | None = None, *, gaps: bool = False
+) -> NDArray[np.bool_]:
+    """Which rows, (n_rows, n_features), have finite numbers only, or with ``gaps`` any; and a finite weight."""
     finite = np.isfinite(rows)
-    usable = np.ones(len(rows), dtype=bool) if finite.all() else finite.all(axis=1)
+    usable = np.ones(len(rows), dtype=bool)
+    if not finite.all():
+        usable = finite.any(axis=1) if gaps else finite.all(axis=1)
     return usable if weights is None else usable & np.isfinite(weights)
 
 
@@ -50,17 +54,26 @@ class Holdout:
     starts : tuple of int, or None
         Number of each chunk's first row; None if unknown.
     drop : bool
-        Whether rows that are not finite are left out.
+        Whether rows that are not usable are left out.
+    gaps : bool
+        Whether rows with any value are usable, instead of those with all.
     """
 
     share: float
     seed: int
     starts: tuple[int, ...] | None
     drop: bool = False
+    gaps: bool = False
 
     def is_held_out(self, number: int, n_rows: int) -> NDArray[np.bool_]:
         """Which rows of a chunk, by its number, are held out."""
         return random_by_row(self.seed, HOLDING_OUT, self.starts, number, n_rows) < self.share
+
+    def positions(self, chunk: Weighted, number: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Where the rows of a chunk are that are fitted, and those that are held out."""
+        held_out = self.is_held_out(number, len(chunk[0]))
+        usable = usable_rows(*chunk, gaps=self.gaps) if self.drop else np.ones(len(held_out), dtype=bool)
+        return np.flatnonzero(usable & ~held_out), np.flatnonzero(usable & held_out)
 
     def split(self, chunk: Weighted, number: int) -> tuple[Weighted, Weighted]:
         """The rows of a chunk that are fitted, and those that are held out."""
@@ -74,7 +87,7 @@ class Holdout:
     def _take(self, chunk: Weighted, chosen: NDArray[np.bool_]) -> Weighted:
         rows, weights = chunk
         if self.drop:
-            chosen = chosen & usable_rows(rows, weights)
+            chosen = chosen & usable_rows(rows, weights, gaps=self.gaps)
         # taken by position, rows are copied nearly twice as fast as by a mask
         positions = np.flatnonzero(chosen)
         return rows.take(positions, axis=0), None if weights is None else weights[positions]
@@ -89,23 +102,31 @@ class HeldOut:
     n_rows : int
     total_weight : float
     center : ndarray of shape (n_features,)
-        Weighted mean.
+        Weighted mean, in which a missing value counts as 0.
+    log_scale : float
+        What a log density of theirs has too much, on average: as :attr:`DataSummary.log_scale`.
+    gaps : bool
+        Whether any of their values is missing.
     """
 
     n_rows: int
     total_weight: float
     center: Array
+    log_scale: float = 0.0
+    gaps: bool = False
 
     @classmethod
     def of(cls, x: NDArray[np.floating[Any]], w: Array | None) -> HeldOut:
         """Those of a chunk: rows (n_rows, n_features), and weights (n_rows,) or None."""
         total = float(len(x)) if w is None else float(w.sum())
+        gaps = not (present := np.isfinite(x)).all()
+        x = np.where(present, x, 0.0) if gaps else x
         with np.errstate(over="ignore", invalid="ignore"):  # values that overflow are refused by name, in the end
             sums = x.sum(axis=0, dtype=np.float64) if w is None else w @ x
-        return cls(len(x), total, sums / total if total else np.zeros(x.shape[1]))
+        return cls(len(x), total, sums / total if total else np.zeros(x.shape[1]), gaps=gaps)
 
     def __add__(self, other: HeldOut) -> HeldOut:
         weight = self.total_weight + other.total_weight
         share = other.total_weight / weight if weight else 0.0
         center = self.center + (other.center - self.center) * share
-        return HeldOut(self.n_rows + other.n_rows, weight, center)
+        return HeldOut(self.n_rows + other.n_rows, weight, center, gaps=self.gaps or other.gaps)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.passes.holdout import Holdout
+from gmm_dask.passes.holdout import Holdout, usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.model_batch import Model, ModelBatch
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch
@@ -83,14 +83,14 @@ class _Part:
 
 
 def least_likely(rows: Rows, data_summary: DataSummary, model: Model, most: int) -> LeastLikely:
-    """One pass: the ``most`` rows of a fit that a model finds least likely.
+    """One pass: the ``most`` rows of a fit, without those with gaps, that a model finds least likely.
 
     Raises
     ------
     ChangedRowsError
         If the rows are not those of the data summary.
     """
-    shared = _Shared(prediction_batch(*model), most, rows.holdout)
+    shared = _Shared(prediction_batch(*model, gaps=rows.gaps), most, rows.holdout)
     found: _Part = map_reduce(rows, _of_chunk, shared, "least-likely")
     require_unchanged(found.rows, data_summary, rows.array.dtype)
     return found.least
@@ -99,4 +99,8 @@ def least_likely(rows: Rows, data_summary: DataSummary, model: Model, most: int)
 def _of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _Part:
     chunk = np.asarray(rows), None if weights is None else np.asarray(weights, dtype=np.float64)
     x, w = chunk if shared.holdout is None else shared.holdout.fitted(chunk, number)
-    return _Part(LeastLikely.of(x, w, shared.batch, shared.most), RowSums.of(x, w))
+    sums = RowSums.of(x, w, shared.batch.gaps)
+    if shared.batch.gaps and not (complete := usable_rows(x)).all():
+        # densities of different columns cannot be compared
+        x, w = x[complete], None if w is None else w[complete]
+    return _Part(LeastLikely.of(x, w, shared.batch, shared.most), sums)

@@ -1,13 +1,14 @@
 """The batch: every model that takes its sums from one read of the data.
 
-A batch is built on the driver from the models still running, and travels to the chunks. Models of one family and
-precision stand side by side in one matrix of coefficients, so that a block of rows costs one matrix product a group
-and direction. A model whose components are too tight for the feature map (:data:`MAX_KAPPA`) is computed about its own
-means.
+A batch is built on the driver from the models still running, and travels to the chunks. Models of one part of the
+feature map and one precision stand side by side in one matrix of coefficients, whatever their families, so that a block
+of rows costs one matrix product a group and direction. A model whose components are too tight for the feature map
+(:data:`MAX_KAPPA`) is computed about its own means.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask import kernels
+from gmm_dask.errors import UserError
 from gmm_dask.families import Family, Parameters, Statistics
 from gmm_dask.families.base import edges_of
 from gmm_dask.kernels.feature_map import Factors, factors
@@ -67,21 +69,23 @@ class Totals(NamedTuple):
         Log-likelihood over the rows that are held out.
     held_out_errors : tuple of float
         Standard error of its difference to that of each model of the same pass; empty without such rows.
+    log_evidence : float
+        The bound on the logarithm of the evidence of a variational mixture; NaN of parameters.
     """
 
     log_likelihood: float
     log_top: float
     held_out: float = math.nan
     held_out_errors: tuple[float, ...] = ()
+    log_evidence: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Models of one family and precision, side by side.
+    """Models of one part of the feature map and one precision, side by side; those of one family stand together.
 
     Attributes
     ----------
-    family : Family
     eta : ndarray of shape (n_parts, n_columns, part_size)
         Coefficients of the log densities of all members' components, float64 or float32, in parts (:func:`in_parts`).
     factors : tuple of ndarray, each of shape (n_columns, filled up to a multiple of 3)
@@ -92,7 +96,6 @@ class Group:
         Where each member's columns of ``eta`` begin, and where the last one's end.
     """
 
-    family: Family
     eta: NDArray[Any]
     factors: Factors
     members: tuple[int, ...]
@@ -117,7 +120,8 @@ class Group:
 class ModelBatch:
     """The models of one pass, ready to be evaluated on chunks of rows.
 
-    ``center`` (n_features,) is the feature map's origin; ``scatter`` (n_features, n_features) is the data's about it.
+    ``center`` (n_features,) is the feature map's origin; ``scatter`` (n_features, n_features) is the data's about it,
+    of complete rows alone where ``gaps`` says that rows may have missing values.
     """
 
     models: tuple[Model, ...]
@@ -125,6 +129,7 @@ class ModelBatch:
     scatter: Array
     groups: tuple[Group, ...]
     centred: tuple[int, ...]
+    gaps: bool = False
 
 
 def block_bytes(n_lines: int, n_components: int) -> int:
@@ -164,13 +169,17 @@ def build_batch(
     *,
     densities: bool = False,
     dtype: np.dtype[Any] = DOUBLE,
+    gaps: bool = False,
 ) -> ModelBatch:
     """Batch models over the data's centre and scatter.
 
     ``densities`` takes the columns that each density needs. ``dtype`` is that of the rows: what is stored in single
-    precision is computed in it, by the models that it is good enough for.
+    precision is computed in it, by the models that it is good enough for. ``gaps`` tells whether rows may have missing
+    values; models with noise do not know such rows, and raise :class:`UserError`.
     """
-    groups: list[Group] = []
+    if gaps and any(parameters.noise is not None for _, parameters in models):
+        raise UserError("A mixture with noise takes no rows with missing values: fit without noise, or fill them.")
+    parts: dict[tuple[int, int], list[int]] = {}
     centred: list[int] = []
     for family in dict.fromkeys(family for family, _ in models):
         mine = [i for i, (other, _) in enumerate(models) if other is family]
@@ -178,9 +187,13 @@ def build_batch(
         # NaN is never <= MAX_KAPPA: a kappa that overflowed counts as too large
         mapped = [i for i, kappa in zip(mine, kappas, strict=True) if kappa <= MAX_KAPPA]
         centred += [i for i in mine if i not in mapped]
+        columns = family.density_columns(len(center)) if densities else family.fit_columns(len(center))
         if mapped:
-            groups += _build_groups(family, mapped, models, center, scatter, densities, dtype)
-    return ModelBatch(tuple(models), center, scatter, tuple(groups), tuple(sorted(centred)))
+            parts.setdefault((columns.start, columns.stop), []).extend(mapped)
+    groups: list[Group] = []
+    for (start, stop), members in parts.items():
+        groups += _build_groups(slice(start, stop), members, models, center, scatter, densities, dtype)
+    return ModelBatch(tuple(models), center, scatter, tuple(groups), tuple(sorted(centred)), gaps)
 
 
 def _are_safe_in_single(
@@ -205,7 +218,7 @@ def _are_safe_in_single(
 
 
 def _build_groups(
-    family: Family,
+    columns: slice,
     members: Sequence[int],
     models: Sequence[Model],
     center: Array,
@@ -213,24 +226,31 @@ def _build_groups(
     densities: bool,
     dtype: np.dtype[Any],
 ) -> Iterator[Group]:
-    """The groups of one family's models: one of each precision."""
+    """The groups of the models of some columns of the feature map: one of each precision."""
     parameters = [models[i][1] for i in members]
-    eta = family.naturals(parameters, center, densities)
-    edges = edges_of([len(p.weights) for p in parameters])
-    columns = family.density_columns(len(center)) if densities else family.fit_columns(len(center))
+    by_family = [(models[mine[0]][0], mine) for mine in _same_family(members, models)]
+    eta = np.concatenate(
+        [family.naturals([models[i][1] for i in mine], center, densities) for family, mine in by_family]
+    )
+    edges = edges_of([p.n_densities for p in parameters])
     filled = filled_factors(len(center), columns)
     first, second = (part[: eta.shape[1]] for part in filled)
     singles = np.zeros(len(members), dtype=bool)
     if dtype == np.float32:
-        means = np.concatenate([p.means for p in parameters])
+        means = np.concatenate([models[i][0].own_origins(models[i][1]) for i in members])
         singles = _are_safe_in_single(eta, means, edges, center, scatter, (first, second))
     for single in dict.fromkeys(singles.tolist()):
         of_precision = [j for j, other in enumerate(singles) if other == single]
         for chosen in _side_by_side(of_precision, np.diff(edges)):
             part = np.concatenate([eta[edges[j] : edges[j + 1]] for j in chosen])
             parts = in_parts(part, np.dtype(np.float32 if single else np.float64))
-            sizes = [len(parameters[j].weights) for j in chosen]
-            yield Group(family, parts, filled, tuple(members[j] for j in chosen), edges_of(sizes))
+            sizes = [parameters[j].n_densities for j in chosen]
+            yield Group(parts, filled, tuple(members[j] for j in chosen), edges_of(sizes))
+
+
+def _same_family(members: Sequence[int], models: Sequence[Model]) -> list[list[int]]:
+    """The members of each family, of which those of one stand together."""
+    return [list(mine) for _, mine in itertools.groupby(members, lambda i: models[i][0])]
 
 
 def in_parts(eta: Array, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -289,12 +309,16 @@ class BatchSums:
         Sums over the feature map of each group of the batch; none where no statistics are taken.
     centred : tuple of ndarray of shape (n_components, n_monomials)
         Sums of each model that is computed about its own means, over the feature map about each of them.
+    incomplete : tuple of ndarray of shape (n_components, n_density_columns)
+        Expected sums of each model over rows with missing values, about the origins of its other sums; none where
+        there are no such rows.
     """
 
     log_likelihood: Array
     log_top: Array
     groups: tuple[Array, ...]
     centred: tuple[Array, ...]
+    incomplete: tuple[Array, ...] = ()
 
     @classmethod
     def zeros(cls, batch: ModelBatch, statistics: bool) -> BatchSums:
@@ -307,6 +331,7 @@ class BatchSums:
             log_top=np.zeros(n_models),
             groups=tuple(groups) if statistics else (),
             centred=tuple(centred) if statistics else (),
+            incomplete=tuple(_zero_incomplete(*model) for model in batch.models) if statistics and batch.gaps else (),
         )
 
     def __add__(self, other: BatchSums) -> BatchSums:
@@ -315,6 +340,7 @@ class BatchSums:
             log_top=self.log_top + other.log_top,
             groups=tuple(map(operator.add, self.groups, other.groups)),
             centred=tuple(map(operator.add, self.centred, other.centred)),
+            incomplete=tuple(map(operator.add, self.incomplete, other.incomplete)),
         )
 
 
@@ -353,7 +379,7 @@ def chunk_sums(
             rows=rows,
             row_weights=given,
             **centred_inputs(rows, family, parameters),
-            edges=np.array([0, len(parameters.weights)]),
+            edges=np.array([0, parameters.n_densities]),
             row_multiple=ROW_MULTIPLE,
             totals=totals,
             sums=sums.centred[c] if statistics else NO_SUMS,
@@ -366,9 +392,9 @@ def centred_inputs(rows: NDArray[np.floating], family: Family, parameters: Param
     """What the kernels take of a model that is computed about its own means: coefficients, monomials and memory."""
     first, second = filled_factors(rows.shape[1], family.density_columns(rows.shape[1]))
     # about a component's own mean the linear coefficients are zero
-    eta = np.ascontiguousarray(family.natural(parameters, parameters.means)[:, :, None])
+    origins = np.ascontiguousarray(family.own_origins(parameters))
+    eta = np.ascontiguousarray(family.natural(parameters, origins)[:, :, None])
     z, logits, shares = block_memory(1 + int(second.max()), len(eta), 1, len(rows), DOUBLE)
-    origins = np.ascontiguousarray(parameters.means)
     return {
         "origins": origins,
         "eta": eta,
@@ -382,8 +408,14 @@ def centred_inputs(rows: NDArray[np.floating], family: Family, parameters: Param
 
 def _zero_centred(family: Family, parameters: Parameters) -> Array:
     """Sums over no rows of a model that is computed about its own means."""
-    n_components, n_features = parameters.means.shape
-    return np.zeros((n_components, len(filled_factors(n_features, family.density_columns(n_features))[0])))
+    n_features = parameters.means.shape[1]
+    return np.zeros((parameters.n_densities, len(filled_factors(n_features, family.density_columns(n_features))[0])))
+
+
+def _zero_incomplete(family: Family, parameters: Parameters) -> Array:
+    """Expected sums over no rows."""
+    columns = family.density_columns(parameters.means.shape[1])
+    return np.zeros((parameters.n_densities, columns.stop - columns.start))
 
 
 def unpack_totals(batch: ModelBatch, sums: BatchSums) -> list[Totals]:
@@ -398,17 +430,19 @@ def unpack_totals(batch: ModelBatch, sums: BatchSums) -> list[Totals]:
 
 
 def sums_of_model(batch: ModelBatch, sums: BatchSums) -> Array:
-    """Sums (n_components, n_density_columns) of the only model of a batch for densities, about its :func:`origins`."""
+    """Sums (n_densities, n_density_columns) of the only model of a batch for densities, about its :func:`origins`."""
     (array,) = (*sums.groups, *sums.centred)
     family, parameters = batch.models[0]
     columns = family.density_columns(parameters.means.shape[1])
-    return array[:, : columns.stop - columns.start]
+    found: Array = array[:, : columns.stop - columns.start]
+    return found + sums.incomplete[0] if sums.incomplete else found
 
 
 def origins_of_model(batch: ModelBatch) -> Array:
-    """Where the sums of the only model of a batch are taken about, (n_components, n_features)."""
-    _, parameters = batch.models[0]
-    return parameters.means if batch.centred else np.broadcast_to(batch.center, parameters.means.shape)
+    """Where the sums of the only model of a batch are taken about, (n_densities, n_features)."""
+    family, parameters = batch.models[0]
+    own = family.own_origins(parameters)
+    return own if batch.centred else np.broadcast_to(batch.center, own.shape)
 
 
 def unpack_sums(batch: ModelBatch, sums: BatchSums) -> list[Statistics]:
@@ -419,7 +453,17 @@ def unpack_sums(batch: ModelBatch, sums: BatchSums) -> list[Statistics]:
         columns = family.density_columns(len(batch.center))
         found[member] = family.unpack_centred(array[:, : columns.stop - columns.start], parameters.means)
     for group, array in zip(batch.groups, sums.groups, strict=True):
-        parts = group.family.unpack_all(array[:, : group.eta.shape[1]], group.edges, batch.center, batch.scatter)
-        found.update(zip(group.members, parts, strict=True))
+        first = 0
+        for mine in _same_family(group.members, batch.models):
+            edges = group.edges[first : first + len(mine) + 1]
+            first += len(mine)
+            part = array[edges[0] : edges[-1], : group.eta.shape[1]]
+            family = batch.models[mine[0]][0]
+            parts = family.unpack_all(part, edges - edges[0], batch.center, batch.scatter)
+            found.update(zip(mine, parts, strict=True))
+    for i, array in enumerate(sums.incomplete):
+        family, parameters = batch.models[i]
+        own = parameters.means if i in batch.centred else np.broadcast_to(batch.center, parameters.means.shape)
+        found[i] += family.unpack_centred(array, own)
     totals = unpack_totals(batch, sums)
     return [replace(found[i], log_likelihood=of_model.log_likelihood) for i, of_model in enumerate(totals)]

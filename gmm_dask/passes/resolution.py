@@ -52,7 +52,7 @@ class Resolution:
 
     @classmethod
     def of(cls, rows: Array) -> Self:
-        """Return the resolution of rows (n_rows, n_features); of no rows, zeros."""
+        """Return the resolution of rows (n_rows, n_features), which may have gaps; of no rows, zeros."""
         n_rows, n_features = rows.shape
         of_columns = np.array(list(map_on_threads(_of_column, list(rows.T)))).T if n_rows else np.zeros((5, n_features))
         step, spread, ties, frequent, frequent_share = of_columns
@@ -82,6 +82,9 @@ class Resolution:
 
 def _of_column(values: Array) -> tuple[float, float, float, float, float]:
     """Return step, spread, ties, frequent and frequent_share of the values (n_rows,) of a column."""
+    values = values if (present := np.isfinite(values)).all() else values[present]
+    if not len(values):
+        return 0.0, 0.0, 0.0, 0.0, 0.0
     distinct, counts = np.unique(values, return_counts=True)
     low, high = np.quantile(distinct, BULK)
     is_tied, top = counts > 1, int(counts.argmax())

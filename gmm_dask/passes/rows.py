@@ -10,6 +10,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from gmm_dask.passes.holdout import Holdout
@@ -35,6 +36,10 @@ class Rows:
         Called with the number of chunks whenever a pass reads them from where they are stored.
     runs : tuple of range, or None
         Runs of chunks that a cluster keeps together (:func:`gmm_dask.passes.graph.keep_in_runs`).
+    reads_ahead : bool
+        Whether the task of a run reads the next chunk while it computes one, so that it has two in memory.
+    gaps : bool
+        Whether rows may have missing values, NaN or infinite, and take part with the others.
     """
 
     array: Any
@@ -42,6 +47,8 @@ class Rows:
     holdout: Holdout | None = None
     on_read: Callable[[int], None] | None = None
     runs: tuple[range, ...] | None = None
+    reads_ahead: bool = False
+    gaps: bool = False
 
     @property
     def n_features(self) -> int:
@@ -78,9 +85,15 @@ def as_rows(array: Any, weights: Any = None) -> Rows:
     return Rows(array, None if weights is None else _align_weights(weights, array))
 
 
+def sampled_rows(sample: NDArray[np.float64]) -> Rows:
+    """A sample of rows (n_rows, n_features), which has gaps where the rows that it was drawn from have."""
+    return Rows(sample, gaps=not np.isfinite(sample).all())
+
+
 def hold_out(rows: Rows, share: float, seed: int, *, starts: Sequence[int] | None = None, drop: bool = False) -> Rows:
     """Rows of which a share is held out of the passes of a fit; ``seed``, ``starts``, ``drop`` as in pass 0."""
-    return replace(rows, holdout=Holdout(share, seed, first_rows(rows, starts), drop)) if share else rows
+    holdout = Holdout(share, seed, first_rows(rows, starts), drop or rows.gaps, rows.gaps)
+    return replace(rows, holdout=holdout) if share else rows
 
 
 def first_rows(rows: Rows, starts: Sequence[int] | None) -> tuple[int, ...] | None:

@@ -13,6 +13,7 @@ from gmm_dask.families import Statistics
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.held_out_densities import HeldOutDensities, held_out_batches
 from gmm_dask.passes.holdout import Holdout, Weighted
+from gmm_dask.passes.incomplete import sums_of_chunk
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.model_batch import (
     BatchSums,
@@ -20,7 +21,6 @@ from gmm_dask.passes.model_batch import (
     ModelBatch,
     Totals,
     build_batch,
-    chunk_sums,
     unpack_sums,
     unpack_totals,
 )
@@ -39,7 +39,7 @@ class _Shared:
 
     batch: ModelBatch
     holdout: Holdout | None
-    adds_up_rows: bool = False
+    adds_up_rows: bool
     held_out: tuple[ModelBatch, ...] = ()
 
 
@@ -71,10 +71,14 @@ def collect_statistics(
         If the rows are not those of the data summary.
     """
     dtype = dtype or rows.array.dtype
-    batch = build_batch(models, data_summary.center, data_summary.scatter, dtype=dtype)
-    sums: _PassSums = map_reduce(rows, _statistics_of_chunk, _Shared(batch, rows.holdout), "statistics")
+    batch = build_batch(models, data_summary.center, data_summary.complete_scatter, dtype=dtype, gaps=rows.gaps)
+    # what is expected of missing values depends on the models, so that their sums do not tell whether rows changed
+    shared = _Shared(batch, rows.holdout, rows.gaps and not rows.in_memory)
+    sums: _PassSums = map_reduce(rows, _statistics_of_chunk, shared, "statistics")
     statistics = unpack_sums(batch, sums.fitted)
-    if not rows.in_memory:
+    if sums.rows is not None:
+        require_unchanged(sums.rows, data_summary, rows.array.dtype)
+    elif not rows.in_memory:
         require_unchanged_statistics(statistics, rows, data_summary, dtype)
     return statistics
 
@@ -87,33 +91,34 @@ def collect_totals(rows: Rows, data_summary: DataSummary, models: Sequence[Model
     ChangedRowsError
         If the rows are not those of the data summary.
     """
-    batch = build_batch(models, data_summary.center, data_summary.scatter)
-    held_out = () if rows.holdout is None else held_out_batches(models)
+    batch = build_batch(models, data_summary.center, data_summary.complete_scatter, gaps=rows.gaps)
+    held_out = () if rows.holdout is None else held_out_batches(models, rows.gaps)
     shared = _Shared(batch, rows.holdout, not rows.in_memory, held_out)
     sums: _PassSums = map_reduce(rows, _totals_of_chunk, shared, "log-likelihood")
     if sums.rows is not None:
         require_unchanged(sums.rows, data_summary, rows.array.dtype)
     totals = unpack_totals(batch, sums.fitted)
-    if sums.held_out is None:
-        return totals
-    found = zip(totals, sums.held_out.log_likelihood.tolist(), sums.held_out.errors().tolist(), strict=True)
-    return [of_model._replace(held_out=held_out, held_out_errors=tuple(errors)) for of_model, held_out, errors in found]
+    return totals if sums.held_out is None else sums.held_out.added_to(totals)
 
 
 def _statistics_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _PassSums:
     chunk = _chunk(rows, weights)
     x, w = chunk if shared.holdout is None else shared.holdout.fitted(chunk, number)
-    return _PassSums(chunk_sums(x, w, shared.batch))
+    return _PassSums(sums_of_chunk(x, w, shared.batch), _row_sums((x, w), shared))
 
 
 def _totals_of_chunk(rows: Any, weights: Any, shared: _Shared, number: int) -> _PassSums:
     chunk = _chunk(rows, weights)
     fitted, held_out = (chunk, None) if shared.holdout is None else shared.holdout.split(chunk, number)
     return _PassSums(
-        chunk_sums(*fitted, shared.batch, statistics=False),
-        RowSums.of(*fitted) if shared.adds_up_rows else None,
+        sums_of_chunk(*fitted, shared.batch, statistics=False),
+        _row_sums(fitted, shared),
         None if held_out is None else HeldOutDensities.of(held_out, shared.held_out),
     )
+
+
+def _row_sums(fitted: Weighted, shared: _Shared) -> RowSums | None:
+    return RowSums.of(*fitted, shared.batch.gaps) if shared.adds_up_rows else None
 
 
 def _chunk(rows: Any, weights: Any) -> Weighted:

@@ -38,8 +38,14 @@ class RowSums:
     values: Array
 
     @classmethod
-    def of(cls, x: NDArray[np.floating[Any]], w: Array | None) -> RowSums:
-        """Return the sums of rows (n_rows, n_features), with weights (n_rows,) or None."""
+    def of(cls, x: NDArray[np.floating[Any]], w: Array | None, gaps: bool = False) -> RowSums:
+        """Return the sums of rows (n_rows, n_features), with weights (n_rows,) or None.
+
+        With ``gaps`` they are those of the values that are there; rows without any are none.
+        """
+        if gaps and not (present := np.isfinite(x)).all():
+            valued = present.any(axis=1)
+            x, w = np.where(present[valued], x[valued], 0.0), None if w is None else w[valued]
         values = np.zeros(x.shape[1])
         with np.errstate(over="ignore", invalid="ignore"):  # rows that have changed may hold anything
             for start in range(0, len(x), BLOCK_ROWS):
@@ -54,14 +60,15 @@ class RowSums:
 
 def check_rows(rows: Rows, data_summary: DataSummary) -> None:
     """Read the rows once, and raise :class:`ChangedRowsError` if they are not those of the data summary."""
-    found: RowSums = map_reduce(rows, _sums_of_chunk, rows.holdout, "check-rows")
+    found: RowSums = map_reduce(rows, _sums_of_chunk, (rows.holdout, rows.gaps), "check-rows")
     require_unchanged(found, data_summary, rows.array.dtype)
 
 
-def _sums_of_chunk(rows: Any, weights: Any, holdout: Holdout | None, number: int) -> RowSums:
+def _sums_of_chunk(rows: Any, weights: Any, shared: tuple[Holdout | None, bool], number: int) -> RowSums:
+    holdout, gaps = shared
     chunk = np.asarray(rows), None if weights is None else np.asarray(weights)
     x, w = chunk if holdout is None else holdout.fitted(chunk, number)
-    return RowSums.of(x, w)
+    return RowSums.of(x, w, gaps)
 
 
 def require_unchanged(found: RowSums, data_summary: DataSummary, dtype: np.dtype[Any]) -> None:
@@ -69,7 +76,8 @@ def require_unchanged(found: RowSums, data_summary: DataSummary, dtype: np.dtype
     if found.n_rows != data_summary.n_rows:
         raise ChangedRowsError(f"there were {data_summary.n_rows:,} of them, and now there are {found.n_rows:,}")
     tolerance = TOLERANCE + float(np.finfo(dtype).eps)
-    _require_sums(found.weight, found.values / data_summary.total_weight, data_summary, TOLERANCE, tolerance)
+    weights = data_summary.total_weight if data_summary.gaps is None else data_summary.gaps.weights
+    _require_sums(found.weight, found.values / weights, data_summary, TOLERANCE, tolerance)
 
 
 def require_unchanged_statistics(
@@ -81,13 +89,17 @@ def require_unchanged_statistics(
     it is asked of another read whether the rows or the models are why.
     """
     for one in statistics:
-        moved = one.s0[:, None] * (one.origins - data_summary.center)
-        sums = one.s1 + moved
+        s0, s1, origins = one.s0, one.s1, one.origins
+        if one.noise is not None:
+            s0, s1 = np.append(s0, one.noise.s0), np.vstack([s1, one.noise.s1])
+            origins = np.vstack([origins, one.noise.origin])
+        moved = s0[:, None] * (origins - data_summary.center)
+        sums = s1 + moved
         if math.isfinite(one.log_likelihood) and np.isfinite(sums).all():
             tolerance = SINGLE_TOLERANCE if dtype == np.float32 else TOLERANCE + float(np.finfo(rows.array.dtype).eps)
             means = data_summary.center + sums.sum(axis=0) / data_summary.total_weight
             moves = np.abs(moved).sum(axis=0) / data_summary.total_weight  # their rounding comes in
-            _require_sums(float(one.s0.sum()), means, data_summary, tolerance, tolerance, moves)
+            _require_sums(float(s0.sum()), means, data_summary, tolerance, tolerance, moves)
             return
     check_rows(rows, data_summary)
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask.families import Noise
+
 Array = NDArray[np.float64]
 
 # pairs are searched among so many features, those that separate most, for so many components, the heaviest: with 60
@@ -29,12 +31,23 @@ class Components:
     covariances : ndarray of shape (n_components, n_features, n_features)
     names : tuple of str
         Of the features.
+    given_numbers : tuple of int, optional
+        Numbers of the components, where they are not their positions.
+    noise : Noise, optional
+        The uniform component beside them, in the same units.
     """
 
     weights: Array
     means: Array
     covariances: Array
     names: tuple[str, ...]
+    given_numbers: tuple[int, ...] | None = None
+    noise: Noise | None = None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers of the components, which their colours follow."""
+        return self.given_numbers or tuple(range(len(self.weights)))
 
     @property
     def variances(self) -> Array:
@@ -44,20 +57,13 @@ class Components:
     @property
     def center(self) -> Array:
         """The mixture's mean (n_features,)."""
-        return np.asarray(self.weights @ self.means)
+        return np.average(self.means, axis=0, weights=self.weights)
 
     @property
     def deviations(self) -> Array:
         """The mixture's standard deviations (n_features,)."""
         spread = (self.means - self.center) ** 2
-        return np.asarray(np.sqrt(self.weights @ (self.variances + spread)))
-
-
-def require_fitted(estimator: Any) -> None:
-    """Raise scikit-learn's error of an estimator that is not fitted; reports draw without scikit-learn."""
-    from sklearn.utils.validation import check_is_fitted
-
-    check_is_fitted(estimator)
+        return np.asarray(np.sqrt(np.average(self.variances + spread, axis=0, weights=self.weights)))
 
 
 def components_of(mixture: Any) -> Components:
@@ -65,11 +71,17 @@ def components_of(mixture: Any) -> Components:
 
     Features without names are called x0, x1, ...
     """
-    require_fitted(mixture)
+    from gmm_dask.inputs import require_mixture  # reports draw without scikit-learn
+
+    require_mixture(mixture)
     family, parameters = mixture._model
     names = getattr(mixture, "feature_names_in_", [f"x{d}" for d in range(parameters.means.shape[1])])
     covariances = family.full_covariances(parameters)
-    return Components(parameters.weights, parameters.means, covariances, tuple(map(str, names)))
+    numbers = getattr(mixture, "component_numbers_", None)  # of a mixture that was loaded from a result store
+    given = None if numbers is None else tuple(int(number) for number in numbers)
+    return Components(
+        parameters.weights, parameters.means, covariances, tuple(map(str, names)), given, parameters.noise
+    )
 
 
 def separating_features(components: Components) -> NDArray[np.intp]:

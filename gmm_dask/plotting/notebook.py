@@ -53,6 +53,8 @@ def _components_html(mixture: Any) -> list[str]:
         pairs = zip(components.means[k, features], np.sqrt(components.variances[k, features]), digits, strict=True)
         values = [f"{number(mean, places)} ± {number(deviation, places)}" for mean, deviation, places in pairs]
         body.append([str(k), f"{components.weights[k]:.1%}", *values])
+    if (noise := mixture._model[1].noise) is not None:
+        body.append(["noise", f"{noise.weight:.1%}", *[""] * len(features)])
     n_components, n_features = components.means.shape
     how = "converged" if mixture.converged_ else "stopped"
     caption = (
@@ -70,7 +72,7 @@ def _components_html(mixture: Any) -> list[str]:
 
 def _candidates_html(search: Any) -> list[str]:
     table = search.results_.sort_values("delta", kind="stable")
-    criterion = CRITERIA[search.criterion]
+    criterion = CRITERIA[search.criterion_]
     label, scale = criterion.label, criterion.graded_scale
     head = ["covariance", "K", label, f"Δ{label}", "evidence", "iterations", "status"]
     body = []

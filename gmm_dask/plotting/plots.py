@@ -7,11 +7,13 @@ is drawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dask
 import dask.array as da
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
@@ -19,7 +21,8 @@ from gmm_dask.formatting import listed
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import as_rows
 from gmm_dask.plotting import drawing
-from gmm_dask.plotting.feature_pairs import components_of, require_fitted, separating_pairs
+from gmm_dask.plotting.criteria import draw_criteria
+from gmm_dask.plotting.feature_pairs import components_of, separating_pairs
 from gmm_dask.selection.criteria import CRITERIA
 
 if TYPE_CHECKING:
@@ -30,12 +33,12 @@ Array = NDArray[np.float64]
 # a fitted GaussianMixture, or a GaussianMixtureSearch, of which the winner is shown
 Fitted: TypeAlias = Any
 
-# of more rows, so many evenly spaced ones are shown: a scatter plot of more is a blot
-SHOWN_ROWS = 5000
+# of more rows, so many evenly spaced ones are shown
+SHOWN_ROWS = 20_000
 
 
 def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = False, ax: Axes | None = None) -> Axes:
-    """Plot a criterion by number of components, one line per covariance type.
+    """Plot a criterion by number of components, one line per covariance type; the ring is the best candidate.
 
     Parameters
     ----------
@@ -51,17 +54,19 @@ def plot_criteria(search: Any, criterion: str | None = None, *, close: bool = Fa
     -------
     Axes
     """
-    if hasattr(search, "get_params"):
-        require_fitted(search)
-        criterion, search = criterion or search.criterion, search.results_
+    n_features = None
+    if not isinstance(search, pd.DataFrame):
+        _require_mixture(search)
+        if not hasattr(search, "results_"):
+            raise UserError(f"expected a GaussianMixtureSearch, or its results_; got {type(search).__name__}.")
+        criterion, n_features, search = criterion or search.criterion_, search.n_features_in_, search.results_
     criterion = criterion or next(iter(CRITERIA))
     if criterion not in CRITERIA:
         raise UserError(f"criterion must be one of {', '.join(CRITERIA)}; got {criterion!r}.")
     if search[criterion].isna().all():
         raise UserError(f"{criterion} is not known of any candidate; held_out needs a search that holds rows out.")
     axes = _axes(ax)
-    drawing.draw_criteria(axes, search, criterion, close)
-    drawing.add_legend(axes, columns=5)
+    draw_criteria(axes, search, criterion, close, n_features)
     return axes
 
 
@@ -73,7 +78,7 @@ def plot_clusters(mixture: Fitted, X: Any, features: Sequence[Any] | None = None
     mixture : GaussianMixture or GaussianMixtureSearch
         Fitted.
     X : array-like of shape (n_rows, n_features)
-        Of more than 5000 rows, evenly spaced ones are shown.
+        Of more than 20,000 rows, evenly spaced ones are shown; more than 3,000 as densities.
     features : pair of str or int, default=None
         Names or positions; None takes the two in whose plane the components overlap least.
     ax : Axes, default=None
@@ -83,13 +88,13 @@ def plot_clusters(mixture: Fitted, X: Any, features: Sequence[Any] | None = None
     Axes
     """
     components = components_of(mixture)
-    rows, responsibilities = _shown(mixture, X)
+    rows, labels, _ = _shown(mixture, X)
     axes = _axes(ax)
     if rows.shape[1] == 1:
         drawing.draw_density(axes, components, rows[:, 0])
         return axes
     pair = separating_pairs(components, most=1)[0] if features is None else _pair(components.names, features)
-    drawing.draw_clusters(axes, components, rows, responsibilities.argmax(axis=1), pair)
+    drawing.draw_clusters(axes, components, rows, labels, pair)
     return axes
 
 
@@ -127,10 +132,9 @@ def plot_uncertainty(mixture: Fitted, X: Any, *, ax: Axes | None = None) -> Axes
     -------
     Axes
     """
-    _, responsibilities = _shown(mixture, X)
+    _, labels, largest = _shown(mixture, X)
     axes = _axes(ax)
-    weights = mixture._model[1].weights
-    drawing.draw_uncertainty(axes, 1.0 - responsibilities.max(axis=1), responsibilities.argmax(axis=1), weights)
+    drawing.draw_uncertainty(axes, 1.0 - largest, labels, components_of(mixture))
     return axes
 
 
@@ -147,25 +151,34 @@ def plot_bounds(mixture: Fitted, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    require_fitted(mixture)
+    _require_mixture(mixture)
     best: Any = getattr(mixture, "best_estimator_", mixture)
     axes = _axes(ax)
     drawing.draw_bounds(axes, best.lower_bounds_)
     return axes
 
 
-def _shown(mixture: Fitted, X: Any) -> tuple[Array, Array]:
-    """Return the rows of X that are shown, and their responsibilities."""
+def _require_mixture(mixture: Fitted) -> None:
+    from gmm_dask.inputs import require_mixture  # and scikit-learn, which reports draw without
+
+    require_mixture(mixture)
+
+
+def _shown(mixture: Fitted, X: Any) -> tuple[Array, NDArray[np.integer[Any]], Array]:
+    """Return the rows of X that are shown, their labels, and how probable these are."""
     from gmm_dask.inputs import read_input  # and scikit-learn, which reports draw without
 
-    require_fitted(mixture)
-    array = read_input(mixture, X, reset=False)
+    _require_mixture(mixture)
+    array = read_input(mixture, X, reset=False, gaps=mixture._gaps)
     if isinstance(array, da.Array) and np.isnan(array.shape[0]):
         array = array.compute_chunk_sizes()
     rows = array[:: max(1, -(-array.shape[0] // SHOWN_ROWS))]
     (rows,) = dask.compute(rows)
+    if mixture._gaps:
+        rows = rows[np.isfinite(rows).any(axis=1)]
     family, parameters = mixture._model
-    return rows, predict_rows(as_rows(rows), family, parameters, ["responsibility"])["responsibility"]
+    found = predict_rows(replace(as_rows(rows), gaps=mixture._gaps), family, parameters, ["label", "responsibility"])
+    return rows, found["label"], found["responsibility"].max(axis=1)
 
 
 def _pair(names: tuple[str, ...], features: Sequence[Any]) -> tuple[int, int]:

@@ -80,6 +80,9 @@ class Criterion:
         The definition and its source, in one sentence.
     scale : EvidenceScale or None
         The conventional scale of evidence; None where there is none.
+    of_likelihood : bool or None
+        Whether it is one of mixtures that are estimated by their likelihood; otherwise of variational ones, or of all
+        (None).
     needs_held_out : bool
         Whether it is computed from rows that are held out of the fit.
     error : str or None
@@ -92,6 +95,7 @@ class Criterion:
     formula: Callable[[Totals, int, float], float]
     description: str
     scale: EvidenceScale | None = None
+    of_likelihood: bool | None = True
     needs_held_out: bool = False
     error: str | None = None
 
@@ -113,6 +117,10 @@ def _icl(totals: Totals, n_parameters: int, total_weight: float) -> float:
     # log_top is sum_i w_i log max_k r_ik: 0 where every label is sure, and the more negative, the more rows lie between
     # components
     return _bic(totals, n_parameters, total_weight) - 2.0 * totals.log_top
+
+
+def _elbo(totals: Totals, n_parameters: int, total_weight: float) -> float:
+    return -2.0 * totals.log_evidence
 
 
 def _held_out_deviance(totals: Totals, n_parameters: int, total_weight: float) -> float:
@@ -161,16 +169,34 @@ CRITERIA = {
             "BIC - 2 sum_i w_i log max_k r_ik (Biernacki, Celeux and Govaert 2000, in the form of mclust, negated).",
         ),
         Criterion(
+            "elbo",
+            "-2 ELBO",
+            _elbo,
+            "-2 times the lower bound on the logarithm of the evidence of variational mixtures, with all constants "
+            "(Bishop 2006, section 10.2).",
+            KASS_RAFTERY,
+            of_likelihood=False,
+        ),
+        Criterion(
             "held_out",
             "held-out deviance",
             _held_out_deviance,
             "-2 times the log-likelihood of the rows that are held out of the fits. The candidate with the fewest "
             "parameters wins of those within one standard error of the smallest value.",
+            of_likelihood=None,
             needs_held_out=True,
             error="held_out_error",
         ),
     )
 }
+
+
+def criteria_of(of_likelihood: bool) -> list[str]:
+    """Names of the criteria of mixtures that are estimated by their likelihood, or of variational ones; its own first.
+
+    The first is the default.
+    """
+    return [name for name, criterion in CRITERIA.items() if criterion.of_likelihood in (of_likelihood, None)]
 
 
 def best_position(

@@ -10,7 +10,6 @@ import pandas as pd
 
 from gmm_dask.em.loop import State, Status
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.formatting import counted
 from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY, TIE
 from gmm_dask.selection.outcomes import Outcome, best_outcome
 
@@ -84,6 +83,8 @@ def shortcomings(states: Sequence[State], best: State) -> list[str]:
         found.append(f"The best start is {best.status}: {best.status.remedy}")
     if best.lower_bounds and not best.converged:
         found.append(f"The best start did not converge: {Status.MAX_ITER.remedy}")
+    if best.status is Status.INNER_MAX_ITER:
+        found.append(f"The best start did not converge: {best.status.remedy}")
     return found
 
 
@@ -140,10 +141,9 @@ def _fewer_do(table: pd.DataFrame, criterion: str, winner: Mapping[Any, Any]) ->
     fewest = smallest_within(table)
     if fewest["n_components"] >= winner["n_components"]:
         return ""
-    model = f"{counted(fewest['n_components'], 'component')}, {fewest['covariance_type']} covariance"
     return (
-        f"{model}, has {CRITERIA[criterion].label} only {fewest['delta']:.1f} higher: below {FLAT:.0f} the evidence "
-        "for more components is not very strong."
+        f"{Candidate.of(fewest).words}, has {CRITERIA[criterion].label} only {fewest['delta']:.1f} higher: below "
+        f"{FLAT:.0f} the evidence for more components is not very strong."
     )
 
 
@@ -160,17 +160,17 @@ def _starts_disagree(winner: Mapping[Any, Any]) -> str:
     )
 
 
-def starts_compared(winner: Mapping[Any, Any]) -> str:
-    """Say which of the winner's starts agreed, and how far apart they ended; empty for one start, or if unknown."""
-    starts, untrusted, agreeing = winner.get("starts", 0), winner.get("untrusted", 0), winner.get("agreeing", ())
+def starts_compared(row: Mapping[Any, Any], whose: str = "the winner's") -> str:
+    """Say which of a candidate's starts agreed, and how far apart they ended; empty for one start, or if unknown."""
+    starts, untrusted, agreeing = row.get("starts", 0), row.get("untrusted", 0), row.get("agreeing", ())
     if starts < 2 or not agreeing:
         return ""
     numbers = f"number{'s' if len(agreeing) > 1 else ''} {', '.join(map(str, agreeing))}"
-    parts = [f"{len(agreeing)} of the winner's {starts:.0f} starts ended at its likelihood ({numbers})"]
+    parts = [f"{len(agreeing)} of {whose} {starts:.0f} starts ended at its likelihood ({numbers})"]
     if untrusted:
         parts.append(UNTRUSTED.format(untrusted))
     if len(agreeing) < starts - untrusted:
-        parts.append(f"the farthest ended {winner['spread']:.2g} per row below it")
+        parts.append(f"the farthest ended {row['spread']:.2g} per row below it")
     return "; ".join(parts)
 
 

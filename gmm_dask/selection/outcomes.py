@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, Inference
 from gmm_dask.em.loop import State, Status, best_start
 from gmm_dask.em.spurious import NO_VERDICT, Verdict, check_components
 from gmm_dask.errors import UserError
-from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.model_batch import Totals
 from gmm_dask.passes.rows import Rows
 from gmm_dask.passes.statistics import collect_totals
-from gmm_dask.selection.criteria import CRITERIA, best_position
+from gmm_dask.selection.criteria import CRITERIA, best_position, criteria_of
 
 # with a smaller share of distinct rows than this, BIC is compared with each row counted once, too
 MANY_COPIES = 0.8
@@ -32,7 +32,7 @@ class Outcome:
     n_parameters : int
     criteria : mapping of str to float
         The value of each of :data:`~gmm_dask.selection.criteria.CRITERIA`, by name; NaN where it needs held-out rows
-        and there are none.
+        and there are none, or where the mixture is estimated in another way.
     log_likelihood : float
         Total over the fitted rows, of the final parameters.
     held_out_log_likelihood : float
@@ -61,26 +61,30 @@ def evaluate(
     verdict: Verdict = NO_VERDICT,
 ) -> Outcome:
     """Return the outcome of a state from the final pass's totals, which are None if the state is not usable."""
-    n_parameters = get_family(state.covariance_type).n_parameters(state.n_components, n_features)
+    of_likelihood = totals is None or math.isnan(totals.log_evidence)
+    n_parameters = state.candidate.n_parameters(n_features)
     if totals is None:
         return Outcome(state, n_parameters, dict.fromkeys(CRITERIA, math.nan))
     return Outcome(
         state=state,
         n_parameters=n_parameters,
-        criteria={name: criterion.formula(totals, n_parameters, total_weight) for name, criterion in CRITERIA.items()},
+        criteria=dict.fromkeys(CRITERIA, math.nan)
+        | {name: CRITERIA[name].formula(totals, n_parameters, total_weight) for name in criteria_of(of_likelihood)},
         log_likelihood=totals.log_likelihood,
         held_out_log_likelihood=totals.held_out / held_out_weight,
         verdict=verdict,
     )
 
 
-def evaluate_states(rows: Rows, data_summary: DataSummary, states: Sequence[State]) -> list[Outcome]:
+def evaluate_states(
+    rows: Rows, data_summary: DataSummary, states: Sequence[State], inference: Inference = MAXIMUM_LIKELIHOOD
+) -> list[Outcome]:
     """Compute the criteria of the final parameters of all states: the final pass, one read of the data.
 
-    The log-likelihoods are those of the rows before they were scaled.
+    The log-likelihoods are those of the rows before they were transformed. ``inference`` is that of the fits.
     """
-    weight, log_scale = data_summary.total_weight, data_summary.log_scale
-    held_out_weight = data_summary.held_out.total_weight if data_summary.held_out else math.nan
+    weight, log_scale, held_out = data_summary.total_weight, data_summary.log_scale, data_summary.held_out
+    held_out_weight = held_out.total_weight if held_out else math.nan
     outcomes = [evaluate(state, rows.n_features, None, weight) for state in states]
     usable = [i for i, state in enumerate(states) if state.usable]
     if not usable:
@@ -88,23 +92,31 @@ def evaluate_states(rows: Rows, data_summary: DataSummary, states: Sequence[Stat
     # the same pass also evaluates mixtures without their doubtful components, which shows whether these are spurious
     collect = partial(collect_totals, rows, data_summary)
     distinct_share = data_summary.resolution.distinct_share
-    results = check_components([states[i] for i in usable], collect, weight, distinct_share)
+    results = check_components([states[i] for i in usable], collect, weight, distinct_share, inference.of_likelihood)
     for i, state, total, verdict in zip(usable, *results, strict=True):
-        # dividing each feature by its scale multiplies densities by the product of the scales: undone here
+        # a transform multiplies densities by the determinant of its derivative, the scales' product: undone here
         unscaled = total._replace(
             log_likelihood=total.log_likelihood - weight * log_scale,
-            held_out=total.held_out - held_out_weight * log_scale,
+            held_out=total.held_out - (held_out_weight * held_out.log_scale if held_out else math.nan),
+            log_evidence=log_evidence(state, data_summary, inference),
         )
         outcomes[i] = evaluate(state, rows.n_features, unscaled, weight, held_out_weight, verdict)
-    outcomes = without_gains_of_copies(outcomes, weight, distinct_share)
+    if inference.of_likelihood:
+        outcomes = without_gains_of_copies(outcomes, weight, distinct_share)
     return (
-        outcomes
-        if data_summary.held_out is None
-        else _with_errors(outcomes, dict(zip(usable, results[1], strict=True)))
+        outcomes if data_summary.held_out is None else with_errors(outcomes, dict(zip(usable, results[1], strict=True)))
     )
 
 
-def _with_errors(outcomes: Sequence[Outcome], totals: Mapping[int, Totals]) -> list[Outcome]:
+def log_evidence(state: State, data_summary: DataSummary, inference: Inference) -> float:
+    """Return the bound on the log evidence of the rows before they were scaled; NaN where there is none."""
+    family, parameters = state.model
+    weight = data_summary.total_weight
+    found = inference.log_evidence(family, parameters, state.lower_bound * weight, weight)
+    return found - weight * data_summary.log_scale
+
+
+def with_errors(outcomes: Sequence[Outcome], totals: Mapping[int, Totals]) -> list[Outcome]:
     """Return the outcomes with the standard errors of their differences to the best on held-out rows.
 
     ``totals`` are those of the usable states, by their positions and in their order.

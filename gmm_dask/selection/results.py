@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from gmm_dask.em.loop import Status
+from gmm_dask.families.candidate import Candidate
 from gmm_dask.selection.criteria import CRITERIA, best_position, differences
 from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement
 from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate
+from gmm_dask.selection.stability import STABILITY_NUMBERS, Stability
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ def _criterion_column(name: str) -> Column:
     return Column(name, np.float64, np.nan, lambda outcome: outcome.criteria[name])
 
 
+# what tells candidates apart, in the order of the table's columns
+AXES = ("n_components", "covariance_type", "noise")
 # of each candidate's best start, and in a store of every start
 COLUMNS = (
     Column("status", np.dtypes.StringDType(), "", attrgetter("state.status.value")),
@@ -61,14 +65,15 @@ EFFORT_COLUMNS = tuple(
 
 
 def outcome_table(best: Sequence[Outcome]) -> pd.DataFrame:
-    """Make a table with one row per candidate and the columns n_components, covariance_type and :data:`COLUMNS`.
+    """Make a table with one row per candidate and the columns n_components, covariance_type, noise and :data:`COLUMNS`.
 
     Parameters
     ----------
     best : sequence of Outcome
         One for each candidate.
     """
-    values = {name: [getattr(outcome.state, name) for outcome in best] for name in ("n_components", "covariance_type")}
+    candidates = [outcome.state.candidate for outcome in best]
+    values: dict[str, list[Any]] = {name: [getattr(one, name) for one in candidates] for name in AXES}
     values |= {column.name: [column.value(outcome) for outcome in best] for column in COLUMNS}
     return pd.DataFrame(values, dtype=None if best else float)
 
@@ -86,11 +91,27 @@ def chosen_position(table: pd.DataFrame, criterion: str) -> int | None:
     return best_position(table[criterion].tolist(), table["n_parameters"].tolist(), trusted, errors)
 
 
-def results_table(outcomes: Sequence[Outcome], criterion: str) -> pd.DataFrame:
-    """Make the table that :attr:`gmm_dask.GaussianMixtureSearch.results_` describes, from all starts' outcomes."""
-    candidates = list(by_candidate(outcomes).values())
+def results_table(
+    outcomes: Sequence[Outcome], criterion: str, stability: Mapping[Candidate, Stability] | None = None
+) -> pd.DataFrame:
+    """Make the table that :attr:`gmm_dask.GaussianMixtureSearch.results_` describes.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        All starts of all candidates.
+    criterion : str
+    stability : mapping of Candidate to Stability, optional
+        What the fits to resamples say about each candidate.
+    """
+    grouped = by_candidate(outcomes)
+    candidates = list(grouped.values())
     best = [best_outcome(starts) for starts in candidates]
     table = with_delta(outcome_table(best), criterion).assign(start=[outcome.state.start for outcome in best])
     table.insert(list(table).index(next(iter(CRITERIA))) + 1, "delta", table.pop("delta"))
     agreed = [agreement(starts) for starts in candidates]
-    return table.assign(**{name: [getattr(each, name) for each in agreed] for name in (*AGREEMENT_NUMBERS, "agreeing")})
+    table = table.assign(
+        **{name: [getattr(each, name) for each in agreed] for name in (*AGREEMENT_NUMBERS, "agreeing")}
+    )
+    found = [(stability or {}).get(candidate, Stability()) for candidate in grouped]
+    return table.assign(**{name: [getattr(each, name) for each in found] for name in STABILITY_NUMBERS})

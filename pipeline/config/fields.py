@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from dask.utils import parse_bytes, parse_timedelta
@@ -48,6 +49,11 @@ def _amount_of_memory(value: str) -> str:
     if not positive:
         raise ValueError("expected an amount of memory such as 1GiB or 500MB")
     return value
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return a time with its zone; one without is of UTC."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def in_home(path: str) -> str:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator, Field, Strict, ValidationInfo
 
-from gmm_dask.passes.row_outputs import ANOMALY, ROW_OUTPUTS
-from pipeline.config.fields import LocalPath, Section, Switch, Text, each_once
+from gmm_dask.passes.row_outputs import ANOMALY, CLUSTER, ROW_OUTPUTS
+from pipeline.config.fields import Count, LocalPath, Section, Switch, Text, each_once
 from pipeline.config.formats import having
 from pipeline.config.templates import check_template
 
@@ -37,6 +37,12 @@ _SwitchConfig: Any = pydantic.create_model("_SwitchConfig", __base__=_StoreConfi
 class OutputConfig(_SwitchConfig):  # type: ignore[misc]
     """What is stored of the result, and where."""
 
+    clusters: Literal["components", "merged"] = Field(
+        default="components",
+        description="What a cluster is: components, each component one, so that the labels tell all; merged, "
+        "components that overlap are one (merged by entropy), and each row's cluster is stored beside its label. A "
+        "cluster has the number of its component of the largest weight.",
+    )
     anomaly_quantile: Quantile | None = Field(
         default=None,
         description="Share of the rows, those of the lowest density, to mark as anomalies, up to 0.5, such as 0.001; "
@@ -52,7 +58,22 @@ class OutputConfig(_SwitchConfig):  # type: ignore[misc]
         description="Columns of the data that are copied beside the per-row outputs, to join them by; with rows: "
         "parquet.",
     )
-    report: Switch = Field(default=True, description="Whether to write the report, STORE-report/, at the end.")
+    report: Switch = Field(
+        default=True, description="Whether to write the report, STORE-report/, at the end; of scores, OUT-report/."
+    )
+
+    metrics: LocalPath | None = Field(
+        default=None,
+        description="Folder for metrics in the text format of OpenMetrics, as the textfile collector of Prometheus's "
+        "node exporter reads them: gmm-dask-NAME-run.prom of each run, gmm-dask-NAME-score.prom of scores. null writes "
+        "none.",
+    )
+    keep: Count | None = Field(
+        default=None,
+        description="Number of complete results of the job to keep, of stores and of the scores at score.out, where "
+        "their paths have a date. After a run, older ones are removed, with their reports and rows, unless a run works "
+        "on them. null keeps all; the flow refresh then keeps refresh.keep stores.",
+    )
 
     @property
     def row_outputs(self) -> tuple[str, ...]:
@@ -60,6 +81,8 @@ class OutputConfig(_SwitchConfig):  # type: ignore[misc]
         requested = {output.name for key, output in SWITCHES.items() if getattr(self, key)}
         if self.anomaly_quantile is not None:
             requested.update(ANOMALY.inputs)
+        if self.clusters == "merged":
+            requested.add(CLUSTER.name)
         return tuple(name for name in ROW_OUTPUTS if name in requested)
 
     @pydantic.field_validator("key_columns")

@@ -16,8 +16,10 @@ _INTRODUCTION = """\
 <!-- This page is what `gmm-dask schema --markdown` prints: do not edit it. -->
 
 A job is one YAML 1.2 file. All keys except `data.source` have a default; an unknown key is an error.
-`gmm-dask run CONFIG --set section.key=value` replaces a value for one run. `${NAME}` in a text is filled in from the
-environment. `gmm-dask schema` prints this reference as a JSON Schema, by which editors check and complete a file.
+`gmm-dask run CONFIG --set section.key=value` replaces a value for one run, and a variable such as
+`GMM_DASK__SECTION__KEY=value` for all that run where it is set; `--set` takes precedence. `${NAME}` in a text is filled
+in from the environment. `gmm-dask schema` prints this reference as a JSON Schema, by which editors check and complete a
+file.
 """
 _TYPES = {
     "string": "text",
@@ -29,7 +31,7 @@ _TYPES = {
 }
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 # parts of a description that are set as code: {name}, ${NAME}, {min: 1, max: 9}
-_BRACES = re.compile(r"\$?\{(?:[^{}]|\$\{[^{}]*\})*\}")
+_BRACES = re.compile(r"\$?\{(?:[^{}]|\$?\{[^{}]*\})*\}")
 
 
 def config_markdown() -> str:
@@ -81,7 +83,9 @@ def _values(node: Node, definitions: dict[str, Node]) -> str:
 
 
 def _mapping(section: Node) -> str:
-    """Return a small section within a value, by its defaults: ``{min: 1, max: 9}``."""
+    """Return a small section within a value, by its defaults: ``{min: 1, max: 9}``, or by its keys if all are null."""
+    if all(node.get("default") is None for node in section["properties"].values()):
+        return f"mapping (keys {', '.join(f'`{name}`' for name in section['properties'])})"
     return f"`{_yaml({name: node.get('default') for name, node in section['properties'].items()})}`"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
+from itertools import islice
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -12,6 +13,8 @@ from dateutil.rrule import rrule, rruleset, rrulestr
 from pydantic import AfterValidator, Field, model_validator
 
 from gmm_dask.errors import UserError
+from gmm_dask.families import FAMILIES
+from gmm_dask.families.candidate import Candidate
 from pipeline.config.fields import (
     Count,
     Delay,
@@ -29,6 +32,17 @@ from pipeline.config.templates import check_template
 FlowName = Literal["bic-sweep", "refresh", "score-batch"]
 
 _CRON = re.compile(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)|(\S+\s+){4}\S+")
+
+
+_CRON_NAMES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
 
 
 def _cron(value: str) -> str:
@@ -78,6 +92,13 @@ def _timezone(value: str) -> str:
     return value
 
 
+def _model_name(value: str) -> str:
+    candidate = Candidate.parse(value)
+    if candidate is None or candidate.covariance_type not in FAMILIES:
+        raise ValueError("expected a covariance type and a number of components, such as full-k2")
+    return value
+
+
 class ScheduleConfig(Section):
     """When 'gmm-dask serve' runs the job; one of cron, interval and rrule."""
 
@@ -117,6 +138,18 @@ class ScheduleConfig(Section):
         """The time zone."""
         return ZoneInfo(self.timezone)
 
+    def times(self, count: int) -> list[datetime]:
+        """Return the next times of the schedule, in its time zone; fewer if it ends."""
+        now = datetime.now(self.zone)
+        if self.seconds is not None:
+            return [now + timedelta(seconds=number * self.seconds) for number in range(count)]
+        if self.rrule is not None:
+            rule = _recurrence(self.rrule)
+            # Prefect takes the hour of a time, and its zone from the schedule
+            return list(islice(rule.xafter(now.replace(tzinfo=rule[0].tzinfo)), count))
+        assert self.cron is not None
+        return list(islice(CronSim(_CRON_NAMES.get(self.cron, self.cron), now), count))
+
     def require_time_to_come(self) -> None:
         """Raise :class:`UserError` if all times of a recurrence rule have passed."""
         if self.rrule is None or not re.search("COUNT|UNTIL|RDATE", self.rrule, re.IGNORECASE):
@@ -132,17 +165,22 @@ class ScheduleConfig(Section):
 
 
 class ScoreConfig(Section):
-    """The rows that the flow score-batch labels, with the best model of the newest complete store."""
+    """The rows that the flow score-batch labels, with a model of the newest complete store."""
 
     source: Annotated[LocalPath, HiddenInJson] = Field(
         description="Path or URL of the rows, as data.source; data.storage_options apply here, too. Where "
-        "data.missing, data.chunk_rows, data.dataset or keys of output are set, they apply to these rows; all else is "
-        "taken from the store."
+        "data.filter, data.missing, data.chunk_rows, data.dataset or keys of output are set, they apply to these rows; "
+        "all else is taken from the store."
     )
     out: Annotated[LocalPath, AfterValidator(check_template)] = Field(
         default="results/{name}-scores-{started:%Y-%m-%d}.zarr",
         description="Path of the result: a Zarr group, or a folder that ends in .parquet; {name} and "
         "{started:%Y-%m-%d} are filled in.",
+    )
+    model: Annotated[str, AfterValidator(_model_name)] | None = Field(
+        default=None,
+        description="Name of the model that labels the rows, such as full-k2; null takes the best one. A store that "
+        "has no model of this name is refused.",
     )
 
 

@@ -58,6 +58,17 @@ _LONG = 4
 # sections of a configuration in which no secret belongs, and the keys that hold options
 _WITHOUT_SECRETS = frozenset({"name", "output", "refresh", "schedule", "search", "tasks"})
 _OPTIONS = (["storage_options"], ["kwargs"])
+# fmt: off
+# keys of data, whose values are shown as they are alone; and of the steps of its transform
+IN_DATA = frozenset({
+    "by", "cache", "chunk_rows", "columns", "dataset", "feature_dims", "filter", "missing", "missing_chunks", "scale",
+    "source", "storage_options", "transform", "variables", "version", "weights",
+})
+IN_TRANSFORM = frozenset({
+    "arcsinh", "clip", "cofactor", "columns", "log", "log1p", "logit", "maximum", "method", "minimum", "n_components",
+    "pca", "prefix", "scale", "whiten",
+})
+# fmt: on
 
 
 # -- values of a configuration -----------------------------------------------------------------------------------
@@ -73,9 +84,34 @@ def shown_at(key: str, value: Any) -> Any:
     section, *path = key.split(".")
     if section in _WITHOUT_SECRETS:
         return value
+    if section == "data" and not path and isinstance(value, Mapping):
+        return {
+            name: shown_at(f"data.{name}", inner) if name in IN_DATA else _shown(inner, False, [])
+            for name, inner in value.items()
+        }
+    if section == "data" and path[:1] == ["transform"]:
+        is_harmless = all(name.isdigit() or name in IN_TRANSFORM for name in path[1:])
+        return _shown_of_transform(value, path[-1], is_harmless)
     if path[:1] not in _OPTIONS:
         return shown(value)
     is_harmless = all(map(_is_harmless, path[1:])) if path[1:] else isinstance(value, Mapping)
+    return _shown(value, is_harmless, [])
+
+
+def _shown_of_transform(value: Any, key: str, is_harmless: bool) -> Any:
+    """Return what is found at a key within ``data.transform``: the values of the keys that steps have."""
+    if isinstance(value, Mapping):
+        # the numbers of a cofactor are by column
+        return {
+            name: _shown_of_transform(
+                inner,
+                name,
+                is_harmless and (name in IN_TRANSFORM or (key == "cofactor" and isinstance(inner, int | float))),
+            )
+            for name, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_shown_of_transform(inner, key, is_harmless) for inner in value]
     return _shown(value, is_harmless, [])
 
 

@@ -24,6 +24,11 @@ from pipeline.config.secrets import HIDDEN, shown_at, shown_text
 # step walks the values. A hundred thousand column names still pass.
 MOST_NODES = 200_000
 
+# GMM_DASK__SEARCH__TOL is search.tol
+VARIABLE_PREFIX = "GMM_DASK__"
+# what a message begins with that is about a key
+_KEY = re.compile(r"([a-z_]+(?:\.[a-z_]+)+)(?!:\d)\b")
+
 # in errors of YAML: a secret that begins with * or ! is read as the name of an alias or a tag
 _NAME_OF_VALUE = re.compile(r"(alias|tag) '(?!tag:yaml\.org,2002:python/)[^']*'")
 
@@ -37,7 +42,7 @@ class Document:
     values : dict
         Of a file; a value of any kind of an override.
     origins : dict of str to str
-        ``"line 3"`` or ``"--set"``, by the key's path such as ``search.tol``.
+        ``"job.yaml:3"``, ``"--set"`` or the name of a variable, by the key's path such as ``search.tol``.
     """
 
     values: Any
@@ -47,22 +52,46 @@ class Document:
         """Return the document with each ``section.key=value`` applied; a value is read as YAML."""
         return self.with_values(parse_overrides(overrides), "--set")
 
+    def with_environment(self, environment: Mapping[str, str]) -> Document:
+        """Return the document with each variable ``GMM_DASK__SECTION__KEY`` applied; a value is read as YAML."""
+        document = self
+        for name in sorted(environment):
+            if not name.startswith(VARIABLE_PREFIX):
+                continue
+            key = ".".join(name.removeprefix(VARIABLE_PREFIX).lower().split("__"))
+            if not all(key.split(".")):
+                raise UserError(
+                    f"the environment variable {name} names no key of the configuration: expected "
+                    f"{VARIABLE_PREFIX}SECTION__KEY, such as {VARIABLE_PREFIX}SEARCH__TOL."
+                )
+            value = _parse(environment[name], f"the value of {name}={_shown_override(key, environment[name])}").values
+            document = document.with_values({key: value}, name)
+        return document
+
     def with_values(self, replaced: Mapping[str, Any], origin: str) -> Document:
         """Return the document with other values at the paths of some keys, in their order."""
         values, origins = self.values, self.origins
         for key, value in replaced.items():
-            values = _with_value(values, key, value, f"{origin} {key}".strip())
+            values = _with_value(values, key, value, origin)
             origins = {name: of for name, of in origins.items() if not f"{name}.".startswith(f"{key}.")}
             origins |= {key: origin} if origin else {}
         return Document(values, origins)
 
     def origin(self, key: str) -> str:
-        """Return where a key, or the nearest one that encloses it, stands; empty if that is not known."""
+        """Return where a key, or the nearest one that encloses it or lies in it, stands; empty if that is not known."""
+        inside = next((origin for name, origin in self.origins.items() if name.startswith(f"{key}.")), "")
         while key:
             if key in self.origins:
                 return self.origins[key]
             key = key.rpartition(".")[0]
-        return ""
+        return inside
+
+
+def located(message: str, origins: Mapping[str, str]) -> str:
+    """Return an error's message that begins with a key, after the place of the key in a file, or its variable."""
+    found = _KEY.match(message)
+    origin = Document(None, dict(origins)).origin(found[1]) if found else ""
+    return f"{origin}: {message}" if origin not in ("", "--set") else message
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -73,10 +102,13 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         key = path.strip()
         if not equals or not all(key.split(".")):
             raise UserError(f"--set expects section.key=value, such as search.n_init=5; got {override!r}.")
-        shown = HIDDEN if "{" in text else shown_text(str(shown_at(key, text)))  # a mapping may hold any key
         found.pop(key, None)  # so that it comes after what was set since
-        found[key] = _parse(text, f"the value of --set {path}={shown}").values
+        found[key] = _parse(text, f"the value of --set {path}={_shown_override(key, text)}").values
     return found
+
+
+def _shown_override(key: str, text: str) -> str:
+    return HIDDEN if "{" in text else shown_text(str(shown_at(key, text)))  # a mapping may hold any key
 
 
 def read_document(path: Path) -> Document:
@@ -86,7 +118,7 @@ def read_document(path: Path) -> Document:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(f"cannot read the configuration {path}: {reason}. Give the path of a YAML file.") from None
-    document = _parse(text, f"the configuration {path}")
+    document = _parse(text, f"the configuration {path}", str(path))
     if document.values is None:
         return Document({})
     if not isinstance(document.values, dict):
@@ -107,22 +139,38 @@ def to_yaml(values: Any) -> str:
     return text.getvalue()
 
 
-def _with_value(values: dict[str, Any], key: str, value: Any, override: str, within: str = "") -> dict[str, Any]:
+def _with_value(values: dict[str, Any], key: str, value: Any, origin: str, within: str = "") -> dict[str, Any]:
     name, _, rest = key.partition(".")
     if not rest:
         return {**values, name: value}
     inner = values.get(name) or {}
     if not isinstance(inner, dict):
-        found, missing = _shown(f"{within}{name}", inner), rest.partition(".")[0]
-        raise UserError(f"{override}: {name} is {found}, which has no key {missing!r} to set.")
-    return {**values, name: _with_value(inner, rest, value, override, f"{within}{name}.")}
+        raise _has_no_keys(f"{within}{name}", inner, rest, value, origin)
+    return {**values, name: _with_value(inner, rest, value, origin, f"{within}{name}.")}
+
+
+def _has_no_keys(key: str, found: Any, rest: str, value: Any, origin: str) -> UserError:
+    """Return the error of a key within a list or a plain value, which says how to set the whole."""
+    wholes = ["[A, B, ...]" if isinstance(found, list) else "VALUE"]
+    if isinstance(found, list) and re.fullmatch("[a-z_]+", rest):
+        wholes.append(f"{{{rest}: {_shown(f'{key}.{rest}', value)}}}")
+    setting = f"--set '{key}=" if origin in ("", "--set") else f"{VARIABLE_PREFIX}{key.upper().replace('.', '__')}='"
+    ways = " or ".join(f"{setting}{whole}'" for whole in wholes)
+    kind = "a list" if isinstance(found, list) else "a plain value"
+    return UserError(
+        f"{f'{origin} {key}.{rest}'.strip()}: {key} is {_shown(key, found)}, {kind} without keys that could be set. "
+        f"Set the whole: {ways}."
+    )
 
 
 # -- YAML --------------------------------------------------------------------------------------------------------
 
 
-def _parse(text: str, what: str) -> Document:
-    """Return any YAML value, read as YAML 1.2; only plain data, as tags construct no objects."""
+def _parse(text: str, what: str, path: str = "") -> Document:
+    """Return any YAML value, read as YAML 1.2; only plain data, as tags construct no objects.
+
+    The lines of keys are those of the file ``path``.
+    """
     try:
         yaml = YAML(typ="safe", pure=True)
         node = yaml.compose(text)
@@ -141,7 +189,7 @@ def _parse(text: str, what: str) -> Document:
         raise UserError(f"{what} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not within:
         raise UserError(f"{what} has aliases (*name) that expand to too many values. Write the values out.")
-    return Document(value, dict(_lines(node)) if isinstance(node, MappingNode) else {})
+    return Document(value, dict(_lines(node, path)) if isinstance(node, MappingNode) else {})
 
 
 def _n_nodes(node: Node, known: dict[int, float]) -> float:
@@ -158,13 +206,13 @@ def _children(node: Node) -> list[Node]:
     return [child for pair in node.value for child in pair] if isinstance(node, MappingNode) else node.value
 
 
-def _lines(node: Node, parent: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the path of each key with the line that it stands on."""
+def _lines(node: Node, path: str, parent: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each key with the file and the line that it stands on."""
     if isinstance(node, MappingNode):
-        for key, value in node.value:
-            path = f"{parent}{key.value}"
-            yield path, f"line {key.start_mark.line + 1}"
-            yield from _lines(value, f"{path}.")
+        for name, value in node.value:
+            key = f"{parent}{name.value}"
+            yield key, f"{path}:{name.start_mark.line + 1}"
+            yield from _lines(value, path, f"{key}.")
 
 
 # -- errors ------------------------------------------------------------------------------------------------------
@@ -177,7 +225,7 @@ def explain(error: ValidationError, path: str | Path, model: type[BaseModel], do
         section, keys = _locate(model, details["loc"])
         problems.setdefault(".".join(keys), []).append((section, details))
     lines = [
-        f"  {key}{f' ({origin})' if (origin := document.origin(key)) else ''}: {_problem(key, found)}."
+        f"  {f'{origin}: ' if (origin := document.origin(key)) else ''}{key}: {_problem(key, found)}."
         for key, found in problems.items()
     ]
     count = "an error" if len(lines) == 1 else f"{len(lines)} errors"
@@ -185,10 +233,12 @@ def explain(error: ValidationError, path: str | Path, model: type[BaseModel], do
 
 
 def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[type[BaseModel], list[str]]:
-    """The section that holds a key, and the key's path, without places in a list or a union."""
+    """The section that holds a key, and the key's path, without places in a list of values or a union."""
     keys: list[str] = []
-    for part in map(str, loc):
-        keys.append(part)
+    for part in loc:
+        keys.append(str(part))
+        if isinstance(part, int):  # a place in a list of sections
+            continue
         field = model.model_fields.get(part)
         inner = _section_of(field.annotation) if field else None
         if inner is None:
@@ -216,12 +266,21 @@ def _problem(path: str, found: list[tuple[type[BaseModel], Any]]) -> str:
 
 
 def _nearest(key: str, section: type[BaseModel]) -> str:
-    close = get_close_matches(key, section.model_fields, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    """Suggest a key of the section, or one below it, as for a section that was forgotten."""
+    inner = {
+        name: f"{outer}.{name}"
+        for outer, field in section.model_fields.items()
+        if (of := _section_of(field.annotation))
+        for name in of.model_fields
+    }
+    known = inner | {name: name for name in section.model_fields}
+    close = get_close_matches(key, known, n=1)
+    return f" (did you mean {known[close[0]]}?)" if close else ""
 
 
 _EXPECTED = {
     "bool_type": "true or false",
+    "dict_type": "a mapping of names to values",
     "finite_number": "a finite number",
     "float_type": "a number",
     "greater_than": "a number above {gt:g}",

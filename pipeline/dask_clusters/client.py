@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
 import dask.threaded
 from dask.system import CPU_COUNT
 
-from gmm_dask.memory import Machine, Shape, affordable_threads, release_freed, spare_bytes
+from gmm_dask.memory import Machine, Shape, affordable_threads, reads_ahead, release_freed, spare_bytes
 from gmm_dask.passes.graph import keep_in_runs
 from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.rows import Rows, rows_bytes
@@ -194,11 +194,22 @@ def machine_of(config: JobConfig, shape: Shape) -> Machine:
     return Machine(1, limit, runs=True)  # until the workers can be asked
 
 
-# -- rows in the workers' memory -------------------------------------------------------------------------------
+def require_importable(cluster: ClusterConfig) -> None:
+    """Raise :class:`UserError` if the class of a cluster cannot be imported."""
+    if cluster.kind == "class":
+        from pipeline.dask_clusters.start import cluster_class  # imports distributed
+
+        cluster_class(str(cluster.class_path))
 
 
-def persist_rows(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Rows:
-    """Persist the rows in the workers' memory if ``cluster.persist`` says so: they are read once, not in each pass.
+# -- rows of the workers ---------------------------------------------------------------------------------------
+
+
+def rows_on_workers(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Rows:
+    """The rows as the workers of a cluster have them.
+
+    If ``cluster.persist`` says so, they are kept in the workers' memory: they are read once, not in each pass.
+    Otherwise they may be read ahead (:func:`with_read_ahead`).
 
     Parameters
     ----------
@@ -210,13 +221,13 @@ def persist_rows(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Ro
         Bytes that a pass needs of a worker.
     """
     current = _current
-    if current is None or current.client is None or rows.in_memory or config.cluster.persist == "never":
+    if current is None or current.client is None or rows.in_memory:
         return rows
     name = rows.array.name
     if name not in current.persisted:
         is_room = _is_room(config, rows, shape, needed, current)
-        if config.cluster.persist == "auto" and not is_room:
-            return rows
+        if config.cluster.persist == "never" or (config.cluster.persist == "auto" and not is_room):
+            return with_read_ahead(config, rows, shape, needed)
         current.progress(StageStarted("persist", "the workers keep the chunks in memory"))
         # workers spill a run as one: without room, each chunk is one
         n_threads = sum(current.client.ncores().values()) if is_room else None
@@ -226,6 +237,15 @@ def persist_rows(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Ro
     else:
         _read_again(current.persisted[name], current.client, config.cluster.timeout)
     return current.persisted[name]
+
+
+def with_read_ahead(config: JobConfig, rows: Rows, shape: Shape, needed: int) -> Rows:
+    """Rows of which a worker reads the next chunk while it computes one, if it has room for two.
+
+    Parameters are those of :func:`rows_on_workers`. Rows in memory, and those that no worker reads, stay as they are.
+    """
+    is_ahead = not rows.in_memory and reads_ahead(shape, machine_of(config, shape), needed)
+    return replace(rows, reads_ahead=True) if is_ahead else rows
 
 
 def _is_room(config: JobConfig, rows: Rows, shape: Shape, needed: int, current: _Connection) -> bool:

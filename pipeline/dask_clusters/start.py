@@ -190,7 +190,8 @@ def _wait_for_workers(cluster: ClusterConfig, client: Any) -> None:
 class OneThread(distributed.WorkerPlugin):  # type: ignore[misc]
     """Limits BLAS and OpenMP to one thread each on every worker, also on those that join later.
 
-    The worker's own threads use the cores, and the bits do not depend on how many BLAS would start.
+    The worker's own threads use the cores, and the bits do not depend on how many BLAS would start. Kernels that its
+    machine has no code of are compiled in processes of their own, whose memory is not the worker's.
     """
 
     name = "gmm-dask-one-thread"
@@ -199,7 +200,9 @@ class OneThread(distributed.WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Any) -> None:
         """Set the limit until the worker ends, after the libraries that have thread pools were loaded."""
         import gmm_dask.passes.map_reduce  # noqa: F401
+        from gmm_dask.kernels.processes import compile_in_processes
 
+        compile_in_processes()
         self._limits = threadpool_limits(limits=1)
 
 

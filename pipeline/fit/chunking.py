@@ -6,13 +6,16 @@ limit, or with another version, reads the same chunks, and so adds up the same n
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import partial
 from typing import Any
 
-from gmm_dask.families import get_family
-from gmm_dask.memory import CHUNK_COPIES, IMPORTS_BYTES, SAMPLE_COPIES
+from gmm_dask.errors import UserError
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.memory import CHUNK_COPIES, SAMPLE_COPIES, fit_columns, program_bytes
 from gmm_dask.passes.data_summary import sample_limit
+from gmm_dask.selection.grid import noise_choices
 from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.sources import ChunkPolicy, Source, open_source
@@ -31,15 +34,29 @@ THREADS = 4
 MIN_BYTES, MAX_BYTES, MAX_GROUP_BYTES = 2**20, 64 * 2**20, 128 * 2**20
 
 
-def open_job(config: JobConfig, *, fresh: bool = False) -> Source:
-    """Open the data of a job in the chunks of its store; in new ones if there is no store, or ``fresh``."""
-    path = config.output.store
-    if fresh or store.find_store(path) is store.StoreStatus.NEW:
-        source = open_source(config.data, _new_policy(config))
-    else:
-        policy = _stored_policy(store.open_result(path, unfinished=True).data["chunks"])
-        source = read_patiently(partial(open_source, config.data), policy)  # it could be opened before
-    require_any_row(source)
+def open_job(config: JobConfig, *, fresh: bool = False, first: bool = False) -> Source:
+    """Open the data of a job in the chunks of its store, a table at its version; in new ones without, or ``fresh``.
+
+    ``first`` tells that this run has not opened them before. If no earlier run has either, the address may be wrong,
+    and a server that does not answer is an error at once.
+    """
+    path, data, policy = config.output.store, config.data, _new_policy(config)
+    is_new = fresh or store.find_store(path) is store.StoreStatus.NEW
+    if not is_new:
+        known = store.open_result(path, unfinished=True).data
+        policy = _stored_policy(known["chunks"])
+        data = data if data.version is not None else data.at(known.get("version"))
+    opened = partial(open_source, data)
+    try:
+        source = opened(policy) if first and is_new else read_patiently(opened, policy)
+    except UserError as error:
+        if data.version == config.data.version:
+            raise
+        raise UserError(
+            f"{error} The result {path} is of version {data.version} of the table: if that has been removed, --fresh "
+            "fits the newest one."
+        ) from error
+    require_any_row(source, config.data.filter)
     return through_cache(config, source)
 
 
@@ -62,7 +79,7 @@ def _new_policy(config: JobConfig) -> ChunkPolicy:
     # the sample of rows takes most where there are few columns
     sample = SAMPLE_COPIES * 8 * sample_limit(8) * (8 + 3)
     # a quarter stays for sums and states
-    available = int(0.75 * (config.cluster.memory_bytes - IMPORTS_BYTES - sample)) // CHUNK_COPIES
+    available = int(0.75 * (config.cluster.memory_bytes - program_bytes() - sample)) // CHUNK_COPIES
     chunk_bytes = max(MIN_BYTES, min(MAX_BYTES, available // THREADS))
     group_bytes = max(chunk_bytes, min(MAX_GROUP_BYTES, available))
     return ChunkPolicy(chunk_bytes, group_bytes, partial(min_task_rows, config))
@@ -72,9 +89,10 @@ def min_task_rows(config: JobConfig, n_fields: int) -> int:
     """Rows that take one thread 50 ms in a pass of all candidates."""
     search = config.search
     row_seconds = VALUE_SECONDS * n_fields
-    for name in search.covariance_types:
+    for name, noise in itertools.product(search.covariance_types, noise_choices(search.noise)[0]):
         # a row's share of the two matrix products: a component by the columns of its family's slice of the features
-        columns = get_family(name).fit_columns(n_fields)
+        columns = fit_columns(Candidate(name, 1, noise), n_fields)
         component_seconds = COMPONENT_SECONDS + MONOMIAL_SECONDS * (columns.stop - columns.start)
-        row_seconds += search.n_init * sum(search.n_components) * component_seconds
+        n_densities = sum(search.n_components) + noise * len(search.n_components)
+        row_seconds += search.n_init * n_densities * component_seconds
     return math.ceil(TASK_SECONDS / row_seconds)

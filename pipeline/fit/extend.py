@@ -48,7 +48,7 @@ def plan_extension(config: JobConfig, source: Source, checkpoint: Checkpoint, be
         Name of the winner's model.
     """
     result = store.open_result(config.output.store, unfinished=True)
-    if result.refresh and not result.refresh.searched:
+    if result.keeps_winner:
         return PlannedExtension((), (), "a refresh kept the last winner and did not search")
     row = store.row_of(result.criteria, best)
     known, winner = candidates_of(checkpoint.states), Candidate.of(row)

@@ -6,33 +6,49 @@ as a task, and a job that was stopped resumes from its last checkpoint.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
-
-from dask.utils import format_bytes
+from types import ModuleType
+from typing import Any
 
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Status
 from gmm_dask.errors import ChangedRowsError, FaultError, UserError
+from gmm_dask.merging import merge_sampled
 from gmm_dask.passes.predict import predict_rows
-from gmm_dask.passes.rows import Rows
+from gmm_dask.passes.rows import sampled_rows
 from gmm_dask.passes.statistics import collect_statistics
-from gmm_dask.passes.unchanged import check_rows
 from gmm_dask.selection.grid import in_grid_order
 from gmm_dask.selection.outcomes import best_outcome, by_candidate, choose, evaluate_states
 from pipeline import store
+from pipeline.compilation import kernels_made, kernels_of_job
+from pipeline.config.grouping import require_groupable
 from pipeline.config.job import JobConfig, hiding_secrets
-from pipeline.dask_clusters import computing, connected, persist_rows
+from pipeline.config.templates import is_dated
+from pipeline.dask_clusters import computing, connected
+from pipeline.fit.cache_choice import choose_cache
 from pipeline.fit.checkpointer import CHECKPOINT_SECONDS, Checkpointer
 from pipeline.fit.chunking import open_job
 from pipeline.fit.extend import plan_extension
+from pipeline.fit.fitted_rows import fitted_rows, plan_of, preparation_in, reading, shape_of
+from pipeline.fit.identity import continued_names, identify
 from pipeline.fit.initialization import FittedRows, em_settings, initial_states, seed
-from pipeline.fit.plan import FitPlan, candidates_of, closing_passes, data_shape, grid_of, plan_fits
-from pipeline.progress import Message, Progress, StageStarted, compilation_reported, report_notes, silent
+from pipeline.fit.metrics import run_metrics
+from pipeline.fit.plan import candidates_of, closing_passes, data_shape, grid_of, plan_fits
+from pipeline.fit.resample import resample
+from pipeline.metrics import require_folder, write_metrics
+from pipeline.progress import (
+    Message,
+    Progress,
+    StageStarted,
+    report_notes,
+    report_removed,
+    silent,
+)
 from pipeline.report import PAGE, clear_report, has_report, write_report
 from pipeline.score.row_pass import (
     RowRequest,
@@ -42,20 +58,36 @@ from pipeline.score.row_pass import (
 )
 from pipeline.score.writers import clear_rows, read_keys, require_own_rows, row_writer
 from pipeline.sources import Source
-from pipeline.sources.cache import cache_folder, caching, make_cache
+from pipeline.sources.cache import caching, make_cache
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.sources.overlap import require_apart
 from pipeline.sources.patience import repeated_reads_reported
-from pipeline.sources.preparation import Preparation, preparation_of, scaled_summary
-from pipeline.sources.rows import fits_in_memory, open_prepared_rows, read_data_summary, require_same_chunks
+from pipeline.sources.rows import (
+    fits_in_memory,
+    read_data_summary,
+    require_same_chunks,
+    source_sample,
+    with_whole_sample,
+)
 from pipeline.stages import Stage, unchanged
-from pipeline.store import Checkpoint, Result, StoreStatus, Widening, open_result
+from pipeline.store import Checkpoint, GroupsResult, Result, StoreStatus, Widening, open_result
 from pipeline.store.arrays import writing
-from pipeline.store.paths import placed, report_folder, require_no_group_around, results_of, with_store, working_path
+from pipeline.store.paths import (
+    PassedOver,
+    last_complete,
+    placed,
+    report_folder,
+    reported_once,
+    require_no_group_around,
+    results_of,
+    with_store,
+    working_path,
+)
+from pipeline.store.retention import remove_old_stores
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Summary(Result):
+class _Finished(Result):
     """A complete result store, read as the run left it.
 
     Attributes
@@ -79,11 +111,22 @@ class Summary(Result):
         """Path of the report's page, if it is there."""
         return f"{self.report}/{PAGE}" if has_report(self.store) else None
 
-    @classmethod
-    def read(cls, path: str, run_seconds: float, reused: bool) -> Self:
-        """Read all of a complete store."""
-        found = cls(**vars(open_result(path)), run_seconds=run_seconds, reused=reused)
-        return found.loaded(just_completed=not reused)
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Summary(_Finished):
+    """What a run leaves that makes one search."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GroupsSummary(GroupsResult, _Finished):
+    """What a run leaves that makes a search for each group (``data.by``)."""
+
+
+def read_summary(path: str, run_seconds: float, reused: bool) -> Summary | GroupsSummary:
+    """Read all of a complete store."""
+    found = open_result(path)
+    kind = Summary if found.by is None else GroupsSummary
+    return kind(**vars(found), run_seconds=run_seconds, reused=reused).loaded(just_completed=not reused)
 
 
 @hiding_secrets
@@ -96,7 +139,7 @@ def run(
     initialize: Stage = seed,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     lease_seconds: float = store.LEASE_SECONDS,
-) -> Summary:
+) -> Summary | GroupsSummary:
     """Run a job to its end, or resume one that was stopped.
 
     Parameters
@@ -117,7 +160,7 @@ def run(
 
     Returns
     -------
-    Summary
+    Summary, or GroupsSummary of a search for each group
 
     Raises
     ------
@@ -125,59 +168,130 @@ def run(
         If the data, the configuration or the store cannot be used, or lie within each other; if no candidate could be
         fitted.
     """
-    begin = time.monotonic()
-    config = placed(config, fresh=fresh)
+    begin, template = time.monotonic(), config
+    require_groupable(config)
+    passed_over = reported_once(progress)
+    config = placed(config, fresh=fresh, passed_over=passed_over)
     path = config.output.store
     require_apart(config.data.source, results_of(path))
     require_no_group_around(path)
+    require_folder(config.output.metrics)
     held = store.lock(path, seconds=lease_seconds, waiting=lambda text: progress(Message("lease", text)))
-    with held, writing(path, disk_only=True), connected(config.cluster, progress):
+    reported = repeated_reads_reported(progress)
+    with held, writing(path, disk_only=True), connected(config.cluster, progress), reported:
         put_replacement_in_place(path)
         working = with_store(config, working_path(config, fresh=fresh))
         if working.output.store != path:
             require_own_rows(path)  # they are replaced in the end
-        found = as_task(prepare)(working, fresh, progress)
+        of_groups = _stages_of_groups() if config.data.by is not None else None
+        found = as_task(of_groups.prepare if of_groups else prepare)(working, fresh, progress)
         if found is not StoreStatus.COMPLETE:
-            with (
-                _noticing_changes(working),
-                caching(working),
-                compilation_reported(progress),
-                repeated_reads_reported(progress),
-            ):
-                is_cached = _begin_cache(working, progress)
-                if found is StoreStatus.NEW:
-                    as_task(initialize)(working, progress)
-                    if is_cached and _files_have_changed(working):  # later passes do not see them
-                        raise ChangedRowsError("their files have other sizes or times now")
-                best = _search(working, checkpoint_seconds, progress, as_task)
-                as_task(write_rows)(working, best, progress)
-                as_task(finish)(working, best, time.monotonic() - begin, progress)
+            with _noticing_changes(working), _kernels_made(working, progress):
+                if of_groups:
+                    of_groups.run_groups(working, begin, checkpoint_seconds, progress, as_task)
+                else:
+                    earlier = partial(_last_store, template, passed_over, progress)
+                    is_new = found is StoreStatus.NEW
+                    _run_search(
+                        working, initialize if is_new else None, earlier, begin, checkpoint_seconds, progress, as_task
+                    )
             put_replacement_in_place(path)
         if config.output.report and not has_report(path):
             as_task(draw)(config, progress)
-    return Summary.read(path, time.monotonic() - begin, reused=found is StoreStatus.COMPLETE)
+    summary = read_summary(path, time.monotonic() - begin, reused=found is StoreStatus.COMPLETE)
+    if config.output.metrics is not None:
+        write_metrics(config.output.metrics, config.name, "run", run_metrics(summary))
+    if config.output.keep is not None and is_dated(template.output.store):  # a refresh removes them itself
+        report_removed(remove_old_stores(template, config.output.keep), progress)
+    return summary
+
+
+def _stages_of_groups() -> ModuleType:
+    from pipeline.fit.groups import job  # few jobs need it
+
+    return job
+
+
+def _run_search(
+    config: JobConfig,
+    initialize: Stage | None,
+    earlier: Callable[[], str | None],
+    begin: float,
+    checkpoint_seconds: float,
+    progress: Progress,
+    as_task: Callable[[Stage], Stage],
+) -> None:
+    """Search over all rows, label them and complete the store; without ``initialize`` an earlier run has begun."""
+    with caching(config):
+        is_cached = _begin_cache(config, progress)
+        if initialize is not None:
+            as_task(initialize)(config, progress)
+            if is_cached and _files_have_changed(config):  # later passes do not see them
+                raise ChangedRowsError("their files have other sizes or times now")
+        best = _search(config, earlier, checkpoint_seconds, progress, as_task)
+        _report_identity(config.output.store, progress)
+        as_task(merge)(config, best)
+        as_task(write_rows)(config, best, progress)
+        as_task(finish)(config, best, time.monotonic() - begin, progress)
+
+
+@contextmanager
+def _kernels_made(config: JobConfig, progress: Progress) -> Iterator[None]:
+    """Compile what the rows take."""
+    with kernels_made(config, partial(kernels_of_job, config, open_job(config)), progress):
+        yield
 
 
 def _begin_cache(config: JobConfig, progress: Progress) -> bool:
-    """Make the cache of a run that is to have one, and report it; returns whether it has."""
-    n_bytes = make_cache(config, open_job(config))
-    if n_bytes:
-        note = f"{cache_folder(config)} holds the rows until the run ends: up to {format_bytes(n_bytes)} (data.cache)"
-        report_notes([note], progress)
-    return n_bytes > 0
+    """Make the cache of a run that is to have one, and report why; returns whether it has."""
+    choice = choose_cache(config, open_job(config))
+    if choice.n_bytes:
+        make_cache(config)
+    if choice.text:
+        report_notes([f"{choice.text} (data.cache)"], progress)
+    return choice.n_bytes > 0
 
 
-def _search(config: JobConfig, checkpoint_seconds: float, progress: Progress, as_task: Callable[[Stage], Stage]) -> str:
-    """Fit the waves and choose, until the grid is wide enough; returns the winner's name."""
+def _search(
+    config: JobConfig,
+    earlier: Callable[[], str | None],
+    checkpoint_seconds: float,
+    progress: Progress,
+    as_task: Callable[[Stage], Stage],
+) -> str:
+    """Fit the waves and choose, until the grid is wide enough; returns the winner's name.
+
+    ``earlier`` finds the job's last complete store.
+    """
     done = 0
     while True:
         waves = len(store.load_checkpoint(config.output.store).waves)
         for wave in range(done, waves):
             as_task(fit_wave)(config, wave, checkpoint_seconds, progress)
-        best: str = as_task(select)(config, progress)
+        best: str = as_task(select)(config, earlier(), progress)
         if not (config.search.extend and as_task(extend)(config, best, progress)):
-            return best
+            break
         done = waves
+    if config.search.resamples:
+        as_task(resample)(config, best, checkpoint_seconds, progress)
+    return best
+
+
+def _last_store(template: JobConfig, passed_over: PassedOver, progress: Progress) -> str | None:
+    """Return the path of the job's last complete store, if there is one that can be read."""
+    try:
+        found = last_complete(template, passed_over)
+    except store.DamagedError as error:  # --fresh replaces it
+        report_notes([f"the components are numbered from 0 on: {error}"], progress)
+        return None
+    return None if found is None else found.store
+
+
+def _report_identity(path: str, progress: Progress) -> None:
+    """Report which components continue those of an earlier store, if there is one."""
+    identity = store.open_result(path, unfinished=True).identity
+    if identity and identity.note:
+        progress(Message("components", identity.note))
 
 
 @contextmanager
@@ -231,7 +345,7 @@ def prepare(config: JobConfig, fresh: bool, progress: Progress) -> StoreStatus:
 
     What cannot fit the memory limit is refused here, before a row is read.
     """
-    source = open_job(config, fresh=fresh)
+    source = open_job(config, fresh=fresh, first=True)
     read_keys(config, source)
     header = header_of(source)
     path = config.output.store
@@ -260,11 +374,12 @@ def _check_checkpoint(config: JobConfig, source: Source, progress: Progress) -> 
         If the data are in other chunks now, or the waves of the run do not fit the memory limit.
     """
     path = config.output.store
-    with computing(config, source, data_shape(config, source)):  # the workers of a cluster say what memory they have
-        checkpoint = store.load_checkpoint(path)
+    checkpoint = store.load_checkpoint(path)
+    # the workers of a cluster say what memory they have
+    with computing(config, source, shape_of(config, source, checkpoint)):
         require_same_chunks(path, source, checkpoint.data_summary)
-        plan = _plan_of(config, source, checkpoint)
-    limit, needed = plan.machine.memory_limit, plan.memory_bytes
+        plan = plan_of(config, source, checkpoint)
+    limit, needed = plan.machine.memory_limit, plan.needed_bytes
     if needed > limit:
         raise UserError(
             f"cluster.memory_limit is {limit / 2**20:,.0f} MiB, and the unfinished run of {path} was planned with "
@@ -283,7 +398,7 @@ def _require_unchanged(config: JobConfig, source: Source, header: dict[str, Any]
     if known["files"] == header["files"]:
         return
     progress(Message("compare", "the data files were changed after the run began: reading them to compare"))
-    with _reading(config, source):
+    with reading(config, source, data_shape(config, source)):
         data_summary = read_data_summary(config, source)
     require_same_contents(path, source.columns, known["contents"], contents_of(data_summary))
     store.update_attributes(path, data={**known, "files": header["files"]})
@@ -304,7 +419,7 @@ def fit_wave(config: JobConfig, wave: int, checkpoint_seconds: float, progress: 
     count = "" if len(checkpoint.waves) == 1 else f", wave {wave + 1} of {len(checkpoint.waves)}"
     progress(StageStarted("fit", f"{n_fits} fit{'s' * (n_fits != 1)}{count}, after pass {checkpoint.passes}"))
     source, data_summary = open_job(config), checkpoint.data_summary
-    settings = em_settings(config, data_summary)
+    settings, refits = em_settings(config, data_summary), plan_of(config, source, checkpoint).refits
     checkpointer = Checkpointer(
         path,
         source,
@@ -314,27 +429,46 @@ def fit_wave(config: JobConfig, wave: int, checkpoint_seconds: float, progress: 
         config.search.criterion,
         progress,
         checkpoint_seconds,
-        closing_passes(config),
+        closing_passes(config) + bool(refits),  # one sums resamples up
+        refits.waves if refits else (),
     )
-    with computing(config, source, data_shape(config, source)):
-        collect = partial(collect_statistics, _fitted_rows(config, source, checkpoint), data_summary)
+    with computing(config, source, shape_of(config, source, checkpoint)):
+        collect = partial(collect_statistics, fitted_rows(config, source, checkpoint), data_summary)
         states = loop.run(states, collect, data_summary.total_weight, settings, checkpointer.after_pass)
     checkpointer.save(states)
 
 
-def select(config: JobConfig, progress: Progress) -> str:
-    """Compute the criteria of all candidates in one pass, and choose; returns the winner's name."""
+def select(config: JobConfig, earlier: str | None, progress: Progress) -> str:
+    """Compute the criteria of all candidates in one pass, and choose; returns the winner's name.
+
+    Its components have the numbers that they have in the ``earlier`` store of the job, if there is one.
+    """
     progress(StageStarted("select", "reading the data once for the criteria of all candidates"))
-    checkpoint = store.load_checkpoint(config.output.store)
-    source, preparation = open_job(config), _preparation(config)
-    with _reading(config, source):
-        rows = _fitted_rows(config, source, checkpoint)
-        outcomes = in_grid_order(evaluate_states(rows, checkpoint.data_summary, checkpoint.states))
+    path = config.output.store
+    checkpoint = store.load_checkpoint(path)
+    source, preparation = open_job(config), preparation_in(config)
+    with reading(config, source, shape_of(config, source, checkpoint)):
+        rows = fitted_rows(config, source, checkpoint)
+        inference = em_settings(config, checkpoint.data_summary).inference
+        outcomes = in_grid_order(evaluate_states(rows, checkpoint.data_summary, checkpoint.states, inference))
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
-    store.write_criteria(config.output.store, outcomes)
+    store.write_criteria(path, outcomes)
     fitted = [state for state in best_starts if state.usable]
-    store.write_models(config.output.store, fitted, source.columns, preparation.center, preparation.scale)
-    return choose(outcomes, config.search.criterion).state.candidate.name
+    best, result = choose(outcomes, config.search.criterion).state, store.open_result(path, unfinished=True)
+    identity, numbers = identify(result, best, earlier, preparation, checkpoint.data_summary)
+    name = best.candidate.name
+    store.write_models(
+        path,
+        fitted,
+        source.columns,
+        preparation.transform,
+        {name: numbers},
+        inference,
+        log_scale=checkpoint.data_summary.log_scale,
+    )
+    store.update_attributes(path, identity=identity)
+    store.update_attributes(path, names=continued_names(store.open_result(path, unfinished=True)))
+    return name
 
 
 def extend(config: JobConfig, best: str, progress: Progress) -> bool:
@@ -352,12 +486,12 @@ def extend(config: JobConfig, best: str, progress: Progress) -> bool:
         store.update_attributes(path, widening=Widening(checkpoint.widened, extension.reason))
         return False
     progress(Message("extend", extension.reason))
-    with _reading(config, source):
+    with reading(config, source, data_shape(config, source, candidates=extension.candidates)):
         found = read_data_summary(config, source)
         require_same_contents(path, source.columns, result.data["contents"], contents_of(found))
-        preparation = _preparation(config)
-        data_summary = scaled_summary(found, preparation)
-        rows = FittedRows(config, source, preparation, data_summary)
+        preparation = preparation_in(config)
+        data_summary = with_whole_sample(checkpoint.data_summary, found, preparation.transform)
+        rows = FittedRows(config, source, preparation, data_summary, result.noise_box)
         states = initial_states(config, data_summary, rows, extension.candidates, progress)
     after = replace(
         checkpoint,
@@ -370,6 +504,15 @@ def extend(config: JobConfig, best: str, progress: Progress) -> bool:
     return True
 
 
+def merge(config: JobConfig, best: str) -> None:
+    """Merge the chosen model's components into clusters, by the checkpoint's sample of rows."""
+    path = config.output.store
+    model = store.open_result(path, unfinished=True).model(best)
+    found = store.load_checkpoint(path).data_summary
+    tree = merge_sampled(found.sample, found.sample_weights, model.model)
+    store.write_cluster_tree(path, tree, model.numbers)
+
+
 # -- after the fits ----------------------------------------------------------------------------------------------
 
 
@@ -380,13 +523,17 @@ def write_rows(config: JobConfig, best: str, progress: Progress) -> None:
         return
     source = open_job(config)
     rows = unprepared_rows(source)
-    lengths = rows.lengths if source.n_rows is not None else store.load_checkpoint(path).data_summary.read_rows
+    lengths = rows.lengths
+    if any(map(math.isnan, lengths)):
+        lengths = store.load_checkpoint(path).data_summary.read_rows
     result = store.open_result(path, unfinished=True)
     request = RowRequest(
         model=result.model(best),
-        drop=config.data.missing == "drop",
+        drop=config.data.drops,
+        gaps=config.data.has_gaps,
         names=config.output.row_outputs,
         fit_mean=result.mean_log_density(best),
+        clusters=result.clusters_of(best) if config.output.clusters == "merged" else None,
         quantile=config.output.anomaly_quantile,
     )
     writer = row_writer(config, source, plan_rows(config, request, source, lengths), path)
@@ -404,6 +551,7 @@ def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> 
     store.complete(
         path,
         best=best,
+        names=continued_names(store.open_result(path, unfinished=True)),  # some were given during the run
         passes=checkpoint.passes + closing_passes(config),
         n_rows=data_summary.n_rows,
         total_weight=data_summary.total_weight,
@@ -414,55 +562,20 @@ def finish(config: JobConfig, best: str, seconds: float, progress: Progress) -> 
 def _store_sample(path: str, best: str, source: Source, checkpoint: Checkpoint) -> None:
     """Write the checkpoint's sample of rows, with the chosen model's labels, before the checkpoint is removed."""
     data_summary, model = checkpoint.data_summary, store.open_result(path, unfinished=True).model(best)
-    found = predict_rows(Rows(data_summary.sample), *model.model, ["label", "responsibility"])
-    rows = data_summary.sample
-    if model.center is not None and model.scale is not None:
-        rows = rows * model.scale + model.center
+    found = predict_rows(sampled_rows(data_summary.sample), *model.model, ["label", "responsibility"])
     # the chunks of the data as they are stored: rows in memory are cut into others
     chunk_rows = source.chunk_rows if fits_in_memory(source) else max(data_summary.chunk_rows)
     sample = store.Sample(
-        rows=rows,
+        rows=source_sample(data_summary, model.transform),
         label=found["label"],
         uncertainty=1.0 - found["responsibility"].max(axis=1),
         n_chunks=int(source.array.numblocks[0]),
         chunk_rows=chunk_rows,
     )
-    store.write_sample(path, sample)
+    store.write_sample(path, sample, model.numbers)
 
 
 def draw(config: JobConfig, progress: Progress) -> None:
     """Write the report, beside the complete store."""
     progress(StageStarted("draw", "the report"))
     write_report(config.output.store)
-
-
-# -- shared by the stages ----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _reading(config: JobConfig, source: Source) -> Iterator[None]:
-    """Compute where the configuration says, and add what is read to the store's count."""
-    with computing(config, source, data_shape(config, source)):
-        yield
-    store.add_bytes_read(config.output.store, source.take_bytes_read())
-
-
-def _preparation(config: JobConfig) -> Preparation:
-    """Return how rows are prepared for the fits, from what pass 0 found."""
-    data = store.open_result(config.output.store, unfinished=True).data
-    return preparation_of(config.data, data["contents"])
-
-
-def _plan_of(config: JobConfig, source: Source, checkpoint: Checkpoint) -> FitPlan:
-    """Return the plan of all fits of a run, in the waves of its checkpoint."""
-    candidates = candidates_of(checkpoint.states)
-    return plan_fits(config, source, candidates, checkpoint.data_summary, waves=checkpoint.waves)
-
-
-def _fitted_rows(config: JobConfig, source: Source, checkpoint: Checkpoint) -> Rows:
-    """Return the rows as they are fitted; the workers of a cluster keep them if there is room."""
-    rows = open_prepared_rows(config, source, _preparation(config), checkpoint.data_summary)
-    if rows.in_memory:  # of others, each pass checks what it reads
-        check_rows(rows, checkpoint.data_summary)
-    plan = _plan_of(config, source, checkpoint)
-    return persist_rows(config, rows, plan.shape, plan.memory_bytes)

@@ -52,11 +52,11 @@ def profile_job(config: JobConfig, progress: Progress = silent) -> Profile:
     """
     config = config.model_copy(
         update={
-            "data": config.data.model_copy(update={"missing": "drop"}),
+            "data": config.data if config.data.has_gaps else config.data.model_copy(update={"missing": "drop"}),
             "search": config.search.model_copy(update={"held_out": 0.0}),
         }
     )
-    source = open_job(config)
+    source = open_job(config, first=True)
     progress(StageStarted("profile", f"reading {source.path} once"))
     reported = chunks_reported(progress, TASK, source.array.chunks[0])
     with computing(config, source, data_shape(config, source)), reported, repeated_reads_reported(progress):

@@ -10,19 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.em.in_memory import fit_states
-from gmm_dask.em.loop import State
+from gmm_dask.em.loop import Settings, State
 from gmm_dask.errors import SingularError, UserError
-from gmm_dask.families import get_family
+from gmm_dask.families import Noise, get_family
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.noise import beside_noise
 from gmm_dask.init.responsibilities import start_parameters
+from gmm_dask.passes.bounding_box import Box
 from gmm_dask.passes.data_summary import DataSummary, summarize_rows
+from gmm_dask.passes.incomplete import draw_incomplete
+from gmm_dask.passes.model_batch import Model
 from gmm_dask.passes.predict import predict_chunk, prediction_batch
 from gmm_dask.passes.rows import as_rows
+from gmm_dask.selection.grid import noise_choices
 from pipeline import store
 from pipeline.config.job import JobConfig, hiding_secrets
 from pipeline.config.schedule import RefreshConfig
@@ -30,13 +35,13 @@ from pipeline.config.templates import is_dated, latest
 from pipeline.fit.initialization import FittedRows, em_settings, initial_states, seed_states
 from pipeline.fit.job import Summary, run
 from pipeline.fit.plan import grid_of
-from pipeline.progress import Progress, report_notes, silent
+from pipeline.progress import Progress, report_notes, report_removed, silent
 from pipeline.sources import Source
-from pipeline.sources.fingerprint import contents_of
-from pipeline.sources.preparation import Preparation, preparation_of
 from pipeline.stages import Stage, unchanged
 from pipeline.store import RefreshDecision, Result, StoredModel
-from pipeline.store.paths import last_complete, placed, report_folder, stores_of
+from pipeline.store.paths import last_complete, placed, reported_once
+from pipeline.store.retention import remove_old_stores
+from pipeline.transforms import Chain
 
 Array = NDArray[np.float64]
 # rows in the units of the data, and their weights
@@ -64,9 +69,17 @@ class Refreshed:
     removed: tuple[str, ...]
 
 
+def tell_nobody(path: str, decision: RefreshDecision) -> None:
+    """Send no news of a decision."""
+
+
 @hiding_secrets
 def refresh(
-    config: JobConfig, *, progress: Progress = silent, as_task: Callable[[Stage], Stage] = unchanged
+    config: JobConfig,
+    *,
+    progress: Progress = silent,
+    as_task: Callable[[Stage], Stage] = unchanged,
+    tell: Callable[[str, RefreshDecision], object] = tell_nobody,
 ) -> Refreshed:
     """Fit the last winner to the data as they are now, publish the store, and remove old ones.
 
@@ -76,6 +89,9 @@ def refresh(
         With a date in ``output.store``.
     progress, as_task
         As of :func:`pipeline.fit.job.run`.
+    tell : callable
+        Receives the path of the new store and the decision, before it is stored: the next call tells what one that was
+        killed could not.
 
     Raises
     ------
@@ -88,26 +104,34 @@ def refresh(
             "Write one, such as results/{name}-{started:%Y-%m-%d}.zarr."
         )
     bounds = config.refresh or RefreshConfig()
-    previous, new = last_complete(config), placed(config)
+    if config.data.by is not None:
+        raise UserError(
+            "data.by: expected no column, as the flow refresh follows the components of one model. The flow bic-sweep "
+            "fits all groups anew."
+        )
+    previous, new = last_complete(config, reported_once(progress)), placed(config)
     _require_own(new)
 
     def seed(config: JobConfig, progress: Progress) -> None:
         """Run pass 0, decide, and save the first checkpoint."""
 
         def make_states(source: Source, found: DataSummary, data_summary: DataSummary, rows: FittedRows) -> list[State]:
-            decision, refit = _decide(config, previous, bounds.drift, source, found)
+            decision, refit = _decide(config, previous, bounds.drift, source, found, rows)
             report_notes([decision.reason], progress)
+            tell(config.output.store, decision)
             store.update_attributes(config.output.store, refresh=decision)
             return [refit] if refit else initial_states(config, data_summary, rows, grid_of(config), progress)
 
         seed_states(config, make_states, progress)
 
     summary = run(new, progress=progress, as_task=as_task, initialize=seed)
+    assert isinstance(summary, Summary)
     newest = last_complete(config)  # another run may have made it meanwhile: the link never goes back
     assert newest is not None
     link = latest(config.output.store)
     store.place_of(link).link_to(store.place_of(newest.store))
-    removed = _remove_old(config, bounds.keep)
+    removed = remove_old_stores(config, config.output.keep or bounds.keep)
+    report_removed(removed, progress)
     return Refreshed(summary, _stored_decision(summary), link, removed)
 
 
@@ -126,22 +150,25 @@ def _require_own(config: JobConfig) -> None:
 
 
 def _decide(
-    config: JobConfig, previous: Result | None, bound: float, source: Source, found: DataSummary
+    config: JobConfig, previous: Result | None, bound: float, source: Source, found: DataSummary, rows: FittedRows
 ) -> tuple[RefreshDecision, State | None]:
-    """Decide whether to search again; if not, also return the state that the refit begins with."""
+    """Decide whether to search again; if not, also return the state that the refit begins with.
+
+    ``found`` is of the rows as they are stored; ``transform`` was fitted to them.
+    """
     if previous is None:
         return RefreshDecision(True, "the first store of its name: all candidates are fitted", bound=bound), None
     search = partial(RefreshDecision, True, previous=previous.store, bound=bound)
     best = str(previous.best)
     model = previous.best_model
-    change = _change_of_job(config, model, source)
+    change = _change_of_job(config, previous, source)
     if change:
         return search(f"{change}: all candidates are fitted"), None
-    preparation = preparation_of(config.data, contents_of(found))
-    refit = _refit(config, model, _half_of_sample(found, 0), preparation)
+    transform, noise = rows.transform, rows.noise if model.candidate.noise else None
+    refit = _refit(config, model, _half_of_sample(found, 0), transform, found.total_weight, noise)
     if refit is None:
         return search(f"{best} cannot be fitted to these rows: all candidates are"), None
-    gain = _gain(model, refit, _half_of_sample(found, 1), preparation)
+    gain = _gain(model, *_measured(config, model, refit, found, transform), _half_of_sample(found, 1))
     # gains are summed up to the next search: slow drift, which stays under the bound each night, is found as well
     last = _stored_decision(previous)
     before = 0.0 if last.searched else last.gained or 0.0
@@ -160,7 +187,7 @@ def _describe_gain(best: str, path: str, gain: float, gained: float | None) -> s
         found = f"no better than that of {path} (worse by {-gain:.4f} per row)"
     else:
         found = f"better by {gain:.4f} per row than that of {path}"
-    since = "" if gained is None else f", and by {gained:.4f} in all since the last search"
+    since = "" if gained is None else f", and the gains since the last search sum to {gained:.4f}"
     return f"on held-out rows the refitted {best} is {found}{since}"
 
 
@@ -168,12 +195,16 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _change_of_job(config: JobConfig, model: StoredModel, source: Source) -> str | None:
+def _change_of_job(config: JobConfig, previous: Result, source: Source) -> str | None:
     """Describe a change of the job for which the last winner cannot be kept, if there is one."""
-    if model.columns != source.columns:
-        return f"the columns are {', '.join(source.columns)} now, and were {', '.join(model.columns)}"
+    model = previous.best_model
+    if model.sources != source.columns:
+        return f"the columns are {', '.join(source.columns)} now, and were {', '.join(model.sources)}"
+    if config.model_dump(mode="json")["data"]["transform"] != previous.config["data"]["transform"]:
+        return "data.transform is another than that of the last store"
     search = config.search
     reachable = search.extend or model.n_components in search.n_components
+    reachable = reachable and model.candidate.noise in noise_choices(search.noise)[0]
     if model.covariance_type not in search.covariance_types or not reachable:
         return f"{model.candidate.name} is no candidate any more"
     return None
@@ -185,74 +216,89 @@ def _half_of_sample(found: DataSummary, first: int) -> Rows:
     return found.sample[first::2], None if weights is None else weights[first::2]
 
 
-def _refit(config: JobConfig, model: StoredModel, half: Rows, preparation: Preparation) -> State | None:
-    """Fit the winner to some rows, from the responsibilities that it gives them; None if that is not possible."""
+def _refit(
+    config: JobConfig,
+    model: StoredModel,
+    half: Rows,
+    transform: Chain,
+    total_weight: float,
+    noise: Box | None,
+) -> State | None:
+    """Fit the winner to some rows, from the responsibilities that it gives them; None if that is not possible.
+
+    ``total_weight`` is that of all rows, for which these stand; ``noise`` what the noise of the winner, if it has some,
+    is uniform in among these.
+    """
     raw, weights = half
     if len(raw) <= model.n_components:
         return None
-    # responsibilities are free of units: they carry the model over to rows that are scaled in another way
-    resp = _predict(model.model, _units(Preparation(model.center, model.scale), raw), "responsibility")
-    x = _units(preparation, raw)
-    rows = as_rows(x, weights)
-    data_summary = summarize_rows(rows, config.search.random_state, model.columns)
+    # responsibilities are free of units: they carry the model over to rows that are transformed in another way
+    resp = _predict(model.model, model.transform.rows(raw), "responsibility")
+    x = transform.rows(raw)
+    rows = replace(as_rows(x), gaps=config.data.has_gaps)
+    if config.search.has_prior:  # which counts as so many rows among all, not among the half of a sample
+        weights = np.ones(len(x)) if weights is None else weights
+        weights = weights * (total_weight / weights.sum())
+    rows = replace(rows, weights=weights)
+    data_summary = summarize_rows(rows, config.search.random_state, transform.labels(model.sources))
+    rows = data_summary.known(rows)
+    if rows.gaps:  # the first sums need all values: those that are missing are drawn, as the earlier model has them
+        if model.transform.steps:
+            return None
+        x = draw_incomplete(x, *model.model, np.random.RandomState(0))
     settings = em_settings(config, data_summary)
     try:
-        parameters = start_parameters(get_family(model.covariance_type), x, weights, resp, settings.reg_covar)
+        start = _start(model.candidate, x, weights, resp, settings, noise)
     except SingularError:
         return None
-    start = State(model.candidate, 0, parameters)
     (state,) = fit_states([start], rows, data_summary, settings)
     if not (state.usable and state.status.trusted):
         return None
     return replace(start, parameters=state.parameters)
 
 
-def _gain(model: StoredModel, refit: State, half: Rows, preparation: Preparation) -> float:
+def _start(
+    candidate: Candidate, x: Array, weights: Array | None, resp: Array, settings: Settings, noise: Box | None
+) -> State:
+    """Return the start that responsibilities give; raises :class:`SingularError` if a covariance is."""
+    family, mine = get_family(candidate.covariance_type), resp[:, : candidate.n_components]
+    taken = mine.any(axis=1) if noise else slice(None)  # rows that the noise has alone are no part of a covariance
+    given = None if weights is None else weights[taken]
+    parameters = start_parameters(family, x[taken], given, mine[taken], settings.reg_covar, settings.inference)
+    start = State(candidate._replace(noise=False), 0, parameters)
+    if noise is None:
+        return start
+    whole = replace(start, parameters=replace(parameters, weights=parameters.weights / parameters.weights.sum()))
+    return beside_noise(whole, Noise(float(np.average(resp[:, -1], weights=weights)), noise.log_volume))
+
+
+def _measured(
+    config: JobConfig, model: StoredModel, refit: State, found: DataSummary, transform: Chain
+) -> tuple[State, Chain]:
+    """Return the refit whose gain is measured, and its transform.
+
+    Where dimensions are dropped, densities of rows in other units do not compare: it is fitted in those of the model.
+    """
+    if model.transform.keeps_density and transform.keeps_density:
+        return refit, transform
+    there = _refit(config, model, _half_of_sample(found, 0), model.transform, found.total_weight, None)
+    return (refit, transform) if there is None else (there, model.transform)
+
+
+def _gain(model: StoredModel, refit: State, transform: Chain, half: Rows) -> float:
     """Return the mean log density per row of the refit, less that of the stored model, in the user's units."""
     raw, weights = half
-    before = Preparation(model.center, model.scale)
-    old = _predict(model.model, _units(before, raw), "log_density") - before.log_scale
-    new = _predict(refit.model, _units(preparation, raw), "log_density") - preparation.log_scale
+    old = _predict(model.model, model.transform.rows(raw), "log_density") + model.transform.log_slopes(raw)
+    new = _predict(refit.model, transform.rows(raw), "log_density") + transform.log_slopes(raw)
     with np.errstate(invalid="ignore"):
         return float(np.average(new - old, weights=weights))
 
 
-def _units(preparation: Preparation, raw: Array) -> Array:
-    """Return rows in the units of a fit."""
-    return np.asarray(preparation.rows(raw), dtype=np.float64)
-
-
-def _predict(model: Any, rows: Array, name: str) -> Array:
-    output: Array = predict_chunk(rows, prediction_batch(*model), (name,))[name]
+def _predict(model: Model, rows: Array, name: str) -> Array:
+    output: Array = predict_chunk(rows, prediction_batch(*model, gaps=not np.isfinite(rows).all()), (name,))[name]
     return output
 
 
 def _stored_decision(result: Result) -> RefreshDecision:
     """Return the decision that a store was made by: of this run, of an earlier one, or of a search without refresh."""
     return result.refresh or RefreshDecision(True, "the store was made by a search")
-
-
-# -- publishing --------------------------------------------------------------------------------------------------
-
-
-def _remove_old(config: JobConfig, keep: int) -> tuple[str, ...]:
-    """Remove all stores older than the last ``keep`` complete ones, unless a run is at work on them."""
-    found = list(stores_of(config))
-    complete = [one.store for one in found if one.is_complete]
-    if len(complete) <= keep:
-        return ()
-    oldest = [one.store for one in found].index(complete[keep - 1])
-    return tuple(one.store for one in found[oldest + 1 :] if remove_store(one.store))
-
-
-def remove_store(path: str) -> bool:
-    """Remove a store with all that lies beside it, unless a run is at work on it; returns whether it was removed."""
-    try:
-        with store.lock(path):
-            store.discard_replacement(path)
-            for folder in (path, report_folder(path), store.rows_folder(path)):
-                store.place_of(folder).remove_at_once()
-    except store.LockedError:
-        return False
-    store.place_of(path).remove_lock()
-    return True

@@ -40,6 +40,7 @@ def seconds_left(
     pass_seconds: float,
     computed: int,
     closing_passes: int = 0,
+    later_waves: Sequence[int] = (),
 ) -> tuple[float, float]:
     """Return the least and the most seconds until the last pass of a job ends.
 
@@ -59,6 +60,8 @@ def seconds_left(
         Number of states in that pass.
     closing_passes : int
         Passes over the data after the fits, each like the last pass.
+    later_waves : sequence of int
+        Number of fits in each wave of a later stage, none of which has begun.
     """
     least, most = 0.0, 0.0
     remaining = iter(states)
@@ -69,4 +72,7 @@ def seconds_left(
             fewest, largest = zip(*left, strict=True)
             least += sum(fewest) / computed
             most += max(largest) * max(1.0, len(left) / computed)
+    for n_fits in later_waves:
+        least += n_fits / computed
+        most += settings.max_iter * max(1.0, n_fits / computed)
     return pass_seconds * (least + closing_passes), pass_seconds * (most + closing_passes)

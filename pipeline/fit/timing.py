@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import dask
-import numpy as np
-from numpy.typing import NDArray
 
-from gmm_dask.em.loop import run_pass
-from gmm_dask.em.regularization import settings_for
 from gmm_dask.errors import UserError
-from gmm_dask.init.starts import first_states
-from gmm_dask.passes.data_summary import summarize_rows
-from gmm_dask.passes.holdout import usable_rows
-from gmm_dask.passes.map_reduce import one_blas_thread
-from gmm_dask.passes.rows import Rows
-from gmm_dask.passes.statistics import collect_statistics
-from gmm_dask.selection.grid import generator_copies
 from pipeline.config.job import JobConfig, hiding_secrets
+from pipeline.fit.cache_choice import choose_cache
+from pipeline.fit.calibration import seconds_of_row
 from pipeline.fit.plan import Estimate, FitPlan, closing_passes
-from pipeline.sources.preparation import Preparation
 from pipeline.sources.rows import fits_in_memory
 
 # of the chunk, so many rows are computed on
 TIMED_ROWS = 1 << 16
-# the least of so many tries is taken
-TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +32,8 @@ class PassTime:
         Whether the rows are so few that only the first pass of a stage reads them.
     n_passes : tuple of int
         The fewest and the most passes of the job, if the grid does not grow.
+    cache : str
+        Whether the rows are kept for later passes, where, and why; empty if there is nothing to tell.
     """
 
     read_seconds: float
@@ -53,6 +41,7 @@ class PassTime:
     n_threads: int
     in_memory: bool
     n_passes: tuple[int, int]
+    cache: str
 
     @property
     def range(self) -> tuple[float, float]:
@@ -72,55 +61,27 @@ def time_pass(config: JobConfig, estimate: Estimate) -> PassTime:
         If the chunk cannot be read, or has no rows that the fits can begin with.
     """
     source, plan = estimate.source, estimate.plan
+    if not isinstance(plan, FitPlan):
+        raise UserError(
+            "--time measures a pass over all rows, and data.by makes a search for each group: leave it out."
+        )
     n_chunks = int(source.array.numblocks[0])
     for number in range(min(2, n_chunks)):  # the first read takes what is imported and connected, too
         begin = time.perf_counter()
         (rows,) = dask.compute(source.array.blocks[number], scheduler="synchronous")
         read_seconds = time.perf_counter() - begin
     n_rows = len(rows) * n_chunks if source.n_rows is None else source.n_rows
-    in_wave = max(plan.waves) / sum(plan.waves)
-    others = 1 + closing_passes(config)  # pass 0 is the first
+    # pass 0 is the first; one sums resamples up
+    others = 1 + estimate.transform_reads + closing_passes(config) + bool(plan.refits)
+    n_waves = len(plan.waves) + (len(plan.refits.waves) if plan.refits else 0)
     return PassTime(
         read_seconds=read_seconds * n_chunks,
-        compute_seconds=_seconds_of_row(config, plan, rows) * n_rows * in_wave,
+        compute_seconds=seconds_of_row(config, plan, source.columns, rows[:TIMED_ROWS]) * n_rows * plan.share_in_wave,
         n_threads=_n_threads(config, plan),
         in_memory=fits_in_memory(source),
-        n_passes=(len(plan.waves) + others, len(plan.waves) * config.search.max_iter + others),
+        n_passes=(n_waves + others, n_waves * config.search.max_iter + others),
+        cache=choose_cache(config, source).text,
     )
-
-
-def _seconds_of_row(config: JobConfig, plan: FitPlan, rows: NDArray[np.floating[Any]]) -> float:
-    """Return what a row takes, of all fits, after one iteration: the first comes from rows drawn at random."""
-    search = config.search
-    rows = rows[usable_rows(rows)][:TIMED_ROWS]
-    with dask.config.set(scheduler="synchronous"), one_blas_thread():
-        found = summarize_rows(Rows(rows), search.random_state)
-        if config.data.scale == "standard":
-            deviation = np.sqrt(np.diag(found.scatter) / found.total_weight)
-            rows = Preparation(found.center, np.where(deviation > 0.0, deviation, 1.0)).rows(rows)
-            found = summarize_rows(Rows(rows), search.random_state)
-        settings = settings_for(found, search.tol, search.max_iter, search.reg_covar, accelerate=False)
-        states = first_states(
-            plan.candidates,
-            found,
-            init_params="random_from_data",
-            n_init=1,
-            random_state=generator_copies(search.random_state),
-            reg_covar=settings.reg_covar,
-        )
-        states = run_pass(states, lambda models: collect_statistics(Rows(rows), found, models), len(rows), settings)
-        models = [state.model for state in states if state.usable]
-        if not models:
-            raise UserError(
-                f"no time can be told from a chunk: none of the fits can begin with its {len(rows):,} usable "
-                "rows. Leave out --time, or set data.chunk_rows for larger chunks."
-            )
-        seconds = math.inf
-        for _ in range(TRIES):
-            begin = time.perf_counter()
-            collect_statistics(Rows(rows), found, models)
-            seconds = min(seconds, time.perf_counter() - begin)
-    return seconds / len(rows) * search.n_init * len(states) / len(models)
 
 
 def _n_threads(config: JobConfig, plan: FitPlan) -> int:

@@ -14,17 +14,23 @@ from gmm_dask.em.loop import Status
 from gmm_dask.em.regularization import AUTO, automatic_reg_covar
 from gmm_dask.em.spurious import held_open_shares
 from gmm_dask.families import get_family
+from gmm_dask.families.noise import gaussians_of
 from gmm_dask.passes.resolution import Resolution
+from gmm_dask.passes.row_outputs import LABEL, RESPONSIBILITY
 from gmm_dask.plotting.feature_pairs import Components
-from gmm_dask.selection.criteria import CRITERIA, TIE
+from gmm_dask.selection.cluster_tree import ClusterTree
+from gmm_dask.selection.criteria import CRITERIA
+from gmm_dask.selection.distinct import distinct
 from pipeline.printable import printable
-from pipeline.store import Result, RowSummary, Sample, StoredModel, open_result
+from pipeline.store import Result, RowSummary, Sample, StoredModel, of_group, open_result
 from pipeline.store.criteria import names_of
+from pipeline.store.models import titled
 
 Array = NDArray[np.float64]
 
-# pictures show so many rows of the store's sample
-DRAWN_ROWS = 2000
+# of the stored sample, so many rows are shown that their responsibilities are at most so many values, and at least so
+# many
+MOST_VALUES, FEWEST_ROWS = 10_000_000, 2_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,30 +43,68 @@ class ReportContents:
     table : DataFrame
         One row per candidate, with its name and ``delta``, the distance of the criterion from the smallest.
     components : Components
-        The winner's components in the units of the data.
+        The model's components in the units of the data.
+    name : str
+        Of the model that the report is about.
     """
 
     store: Result
     table: pd.DataFrame
     components: Components
+    name: str
 
     @property
+    def is_winner(self) -> bool:
+        """Whether the model is the chosen one."""
+        return self.name == self.best
+
+    @cached_property
     def model(self) -> StoredModel:
-        """The winner."""
-        return self.store.best_model
+        """The model that the report is about."""
+        return self.store.best_model if self.is_winner else self.store.model(self.name)
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The components' numbers, with their names as they may be shown."""
+        names = self.model.component_names
+        return tuple(printable(titled(number, names.get(number))) for number in self.components.numbers)
+
+    @property
+    def slim_component(self) -> str:
+        """Title of the model's slim component; empty if it has none. The table of candidates ranks it by weight."""
+        rank = self.row["slim_component"]
+        return self.titles[np.argsort(-self.components.weights, kind="stable")[rank]] if rank >= 0 else ""
+
+    @cached_property
+    def cluster_tree(self) -> ClusterTree | None:
+        """How components are merged into clusters, where some are; None otherwise, and for a model that lost."""
+        tree = self.store.cluster_tree if self.is_winner else None
+        return tree if tree is not None and tree.n_clusters < tree.n_components else None
+
+    @property
+    def identity_note(self) -> str:
+        """Which components continue those of an earlier store; empty if none could."""
+        return printable(self.store.identity.note) if self.store.identity and self.is_winner else ""
 
     @cached_property
     def sample(self) -> Sample:
-        """Rows drawn at random, as many as pictures show."""
+        """Rows drawn at random, in the units of the features, with the labels of the model."""
+        found, transform = self.source_sample, self.model.transform
+        return found if transform.folds else replace(found, rows=transform.rows(found.rows))
+
+    @cached_property
+    def source_sample(self) -> Sample:
+        """The same rows as the data have them; fewer of very many components."""
         sample = self.store.sample
         assert sample is not None
-        step = -(-len(sample.rows) // DRAWN_ROWS)
-        return replace(sample, **{name: getattr(sample, name)[::step] for name in ("rows", "label", "uncertainty")})
+        step = -(-len(sample.rows) // max(FEWEST_ROWS, MOST_VALUES // len(self.components.weights)))
+        sample = replace(sample, **{name: getattr(sample, name)[::step] for name in ("rows", "label", "uncertainty")})
+        return sample if self.is_winner else _labelled(sample, self.model)
 
     @property
     def rows(self) -> RowSummary | None:
-        """The summary of the row outputs, if the store has any."""
-        return self.store.row_summary
+        """The summary of the row outputs, if the store has any of this model."""
+        return self.store.row_summary if self.is_winner else None
 
     @property
     def best(self) -> str:
@@ -74,6 +118,11 @@ class ReportContents:
         return self.store.criterion
 
     @property
+    def bound_words(self) -> str:
+        """What the fit made larger with each iteration."""
+        return "mean log-likelihood per row" if self.model.priors is None else "bound on the log evidence per row"
+
+    @property
     def criteria(self) -> tuple[str, ...]:
         """The criteria that are known; that of rows held out is if there were any."""
         return tuple(name for name in CRITERIA if self.table[name].notna().any())
@@ -83,14 +132,22 @@ class ReportContents:
         """The winner's row."""
         return next(row for row in rows_of(self.table) if row["name"] == self.best)
 
+    @cached_property
+    def row(self) -> dict[str, Any]:
+        """The row of the model that the report is about."""
+        return next(row for row in rows_of(self.table) if row["name"] == self.name)
+
     @property
     def reg_covar(self) -> float | Array:
         """The value added to the covariances' diagonals, in the units of the fit; one for each feature if automatic."""
         reg_covar = self.store.config["search"]["reg_covar"]
         if reg_covar != AUTO:
             return float(reg_covar)
-        contents, scale = self.store.data["contents"], self.model.scale
-        unit = np.ones(len(contents["means"])) if scale is None else scale
+        if not self.model.transform.folds:
+            x = self.sample.rows
+            return automatic_reg_covar(x.min(axis=0), x.max(axis=0), x.var(axis=0), Resolution.of(x))
+        contents, scaling = self.store.data["contents"], self.model.transform.scaling
+        unit = np.ones(len(contents["means"])) if scaling is None else scaling.scale
         minima, maxima, deviations = (np.array(contents[name]) / unit for name in ("minima", "maxima", "deviations"))
         return automatic_reg_covar(minima, maxima, deviations**2, self.resolution.scaled(np.zeros_like(unit), unit))
 
@@ -105,7 +162,7 @@ class ReportContents:
 
         There are none where the direction is that of no column.
         """
-        family, parameters = self.model.model
+        family, parameters = gaussians_of(*self.model.model)
         try:
             shares = held_open_shares(parameters, family.full_covariances(parameters), self.reg_covar)
         except np.linalg.LinAlgError:  # so close to singular that nothing can be said
@@ -115,8 +172,18 @@ class ReportContents:
     @property
     def sizes(self) -> Array:
         """The rows that each component stands for; with weights, its part of their sum."""
-        sizes: Array = self.components.weights * (self.store.total_weight or self.n_rows)
+        sizes: Array = self.components.weights * self._total_weight
         return sizes
+
+    @property
+    def noise_size(self) -> float:
+        """The rows that the noise stands for; with weights, its part of their sum."""
+        noise = self.components.noise
+        return 0.0 if noise is None else noise.weight * self._total_weight
+
+    @property
+    def _total_weight(self) -> float:
+        return self.store.total_weight or float(self.n_rows)
 
     @property
     def size_unit(self) -> str:
@@ -129,23 +196,24 @@ class ReportContents:
         return int(self.store.n_rows or 0)
 
     @cached_property
-    def others(self) -> list[dict[str, Any]]:
-        """The candidates that may win, without the winner, the best first."""
-        others = self.table[(self.table["name"] != self.best) & self.table["delta"].notna()]
-        return rows_of(others.sort_values("delta", kind="stable"))
+    def ranking(self) -> list[dict[str, Any]]:
+        """The models that may win: the chosen one, and then the others, the best first.
+
+        Candidates that are one model in several forms are one row, that of the best fit, with their names in ``also``.
+        """
+        may_win = self.table[self.table["delta"].notna() | (self.table["name"] == self.best)]
+        models = distinct(may_win, self.criterion, self.n_features).sort_values("delta", kind="stable")
+        return sorted(rows_of(models), key=lambda row: self.best not in (row["name"], *row["also"]))
 
     @property
-    def equals(self) -> list[dict[str, Any]]:
-        """Candidates that are the winner in another form: their criterion differs by rounding alone."""
-        return [row for row in self.others if self._is_equal(row)]
+    def n_features(self) -> int:
+        """Number of the features."""
+        return len(self.components.names)
 
     @property
     def runner_up(self) -> dict[str, Any] | None:
-        """The best candidate that is another mixture than the winner; None if there is none."""
-        return next((row for row in self.others if not self._is_equal(row)), None)
-
-    def _is_equal(self, row: dict[str, Any]) -> bool:
-        return bool(abs(row["delta"] - self.winner["delta"]) <= TIE * max(1.0, abs(row[self.criterion])))
+        """The best candidate that is another model than the winner; None if there is none."""
+        return next(iter(self.ranking[1:]), None)
 
     @property
     def troubled(self) -> dict[Status, list[str]]:
@@ -166,11 +234,31 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def read_contents(path: str) -> ReportContents:
-    """Read what a complete store holds; raises :class:`UserError` of one that is not."""
-    store = open_result(path)
-    kind, parameters = store.best_model.in_units
+def _labelled(sample: Sample, model: StoredModel) -> Sample:
+    """Return a sample with the labels of another model than the chosen one."""
+    from gmm_dask.passes.predict import predict_rows  # with Numba, which the report of the winner does without
+    from gmm_dask.passes.rows import sampled_rows
+
+    x = model.transform.rows(sample.rows)
+    found = predict_rows(sampled_rows(x), *model.model, [LABEL.name, RESPONSIBILITY.name])
+    return replace(sample, label=found[LABEL.name], uncertainty=1.0 - found[RESPONSIBILITY.name].max(axis=1))
+
+
+def read_contents(path: str, model: str | None = None, group: str | None = None) -> ReportContents:
+    """Read what a complete store, or one of its groups, holds of a model, by default the chosen one.
+
+    Raises :class:`UserError` of a store that is not complete, or has no such model or group.
+    """
+    store = of_group(open_result(path), group)
+    stored = store.best_model if model is None else store.model(model)
+    kind, parameters = stored.in_units
     covariances = get_family(kind).full_covariances(parameters)
-    names = tuple(map(printable, store.best_model.columns))
-    components = Components(parameters.weights, parameters.means, covariances, names)
-    return ReportContents(store=store, table=store.table.assign(name=names_of(store.table)), components=components)
+    names = tuple(map(printable, stored.columns))
+    return ReportContents(
+        store=store,
+        table=store.table.assign(name=names_of(store.table)),
+        components=Components(
+            parameters.weights, parameters.means, covariances, names, stored.numbers, parameters.noise
+        ),
+        name=stored.candidate.name,
+    )

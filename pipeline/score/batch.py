@@ -7,13 +7,14 @@ from datetime import datetime
 
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig, hiding_secrets
-from pipeline.config.secrets import shown
 from pipeline.config.templates import is_dated, with_name
-from pipeline.progress import Progress, silent
-from pipeline.score.new_rows import ScoreSummary, score
+from pipeline.progress import Progress, report_removed, silent
+from pipeline.score.estimate import naming_score_source, no_model, required_section
+from pipeline.score.new_rows import ScoreSummary, score, tell_nobody
 from pipeline.score.settings import ScoreSettings
 from pipeline.stages import Stage, unchanged
-from pipeline.store.paths import dated_now, existing_paths, last_complete
+from pipeline.store.paths import dated_now, existing_paths, last_complete, reported_once
+from pipeline.store.retention import remove_old_scores
 
 
 @hiding_secrets
@@ -22,12 +23,14 @@ def score_batch(
     *,
     progress: Progress = silent,
     as_task: Callable[[Stage], Stage] = unchanged,
+    tell: Callable[[ScoreSummary], object] = tell_nobody,
     now: datetime | None = None,
 ) -> ScoreSummary:
-    """Label the rows of ``score.source`` with the chosen model of the newest complete store.
+    """Label the rows of ``score.source`` with ``score.model`` of the newest complete store, by default the chosen one.
 
     What the configuration sets of :data:`pipeline.score.settings.SETTABLE` holds for these rows; the rest is as in the
     store. If an earlier run left scores of the same rows by the same model unfinished, they are resumed at their path.
+    ``tell`` receives the summary as that of :func:`pipeline.score.new_rows.score` does.
 
     Raises
     ------
@@ -35,24 +38,23 @@ def score_batch(
         As :func:`pipeline.score.new_rows.score`; if the configuration has no section ``score``, or there
         is no complete store.
     """
-    if config.score is None:
-        raise UserError("expected a section score, such as score: {source: new-rows.parquet}: the rows to label.")
-    model = last_complete(config)
+    section = required_section(config)
+    model = last_complete(config, reported_once(progress))
     if model is None:
-        raise UserError(
-            f"there is no complete result store of the job {config.name} at {config.output.store}, whose model could "
-            f"label the rows of {shown(config.score.source)}. Run the job first (gmm-dask run), or write its name here."
-        )
-    source, settings = config.score.source, ScoreSettings.from_job(config, config.score)
-    template = with_name(config.score.out, config.name)
+        raise UserError(no_model(config, section))
+    source, name, settings = section.source, section.model, ScoreSettings.from_job(config, section)
+    template = with_name(section.out, config.name)
     earlier = _earlier_paths(template)
 
     def score_rows(path: str, out: str, progress: Progress) -> ScoreSummary:
         """Label all rows, or the rest of them."""
-        return score(path, source, out, settings=settings, earlier=earlier, progress=progress)
+        return score(path, source, out, model=name, settings=settings, earlier=earlier, progress=progress, tell=tell)
 
     out = dated_now(config, template, now) if is_dated(template) else template
-    summary: ScoreSummary = as_task(score_rows)(model.store, out, progress)
+    with naming_score_source():
+        summary: ScoreSummary = as_task(score_rows)(model.store, out, progress)
+    if config.output.keep is not None:
+        report_removed(remove_old_scores(config, config.output.keep), progress)
     return summary
 
 

@@ -1,8 +1,9 @@
 """Drift: whether new rows differ from those that a model was fitted to, in which components, and by how much.
 
-The sums of an M-step are means over the rows: of each component's responsibility, and of what its rows add to its mean
-and its covariance. Each number is compared with the same mean over rows of the fit. Whatever the parameters are, the
-difference of two means over n and m rows of one distribution has the variance v (1/n + 1/m), with v that of one row.
+The share of a component is the share of the rows with its label, as they are stored. The sums of an M-step are means
+over the rows, too: of what they add to the mean and the covariance of each component. Each number is compared with the
+same mean over rows of the fit. Whatever the parameters are, the difference of two means over n and m rows of one
+distribution has the variance v (1/n + 1/m), with v that of one row.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from scipy.stats import t as student
 from gmm_dask.passes.component_sums import ComponentSums
 from gmm_dask.passes.model_batch import origins_of_model
 from pipeline.score.reference import OUTLIERS, Reference
-from pipeline.store import RowSummary
+from pipeline.store import RowSummary, StoredModel
 from pipeline.store.attributes import Attributes
+from pipeline.store.models import titled
 
 Array = NDArray[np.float64]
 
@@ -37,24 +39,52 @@ SHARE, MEAN, SCATTER = "share", "mean", "scatter"
 
 @dataclass(frozen=True)
 class ComponentChange(Attributes):
-    """A component among the new rows, and in the fit; in the user's units.
+    """A component among the new rows, and in the fit; in the units of the model's features.
 
     Attributes
     ----------
+    number : int
+        As labels hold it.
     share, fit_share : float
-        Mean responsibility.
+        Share of the rows with its label, of those that have one.
     mean, fit_mean, deviation, fit_deviation : tuple of float, or None
         Means and standard deviations of the columns; None without rows.
     moved : tuple of str
         What differs by more than chance explains: its ``share``, its ``mean``, its ``scatter``.
+    name : str or None
+        Its name, if it has one.
     """
 
+    number: int
     share: float
     fit_share: float
     mean: tuple[float, ...] | None
     fit_mean: tuple[float, ...] | None
     deviation: tuple[float, ...] | None
     fit_deviation: tuple[float, ...] | None
+    moved: tuple[str, ...]
+    name: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Number and name, as in :attr:`pipeline.store.StoredModel.titles`."""
+        return titled(self.number, self.name)
+
+
+@dataclass(frozen=True)
+class NoiseChange(Attributes):
+    """The noise among the new rows, and in the fit.
+
+    Attributes
+    ----------
+    share, fit_share : float
+        Share of the rows of the noise, of those that have a label.
+    moved : tuple of str
+        ``share`` if they differ by more than chance explains; nothing else can.
+    """
+
+    share: float
+    fit_share: float
     moved: tuple[str, ...]
 
 
@@ -68,8 +98,8 @@ class Comparison(Attributes):
         Of the new rows.
     fit_mean_log_density : float
         Mean log density of the reference.
-    fit_shares : tuple of float
-        Share of each label in the reference.
+    fit_sample : int or None
+        Rows of the sample that these are of; None if they are of all rows of the fit.
     components : tuple of ComponentChange
     gain : float or None
         By how much one M-step on the new rows raises their mean log density, at least; None if that is not possible.
@@ -77,19 +107,25 @@ class Comparison(Attributes):
         What it would be about for rows that have not drifted.
     drift : tuple of str
         A sentence for each difference that chance does not explain.
+    noise : NoiseChange or None
+        None of a model without noise.
     """
 
     rows: RowSummary
     fit_mean_log_density: float
-    fit_shares: tuple[float, ...]
+    fit_sample: int | None
     components: tuple[ComponentChange, ...]
     gain: float | None
     chance_gain: float
     drift: tuple[str, ...]
+    noise: NoiseChange | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as it is stored."""
-        fit = {"mean_log_density": self.fit_mean_log_density, "label_shares": list(self.fit_shares)}
+        fit = {
+            "mean_log_density": self.fit_mean_log_density,
+            "sampled_rows": self.fit_sample,
+        }
         return {
             **self.rows.to_dict(),
             "fit": fit,
@@ -97,6 +133,7 @@ class Comparison(Attributes):
             "gain": self.gain,
             "chance_gain": self.chance_gain,
             "drift": list(self.drift),
+            **({} if self.noise is None else {"noise_change": self.noise.to_dict()}),
         }
 
     @classmethod
@@ -108,7 +145,8 @@ class Comparison(Attributes):
                 **{name: values[name] for name in ("components", "gain", "chance_gain", "drift")},
                 "rows": values,
                 "fit_mean_log_density": fit["mean_log_density"],
-                "fit_shares": fit["label_shares"],
+                "fit_sample": fit["sampled_rows"],
+                "noise": values.get("noise_change"),
             }
         )
 
@@ -137,18 +175,23 @@ def compare(rows: RowSummary, sums: ComponentSums, reference: Reference) -> Comp
     reference : Reference
     """
     tests = _Tests.of(rows, sums, reference)
-    here, fit = (_Groups.of(one, reference) for one in (sums, reference.sums))
-    moved = [tests.moved(k) for k in range(len(reference.shares))]
+    here = _Groups.of(sums, np.array(rows.label_shares), reference)
+    fit = _Groups.of(reference.sums, reference.shares, reference)
+    moved = [tests.moved(k) for k in range(reference.model.n_components)]
+    noise = _noise_change(rows, tests, reference)
     lines = [*_unlikely_rows(rows, tests, reference), *_moved_together(sums, tests, reference)]
-    lines += [here.describe(k, kinds, fit, reference.model.columns) for k, kinds in enumerate(moved) if kinds]
+    lines += [here.describe(k, kinds, fit, reference.model) for k, kinds in enumerate(moved) if kinds]
+    if noise and noise.moved:
+        lines.append(f"noise: its share is {noise.share:.2%} here and {noise.fit_share:.2%} in the fit")
     return Comparison(
         rows=rows,
         fit_mean_log_density=reference.mean,
-        fit_shares=tuple(reference.shares.tolist()),
-        components=tuple(here.change(k, kinds, fit) for k, kinds in enumerate(moved)),
+        fit_sample=reference.n_sampled,
+        components=tuple(here.change(k, kinds, fit, reference.model) for k, kinds in enumerate(moved)),
         gain=_gain(sums, reference),
         chance_gain=_chance_gain(sums, reference),
         drift=tuple(lines),
+        noise=noise,
     )
 
 
@@ -168,9 +211,9 @@ class _Means:
     offset : ndarray of shape (n_features,)
         Of rows from the means of their components.
     components : ndarray of shape (n_components, n_numbers)
-        As :meth:`gmm_dask.families.Family.standardized` has them.
-    labels : ndarray of shape (n_components,)
-        Share of each label.
+        As :meth:`gmm_dask.families.Family.standardized` has them, without the responsibilities.
+    labels : ndarray of shape (n_densities,)
+        Share of each label, that of the noise last.
     """
 
     outliers: Any
@@ -186,7 +229,7 @@ class _Means:
         n, components = max(1, sums.n_rows), reference.standardized(sums)
         factors = np.linalg.cholesky(family.full_covariances(parameters))
         offset = np.einsum("kij,kj->i", factors, components[:, 1 : parameters.means.shape[1] + 1])
-        return cls(sums.n_outliers / n, sums.log_density / n, offset / n, components / n, labels)
+        return cls(sums.n_outliers / n, sums.log_density / n, offset / n, components[:, 1:] / n, labels)
 
     def flat(self) -> Array:
         """Return all as one array."""
@@ -219,8 +262,10 @@ class _Tests:
         n, m = max(1, sums.n_rows), reference.sums.n_rows
         here = _Means.of(sums, np.array(rows.label_shares), reference)
         fit = _Means.of(reference.sums, reference.shares, reference)
-        # by how the floor is chosen; how many rows of the sample lie under it is no more than chance
-        fit = replace(fit, outliers=max(OUTLIERS, 1.0 / (m + 1)))
+        # by how the floor is chosen; how many rows of the sample lie under it is no more than chance. Many rows of the
+        # noise have one density, the least, under which no row lies
+        if not reference.model.candidate.noise:
+            fit = replace(fit, outliers=max(OUTLIERS, 1.0 / (m + 1)))
         tails, optimism = _tails_and_optimism(fit, reference)
         off = np.maximum(np.abs(here.flat() - fit.flat()) - optimism, 0.0) * (sums.n_rows > 0)
         variances, sizes = _variances(fit, reference), np.full(off.shape, float(m))
@@ -239,8 +284,8 @@ class _Tests:
 
     def moved(self, k: int) -> tuple[str, ...]:
         """Return what of a component has moved."""
-        share, mean, scatter = np.split(self.errors.components[k], [1, 1 + len(self.errors.offset)])
-        largest = {SHARE: max(share.max(), self.errors.labels[k]), MEAN: mean.max(), SCATTER: scatter.max()}
+        mean, scatter = np.split(self.errors.components[k], [len(self.errors.offset)])
+        largest = {SHARE: self.errors.labels[k], MEAN: mean.max(), SCATTER: scatter.max()}
         return tuple(name for name, error in largest.items() if error > self.bound)
 
 
@@ -261,14 +306,14 @@ def _tails_and_optimism(means: _Means, reference: Reference) -> tuple[Array, Arr
     """
     family, parameters = reference.model.model
     k, d = parameters.means.shape
-    n_numbers, n_fitted = means.components.shape[1] - 1 - d, reference.n_fitted
+    n_numbers, n_fitted = means.components.shape[1] - d, reference.n_fitted
     spread = np.sqrt(np.einsum("kii,k->i", family.full_covariances(parameters), parameters.weights))
-    tails = np.tile([SHARE_TAIL, *[MEAN_TAIL] * d, *[SCATTER_TAIL] * n_numbers], (k, 1))
-    optimism = np.tile([0.0] * (1 + d) + [(d + 3.0) / n_fitted] * n_numbers, (k, 1))
+    tails = np.tile([*[MEAN_TAIL] * d, *[SCATTER_TAIL] * n_numbers], (k, 1))
+    optimism = np.tile([0.0] * d + [(d + 3.0) / n_fitted] * n_numbers, (k, 1))
     gained = family.n_parameters(k, d) / n_fitted
     return (
-        _Means(SHARE_TAIL, MEAN_TAIL, MEAN_TAIL * spread, tails, np.full(k, SHARE_TAIL)).flat(),
-        _Means(0.0, gained, np.zeros(d), optimism, np.zeros(k)).flat(),
+        _Means(SHARE_TAIL, MEAN_TAIL, MEAN_TAIL * spread, tails, np.full_like(means.labels, SHARE_TAIL)).flat(),
+        _Means(0.0, gained, np.zeros(d), optimism, np.zeros_like(means.labels)).flat(),
     )
 
 
@@ -289,13 +334,21 @@ def _unlikely_rows(rows: RowSummary, tests: _Tests, reference: Reference) -> lis
     ]
 
 
+def _noise_change(rows: RowSummary, tests: _Tests, reference: Reference) -> NoiseChange | None:
+    if not reference.model.candidate.noise:
+        return None
+    moved = (SHARE,) if tests.errors.labels[-1] > tests.bound else ()
+    return NoiseChange(rows.label_shares[-1], float(reference.shares[-1]), moved)
+
+
 def _moved_together(sums: ComponentSums, tests: _Tests, reference: Reference) -> list[str]:
-    """Describe a move of all rows within their components, in the user's units."""
+    """Describe a move of all rows within their components, in the units of the features."""
     moved = np.flatnonzero(tests.errors.offset > tests.bound)
     if not len(moved):
         return []
     here, fit = (_Means.of(one, reference.shares, reference).offset for one in (sums, reference.sums))
-    scale = np.ones(len(here)) if reference.model.scale is None else reference.model.scale
+    scaling = reference.model.transform.scaling
+    scale = np.ones(len(here)) if scaling is None else scaling.scale
     largest = moved[np.argsort(-tests.errors.offset[moved], kind="stable")][:MOST_NAMED]
     named = [f"{reference.model.columns[i]} by {(here - fit)[i] * scale[i]:+.3g}" for i in largest.tolist()]
     return [f"all rows have moved within their components: {', '.join(named)}"]
@@ -303,13 +356,14 @@ def _moved_together(sums: ComponentSums, tests: _Tests, reference: Reference) ->
 
 @dataclass(frozen=True, eq=False)
 class _Groups:
-    """The components as the rows show them, in the user's units.
+    """The components as the rows show them, in the units of the model's features.
 
     Attributes
     ----------
     shares : ndarray of shape (n_components,)
+        Of the labels.
     means : ndarray of shape (n_components, n_features)
-        NaN without rows, as the following.
+        Of the rows that are no outliers; NaN without rows, as the following.
     covariances : ndarray of shape (n_components, n_features, n_features)
     """
 
@@ -318,8 +372,8 @@ class _Groups:
     covariances: Array
 
     @classmethod
-    def of(cls, sums: ComponentSums, reference: Reference) -> Self:
-        """Take them from sums."""
+    def of(cls, sums: ComponentSums, labels: Array, reference: Reference) -> Self:
+        """Take them from sums over some rows."""
         family, parameters = reference.model.model
         d = parameters.means.shape[1]
         total = reference.standardized(sums)
@@ -330,19 +384,21 @@ class _Groups:
         factors = np.linalg.cholesky(family.full_covariances(parameters))
         means = parameters.means + np.einsum("kij,kj->ki", factors, u)
         covariances = factors @ squares @ np.swapaxes(factors, 1, 2)
-        center, scale = reference.model.center, reference.model.scale
-        if center is not None and scale is not None:
-            means, covariances = means * scale + center, covariances * np.outer(scale, scale)
-        return cls(total[:, 0] / max(1, sums.n_rows), means, covariances)
+        scaling = reference.model.transform.scaling
+        if scaling is not None:
+            scale = scaling.scale
+            means, covariances = means * scale + scaling.center, covariances * np.outer(scale, scale)
+        return cls(labels, means, covariances)
 
     def deviations(self, k: int) -> Array:
         """Return the standard deviations of a component's columns, not quite 0 where all rows are equal."""
         found: Array = np.sqrt(np.maximum(np.diagonal(self.covariances[k]), 1e-300))
         return found
 
-    def change(self, k: int, kinds: tuple[str, ...], fit: _Groups) -> ComponentChange:
+    def change(self, k: int, kinds: tuple[str, ...], fit: _Groups, model: StoredModel) -> ComponentChange:
         """Return a component's numbers beside those of the fit."""
         return ComponentChange(
+            number=model.numbers[k],
             share=float(self.shares[k]),
             fit_share=float(fit.shares[k]),
             mean=_numbers(self.means[k]),
@@ -350,11 +406,12 @@ class _Groups:
             deviation=_numbers(self.deviations(k)),
             fit_deviation=_numbers(fit.deviations(k)),
             moved=kinds,
+            name=model.component_names.get(model.numbers[k]),
         )
 
-    def describe(self, k: int, kinds: tuple[str, ...], fit: _Groups, columns: tuple[str, ...]) -> str:
+    def describe(self, k: int, kinds: tuple[str, ...], fit: _Groups, model: StoredModel) -> str:
         """Say what of a component has moved, from where to where."""
-        parts = []
+        parts, columns = [], model.columns
         if SHARE in kinds:
             parts.append(f"its share is {self.shares[k]:.2%} here and {fit.shares[k]:.2%} in the fit")
         spread = fit.deviations(k)
@@ -366,7 +423,7 @@ class _Groups:
             )
         if SCATTER in kinds:
             parts.append(f"its shape has changed ({self._shape(k, fit, columns)})")
-        return f"component {k}: {'; '.join(parts)}"
+        return f"component {model.titles[k]}: {'; '.join(parts)}"
 
     def _shape(self, k: int, fit: _Groups, columns: tuple[str, ...]) -> str:
         """Say how a component's shape has changed most: by standard deviations, or by a correlation."""
@@ -407,9 +464,11 @@ def _largest(values: Array) -> list[int]:
 
 def _gain(sums: ComponentSums, reference: Reference) -> float | None:
     """Return what one M-step gains, in expected log density of rows and components, which the log density exceeds."""
+    if reference.has_prior:  # a step without it would gain on the rows of the fit, too
+        return None
     family, parameters = reference.model.model
     origins = origins_of_model(reference.batch)
-    (after,) = family.maximise_all([family.unpack_centred(sums.sums, origins)], 0.0)
+    (after,) = family.maximise_all([family.unpack_centred(sums.sums, origins)], 0.0, [parameters])
     if after is None:
         return None
     with np.errstate(invalid="ignore"):

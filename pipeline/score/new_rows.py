@@ -4,47 +4,38 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gmm_dask.errors import UserError
-from gmm_dask.memory import IMPORTS_BYTES, Shape, thread_bytes
 from gmm_dask.passes.component_sums import ComponentSums
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.rows import Rows
 from pipeline import store
-from pipeline.config.data import DataConfig
+from pipeline.compilation import kernels_made, kernels_of_scores
 from pipeline.config.job import JobConfig
 from pipeline.config.secrets import secrets_hidden
-from pipeline.progress import Message, Progress, StageStarted, compilation_reported, report_notes, silent
+from pipeline.metrics import write_metrics
+from pipeline.progress import Message, Progress, StageStarted, silent
 from pipeline.score.drift import Comparison, compare
-from pipeline.score.reference import Reference, read_reference
-from pipeline.score.row_pass import (
-    RowRequest,
-    output_bytes,
-    plan_rows,
-    unprepared_rows,
-    write_row_outputs,
-)
-from pipeline.score.settings import ScoreSettings, score_config
+from pipeline.score.inputs import ScoreInputs, open_inputs, open_new_rows
+from pipeline.score.metrics import score_metrics
+from pipeline.score.row_pass import plan_rows, unprepared_rows, write_row_outputs
+from pipeline.score.settings import ScoreSettings
 from pipeline.score.writers import parquet_writer, row_writer
-from pipeline.sources import MissingColumnsError, Source, open_source
+from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of
-from pipeline.sources.overlap import require_apart, require_outside
 from pipeline.sources.patience import repeated_reads_reported
-from pipeline.store import Result, RowPlan, RowSummary, RowWriter, StoredModel, Totals
-from pipeline.store.arrays import require_local
+from pipeline.store import Result, RowPlan, RowSummary, RowWriter, Totals
 from pipeline.store.integrity import reading
-from pipeline.store.paths import require_no_group_around, results_of, with_store
-from pipeline.store.places import is_url
+from pipeline.store.paths import PAGE, report_folder, with_store
 
-Array = NDArray[np.float64]
+
+def tell_nobody(summary: ScoreSummary) -> None:
+    """Send no news of scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +48,14 @@ class ScoreSummary(Comparison):
         Path of the scores.
     model : str
         Name of the model, such as ``tied-k3``.
+    store : str
+        Path of the result store that has the model.
+    columns : tuple of str
+        Names of the model's features.
+    data : str
+        Where the rows were read, without secrets.
+    reported : bool
+        Whether the scores are to have a report.
     seconds : float
     reused : bool
         Whether the scores were complete before, so that nothing was computed.
@@ -64,8 +63,18 @@ class ScoreSummary(Comparison):
 
     out: str
     model: str
+    store: str
+    columns: tuple[str, ...]
+    data: str
+    reported: bool
     seconds: float
     reused: bool
+
+    @property
+    def page(self) -> str | None:
+        """Path of the report's page, if it is there."""
+        folder = report_folder(self.out)
+        return f"{folder}/{PAGE}" if self.reported and store.place_of(folder).has(PAGE) else None
 
 
 def score(
@@ -73,13 +82,19 @@ def score(
     data: str,
     out: str | Path,
     *,
+    model: str | None = None,
     columns: Sequence[str] | None = None,
     settings: ScoreSettings | None = None,
     fresh: bool = False,
     earlier: Sequence[str] = (),
     progress: Progress = silent,
+    tell: Callable[[ScoreSummary], object] = tell_nobody,
 ) -> ScoreSummary:
-    """Compute the row outputs of new rows with the chosen model of a complete result store.
+    """Compute the row outputs of new rows with a model of a complete result store.
+
+    The rows are compared with those that the model was fitted to. Of the chosen model, the store knows the labels and
+    densities of all of these; of another one, and of a store without row outputs, the stored sample of rows stands for
+    them.
 
     Parameters
     ----------
@@ -89,6 +104,8 @@ def score(
         The rows, as ``data.source`` of a configuration; their columns are found by the model's names.
     out : str or Path
         Where the outputs go: a Zarr group, or a folder of Parquet files if it ends in ``.parquet``.
+    model : str, optional
+        Name of a model, such as ``tied-k3``; by default the chosen one.
     columns : sequence of str, optional
         Names that the model's features have in the data, in the model's order.
     settings : ScoreSettings, optional
@@ -99,65 +116,63 @@ def score(
         Other paths, the newest first. Unfinished scores of the same model and rows at one of them are resumed instead
         of ``out``, unless newer ones are complete.
     progress : callable
+    tell : callable
+        Receives the summary before the scores are marked complete, so that the next call tells what one that was killed
+        could not, and also if they were complete before.
 
     Raises
     ------
     UserError
-        If the store is not complete, the data lack a feature or hold values that are missing, or the scores and the
-        data or the store lie within each other.
+        If the store is not complete or has no such model, the data lack a feature or hold values that are missing, or
+        the scores and the data or the store lie within each other.
     """
     begin = time.monotonic()
-    if not is_url(out):
-        require_local(out, "-o")
-    result = store.open_result(store.place_of(path).resolved().path)
-    model = result.best_model
-    reference = read_reference(result, model)
-    config = score_config(result, model, data, str(out), columns, settings or ScoreSettings())
-    with secrets_hidden(*config.secret_values):
-        place = config.output.store
-        require_apart(config.data.source, [place, store.replacement_of(place), f"{place}.unfinished"])
-        require_outside(place, [*results_of(path), *results_of(result.store)])
-        require_no_group_around(place)
-        progress(StageStarted("open", f"{config.data.shown}, for {result.best} of {result.store}"))
-        report_notes(config.notes, progress)
-        source = _open(config.data, model)
-        header = header_of(source)
-        request = _request(config, model, reference)
-        rows, plan = _plan(config, source, request, progress)
+    inputs = open_inputs(path, data, out, model=model, columns=columns, settings=settings, progress=progress)
+    config, source, result, fitted = inputs.config, inputs.source, inputs.result, inputs.model
+    name, header = fitted.candidate.name, header_of(source)
+    with secrets_hidden(*config.secret_values), repeated_reads_reported(progress):
+        rows, plan = _plan(inputs, progress)
         config = with_store(config, _find_unfinished(config, plan, earlier) or config.output.store)
         place = config.output.store
         with store.lock(place, waiting=lambda text: progress(Message("lease", text))):
             # a folder of files is made beside the one that it replaces in any case
             working = place if _as_files(config) else store.scores_working_path(place, plan.token, fresh)
-            complete, writer = _prepare(config, source, plan, result, fresh, working)
-            summarize = partial(_compare_unchanged, data=config.data, model=model, header=header, reference=reference)
+            complete, writer = prepare_writer(config, source, plan, result, name, fresh, working)
+
+            def summary_of(found: Comparison) -> ScoreSummary:
+                return ScoreSummary(
+                    **vars(found),
+                    out=place,
+                    model=name,
+                    store=result.store,
+                    columns=fitted.columns,
+                    data=config.data.shown,
+                    reported=config.output.report,
+                    seconds=time.monotonic() - begin,
+                    reused=complete,
+                )
+
+            def announce(summary: ScoreSummary) -> None:
+                if config.output.metrics is not None:
+                    write_metrics(config.output.metrics, config.name, "score", score_metrics(summary))
+                tell(summary)
+
+            def conclude(rows: RowSummary, totals: Totals) -> dict[str, Any]:
+                found = _compare_unchanged(rows, totals, inputs, header)
+                announce(summary_of(found))
+                return {"job": config.name, **found.to_dict()}
+
             if not complete:
-                with compilation_reported(progress), repeated_reads_reported(progress):
-                    write_row_outputs(config, source, rows, request, writer, progress, summarize)
+                with kernels_made(config, partial(kernels_of_scores, config, source), progress):
+                    write_row_outputs(config, source, rows, inputs.request, writer, progress, conclude)
             stored = writer.summary()
             with reading(working, "rows"):
-                found = Comparison.from_dict(stored)
-            if not (complete or _as_files(config)):
+                summary = summary_of(Comparison.from_dict(stored))
+            if complete:
+                announce(summary)
+            elif not _as_files(config):
                 store.complete_scores(working, stored, place)
-    return ScoreSummary(
-        **vars(found),
-        out=place,
-        model=str(result.best),
-        seconds=time.monotonic() - begin,
-        reused=complete,
-    )
-
-
-def _request(config: JobConfig, model: StoredModel, reference: Reference) -> RowRequest:
-    """Return the request of a configuration; anomalies by the threshold of the fit, if it is of the same quantile."""
-    names, quantile = config.output.row_outputs, config.output.anomaly_quantile
-    if not names:
-        raise UserError(
-            "no row output is requested: the configuration has no labels, log densities or responsibilities. Set "
-            "output.labels to true (--set output.labels=true)."
-        )
-    threshold = reference.threshold if quantile is not None and quantile == reference.quantile else None
-    return RowRequest(model, config.data.missing == "drop", names, reference.mean, quantile, threshold, reference.floor)
+    return summary
 
 
 def _find_unfinished(config: JobConfig, plan: RowPlan, earlier: Sequence[str]) -> str | None:
@@ -173,8 +188,8 @@ def _as_files(config: JobConfig) -> bool:
     return config.output.rows == "parquet"
 
 
-def _prepare(
-    config: JobConfig, source: Source, plan: RowPlan, result: Result, fresh: bool, out: str
+def prepare_writer(
+    config: JobConfig, source: Source, plan: RowPlan, result: Result, name: str, fresh: bool, out: str
 ) -> tuple[bool, RowWriter]:
     """Make or find the scores; returns whether they are complete, and the writer of the rest of them."""
     if _as_files(config):
@@ -186,7 +201,7 @@ def _prepare(
             )
         return writer.begin(), writer
     attributes = store.ScoreAttributes(
-        model={"store": result.store, "name": str(result.best)},
+        model={"store": result.store, "name": name},
         config=config.model_dump(mode="json", include={"data", "output"}),
         data=header_of(source),
         software=result.software,
@@ -195,67 +210,30 @@ def _prepare(
     return store.prepare_scores(out, attributes, fresh), row_writer(config, source, plan, out)
 
 
-# -- the data ------------------------------------------------------------------------------------------------------
+# -- rows ----------------------------------------------------------------------------------------------------------
 
 
-def _open(data: DataConfig, model: StoredModel) -> Source:
-    """Open the data with the model's features, in the model's order; an error names all that are missing."""
-    try:
-        return open_source(data)
-    except MissingColumnsError as error:
-        missing = error.columns
-        raise UserError(
-            f"{data.shown} lacks {len(missing)} of the model's {len(model.columns)} features: {', '.join(missing)}. "
-            "Columns are found by their names, in any order: rename them, or give the names that they have here with "
-            f"--columns, in the order {', '.join(model.columns)}."
-        ) from error
-
-
-def _compare_unchanged(
-    rows: RowSummary,
-    totals: Totals,
-    data: DataConfig,
-    model: StoredModel,
-    header: dict[str, Any],
-    reference: Reference,
-) -> dict[str, Any]:
+def _compare_unchanged(rows: RowSummary, totals: Totals, inputs: ScoreInputs, header: dict[str, Any]) -> Comparison:
     """Compare the rows with those of the fit, if nobody has written to them since their header was read."""
-    if header_of(_open(data, model)) != header:
+    config, model = inputs.config, inputs.model
+    if header_of(open_new_rows(config.data.at(inputs.source.version), model)) != header:
         raise UserError(
-            f"data.source: {data.shown} was changed while it was scored. Run the same command again when nobody "
+            f"data.source: {config.data.shown} was changed while it was scored. Run the same command again when nobody "
             "writes to it."
         )
-    return compare(rows, ComponentSums.from_array(totals.more, model.n_components), reference).to_dict()
+    return compare(rows, ComponentSums.from_array(totals.more, model.model[1].n_densities), inputs.reference)
 
 
-# -- rows and memory ---------------------------------------------------------------------------------------------
-
-
-def _plan(config: JobConfig, source: Source, request: RowRequest, progress: Progress) -> tuple[Rows, RowPlan]:
+def _plan(inputs: ScoreInputs, progress: Progress) -> tuple[Rows, RowPlan]:
     """Return the rows and the plan of their outputs; the rows of a large CSV are counted first, which takes a read."""
-    _require_memory(config, source, request)
-    rows = unprepared_rows(source)
+    rows = unprepared_rows(inputs.source)
     lengths: Sequence[float] = rows.lengths
     if any(math.isnan(length) for length in lengths):
-        progress(StageStarted("count", f"counting the rows of {source.path}"))
+        progress(StageStarted("count", f"counting the rows of {inputs.source.path}"))
         counts: list[int] = map_reduce(rows, _count_chunk, None, "count")
         lengths = tuple(counts)
-    return rows, plan_rows(config, request, source, lengths)
+    return rows, plan_rows(inputs.config, inputs.request, inputs.source, lengths)
 
 
 def _count_chunk(rows: Any, weights: Any, shared: None, number: int) -> list[int]:
     return [len(rows)]
-
-
-def _require_memory(config: JobConfig, source: Source, request: RowRequest) -> None:
-    """Raise :class:`UserError` if one chunk at a time is more than the memory allows."""
-    n_bytes = output_bytes(request.names, request.model.n_components)
-    n_chunks = int(source.array.numblocks[0])
-    shape = Shape(len(source.columns), n_chunks, source.chunk_rows, source.read_bytes, n_bytes)
-    needed, limit = IMPORTS_BYTES + thread_bytes(shape, request.model.n_components), config.cluster.memory_bytes
-    if needed > limit:
-        raise UserError(
-            f"the memory limit is {limit / 2**20:,.0f} MiB, and {needed / 2**20:,.0f} MiB are needed for one thread at "
-            f"work on chunks of {shape.chunk_rows:,} rows. Raise it (--set cluster.memory_limit=2GiB), or use smaller "
-            "chunks (--set data.chunk_rows=10000)."
-        )

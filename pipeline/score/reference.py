@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from gmm_dask.em.leave_one_out import leave_one_out_quantile
 from gmm_dask.passes.component_sums import ComponentSums, Floor, n_sums
 from gmm_dask.passes.model_batch import ModelBatch, origins_of_model
-from gmm_dask.passes.predict import predict_rows, prediction_batch
+from gmm_dask.passes.predict import count_labels, predict_rows, prediction_batch
 from gmm_dask.passes.row_outputs import LABEL, LOG_DENSITY
-from gmm_dask.passes.rows import Rows
-from pipeline.sources.preparation import Preparation
+from gmm_dask.passes.rows import sampled_rows
 from pipeline.store import Result, RowSummary, StoredModel
 
 Array = NDArray[np.float64]
@@ -39,19 +38,23 @@ class Reference:
         Rows of the fit.
     mean : float
         Mean of their log densities.
-    shares : ndarray of shape (n_components,)
-        Share of each label.
+    shares : ndarray of shape (n_densities,)
+        Share of each label, that of the noise last.
     n_labels : int
         Rows that have one.
     quantile : float or None
         The share of them that was marked as anomalies.
     threshold : float or None
         The log density that this share of rows is under which took no part in the fit.
+    n_sampled : int or None
+        Rows of the sample that stand for all rows; None if mean, shares and threshold are those of all rows.
     floor : Floor
     sums : ComponentSums
         Of the store's sample of rows.
     groups : tuple of ComponentSums
         Of parts of the sample.
+    has_prior : bool
+        Whether the fit had one, so that its end is not where the rows alone are most likely.
     """
 
     model: StoredModel
@@ -61,9 +64,11 @@ class Reference:
     n_labels: int
     quantile: float | None
     threshold: float | None
+    n_sampled: int | None
     floor: Floor
     sums: ComponentSums
     groups: tuple[ComponentSums, ...]
+    has_prior: bool = False
 
     @cached_property
     def batch(self) -> ModelBatch:
@@ -77,13 +82,22 @@ class Reference:
 
 
 def read_reference(result: Result, model: StoredModel) -> Reference:
-    """Read the reference from a complete result store: the sample of rows, and the summary of its row outputs."""
+    """Read the reference from a complete result store: the sample of rows, and the summary of its row outputs.
+
+    The row outputs are those of the chosen model. The sample stands for the rows of the fit where the store has none,
+    and for any other model.
+    """
     assert result.sample is not None
     assert result.n_rows is not None
-    return make_reference(model, result.sample.rows, result.n_rows, result.row_summary)
+    rows, quantile = result.sample.rows, result.config["output"]["anomaly_quantile"]
+    known = result.row_summary if model.candidate.name == result.best else None
+    has_prior = model.priors is not None or result.config["search"]["prior"] != "none"
+    return replace(make_reference(model, rows, result.n_rows, known, quantile), has_prior=has_prior)
 
 
-def make_reference(model: StoredModel, rows: Array, n_fitted: int, known: RowSummary | None = None) -> Reference:
+def make_reference(
+    model: StoredModel, rows: Array, n_fitted: int, known: RowSummary | None = None, quantile: float | None = None
+) -> Reference:
     """Return the reference of a model from a sample of the rows that it was fitted to.
 
     Parameters
@@ -95,30 +109,37 @@ def make_reference(model: StoredModel, rows: Array, n_fitted: int, known: RowSum
         Rows of the fit.
     known : RowSummary, optional
         Of all rows; without one the sample stands in for them.
+    quantile : float, optional
+        The share of rows to mark as anomalies, where the sample stands in.
     """
-    preparation, batch = Preparation(model.center, model.scale), prediction_batch(*model.model)
-    x = np.asarray(preparation.rows(rows), dtype=np.float64)
-    found = predict_rows(Rows(x), *model.model, (LABEL.name, LOG_DENSITY.name))
-    density = found[LOG_DENSITY.name] - preparation.log_scale
+    x = model.transform.rows(rows)
+    batch = prediction_batch(*model.model, gaps=not np.isfinite(x).all())
+    found = predict_rows(sampled_rows(x), *model.model, (LABEL.name, LOG_DENSITY.name))
+    density = found[LOG_DENSITY.name] + model.transform.log_slopes(rows)
     mean = float(density[np.isfinite(density)].mean())
-    shares = np.bincount(found[LABEL.name], minlength=model.n_components) / len(x)
-    n_labels, quantile, threshold = len(x), None, None
+    shares = count_labels(found[LABEL.name], model.model[1]) / len(x)
+    n_labels, threshold = len(x), None
+    n_sampled = len(x) if len(x) < n_fitted else None
     if known is not None and known.usable:
         mean = mean if known.mean_log_density is None else known.mean_log_density
-        shares, n_labels = np.array(known.label_shares), known.usable
+        shares, n_labels, n_sampled = np.array(known.label_shares), known.usable, None
         quantile, threshold = known.anomaly_quantile, known.anomaly_threshold
-    if quantile is not None and threshold is not None:
-        # the threshold is that of all rows; how much lower it is for rows that were left out, the sample shows
-        place = min(round(quantile * len(x)), len(x) - 1)
+    if quantile is not None:
+        # without the row itself, which took part in the fit
         lower = leave_one_out_quantile(x, density, model.model, n_fitted, quantile)
-        threshold += min(0.0, lower - float(np.partition(density, place)[place]))
+        if threshold is None:
+            threshold = lower
+        else:
+            # that of all rows; how much lower it is for rows that were left out, the sample shows
+            place = min(round(quantile * len(x)), len(x) - 1)
+            threshold += min(0.0, lower - float(np.partition(density, place)[place]))
     floor = Floor(leave_one_out_quantile(x, density, model.model, n_fitted, OUTLIERS), mean)
     groups = tuple(
         ComponentSums.of(x[part], density[part], floor, batch)
         for part in np.array_split(np.arange(len(x)), min(_n_groups(batch), len(x)))
     )
     total = functools.reduce(operator.add, groups)
-    return Reference(model, n_fitted, mean, shares, n_labels, quantile, threshold, floor, total, groups)
+    return Reference(model, n_fitted, mean, shares, n_labels, quantile, threshold, n_sampled, floor, total, groups)
 
 
 def _n_groups(batch: ModelBatch) -> int:

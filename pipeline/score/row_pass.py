@@ -13,17 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import ChangedRowsError, UserError
-from gmm_dask.memory import Shape
+from gmm_dask.memory import Shape, program_bytes, thread_bytes
 from gmm_dask.passes.component_sums import ComponentSums, Floor, n_sums
+from gmm_dask.passes.condition import condition_chunk
 from gmm_dask.passes.holdout import usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.model_batch import ModelBatch
-from gmm_dask.passes.predict import kernel_outputs, prediction_batch
+from gmm_dask.passes.predict import count_labels, kernel_outputs, overflown_to_noise, prediction_batch
 from gmm_dask.passes.quantiles import NO_VALUES, Sketch, find_threshold, sketch_values
 from gmm_dask.passes.row_outputs import (
     ANOMALY,
+    CLUSTER,
+    IMPUTED,
     LABEL,
     LOG_DENSITY,
+    RESPONSIBILITY,
     Outputs,
     empty_outputs,
     kernel_inputs,
@@ -31,14 +35,15 @@ from gmm_dask.passes.row_outputs import (
     with_derived,
 )
 from gmm_dask.passes.rows import Rows, as_rows
+from gmm_dask.selection.cluster_tree import cluster_labels
 from pipeline.config.job import JobConfig
-from pipeline.dask_clusters import computing
+from pipeline.dask_clusters import computing, machine_of, with_read_ahead
 from pipeline.progress import Progress, StageStarted, chunks_reported
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of
-from pipeline.sources.preparation import Preparation
 from pipeline.sources.rows import open_rows
 from pipeline.store import RowPlan, RowSummary, RowWriter, StoredModel, Totals
+from pipeline.store.models import numbered
 
 Array = NDArray[np.float64]
 
@@ -65,8 +70,12 @@ class RowRequest:
         Share of the rows to mark as anomalies.
     threshold : float or None
         The log density under which rows are marked; None takes the ``quantile`` of these rows.
+    clusters : tuple of int or None
+        The cluster of each component, by their positions, where clusters are among the names.
     floor : Floor or None
         Which rows are outliers, where the components' sums over the others are to be taken.
+    gaps : bool
+        Whether rows may have missing values, and get outputs by those that they have.
     """
 
     model: StoredModel
@@ -75,12 +84,9 @@ class RowRequest:
     fit_mean: float
     quantile: float | None = None
     threshold: float | None = None
+    clusters: tuple[int, ...] | None = None
     floor: Floor | None = None
-
-    @property
-    def preparation(self) -> Preparation:
-        """The preparation of rows for the model."""
-        return Preparation(self.model.center, self.model.scale, self.drop)
+    gaps: bool = False
 
     @property
     def marks_anomalies(self) -> bool:
@@ -88,18 +94,28 @@ class RowRequest:
         return self.quantile is not None or self.threshold is not None
 
     @property
+    def written(self) -> list[str]:
+        """Names of all that is written of each row."""
+        return [*self.names, *([ANOMALY.name] if self.marks_anomalies else [])]
+
+    @property
     def needs_sketch(self) -> bool:
         """Whether the threshold is a quantile of these rows."""
         return self.quantile is not None and self.threshold is None
 
 
-def output_bytes(names: Sequence[str], n_components: int) -> int:
+def output_bytes(names: Sequence[str], n_components: int, n_features: int) -> int:
     """Return the bytes of one row's outputs while they are computed, if these are stored; 0 if none is."""
-    return row_bytes(dict.fromkeys((*_SUMMARISED, *names)), n_components) if names else 0
+    return row_bytes(dict.fromkeys((*_SUMMARISED, *names)), n_components, n_features) if names else 0
 
 
 def unprepared_rows(source: Source) -> Rows:
-    """Return the rows as they are stored, chunk by chunk; a small CSV, whose chunk lengths are unknown, in memory."""
+    """Return the rows as they are stored, chunk by chunk; a small CSV, whose chunk lengths are unknown, in memory.
+
+    Rows that have keys are counted first where that takes a read: keys are read by the chunks of the source.
+    """
+    if source.format.key_opener is not None:
+        source = source.counted()
     if source.n_rows is None:
         return open_rows(source)
     return replace(as_rows(source.array, source.weights), on_read=source.reads.add)
@@ -110,14 +126,27 @@ def unprepared_rows(source: Source) -> Rows:
 
 def plan_rows(config: JobConfig, request: RowRequest, source: Source, lengths: Sequence[float]) -> RowPlan:
     """Return the plan of what is written; its token is a hash of all that decides the values."""
-    settings = request.names, request.drop, request.quantile, request.threshold, config.output.key_columns
-    settings += () if request.floor is None else astuple(request.floor)
+    settings: list[Any] = [request.names, request.drop, request.quantile, request.threshold, config.output.key_columns]
+    settings += [] if request.clusters is None else [request.clusters]
+    settings += ["gaps"] if request.gaps else []
+    settings += [] if request.floor is None else astuple(request.floor)
     token = hashlib.sha256(json.dumps([header_of(source), settings, list(lengths)], sort_keys=True).encode())
     parameters, model = request.model.model[1], request.model
-    for array in (*astuple(parameters), model.center, model.scale):
+    for array in (*astuple(parameters), *model.transform.arrays(), np.array(model.numbers)):
         token.update(b"none" if array is None else np.ascontiguousarray(array))
     n_more = 0 if request.floor is None else n_sums(prediction_batch(*model.model))
-    return RowPlan(tuple(map(int, lengths)), len(parameters.weights), request.names, token.hexdigest(), n_more)
+    rows = tuple(map(int, lengths))
+    return RowPlan(
+        lengths=rows,
+        components=model.numbers,
+        noise=model.candidate.noise,
+        names=request.names,
+        token=token.hexdigest(),
+        n_more=n_more,
+        file_starts=source.file_starts(lengths),
+        grid=source.grid,
+        features=source.columns,
+    )
 
 
 # -- the pass ----------------------------------------------------------------------------------------------------
@@ -158,15 +187,25 @@ def write_row_outputs(
     missing = [i for i, of_chunk in enumerate(totals) if of_chunk is None or rows.in_memory]
     done = sorted(set(range(len(totals))) - set(missing))
     progress(StageStarted("write rows", _detail(request, len(done), len(totals))))
-    n_bytes = output_bytes(request.names, plan.n_components)
-    shape = Shape(len(source.columns), len(plan.lengths), max(1, *plan.lengths), source.read_bytes, n_bytes)
+    shape = Shape(
+        n_features=len(request.model.columns),
+        n_columns=0 if request.model.transform.folds else len(source.columns),
+        n_chunks=len(plan.lengths),
+        chunk_rows=max(1, *plan.lengths),
+        read_bytes=source.read_bytes,
+        output_bytes=output_bytes(request.names, plan.n_densities, len(plan.features)),
+        n_components=plan.n_densities,
+        gaps=request.gaps,
+    )
     sketch = NO_VALUES
     reported = chunks_reported(progress, _TASK, plan.lengths, missing)
     with computing(config, source, shape, written=config.output.store), reported:
         if missing:
-            batch = prediction_batch(*request.model.model)
+            batch = prediction_batch(*request.model.model, gaps=request.gaps)
             task = _Task(request, batch, writer, tuple(missing), source.path, source.columns)
-            sketch = map_reduce(_select_chunks(rows, missing), _write_chunk, task, _TASK)
+            needed = program_bytes() + machine_of(config, shape).threads * thread_bytes(shape)
+            selected = with_read_ahead(config, select_chunks(rows, missing), shape, needed)
+            sketch = map_reduce(selected, _write_chunk, task, _TASK)
         writer.join()
         for number in done if request.needs_sketch else ():  # chunks of an earlier run, from their stored densities
             sketch += sketch_values(writer.log_density(number))
@@ -175,11 +214,12 @@ def write_row_outputs(
 
 
 def _detail(request: RowRequest, n_done: int, n_chunks: int) -> str:
-    outputs = ", ".join([*request.names, *([ANOMALY.name] if request.marks_anomalies else [])])
+    outputs = ", ".join(request.written)
     return f"{outputs}, resuming after {n_done} of {n_chunks} chunks" if n_done else outputs
 
 
-def _select_chunks(rows: Rows, numbers: Sequence[int]) -> Rows:
+def select_chunks(rows: Rows, numbers: Sequence[int]) -> Rows:
+    """Return the rows of some chunks, by their numbers."""
     if len(numbers) == len(rows.lengths):
         return rows
     chosen = list(numbers)
@@ -211,35 +251,54 @@ def _write_chunk(rows: Any, weights: Any, task: _Task, number: int) -> Sketch:
             f"data.source: {task.path} was changed while it was read: chunk {number} has {len(array):,} rows, and had "
             f"{task.writer.plan.lengths[number]:,}. Run the command again when nobody writes to the data."
         )
-    usable = usable_rows(array, None if weights is None else np.asarray(weights))
+    x = request.model.transform.rows(array)
+    usable = usable_rows(x, None if weights is None else np.asarray(weights), gaps=request.gaps)
     if not (request.drop or usable.all()):
         raise _unusable(array, int(task.writer.plan.starts[number]), task)
-    found, more = _outputs(array, usable, request, task.batch)
+    found, more = _outputs(array, x, usable, request, task.batch)
     density = found[LOG_DENSITY.name]
-    task.writer.write(number, {name: found[name] for name in request.names}, _totals(found, usable, more, request))
+    totals = _totals(found, usable, more, request)
+    for name in found.keys() & {LABEL.name, CLUSTER.name}:
+        found[name] = numbered(found[name], request.model.numbers)
+    task.writer.write(number, {name: found[name] for name in request.names}, totals)
     return sketch_values(density) if request.needs_sketch else NO_VALUES
 
 
 def _outputs(
-    array: NDArray[np.floating[Any]], usable: NDArray[np.bool_], request: RowRequest, batch: ModelBatch
+    array: NDArray[np.floating[Any]],
+    x: NDArray[np.floating[Any]],
+    usable: NDArray[np.bool_],
+    request: RowRequest,
+    batch: ModelBatch,
 ) -> tuple[Outputs, Array]:
     """Return what is stored and summarised of each row, in the user's units, and the components' sums, if requested.
 
-    Unusable rows have fill values.
+    ``x`` are the rows in the units of the fit. Unusable rows have fill values.
     """
     names = tuple(dict.fromkeys((*_SUMMARISED, *request.names)))
-    n_components = len(batch.models[0][1].weights)
+    _, parameters = batch.models[0]
     complete = usable.all()
-    x = request.preparation.rows(array if complete else array[usable])
+    if not complete:
+        array, x = array[usable], x[usable]
     computed = kernel_outputs(x, batch, kernel_inputs(names))
     density = computed[LOG_DENSITY.name]
-    density -= request.preparation.log_scale
-    density[np.isnan(density)] = -np.inf  # rows so far away that their squares overflow
-    sums = np.zeros(0) if request.floor is None else ComponentSums.of(x, density, request.floor, batch).to_array()
+    lost = np.isnan(density)  # rows so far away that their squares overflow
+    if parameters.noise is not None:
+        overflown_to_noise(computed, parameters)
+    density += request.model.transform.log_slopes(array)
+    known = np.where(lost | np.isnan(density), -np.inf, density)
+    sums = np.zeros(0) if request.floor is None else ComponentSums.of(x, known, request.floor, batch).to_array()
+    if parameters.noise is None:
+        density[:] = known
+    if CLUSTER.name in names:
+        assert request.clusters is not None
+        computed[CLUSTER.name] = cluster_labels(computed[RESPONSIBILITY.name], np.array(request.clusters))
+    if IMPUTED.name in names:  # gaps go with no transform: x is in the units of the data
+        computed[IMPUTED.name] = condition_chunk(x, batch, computed[RESPONSIBILITY.name]).mean
     found = with_derived(computed, names)
     if complete:
         return found, sums
-    whole = empty_outputs(names, len(array), n_components)
+    whole = empty_outputs(names, len(usable), parameters.n_densities, parameters.noise is not None, x.shape[1])
     for name, values in whole.items():
         values[usable] = found[name]
     return whole, sums
@@ -247,20 +306,28 @@ def _outputs(
 
 def _totals(found: Outputs, usable: NDArray[np.bool_], more: Array, request: RowRequest) -> Totals:
     distance = found[LOG_DENSITY.name][usable] - request.fit_mean
-    labels = np.bincount(found[LABEL.name][usable], minlength=request.model.n_components)
+    labels = count_labels(found[LABEL.name][usable], request.model.model[1])
     return Totals(len(distance), float(distance.sum()), float(distance @ distance), labels, more)
 
 
 def _unusable(array: NDArray[np.floating[Any]], first_row: int, task: _Task) -> UserError:
     """Return the error for a chunk with unusable rows: how many, in which columns, and the first of them."""
+    rows = f"rows {first_row:,} to {first_row + len(array) - 1:,}"
     finite = np.isfinite(array)
+    if outside := task.request.model.transform.outside(array[finite.all(axis=1)], task.request.model.sources):
+        counts = ", ".join(f"{count:,} in {column!r}, where {expected}" for column, expected, count in outside)
+        return UserError(
+            f"data.transform: {task.path} has values in the {rows} that cannot be transformed: {counts}. Leave their "
+            "rows without outputs: --set data.missing=drop."
+        )
     columns = np.flatnonzero(~finite.all(axis=0)).tolist()
     counts = ", ".join(f"{np.count_nonzero(~finite[:, i])} in {task.columns[i]!r}" for i in columns)
     bad = np.flatnonzero(~finite.all(axis=1))
     where = f"{counts}; the first in row {first_row + bad[0]:,} (counted from 0)" if len(bad) else "in the weights"
     return UserError(
-        f"{task.path} has NaN or infinity in {len(bad):,} of the rows {first_row:,} to {first_row + len(array) - 1:,}: "
-        f"{where}. Drop or impute them, or leave them without outputs: --set data.missing=drop."
+        f"{task.path} has NaN or infinity in {len(bad):,} of the {rows}: {where}. Drop or impute them, or leave them "
+        "without outputs: --set data.missing=drop; or label them by the values that they have: "
+        "--set data.missing=likelihood."
     )
 
 
@@ -269,7 +336,7 @@ def _unusable(array: NDArray[np.floating[Any]], first_row: int, task: _Task) -> 
 
 def _summarize(request: RowRequest, writer: RowWriter, total: Totals, sketch: Sketch) -> RowSummary:
     """Summarise all rows, and mark the anomalies by the stored densities."""
-    summary = RowSummary.of_totals(total, writer.plan.n_rows, request.fit_mean)
+    summary = RowSummary.of_totals(total, writer.plan.components, writer.plan.n_rows, request.fit_mean)
     if not request.marks_anomalies:
         return summary
     threshold, error = request.threshold, None

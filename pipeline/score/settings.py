@@ -18,11 +18,12 @@ from pipeline.store import Result, StoredModel
 
 # what may be replaced: how the new data are read, and which outputs are written
 SETTABLE = (
-    *("data.chunk_rows", "data.missing", "data.dataset", "data.storage_options", "cluster"),
-    *(f"output.{key}" for key in (*SWITCHES, "anomaly_quantile", "key_columns")),
+    *("data.chunk_rows", "data.filter", "data.missing", "data.version", "data.dataset", "data.storage_options"),
+    "cluster",
+    *(f"output.{key}" for key in (*SWITCHES, "clusters", "anomaly_quantile", "key_columns", "report", "metrics")),
 )
 # of these the store's value never holds: what computes, and how a URL is reached, belong to a run
-_NEVER_STORED = ("cluster", "data.storage_options")
+_NEVER_STORED = ("cluster", "data.storage_options", "output.metrics")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class ScoreSettings:
         # these belong to one format, which the new rows need not have
         source_format = format_of(score.source)
         keys["data.dataset"] &= source_format is not None and source_format.has_datasets
+        keys["data.version"] = False  # of the table that the job fits
         keys["output.key_columns"] &= is_parquet(score.out)
         values = config.model_dump()
         return cls({key: reduce(getitem, key.split("."), values) for key, taken in keys.items() if taken})
@@ -84,21 +86,30 @@ def score_config(
     settings: ScoreSettings,
 ) -> JobConfig:
     """Return the stored job's configuration with other data, another path for what is written, and the settings."""
-    if columns is not None and len(columns) != len(model.columns):
+    if columns is not None and len(columns) != len(model.sources):
         raise UserError(
-            f"--columns: expected {len(model.columns)} names, in the order of the model's features "
-            f"({', '.join(model.columns)}); got {len(columns)}: {', '.join(columns)}."
+            f"--columns: expected {len(model.sources)} names, in the order of the model's features "
+            f"({', '.join(model.sources)}); got {len(columns)}: {', '.join(columns)}."
         )
     stored = result.config
     rows = "parquet" if is_parquet(out) else "zarr"
-    output = {key: value for key, value in stored["output"].items() if key != "key_columns" or rows == "parquet"}
+    dropped = {"keep", "metrics", *(["key_columns"] if rows != "parquet" else [])}
+    output = {key: value for key, value in stored["output"].items() if key not in dropped}
     values = {
         "name": stored["name"],
-        "data": {"source": data, "columns": list(columns or model.columns), "missing": stored["data"]["missing"]},
+        "data": {
+            "source": data,
+            "columns": list(columns or model.sources),
+            "variables": stored["data"].get("variables"),
+            "feature_dims": stored["data"].get("feature_dims", []),
+            "filter": stored["data"]["filter"],
+            "missing": stored["data"]["missing"],
+            "by": stored["data"]["by"],
+        },
         "search": stored["search"],
         "cluster": stored["cluster"],
         # a path is no template here: braces in it stay as they are
-        "output": {**output, "store": out.replace("{", "{{").replace("}", "}}"), "rows": rows, "report": False},
+        "output": {**output, "store": out.replace("{", "{{").replace("}", "}}"), "rows": rows},
     }
     return validated(Document(values).with_values(settings.values, settings.origin), "of the scores")
 

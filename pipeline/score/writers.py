@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gmm_dask.errors import UserError
-from gmm_dask.passes.row_outputs import ROW_OUTPUTS
+from gmm_dask.passes.row_outputs import IMPUTED, ROW_OUTPUTS
 from pipeline import store
 from pipeline.config.formats import having
 from pipeline.config.job import JobConfig
@@ -17,7 +17,36 @@ if TYPE_CHECKING:
     from pipeline.store.places import Place
     from pipeline.store.rows.parquet import ReadKeys
 
-_OUTPUTS = re.compile("|".join(f"{one.name}_[0-9]+" if one.per_component else one.name for one in ROW_OUTPUTS.values()))
+_OUTPUTS = re.compile(
+    "|".join(
+        f"{one.name}_([0-9]+|noise)" if one.per_component else one.name
+        for one in ROW_OUTPUTS.values()
+        if not one.per_feature  # these have the names of the data's columns
+    )
+)
+
+
+def require_free_names(config: JobConfig, source: Source) -> None:
+    """Raise :class:`UserError` if filled columns (``output.imputed``) would have the name of something beside them."""
+    if IMPUTED.name not in config.output.row_outputs:
+        return
+    if config.output.rows == "parquet":
+        if taken := [name for name in source.columns if _OUTPUTS.fullmatch(name)]:
+            raise UserError(
+                f"output.imputed: the data's column {taken[0]!r} has the name of a row output, and filled columns keep "
+                "their names in Parquet files. Rename it in the data, or set output.rows to zarr (when scoring new "
+                "rows: give a path that does not end in .parquet)."
+            )
+        if taken := [name for name in config.output.key_columns if name in source.columns]:
+            raise UserError(
+                f"output.key_columns: expected none of the columns that output.imputed fills, got {', '.join(taken)}. "
+                "Leave them out."
+            )
+    elif source.grid is not None and "feature" in {*source.grid.dims, *(one.name for one in source.grid.coordinates)}:
+        raise UserError(
+            "output.imputed: the data have a dimension or a coordinate 'feature', which is that of the filled columns. "
+            "Rename it in the data."
+        )
 
 
 def read_keys(config: JobConfig, source: Source) -> ReadKeys | None:
@@ -28,8 +57,10 @@ def read_keys(config: JobConfig, source: Source) -> ReadKeys | None:
     Raises
     ------
     UserError
-        If row outputs are to be Parquet files and the data have no key columns, lack one, or name one like an output.
+        If row outputs are to be Parquet files and the data have no key columns, lack one, or name one like an output;
+        as :func:`require_free_names`.
     """
+    require_free_names(config, source)
     if config.output.rows != "parquet":
         return None
     if source.format.key_opener is None:
@@ -50,7 +81,7 @@ def read_keys(config: JobConfig, source: Source) -> ReadKeys | None:
 def row_writer(config: JobConfig, source: Source, plan: RowPlan, path: str) -> RowWriter:
     """Return the writer of arrays in the store, or of Parquet files beside it."""
     if config.output.rows == "zarr":
-        return store.ZarrRows(path, plan)
+        return store.ZarrRows(path, plan) if plan.grid is None else store.GridRows(path, plan, plan.grid)
     return parquet_writer(config, source, plan, store.rows_folder(path), path)
 
 

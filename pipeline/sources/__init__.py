@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
@@ -10,7 +11,10 @@ from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import ENDINGS, MANY_FILES, Format, format_of, having
 from pipeline.sources.base import ChunkPolicy, MissingColumnsError, Source
+from pipeline.sources.files import table_format
+from pipeline.sources.grids.proposal import Proposal, propose
 from pipeline.sources.location import Location, find_location, url_path
+from pipeline.sources.patience import read_patiently
 
 AUTOMATIC = ChunkPolicy()
 
@@ -46,6 +50,19 @@ def open_source(data: DataConfig, policy: ChunkPolicy = AUTOMATIC) -> Source:
         raise UserError(
             f"data.dataset: expected none for {data.shown}; only {having('has_datasets')} files have datasets."
         )
+    if data.variables is not None and not found.has_grids:
+        raise UserError(
+            f"data.variables: expected none for {data.shown}; only {having('has_grids')} data have variables on a grid."
+        )
+    if data.version is not None and not found.has_versions:
+        raise UserError(
+            f"data.version: expected none for {data.shown}; only tables of {having('has_versions')} have versions."
+        )
+    if data.filter is not None and not found.has_filter:
+        raise UserError(
+            f"data.filter: expected none for {data.shown}; only rows of {having('has_filter')} can be filtered. Write "
+            "the rows to fit as a file of their own, or set it to null."
+        )
     if data.missing_chunks != "error" and not found.missing_chunks:
         raise UserError(
             f"data.missing_chunks: expected error for {data.shown}; only chunks of {having('missing_chunks')} data "
@@ -55,14 +72,27 @@ def open_source(data: DataConfig, policy: ChunkPolicy = AUTOMATIC) -> Source:
     return source
 
 
+def propose_grid(data: DataConfig) -> Proposal | None:
+    """Return variables and feature dimensions to begin with, of data whose variables lie on a grid; None of others."""
+    location = find_location(data)
+    found = _format(location)
+    if data.dataset is not None or data.columns is not None or data.variables is not None or not found.has_grids:
+        return None
+    return propose(resolve_name(str(found.variables))(data, location))
+
+
 def _format(location: Location) -> Format:
-    """Return the format that the path's ending tells; a folder that has none of them is one of Parquet files."""
+    """Return the format that the path's ending tells; a folder is a table if it has a log, else one of files."""
     found = format_of(url_path(location))
-    if found is not None and (found.is_store or found is MANY_FILES):
+    if found is not None and found.is_store:
+        return found
+    if found is MANY_FILES and (location.is_glob or location.is_web or not location.is_folder()):
+        return found
+    if found is not None and found.joins_files and location.is_glob:
         return found
     if not location.is_glob:
         if location.is_folder():
-            return MANY_FILES
+            return table_format(location) or MANY_FILES
         if found is not None:
             return found
     raise UserError(
@@ -71,15 +101,18 @@ def _format(location: Location) -> Format:
     )
 
 
-def open_keys(source: Source, names: Sequence[str]) -> Any:
-    """Open columns of any type of a source whose format has them.
+def open_keys(source: Source, names: Sequence[str], key: str = "output.key_columns") -> Any:
+    """Open columns of any type of a source whose format has them, and which was opened before.
+
+    ``key`` of the configuration names them, for messages.
 
     Returns
     -------
     callable
         From the number of a chunk to its columns, as a :class:`pyarrow.Table`.
     """
-    return resolve_name(str(source.format.key_opener))(source, names)
+    opened = partial(resolve_name(str(source.format.key_opener)), source, key=key)
+    return partial(read_patiently, read_patiently(opened, names))
 
 
-__all__ = ["ChunkPolicy", "MissingColumnsError", "Source", "open_keys", "open_source"]
+__all__ = ["ChunkPolicy", "MissingColumnsError", "Source", "open_keys", "open_source", "propose_grid"]

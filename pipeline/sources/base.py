@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, Protocol, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -18,6 +19,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from gmm_dask.conventions import Encoding, date_units, decoded_dtype, read_encoding
 from gmm_dask.errors import UserError
 from gmm_dask.memory import CHUNK_COPIES, reading_bytes
 from pipeline.config.data import DataConfig
@@ -25,6 +27,9 @@ from pipeline.config.formats import Format
 from pipeline.sources.location import Location
 from pipeline.sources.patience import read_patiently
 from pipeline.sources.preparation import Preparation
+
+if TYPE_CHECKING:
+    from pipeline.sources.grids.boxes import Grid
 
 Block = NDArray[np.floating[Any]]
 PieceIn = TypeVar("PieceIn", contravariant=True)
@@ -40,6 +45,7 @@ READ_BYTES = 8 * 2**20
 # larger chunks save nothing, and fewer chunks than this leave threads idle
 MAX_ROWS = 1_000_000
 MIN_CHUNKS = 16
+NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -70,9 +76,10 @@ class Source:
         The columns that are read.
     chunks : Chunks
     n_rows : int or None
-        None where only a read of the data can tell (CSV).
+        None where only a read of the data can tell (CSV, and rows that a filter chooses).
     chunk_rows : int
-        Rows of the largest chunk; of a CSV an estimate, on the large side.
+        Rows of the largest chunk; where a read must tell, an estimate on the large side: of filtered rows the number
+        before the filter.
     bytes_per_pass : int
         Bytes of the columns that one pass reads; of Zarr arrays before compression.
     read_bytes : int
@@ -81,6 +88,12 @@ class Source:
         How often a pass decodes a storage chunk or row group: more than once if it is too large to be one chunk.
     reads : ReadCount
         Counts what is read, in memory or by a pass, at the place that starts the read.
+    file_chunks : tuple of (str, int)
+        Path of each of several files, and the number of its first chunk; empty where the data are one file or store.
+    version : int or None
+        Of a table, the one that is read; None where the data have no versions.
+    grid : Grid or None
+        The one that the rows lie on, if they do.
     """
 
     location: Location
@@ -93,6 +106,9 @@ class Source:
     read_bytes: int
     decodes: int = 1
     reads: ReadCount = field(default_factory=ReadCount)
+    file_chunks: tuple[tuple[str, int], ...] = ()
+    version: int | None = None
+    grid: Grid | None = None
 
     @classmethod
     def of_rows(
@@ -138,7 +154,7 @@ class Source:
 
     @property
     def array(self) -> da.Array:
-        """Rows (n_rows, n_columns), one task per chunk, float32 if every column is; a CSV's lengths are unknown."""
+        """Rows (n_rows, n_columns), one task per chunk, float32 if every column is; a chunk's length may be unknown."""
         return self._arrays[0]
 
     @property
@@ -168,18 +184,26 @@ class Source:
         pieces, lengths = zip(*kept, strict=True)
         return lazy_rows(replace(self.chunks, pieces=pieces, lengths=lengths), self.selection, preparation)
 
+    def file_starts(self, lengths: Sequence[float]) -> tuple[tuple[str, int], ...]:
+        """Return the path of each file, and the number of its first row, where chunks have so many rows."""
+        starts = first_rows([*map(int, lengths), 0])
+        return tuple((path, starts[chunk]) for path, chunk in self.file_chunks or ((self.path, 0),))
+
+    def counted(self) -> Source:
+        """Return the source with the rows of each chunk, which are read to count them if they are not known."""
+        if self.n_rows is not None:
+            return self
+        self.reads.add(len(self.chunks.pieces))
+        counts = [read_patiently(self.chunks.reader.count_rows, piece) for piece in self.chunks.pieces]
+        return replace(self, n_rows=sum(counts), chunks=replace(self.chunks, lengths=counts))
+
     def take_bytes_read(self) -> int:
         """Return the bytes that were read since the last call."""
         return round(self.bytes_per_pass * self.reads.take() / len(self.chunks.pieces))
 
     def first_rows(self) -> tuple[int, ...]:
-        """Return the number of each chunk's first row; of a CSV by counting lines, which takes a read."""
-        if self.n_rows is None:
-            self.reads.add(len(self.chunks.pieces))
-            counts = [read_patiently(self.chunks.reader.count_lines, piece) for piece in self.chunks.pieces]
-        else:
-            counts = [int(length) for length in self.chunks.lengths]
-        return 0, *itertools.accumulate(counts[:-1])
+        """Return the number of each chunk's first row; where lengths are unknown, this takes a read."""
+        return first_rows([int(length) for length in self.counted().chunks.lengths])
 
 
 @dataclass(frozen=True)
@@ -195,12 +219,15 @@ class Column:
         None if the column is not numeric.
     offered : bool
         Whether it is selected when the configuration names no columns.
+    role : str
+        What a column is that is not offered, for messages.
     """
 
     name: str
     type: str
     dtype: np.dtype[Any] | None
     offered: bool = True
+    role: str = "an index"
 
 
 class MissingColumnsError(UserError):
@@ -272,7 +299,7 @@ class Chunks:
     Attributes
     ----------
     reader : Reader
-        Reads a piece; where lengths are unknown it has a method ``count_lines``, too.
+        Reads a piece; where lengths are unknown it has a method ``count_rows``, too.
     pieces : sequence
         One for each chunk.
     lengths : sequence of float
@@ -304,7 +331,8 @@ def select_columns(found: Sequence[Column], data: DataConfig) -> Selection:
     if data.weights is not None:
         _require_numeric((data.weights,), by_name, "data.weights", data.source)
     if data.columns is None:
-        chosen = [c for c in found if c.dtype is not None and c.offered and c.name != data.weights]
+        others = data.weights, data.by
+        chosen = [c for c in found if c.dtype is not None and c.offered and c.name not in others]
     else:
         chosen = _require_numeric(data.columns, by_name, "data.columns", data.source)
     if not chosen:
@@ -329,12 +357,14 @@ def _refuse_repeated(found: Sequence[Column], chosen: Sequence[str | None], path
 
 def _left_out(found: Sequence[Column], data: DataConfig) -> tuple[str, ...]:
     """Return the messages about columns that are only selected by name."""
-    others = [column for column in found if column.name != data.weights]
-    not_numeric = [f"{column.name} ({column.type})" for column in others if column.dtype is None]
-    indices = [column.name or "a column without a name" for column in others if column.dtype and not column.offered]
+    others = [column for column in found if column.name not in (data.weights, data.by)]
+    reasons = {"not numeric": [f"{column.name} ({column.type})" for column in others if column.dtype is None]}
+    for column in others:
+        if column.dtype is not None and not column.offered:
+            reasons.setdefault(column.role, []).append(column.name or "a column without a name")
     return tuple(
         f"left out, {reason}: {_first_few(names)}; data.columns lists those to cluster on"
-        for reason, names in (("not numeric", not_numeric), ("an index", indices))
+        for reason, names in reasons.items()
         if names
     )
 
@@ -366,10 +396,42 @@ def numeric_dtype(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
     return dtype if dtype.kind in "fiub" else None
 
 
-def numbered_columns(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[Column]:
+def stored_column(name: str, dtype: np.dtype[Any], attributes: Mapping[str, Any]) -> Column:
+    """Return a column whose numbers are stored with attributes; dates are no numbers."""
+    if units := date_units(attributes):
+        return Column(name, units, None)
+    return Column(name, str(dtype), decoded_dtype(attributes, dtype) if numeric_dtype(dtype) else None)
+
+
+def stored_encoding(attributes: Mapping[str, Any], dtype: np.dtype[Any], where: str) -> Encoding:
+    """Return how the numbers of a column, or of all, are stored; raises :class:`UserError` if that is not clear."""
+    try:
+        return read_encoding(attributes, dtype, where)
+    except UserError as error:
+        raise UserError(f"data.source: {error}") from None
+
+
+def with_decoding_note(selection: Selection, encodings: Sequence[Encoding]) -> Selection:
+    """Return a selection whose notes name the columns, of these encodings, that are not read as they are stored."""
+    decoded = [name for name, encoding in zip(selection.fields, encodings, strict=True) if not encoding.is_plain]
+    return with_decoded(selection, decoded)
+
+
+def with_decoded(selection: Selection, decoded: Sequence[str]) -> Selection:
+    """Return a selection whose notes name columns or variables that are not read as they are stored, if there are."""
+    if not decoded:
+        return selection
+    note = f"decoded by attributes such as scale_factor, _FillValue and valid_range: {_first_few(decoded)}"
+    return replace(selection, notes=(*selection.notes, note))
+
+
+def numbered_columns(
+    shape: tuple[int, ...], dtype: np.dtype[Any], attributes: Mapping[str, Any] = NO_ATTRIBUTES
+) -> list[Column]:
     """Return the columns of an array of shape (n_rows, n_columns) or (n_rows,): ``x0, x1, ...``."""
     n_columns = shape[1] if len(shape) == 2 else 1
-    return [Column(f"x{i}", str(dtype), numeric_dtype(dtype)) for i in range(n_columns)]
+    column = stored_column("", dtype, attributes)
+    return [replace(column, name=f"x{i}") for i in range(n_columns)]
 
 
 def column_positions(names: Sequence[str], found: Sequence[Column]) -> NDArray[np.intp]:
@@ -378,10 +440,20 @@ def column_positions(names: Sequence[str], found: Sequence[Column]) -> NDArray[n
     return np.array([position[name] for name in names], dtype=np.intp)
 
 
-def require_any_row(source: Source) -> None:
+def require_any_row(source: Source, condition: str | None = None) -> None:
     """Raise :class:`UserError` for a source without rows: they can be scored, and no mixture is fitted to them."""
     if source.n_rows == 0:
-        raise UserError(f"data.source: {source.path} has no rows; a mixture needs at least two.")
+        raise no_rows(source, condition)
+
+
+def no_rows(source: Source, condition: str | None) -> UserError:
+    """Return the error of a fit to no rows; ``condition`` is the filter that none passes, if there is one."""
+    if condition is None:
+        return UserError(f"data.source: {source.path} has no rows; a mixture needs at least two.")
+    return UserError(
+        f"data.filter: {source.path} has no rows that pass ({condition}); a mixture needs at least two. Change the "
+        "filter, or set it to null."
+    )
 
 
 # -- chunks --------------------------------------------------------------------------------------------------
@@ -439,6 +511,11 @@ def spans_read(piece: Span, row_bytes: int, unit: int = 1) -> Iterator[Span]:
     yield from itertools.starmap(Span, itertools.pairwise([*starts, piece.stop]))
 
 
+def first_rows(counts: Sequence[int]) -> tuple[int, ...]:
+    """Return the number of the first row of each of consecutive parts, which have so many rows."""
+    return 0, *itertools.accumulate(counts[:-1])
+
+
 def cut(length: int, step: int) -> Iterator[Span]:
     """Yield consecutive spans of ``step``, the last one shorter; an empty one where there is nothing to cut."""
     for start in range(0, max(1, length), step):
@@ -470,11 +547,12 @@ def lazy_rows(
 ) -> tuple[da.Array, da.Array | None]:
     """The rows of a source, and their weights, as Dask arrays of one task a chunk."""
     preparation = preparation or Preparation()
-    how = preparation.center, preparation.scale, preparation.drop
+    transform = preparation.transform
+    how = [step.kind for step in transform.steps], transform.arrays(), preparation.drop, preparation.gaps
     token = tokenize(chunks.pieces, selection, *chunks.identity, *how)
     name = f"read-chunk-{token}"
     read = _ReadRows(chunks.reader, selection, preparation)
-    lengths = tuple(chunks.lengths), (len(selection.columns),)
+    lengths = tuple(chunks.lengths), (len(preparation.transform.names(selection.columns)),)
     pieces = list(enumerate(chunks.pieces))
     if selection.weights is None:
         tasks: dict[Hashable, Any] = {(name, i, 0): (read, piece) for i, piece in pieces}

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from dask.base import tokenize
+from dask.utils import format_bytes
 
 from gmm_dask.errors import UserError
 from pipeline.config.formats import CSV
@@ -47,18 +48,66 @@ def cache_folder(config: JobConfig) -> Path:
     return parent / f"{name}-cache"
 
 
-def cache_bytes(config: JobConfig, source: Source) -> int:
-    """Bytes of the rows in the cache that a run would make; 0 if it makes none."""
+@dataclass(frozen=True)
+class CacheChoice:
+    """Whether a run caches its rows, and why.
+
+    Attributes
+    ----------
+    n_bytes : int
+        What the cache may take; 0 without one.
+    reason : str
+        Empty if there is nothing to tell.
+    folder : Path
+        Where the cache is, if the run has one.
+    """
+
+    n_bytes: int
+    reason: str
+    folder: Path
+
+    @property
+    def text(self) -> str:
+        """What a user should know; empty if nothing."""
+        if self.n_bytes:
+            size = format_bytes(self.n_bytes)
+            return f"{self.folder} keeps the rows until the run ends, up to {size}: {self.reason}"
+        return self.reason and f"each pass reads the data anew: {self.reason}"
+
+
+def choose_by_kind(config: JobConfig, source: Source) -> CacheChoice | None:
+    """Whether a run caches its rows, as far as the configuration and the header of the data tell.
+
+    None if a cache is allowed, and the data are of no kind that is slow to read: their reads must be timed.
+    """
+    folder, needed, slow = cache_folder(config), cache_bytes(source), _why_slow(source)
+    none = CacheChoice(0, "", folder)
     if config.data.cache == "none" or fits_in_memory(source):
-        return 0
-    n_rows = source.chunk_rows * len(source.chunks.pieces) if source.n_rows is None else source.n_rows
-    selection = source.selection
-    needed = n_rows * len(selection.fields) * selection.block_dtype.itemsize
+        return none
     if config.data.cache != "auto":
-        return needed
-    is_slow = source.format is CSV or not source.location.is_local or source.decodes > 1
-    is_here = config.cluster.kind in ("threads", "local")  # other workers may see no fast disk in common
-    return needed if is_slow and is_here and needed <= SHARE * _free_bytes(cache_folder(config)) else 0
+        return CacheChoice(needed, "data.cache names the folder", folder)
+    if config.cluster.kind not in ("threads", "local"):
+        why = f"{slow}, but the workers may see no disk in common; if they do, data.cache can name a folder on it"
+        return replace(none, reason=why) if slow else none
+    if needed > SHARE * _free_bytes(folder):
+        why = f"{slow}, but a cache would take more than {SHARE:.0%} of the free space of {folder.parent}"
+        return replace(none, reason=why) if slow else none
+    return CacheChoice(needed, slow, folder) if slow else None
+
+
+def _why_slow(source: Source) -> str:
+    """What makes a kind of source slow to read; empty if nothing does."""
+    if not source.location.is_local:
+        return "they come over a network"
+    if source.format is CSV:
+        return "they are parsed from text"
+    return f"a pass would decode their storage chunks {source.decodes} times" if source.decodes > 1 else ""
+
+
+def cache_bytes(source: Source) -> int:
+    """Bytes of the rows of a source in a cache."""
+    n_rows = source.chunk_rows * len(source.chunks.pieces) if source.n_rows is None else source.n_rows
+    return n_rows * len(source.selection.fields) * source.selection.block_dtype.itemsize
 
 
 def _free_bytes(folder: Path) -> int:
@@ -87,28 +136,25 @@ def _is_ours(folder: Path) -> bool:
     return (folder / _MARK).exists() and folder.stat().st_uid == os.getuid()
 
 
-def make_cache(config: JobConfig, source: Source) -> int:
-    """Make an empty cache if the run is to have one; returns the bytes that it may take, or 0.
+def make_cache(config: JobConfig) -> None:
+    """Make an empty cache.
 
     Raises
     ------
     UserError
         If there is another folder in its place, if none can be made, or if it would lie within the data.
     """
-    needed = cache_bytes(config, source)
-    if needed:
-        folder = cache_folder(config)
-        require_apart(config.data.source, [folder])
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700 if "://" in config.output.store else 0o777)
-            (folder / _MARK).touch()
-        except OSError as error:
-            raise UserError(
-                f"data.cache: cannot make the folder {folder}: {error.strerror}. Set data.cache to a folder on a "
-                "local disk, or to none."
-            ) from None
-    return needed
+    folder = cache_folder(config)
+    require_apart(config.data.source, [folder])
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700 if "://" in config.output.store else 0o777)
+        (folder / _MARK).touch()
+    except OSError as error:
+        raise UserError(
+            f"data.cache: cannot make the folder {folder}: {error.strerror}. Set data.cache to a folder on a local "
+            "disk, or to none."
+        ) from None
 
 
 def through_cache(config: JobConfig, source: Source) -> Source:
@@ -156,11 +202,11 @@ class CachedReader:
             _write(path, block)
         return block
 
-    def count_lines(self, piece: Any) -> int:
+    def count_rows(self, piece: Any) -> int:
         """Return the number of rows of a piece of text."""
         with suppress(OSError):
             return len(np.load(self.path_of(piece), mmap_mode="r"))
-        found: int = self.reader.count_lines(piece)
+        found: int = self.reader.count_rows(piece)
         return found
 
 

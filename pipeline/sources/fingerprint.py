@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from gmm_dask.errors import ChangedRowsError
 from gmm_dask.passes.data_summary import DataSummary
 from pipeline.sources import Source
-from pipeline.sources.location import stored_files
+from pipeline.sources.location import Location, stored_files
+from pipeline.sources.patience import read_patiently
 
 # relative: moments of the same rows, summed by other versions or processors, agree to better than this
 TOLERANCE = 1e-9
@@ -30,6 +31,7 @@ def header_of(source: Source) -> dict[str, Any]:
         "n_rows": source.n_rows,
         "bytes_per_pass": source.bytes_per_pass,
         "files": _digest_of_files(source),
+        **({} if source.version is None else {"version": source.version}),
     }
 
 
@@ -37,9 +39,13 @@ def _digest_of_files(source: Source) -> str:
     """Return a hash of the files' names, sizes and times, or etags; of Parquet's footers and Zarr's metadata, too."""
     found = hashlib.sha256(repr(source.chunks.identity).encode())
     if source.format.is_store:
-        for file in stored_files(source.location):
+        for file in read_patiently(_files, source.location):  # they could be opened before
             found.update(repr(file).encode())
     return found.hexdigest()
+
+
+def _files(location: Location) -> list[tuple[str, tuple[Any, ...]]]:
+    return list(stored_files(location))
 
 
 def contents_of(data_summary: DataSummary) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, TypeGuard
 from urllib.parse import urlsplit
 
 import fsspec
+from dask.utils import natural_sort_key
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.environment import fill_in
-from pipeline.config.formats import MANY_FILES, format_of
+from pipeline.config.formats import format_of
 from pipeline.config.secrets import hide, require_known
+from pipeline.sources.catalogs import CATALOG_SCHEME, metadata_in_catalog
 from pipeline.sources.patience import UnreachableError
 
 # after which a web server that sends nothing has failed
@@ -30,8 +32,6 @@ SILENCE_SECONDS = 60.0
 # URL schemes, and the extra of this package that installs what each needs
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 EXTRAS |= {"http": "http", "https": "http"}
-# files and folders whose names begin so are not data: macOS and other programs write them
-_HIDDEN = frozenset("._")
 # keys of fsspec's file information that change with the file, under the names of various file systems
 _VERSION_KEYS = frozenset(
     {"size", "etag", "lastmodified", "last_modified", "mtime", "created", "md5", "md5hash", "generation", "updated"}
@@ -198,7 +198,9 @@ def find_location(data: DataConfig) -> Location:
         If the file system cannot be reached.
     """
     source, options = filled_in(data)
-    if "://" in source:
+    if source.startswith(CATALOG_SCHEME):
+        location = _open_url(data, metadata_in_catalog(source, data.shown), options)
+    elif "://" in source:
         location = _open_url(data, source, options)
     elif options:
         raise UserError(f"data.storage_options: expected none for the local path {data.shown}.")
@@ -264,26 +266,11 @@ def _require_existing(location: Location) -> None:
 
 
 def matches(location: Location) -> list[str]:
-    """Return the paths that a glob matches, sorted."""
+    """Return the paths that a glob matches, in natural order: ``part.2`` before ``part.10``."""
     if location.is_local:
-        return sorted(glob.glob(location.path, recursive=True))
+        return sorted(glob.glob(location.path, recursive=True), key=natural_sort_key)
     with location.reading():
-        return sorted(location.fs.glob(location.path))
-
-
-def files_below(location: Location, path: str) -> list[str]:
-    """Return the path itself; of a folder of files, those with the right ending, sorted, without hidden ones."""
-    if is_store(location.at(path)) or not location.at(path).is_folder():
-        return [path]
-    ending = MANY_FILES.endings[0]
-    with location.reading():
-        inside = Path(path).rglob(f"*{ending}") if location.is_local else map(PurePosixPath, location.fs.find(path))
-        files = [
-            file
-            for file in inside
-            if file.suffix == ending and not _HIDDEN.intersection(p[0] for p in file.relative_to(path).parts)
-        ]
-        return [str(file) for file in sorted(files) if not location.is_local or Path(file).is_file()]
+        return sorted(location.fs.glob(location.path), key=natural_sort_key)
 
 
 def url_path(location: Location) -> str:

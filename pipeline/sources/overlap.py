@@ -16,8 +16,10 @@ from fsspec.utils import glob_translate
 
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.environment import fill_in
+from pipeline.config.formats import ICEBERG
 from pipeline.config.secrets import shown
-from pipeline.sources.location import Location, files_below, matches
+from pipeline.sources.files import find_files, table_format
+from pipeline.sources.location import Location, matches
 
 # names of one file system
 _ALIASES = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs", "local": "file"}
@@ -112,9 +114,13 @@ def _data_places(source: str) -> tuple[list[_Place], list[_Place]]:
     place = _Place.of(fill_in(source, "data.source"))
     if place.scheme != "file":
         return ([] if glob.has_magic(place.path) else [place]), []
+    if place.path.endswith(ICEBERG.endings):  # in a folder of the table's
+        return [_Place.of(Path(place.path).parents[1])], []
     location = Location(source, place.path, True, fsspec.filesystem("file"))
+    if not location.is_glob and table_format(location):
+        return [place], []
     found = matches(location) if location.is_glob else [place.path]
-    folders = {os.path.dirname(os.path.realpath(file)) for one in found for file in files_below(location, one)}
+    folders = {os.path.dirname(os.path.realpath(file)) for file in find_files(location).paths}
     return list(map(_Place.of, found)), [_Place("file", folder) for folder in folders]
 
 

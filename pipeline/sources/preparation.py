@@ -1,20 +1,19 @@
-"""The preparation of rows for a fit, chunk by chunk as they are read: unusable rows dropped, columns scaled."""
+"""The preparation of rows for a fit, chunk by chunk as they are read: columns transformed, unusable rows dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.em.spurious import weights_warning
-from gmm_dask.errors import UserError
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.holdout import usable_rows
-from pipeline.config.data import DataConfig
 from pipeline.sources.repeats import repeat_notes
+from pipeline.transforms import NO_TRANSFORM, Chain
 
 Array = NDArray[np.float64]
 Chunk = NDArray[np.floating[Any]]
@@ -29,87 +28,42 @@ class Preparation:
 
     Attributes
     ----------
-    center, scale : ndarray of shape (n_features,), or None
-        Rows are fitted as ``(x - center) / scale``; None where they are fitted as they are.
+    transform : Chain
+        By which rows come to the units of the fit.
     drop : bool
         Whether rows that are not usable are dropped.
+    gaps : bool
+        Whether rows with any value are usable, instead of those with all.
     """
 
-    center: Array | None = None
-    scale: Array | None = None
+    transform: Chain = NO_TRANSFORM
     drop: bool = False
-
-    @property
-    def log_scale(self) -> float:
-        """The log density in fitted units minus that in the user's units: the sum of the scales' logarithms."""
-        return 0.0 if self.scale is None else float(np.log(self.scale).sum())
-
-    def rows(self, rows: Chunk) -> Chunk:
-        """Return rows in fitted units, (n_rows, n_features), of the same dtype: float32 stays float32."""
-        if self.center is None or self.scale is None:
-            return rows
-        scaled = np.empty_like(rows)
-        for start in range(0, len(rows), 8192):  # in blocks: no float64 copy of a chunk of float32
-            part = slice(start, start + 8192)
-            scaled[part] = (rows[part] - self.center) / self.scale
-        return scaled
+    gaps: bool = False
 
     def chunk(self, rows: Chunk, weights: Array | None = None) -> tuple[Chunk, Array | None]:
-        """Return a chunk as it is fitted: without unusable rows, if they are dropped, and scaled."""
+        """Return a chunk as it is fitted: transformed, and without unusable rows, if they are dropped."""
+        rows = self.transform.rows(rows)
+        if self.gaps and (infinite := np.isinf(rows)).any():  # missing as well, and NaN wherever rows are kept
+            rows = np.where(infinite, rows.dtype.type(np.nan), rows)
         if self.drop:
-            usable = usable_rows(rows, weights)
+            usable = usable_rows(rows, weights, gaps=self.gaps)
             if not usable.all():
                 rows, weights = rows[usable], None if weights is None else weights[usable]
-        return self.rows(rows), weights
-
-
-def preparation_of(data: DataConfig, contents: Mapping[str, Any]) -> Preparation:
-    """Return the preparation that a configuration sets, with ``contents``, the results of pass 0 as stored."""
-    drop = data.missing == "drop"
-    if data.scale == "none":
-        return Preparation(drop=drop)
-    return Preparation(np.array(contents["means"]), np.array(contents["deviations"]), drop)
-
-
-def scaled_summary(data_summary: DataSummary, preparation: Preparation) -> DataSummary:
-    """The data summary in fitted units, without a second read: pass 0 of the scaled rows would find the same."""
-    center, scale = preparation.center, preparation.scale
-    if center is None or scale is None:
-        return data_summary
-    held_out = data_summary.held_out
-    return replace(
-        data_summary,
-        center=(data_summary.center - center) / scale,
-        scatter=data_summary.scatter / np.outer(scale, scale),
-        minimum=(data_summary.minimum - center) / scale,
-        maximum=(data_summary.maximum - center) / scale,
-        sample=(data_summary.sample - center) / scale,
-        known_resolution=data_summary.resolution.scaled(center, scale),
-        log_scale=preparation.log_scale,
-        held_out=held_out and replace(held_out, center=(held_out.center - center) / scale),
-    )
+        return rows, weights
 
 
 # -- constant and dependent columns ---------------------------------------------------------------
 
 
-def require_varying(data_summary: DataSummary, columns: Sequence[str]) -> None:
-    """Raise :class:`UserError` if a column that is to be scaled has one value only."""
-    constant = [repr(columns[i]) for i in _constant(data_summary)]
-    if constant:
-        raise UserError(
-            f"data.scale: the same value is in every row of {', '.join(constant)}, so that no scale makes the standard "
-            "deviation one. Leave it out of data.columns, or set data.scale: none."
-        )
-
-
 def missing_of(data_summary: DataSummary, columns: Sequence[str]) -> dict[str, Any]:
-    """Return the number of rows that were dropped, and of missing values by column, as the store holds them."""
-    unusable = data_summary.unusable
-    if unusable is None:
-        return {"rows": 0, "columns": {}}
-    counts = dict(zip(columns, unusable.columns.tolist(), strict=True))
-    return {"rows": unusable.n_rows, "columns": {name: count for name, count in counts.items() if count}}
+    """Return how many rows were dropped, and have gaps, and missing values by column, as the store holds them."""
+    unusable, gaps = data_summary.unusable, data_summary.gaps
+    counts = sum((one.columns for one in (unusable, gaps) if one), start=np.zeros(len(columns), dtype=np.int64))
+    return {
+        "rows": unusable.n_rows if unusable else 0,
+        "columns": {name: count for name, count in zip(columns, counts.tolist(), strict=True) if count},
+        **({"incomplete": gaps.n_rows} if gaps else {}),
+    }
 
 
 def column_notes(data_summary: DataSummary, columns: Sequence[str]) -> list[str]:
@@ -121,7 +75,12 @@ def column_notes(data_summary: DataSummary, columns: Sequence[str]) -> list[str]
     unusable = data_summary.unusable
     if unusable:
         n_rows = sum(data_summary.read_rows)
-        notes.append(f"{unusable.n_rows:,} of {n_rows:,} rows have missing or infinite values and are left out")
+        what = "have no value or no weight" if data_summary.gaps else "have missing or infinite values"
+        notes.append(f"{unusable.n_rows:,} of {n_rows:,} rows {what} and are left out")
+    if gaps := data_summary.gaps:
+        notes.append(
+            f"{gaps.n_rows:,} of {data_summary.n_rows:,} rows have gaps and take part with the values they have"
+        )
     for i, j in _dependent(data_summary, constant):
         same = _is_same(data_summary, i, j)
         how = "is a duplicate of" if same else "is a linear function of"

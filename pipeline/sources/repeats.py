@@ -38,7 +38,7 @@ def repeat_notes(data_summary: DataSummary, columns: Sequence[str]) -> Iterator[
             yield (
                 f"the column {columns[i]!r} has the value {value:.7g} in {share:.2%} of the rows, far from all others: "
                 "it looks like a fill value. It is clustered like a measurement; write NaN in its place and set "
-                "data.missing: drop to leave these rows out"
+                "data.missing: drop to leave these rows out, or likelihood to use what else they have"
             )
     for i in varying:
         if resolution.frequent_share[i] >= FREQUENT:
@@ -52,7 +52,7 @@ def repeat_notes(data_summary: DataSummary, columns: Sequence[str]) -> Iterator[
 
 def _fill_values(values: Array) -> list[tuple[float, float]]:
     """Return the repeated values of a column (n_rows,) that look like fill values, with their shares of the rows."""
-    distinct, counts = np.unique(values, return_counts=True)
+    distinct, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     known = np.isclose(np.abs(distinct)[:, None], FILL_VALUES, rtol=SAME, atol=0.0).any(axis=1) & (counts > 1)
     rest = distinct[~known]
     if len(rest) == 0:

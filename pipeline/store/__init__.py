@@ -5,8 +5,13 @@
     STORE/            attributes: format, format_version, status, config, data, software, best, passes,
                       bytes_read, attempts, checkpoint, manifest, sha256
       criteria/       a value for each candidate, and for each of its starts
-      models/tied-k3/ parameters of a candidate, its components sorted by weight, largest first
-      rows/           a value for each row, components numbered as in models/
+      models/tied-k3/ parameters of a candidate, its components sorted by their numbers
+      clusters/       the clusters that the best model's components are merged into, and the merges
+      noise/          the box that the noise of candidates is uniform in, where any has noise
+      resamples/      how sure the choice is, from fits to resamples; standard errors of each model
+      groups/         of a search for each group of rows: their results, in place of criteria, models, sample
+      transform/<n>/  the steps of data.transform, as they were fitted to the data
+      rows/           a value for each row; labels hold the numbers of components; the files and their first rows
       sample/         some rows, with what the chosen model says about them
       checkpoint/<n>/ the state of an unfinished run
       manifest/       of a complete store: hashes of its files
@@ -20,9 +25,12 @@ Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE
 rows are what it consists of.
 """
 
-from pipeline.store.attributes import RefreshDecision, RowSummary, Totals, Widening
-from pipeline.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.store.attributes import Identity, RefreshDecision, RowSummary, Totals, Widening
+from pipeline.store.checkpoint import Checkpoint, load_checkpoint, load_group_checkpoint, save_checkpoint
+from pipeline.store.clusters import write_cluster_tree
 from pipeline.store.criteria import leading_candidate, row_of, write_criteria
+from pipeline.store.groups.models import FoundGroups
+from pipeline.store.groups.result import GroupsResult, GroupView, of_group
 from pipeline.store.integrity import DamagedError
 from pipeline.store.lifecycle import (
     StoreStatus,
@@ -36,9 +44,13 @@ from pipeline.store.lifecycle import (
 )
 from pipeline.store.locks import LEASE_SECONDS, is_locked, lock
 from pipeline.store.models import Sample, StoredModel, write_models, write_sample
-from pipeline.store.places import LockedError, place_of
+from pipeline.store.names import name_component
+from pipeline.store.noise import read_noise_box, write_noise_box
+from pipeline.store.places import place_of
 from pipeline.store.replacement import discard_replacement, put_in_place, replacement_of
+from pipeline.store.resamples import write_resamples
 from pipeline.store.result import Result, open_result, read_candidates
+from pipeline.store.rows.grid import GridRows
 from pipeline.store.rows.scores import (
     ELSEWHERE,
     ScoreAttributes,
@@ -49,13 +61,18 @@ from pipeline.store.rows.scores import (
     scores_working_path,
 )
 from pipeline.store.rows.zarr import RowPlan, RowWriter, ZarrRows, read_summary, rows_folder
+from pipeline.store.transforms import write_transform
 
 __all__ = [
     "ELSEWHERE",
     "LEASE_SECONDS",
     "Checkpoint",
     "DamagedError",
-    "LockedError",
+    "FoundGroups",
+    "GridRows",
+    "GroupView",
+    "GroupsResult",
+    "Identity",
     "RefreshDecision",
     "Result",
     "RowPlan",
@@ -79,13 +96,17 @@ __all__ = [
     "is_store",
     "leading_candidate",
     "load_checkpoint",
+    "load_group_checkpoint",
     "lock",
+    "name_component",
+    "of_group",
     "open_result",
     "place_of",
     "prepare_scores",
     "prepare_store",
     "put_in_place",
     "read_candidates",
+    "read_noise_box",
     "read_scores",
     "read_summary",
     "replacement_of",
@@ -94,7 +115,11 @@ __all__ = [
     "save_checkpoint",
     "scores_working_path",
     "update_attributes",
+    "write_cluster_tree",
     "write_criteria",
     "write_models",
+    "write_noise_box",
+    "write_resamples",
     "write_sample",
+    "write_transform",
 ]

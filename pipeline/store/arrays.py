@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
 from zarr.codecs import ZstdCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
 from gmm_dask.errors import FaultError, UserError
 from pipeline.store.places import StorePath, place_of
@@ -33,6 +33,17 @@ _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, None})
 def open_root(path: StorePath, mode: Literal["r", "r+"] = "r") -> zarr.Group:
     """The store's root, which must exist."""
     return zarr.open_group(place_of(path).open_group(mode), mode=mode, zarr_format=3, use_consolidated=False)
+
+
+@contextmanager
+def new_group(path: StorePath, name: str, attributes: dict[str, Any] | None = None) -> Iterator[zarr.Group]:
+    """A new group of small arrays, made in memory; all its files are written when it is whole.
+
+    Zarr takes milliseconds, and requests one after another, for each array that it writes to its place.
+    """
+    files: dict[str, Any] = {}
+    yield zarr.open_group(MemoryStore(files), mode="w", zarr_format=3, attributes=attributes)
+    place_of(path).replace_files({f"{name}/{key}": data.to_bytes() for key, data in files.items()})
 
 
 def put(group: zarr.Group, name: str, values: ArrayLike, dimensions: tuple[str, ...]) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
+from gmm_dask.formatting import counted, listed
 from pipeline.config.job import JobConfig
 
 Array = NDArray[np.float64]
@@ -95,6 +97,101 @@ class RefreshDecision(Attributes):
     bound: float = 0.0
     gained: float | None = None
 
+    @property
+    def drifted(self) -> bool:
+        """Whether the search was made again because the gains exceed the bound."""
+        return self.searched and self.gained is not None and self.gained > self.bound
+
+
+@dataclass(frozen=True)
+class ContinuedComponent(Attributes):
+    """A component that an earlier store has, too.
+
+    Attributes
+    ----------
+    number : int
+        In both stores.
+    distance : float
+        Bhattacharyya distance of the two Gaussians, 0 if they are equal.
+    overlap : float
+        Of the rows of the sample that either store's model labels so, the share that both do.
+    """
+
+    number: NonNegativeInt
+    distance: FiniteFloat
+    overlap: FiniteFloat
+
+
+@dataclass(frozen=True)
+class Identity(Attributes):
+    """Which components of the chosen model are those of an earlier store of the job.
+
+    Attributes
+    ----------
+    line : str
+        The store that the numbers begin with, and when it was begun: in stores of one line, a number means one thing.
+    next_number : int
+        The first number that no store of the line has used up to this one.
+    earlier : str or None
+        Path of the earlier store; None if there was none.
+    continued : tuple of ContinuedComponent
+    new, gone : tuple of int
+        Numbers that only this store has, or only the earlier one.
+    changed : float or None
+        Share of the rows of the sample that the two models label with different numbers; None if they were not
+        compared.
+    remark : str
+        Why the components could not be compared, or which are not certain; empty otherwise.
+    """
+
+    line: str
+    next_number: NonNegativeInt
+    earlier: str | None = None
+    continued: tuple[ContinuedComponent, ...] = ()
+    new: tuple[NonNegativeInt, ...] = ()
+    gone: tuple[NonNegativeInt, ...] = ()
+    changed: FiniteFloat | None = None
+    remark: str = ""
+
+    @property
+    def note(self) -> str:
+        """Which components continue, and how sure that is; empty for the first store of a job."""
+        if self.changed is None:
+            return self.remark
+        n_components = len(self.continued) + len(self.new)
+        parts = [f"{len(self.continued)} of {counted(n_components, 'component')} continue those of {self.earlier}"]
+        parts += [
+            f"{which}: {listed(list(map(str, numbers)))}"
+            for which, numbers in (("new", self.new), ("gone", self.gone))
+            if numbers
+        ]
+        parts.append(f"{self.changed:.1%} of the sampled rows have another label")
+        return "; ".join([*parts, self.remark] if self.remark else parts)
+
+
+@dataclass(frozen=True)
+class GroupCounts(Attributes):
+    """The groups of a search for each.
+
+    Attributes
+    ----------
+    n_groups : int
+    n_rows : int
+        Rows that have a group.
+    n_without : int
+        Rows that have none.
+    digest : str
+        A hash of all rows and their groups.
+    failed : int or None
+        Groups that have no model; None until the store is complete.
+    """
+
+    n_groups: NonNegativeInt
+    n_rows: NonNegativeInt
+    n_without: NonNegativeInt
+    digest: str
+    failed: NonNegativeInt | None = None
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreAttributes(Attributes):
@@ -127,6 +224,12 @@ class StoreAttributes(Attributes):
         Of a search that widens its grid.
     refresh : RefreshDecision or None
         Of a store that a refresh made.
+    identity : Identity or None
+        How the components continue those of an earlier store; None until the model is chosen.
+    names : dict of int to str
+        Names of components, by their numbers.
+    groups : GroupCounts or None
+        Of a search for each group (``data.by``), once the rows were read.
     """
 
     status: RunStatus
@@ -146,6 +249,22 @@ class StoreAttributes(Attributes):
     manifest: str | None = None
     widening: Widening | None = None
     refresh: RefreshDecision | None = None
+    identity: Identity | None = None
+    names: dict[NonNegativeInt, str] = field(default_factory=dict)
+    groups: GroupCounts | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the attributes; keys of the configuration that an earlier version did not know have their defaults."""
+        found = super().from_dict(values)
+        return replace(found, config=_with_defaults(found.config))
+
+    @property
+    def by(self) -> str | None:
+        """Name of the column of groups that have a search each; None of a search over all rows."""
+        data = self.config["data"]  # which is checked after this, and may be no mapping
+        found = data.get("by") if isinstance(data, dict) else None
+        return None if found is None else str(found)
 
     @property
     def is_complete(self) -> bool:
@@ -208,10 +327,11 @@ class Contents:
 
 @dataclass(frozen=True)
 class Missing:
-    """Rows that were left out, and how many values each column lacks."""
+    """Rows that were left out, how many values each column lacks, and how many rows have gaps and take part."""
 
     rows: NonNegativeInt
     columns: dict[str, NonNegativeInt]
+    incomplete: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
@@ -233,6 +353,7 @@ class StoredData:
     n_rows: NonNegativeInt | None
     bytes_per_pass: NonNegativeInt
     files: str
+    version: NonNegativeInt | None = None
     chunks: Chunks | None = None
     contents: Contents | None = None
     missing: Missing | None = None
@@ -260,10 +381,12 @@ def check_attributes(attributes: StoreAttributes) -> None:
             if name != "copies" and len(values) != len(data.columns):
                 raise ValueError(f"data.contents.{name} has {len(values)} values for {len(data.columns)} columns")
     known: dict[str, Any] = {}
+    needed: tuple[str, ...] = ("best", "total_weight", "identity") if attributes.by is None else ("groups",)
     if attributes.is_complete:
-        known = {name: getattr(attributes, name) for name in ("best", "n_rows", "total_weight", "manifest")}
+        known = {name: getattr(attributes, name) for name in (*needed, "n_rows", "manifest")}
     if attributes.is_complete or attributes.checkpoint is not None:
-        known |= {f"data.{name}": getattr(data, name) for name in ("chunks", "contents", "missing")}
+        needed = ("chunks", "contents", "missing") if attributes.by is None else ("chunks",)
+        known |= {f"data.{name}": getattr(data, name) for name in needed}
     absent = [name for name, value in known.items() if value is None]
     if absent:
         raise ValueError(f"it lacks {', '.join(absent)}")
@@ -273,11 +396,36 @@ def _check_config(config: dict[str, Any]) -> None:
     sections = {name: config[name] for name in _SECTIONS}
     if isinstance(sections["output"], dict):
         sections["output"] = {name: value for name, value in sections["output"].items() if name != "store"}
-    parsed: JobConfig = _parsed("config", JobConfig, sections)
-    for name in ("data", "search", "output"):
-        absent = type(getattr(parsed, name)).model_fields.keys() - config[name].keys()
-        if absent:
-            raise ValueError(f"config.{name} lacks {', '.join(sorted(absent))}")
+    _parsed("config", JobConfig, sections)
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """Return the sections of a configuration that sets nothing."""
+    values: dict[str, Any] = JobConfig.model_validate({"data": {"source": "-"}}).model_dump(mode="json")
+    del values["data"]["source"]
+    return values
+
+
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration with all keys: the default of a new key is what earlier versions did."""
+    of_section = {name: values for name, values in _defaults().items() if isinstance(values, dict)}
+    return {
+        name: {**of_section[name], **values} if name in of_section and isinstance(values, dict) else values
+        for name, values in config.items()
+    }
+
+
+def unknown_keys(config: Any) -> list[str]:
+    """Return the keys of a stored configuration that this version does not know, such as ``search.prior``."""
+    if not isinstance(config, dict):
+        return []
+    known = _defaults() | {"data": {"source": None, **_defaults()["data"]}}
+    found = [name for name in config if name not in known]
+    for name, values in config.items():
+        if isinstance(values, dict) and isinstance(known.get(name), dict):
+            found += [f"{name}.{key}" for key in values if key not in known[name]]
+    return found
 
 
 def _parsed(key: str, kind: Any, values: Any) -> Any:
@@ -306,8 +454,8 @@ class Totals:
         How many rows these are.
     deviation, squares : float
         Sums of the log densities' distances from a number that is the same for all chunks, and of their squares.
-    labels : ndarray of shape (n_components,)
-        Rows of each component.
+    labels : ndarray of shape (n_densities,)
+        Rows of each component, and of the noise, if the model has some.
     more : ndarray
         Other sums of the rows, which a caller has asked for; empty if it has not.
     """
@@ -319,13 +467,13 @@ class Totals:
     more: Array = field(default_factory=lambda: np.zeros(0))
 
     def to_array(self) -> Array:
-        """As one array, (3 + n_components + length of ``more``,)."""
+        """As one array, (3 + n_densities + length of ``more``,)."""
         return np.array([self.usable, self.deviation, self.squares, *self.labels, *self.more], dtype=np.float64)
 
     @classmethod
-    def from_array(cls, values: Array, n_components: int) -> Self:
+    def from_array(cls, values: Array, n_densities: int) -> Self:
         """From one array."""
-        labels, more = np.split(values[3:], [n_components])
+        labels, more = np.split(values[3:], [n_densities])
         return cls(int(values[0]), float(values[1]), float(values[2]), labels.astype(np.int64), more)
 
     def __add__(self, other: Totals) -> Totals:
@@ -357,8 +505,10 @@ class RowSummary(Attributes):
     ----------
     n_rows, usable, unusable : int
         All rows, those with outputs, and those without.
-    label_counts : tuple of int
-        Rows of each component.
+    labels, label_counts : tuple of int
+        Numbers of the components, and rows of each.
+    noise : int or None
+        Rows of the noise; None of a model without.
     mean_log_density, deviation_of_log_density : float or None
         Mean and standard deviation over the usable rows; None where they are not finite.
     anomalies : int or None
@@ -375,6 +525,7 @@ class RowSummary(Attributes):
     n_rows: NonNegativeInt
     usable: NonNegativeInt
     unusable: NonNegativeInt
+    labels: tuple[NonNegativeInt, ...]
     label_counts: tuple[NonNegativeInt, ...]
     mean_log_density: FiniteFloat | None
     deviation_of_log_density: FiniteFloat | None
@@ -383,10 +534,11 @@ class RowSummary(Attributes):
     anomaly_quantile: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     anomaly_rank_error: FiniteFloat | None = None
     parquet: Extent | None = None
+    noise: NonNegativeInt | None = None
 
     @classmethod
-    def of_totals(cls, totals: Totals, n_rows: int, shift: float) -> Self:
-        """Summarise the totals of all chunks.
+    def of_totals(cls, totals: Totals, labels: tuple[int, ...], n_rows: int, shift: float) -> Self:
+        """Summarise the totals of all chunks, whose rows are counted by these labels.
 
         The moments are those of ``log density - shift``: with a shift near the mean, such as that of the fit, the
         difference of squares in the variance cancels few digits.
@@ -401,13 +553,16 @@ class RowSummary(Attributes):
             n_rows=n_rows,
             usable=totals.usable,
             unusable=n_rows - totals.usable,
-            label_counts=tuple(totals.labels.tolist()),
+            labels=labels,
+            label_counts=tuple(totals.labels[: len(labels)].tolist()),
+            noise=int(totals.labels[-1]) if len(totals.labels) > len(labels) else None,
             mean_log_density=mean if math.isfinite(mean) else None,
             deviation_of_log_density=deviation if math.isfinite(deviation) else None,
         )
 
     @property
     def label_shares(self) -> tuple[float, ...]:
-        """Share of each label among the rows that have one; zeros if no row has."""
-        total = sum(self.label_counts)
-        return tuple(count / total if total else 0.0 for count in self.label_counts)
+        """Share of each label among the rows that have one, the noise's last if there is some; zeros if no row has."""
+        counts = (*self.label_counts, *([] if self.noise is None else [self.noise]))
+        total = sum(counts)
+        return tuple(count / total if total else 0.0 for count in counts)

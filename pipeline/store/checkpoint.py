@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import zarr
 
 from gmm_dask.em.loop import State
+from gmm_dask.em.resamples import Refit
 from gmm_dask.errors import UserError
 from gmm_dask.memory import release_freed
-from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.data_summary import DataSummary, Moments
 from pipeline.store.arrays import as_json, get, open_root, put
 from pipeline.store.dataclass_arrays import digest, from_columns, pack, to_columns, unpack
+from pipeline.store.groups.models import GroupCheckpoint
 from pipeline.store.integrity import damaged, reading
 from pipeline.store.lifecycle import read_attributes, require_store, update_attributes
 from pipeline.store.places import StorePath, place_of
@@ -39,6 +41,12 @@ class Checkpoint:
         The number of states that are fitted at a time, one wave after the other.
     widened : int
         How often the grid was widened so far; each time took the final pass and pass 0 once more.
+    resamples : tuple of Moments
+        Of each resample, once they are known.
+    refits : sequence of Refit
+        The fits to resamples, in the order of their batch.
+    refit_waves : tuple of int
+        The number of those that are fitted at a time.
     """
 
     states: Sequence[State]
@@ -46,9 +54,15 @@ class Checkpoint:
     passes: int
     waves: tuple[int, ...]
     widened: int = 0
+    resamples: tuple[Moments, ...] = ()
+    refits: Sequence[Refit] = ()
+    refit_waves: tuple[int, ...] = ()
 
 
-def save_checkpoint(path: StorePath, checkpoint: Checkpoint, *, bytes_read: int = 0) -> None:
+AnyCheckpoint = TypeVar("AnyCheckpoint", Checkpoint, GroupCheckpoint)
+
+
+def save_checkpoint(path: StorePath, checkpoint: Checkpoint | GroupCheckpoint, *, bytes_read: int = 0) -> None:
     """Save the state of a run in its result store; a crash at any moment leaves this checkpoint or the one before.
 
     ``bytes_read`` were read since the count in the store was last raised.
@@ -79,6 +93,15 @@ def load_checkpoint(path: StorePath, number: int | None = None) -> Checkpoint:
     UserError
         If the store has no checkpoint, or (:class:`DamagedError`) one that is not as it was saved.
     """
+    return _load(path, number, Checkpoint)
+
+
+def load_group_checkpoint(path: StorePath) -> GroupCheckpoint:
+    """Load the current checkpoint of a run over groups; errors are those of :func:`load_checkpoint`."""
+    return _load(path, None, GroupCheckpoint)
+
+
+def _load(path: StorePath, number: int | None, kind: type[AnyCheckpoint]) -> AnyCheckpoint:
     number = _current(path) if number is None else number
     name = f"checkpoint/{number}"
     with reading(path, name):
@@ -86,7 +109,7 @@ def load_checkpoint(path: StorePath, number: int | None = None) -> Checkpoint:
         attributes: dict[str, Any] = group.attrs.asdict()
         arrays = {name: get(group, name, shape=(None,)) for name in group.array_keys()}
         if digest(arrays, attributes["layout"]) == attributes["sha256"]:
-            return from_columns(Checkpoint, unpack(arrays, attributes["layout"]))
+            return from_columns(kind, unpack(arrays, attributes["layout"]))
     raise damaged(path, f"{name} is not as it was written")
 
 

@@ -11,23 +11,29 @@ import numpy as np
 import pandas as pd
 import zarr
 
+from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, Inference
 from gmm_dask.em.loop import State, Status, best_start
 from gmm_dask.errors import UserError
-from gmm_dask.families import FAMILIES
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.model_batch import Totals
-from gmm_dask.selection.criteria import CRITERIA
+from gmm_dask.selection.criteria import CRITERIA, criteria_of
 from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement
-from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate, evaluate, leading
-from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS, outcome_table
-from pipeline.store.arrays import get, get_text, open_root, put
-from pipeline.store.places import StorePath
+from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate, evaluate, leading, log_evidence
+from gmm_dask.selection.results import AXES, COLUMNS, EFFORT_COLUMNS, outcome_table
+from pipeline.store.arrays import get, new_group, open_root, put
+from pipeline.store.candidate_axes import CandidateAxes
+from pipeline.store.places import StorePath, place_of
 
-_CANDIDATE = ("n_components", "covariance_type")
 _COLUMNS = (*COLUMNS, *EFFORT_COLUMNS)
-# columns that every candidate has that may win; rows that were held out may have no density
-_FINITE = ("log_likelihood", *(criterion.name for criterion in CRITERIA.values() if not criterion.needs_held_out))
+# what stores of earlier versions lack
+_NEW = frozenset({"elbo"})
+# columns that every candidate has that may win, by maximum likelihood or as a variational mixture; rows that were held
+# out may have no density
+_FINITE = [
+    ["log_likelihood", *(name for name in criteria_of(of_likelihood) if not CRITERIA[name].needs_held_out)]
+    for of_likelihood in (True, False)
+]
 
 
 class Effort(NamedTuple):
@@ -66,32 +72,28 @@ def write_criteria(path: StorePath, outcomes: Sequence[Outcome]) -> None:
     outcomes : sequence of Outcome
         All starts of all candidates.
     """
-    counts = sorted({outcome.state.n_components for outcome in outcomes})
-    kinds = list(dict.fromkeys(outcome.state.covariance_type for outcome in outcomes))
+    grouped = by_candidate(outcomes)
+    axes = CandidateAxes.of(grouped)
     starts = sorted({outcome.state.start for outcome in outcomes})
-    group = open_root(path, "r+").create_group("criteria", overwrite=True)
-    put(group, "n_components", counts, ("n_components",))
-    put(group, "covariance_type", kinds, ("covariance_type",))
-    put(group, "start", starts, ("start",))
-    best = [best_outcome(of_candidate) for of_candidate in by_candidate(outcomes).values()]
-    places = [(counts.index(o.state.n_components), kinds.index(o.state.covariance_type)) for o in best]
-    _put_table(group, "", best, places, (len(counts), len(kinds)), _CANDIDATE)
-    agreed = [agreement(of_candidate) for of_candidate in by_candidate(outcomes).values()]
-    which = np.zeros((len(counts), len(kinds), len(starts)), dtype=bool)
-    for place, found in zip(places, agreed, strict=True):
-        which[place] = np.isin(starts, found.agreeing)
-    put(group, "start_agreed", which, (*_CANDIDATE, "start"))
-    for name in AGREEMENT_NUMBERS:
-        values = np.full((len(counts), len(kinds)), np.nan)
+    place_of(path).remove("criteria")
+    with new_group(path, "criteria") as group:
+        axes.write(group)
+        put(group, "start", starts, ("start",))
+        best, places = [best_outcome(of_candidate) for of_candidate in grouped.values()], list(map(axes.place, grouped))
+        _put_table(group, "", best, places, axes.shape, axes.dimensions)
+        agreed = [agreement(of_candidate) for of_candidate in grouped.values()]
+        which = np.zeros((*axes.shape, len(starts)), dtype=bool)
         for place, found in zip(places, agreed, strict=True):
-            values[place] = getattr(found, name)
-        put(group, name, values, _CANDIDATE)
-    places_of_starts = [
-        (counts.index(o.state.n_components), kinds.index(o.state.covariance_type), starts.index(o.state.start))
-        for o in outcomes
-    ]
-    shape = len(counts), len(kinds), len(starts)
-    _put_table(group, "start_", outcomes, places_of_starts, shape, (*_CANDIDATE, "start"))
+            which[place] = np.isin(starts, found.agreeing)
+        put(group, "start_agreed", which, (*axes.dimensions, "start"))
+        for name in AGREEMENT_NUMBERS:
+            values = np.full(axes.shape, np.nan)
+            for place, found in zip(places, agreed, strict=True):
+                values[place] = getattr(found, name)
+            put(group, name, values, axes.dimensions)
+        places_of_starts = [(*axes.place(o.state.candidate), starts.index(o.state.start)) for o in outcomes]
+        shape, dimensions = (*axes.shape, len(starts)), (*axes.dimensions, "start")
+        _put_table(group, "start_", outcomes, places_of_starts, shape, dimensions)
 
 
 def _put_table(
@@ -115,10 +117,9 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per candidate, with the columns ``n_components``, ``covariance_type``, those of
-        :data:`gmm_dask.selection.results.COLUMNS` and ``EFFORT_COLUMNS``, and the fields of
-        :class:`gmm_dask.selection.diagnostics.Agreement`; NaN where a candidate could not be fitted, no rows were held
-        out, or the starts do not compare.
+        One row per candidate, with the columns of :data:`gmm_dask.selection.results.AXES`, ``COLUMNS`` and
+        ``EFFORT_COLUMNS``, and the fields of :class:`gmm_dask.selection.diagnostics.Agreement`; NaN where a candidate
+        could not be fitted, no rows were held out, or the starts do not compare.
 
     Raises
     ------
@@ -133,29 +134,30 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
             f"the result store {path} has no criteria yet; they are written when every candidate has finished."
         )
     group = cast(zarr.Group, root["criteria"])
-    counts = get(group, "n_components", np.int64, (None,)).tolist()
-    kinds = get_text(group, "covariance_type", (None,))
-    if not (set(kinds) <= set(FAMILIES) and all(count > 0 for count in counts)):
-        raise ValueError(f"its candidates have the covariance types {', '.join(kinds)} and {counts} components")
-    shape, columns = (len(counts), len(kinds)), {column.name: column.dtype for column in _COLUMNS}
+    axes, columns = CandidateAxes.read(group), {column.name: column.dtype for column in _COLUMNS}
     dtypes = columns | dict.fromkeys(AGREEMENT_NUMBERS, np.float64)
-    values = {name: get(group, name, dtype, shape).T.ravel().tolist() for name, dtype in dtypes.items()}
-    values["agreeing"] = _agreeing(group, shape)
-    candidates = [(count, kind) for kind in kinds for count in counts]
-    table = pd.DataFrame(candidates, columns=list(_CANDIDATE)).assign(**values)
+    candidates = axes.candidates()
+    places = tuple(np.array([axes.place(one) for one in candidates], dtype=np.int64).reshape(-1, len(axes.shape)).T)
+    absent = {name: np.full(axes.shape, np.nan) for name in _NEW - set(group)}
+    values = {
+        name: (absent[name] if name in absent else get(group, name, dtype, axes.shape))[places].tolist()
+        for name, dtype in dtypes.items()
+    }
+    values["agreeing"] = _agreeing(group, axes.shape, places)
+    known: dict[str, Any] = {name: [getattr(one, name) for one in candidates] for name in AXES}
+    table = pd.DataFrame(known).assign(**values)
     table = table[table["status"] != ""].reset_index(drop=True)
     is_trusted = [Status(status).trusted for status in table["status"]]
-    if not np.isfinite(table.loc[is_trusted, list(_FINITE)].to_numpy(np.float64)).all():
-        raise ValueError(f"{', '.join(_FINITE)} are not finite for a candidate that may win")
+    if not any(np.isfinite(table.loc[is_trusted, names].to_numpy(np.float64)).all() for names in _FINITE):
+        raise ValueError(f"{', '.join(_FINITE[0])} are not finite for a candidate that may win")
     return table
 
 
-def _agreeing(group: zarr.Group, shape: tuple[int, int]) -> list[tuple[int, ...]]:
-    """The starts that agreed with the best one, candidate by candidate in the table's order."""
+def _agreeing(group: zarr.Group, shape: tuple[int, ...], places: tuple[Any, ...]) -> list[tuple[int, ...]]:
+    """The starts that agreed with the best one, candidate by candidate at these places."""
     starts = get(group, "start", np.int64, (None,))
     agreed = get(group, "start_agreed", np.bool_, (*shape, len(starts)))
-    every = agreed.transpose(1, 0, 2).reshape(-1, len(starts))
-    return [tuple(starts[each].tolist()) for each in every]
+    return [tuple(starts[each].tolist()) for each in agreed[places]]
 
 
 def names_of(table: pd.DataFrame) -> list[str]:
@@ -171,7 +173,8 @@ def row_of(table: pd.DataFrame, name: str) -> dict[str, Any]:
 def read_effort(path: StorePath) -> Effort:
     """What the fits of a complete store took."""
     group = cast(zarr.Group, open_root(path)["criteria"])
-    status = get(group, "start_status", np.dtypes.StringDType(), (None, None, None))
+    shape = (*CandidateAxes.read(group).shape, None)
+    status = get(group, "start_status", np.dtypes.StringDType(), shape)
     names = [f"start_{name}" for name in ("n_iter", "extrapolations", "falls", "sample_iter")]
     counts = [int(get(group, name, np.int64, status.shape).sum()) for name in names]
     return Effort(int(np.count_nonzero(status != "")), *counts)
@@ -181,17 +184,22 @@ def read_effort(path: StorePath) -> Effort:
 
 
 def leading_candidate(
-    states: Sequence[State], data_summary: DataSummary, criterion: str
+    states: Sequence[State],
+    data_summary: DataSummary,
+    criterion: str,
+    inference: Inference = MAXIMUM_LIKELIHOOD,
 ) -> tuple[str | None, float | None]:
     """Name and criterion of the candidate that leads an unfinished run; None where it is not known."""
-    outcomes = [_outcome_so_far(starts, data_summary) for starts in _by_candidate(states)]
+    outcomes = [_outcome_so_far(starts, data_summary, inference) for starts in _by_candidate(states)]
     best = leading(outcomes, criterion)
     return (None, None) if best is None else (outcomes[best].state.candidate.name, outcomes[best].criteria[criterion])
 
 
-def table_so_far(states: Sequence[State], data_summary: DataSummary) -> pd.DataFrame:
+def table_so_far(
+    states: Sequence[State], data_summary: DataSummary, inference: Inference = MAXIMUM_LIKELIHOOD
+) -> pd.DataFrame:
     """The candidates of an unfinished run, with criteria from each one's newest lower bound."""
-    return outcome_table([_running_outcome(starts, data_summary) for starts in _by_candidate(states)])
+    return outcome_table([_running_outcome(starts, data_summary, inference) for starts in _by_candidate(states)])
 
 
 def _by_candidate(states: Sequence[State]) -> list[list[State]]:
@@ -201,19 +209,23 @@ def _by_candidate(states: Sequence[State]) -> list[list[State]]:
     return list(candidates.values())
 
 
-def _outcome_so_far(starts: Sequence[State], data_summary: DataSummary) -> Outcome:
+def _outcome_so_far(starts: Sequence[State], data_summary: DataSummary, inference: Inference) -> Outcome:
     """Criteria of a candidate's best start so far, from its newest lower bound."""
     state = best_start(starts, trusted=True) or starts[0]
     known = state.usable and math.isfinite(state.lower_bound)
-    totals = (
-        Totals((state.lower_bound - data_summary.log_scale) * data_summary.total_weight, math.nan) if known else None
-    )
+    totals = _totals_so_far(state, data_summary, inference) if known else None
     return evaluate(state, len(data_summary.center), totals, data_summary.total_weight)
 
 
-def _running_outcome(starts: Sequence[State], data_summary: DataSummary) -> Outcome:
+def _totals_so_far(state: State, data_summary: DataSummary, inference: Inference) -> Totals:
+    if inference.of_likelihood:
+        return Totals((state.lower_bound - data_summary.log_scale) * data_summary.total_weight, math.nan)
+    return Totals(math.nan, math.nan, log_evidence=log_evidence(state, data_summary, inference))
+
+
+def _running_outcome(starts: Sequence[State], data_summary: DataSummary, inference: Inference) -> Outcome:
     """A candidate by its best start so far; it is running as long as any start is."""
-    outcome = _outcome_so_far(starts, data_summary)
+    outcome = _outcome_so_far(starts, data_summary, inference)
     if any(start.status is Status.RUNNING for start in starts):
         return replace(outcome, state=replace(outcome.state, status=Status.RUNNING))
     return outcome

@@ -6,7 +6,7 @@ the columns of one dtype lie one behind the other in one array. A store of many 
 four arrays take some milliseconds.
 
 What a field may be: a number, a bool, text, an enum of text, an array, a dataclass or named tuple of such fields, one
-of these or None, and a tuple or sequence of any of these.
+of these or None, one of several dataclasses or None, and a tuple or sequence of any of these.
 """
 
 from __future__ import annotations
@@ -50,7 +50,14 @@ def from_columns(kind: type[T], columns: Columns) -> T:
 
 def _add_columns(columns: dict[str, NDArray[Any]], name: str, hint: Any, values: Sequence[Any]) -> None:
     """Add the columns of one field of all items."""
-    if (inner := _optional(hint)) is not None:
+    if kinds := _kinds(hint):
+        # the position of each value's kind; -1 for None
+        which = [kinds.index(type(value)) if value is not None else -1 for value in values]
+        columns[f"{name}?"] = np.array(which, dtype=np.int64)
+        for i, kind in enumerate(kinds):
+            mine = [value for value, position in zip(values, which, strict=True) if position == i]
+            _add_columns(columns, f"{name}<{kind.__name__}>", kind, mine)
+    elif (inner := _optional(hint)) is not None:
         columns[f"{name}?"] = np.array([value is not None for value in values], dtype=bool)
         _add_columns(columns, name, inner, [value for value in values if value is not None])
     elif (hints := _fields(hint)) is not None:
@@ -70,6 +77,12 @@ def _add_columns(columns: dict[str, NDArray[Any]], name: str, hint: Any, values:
 
 def _values(columns: Columns, name: str, hint: Any, count: int) -> list[Any]:
     """Return the values of one field of ``count`` items."""
+    if kinds := _kinds(hint):
+        which = columns[f"{name}?"].tolist()
+        found = [
+            iter(_values(columns, f"{name}<{kind.__name__}>", kind, which.count(i))) for i, kind in enumerate(kinds)
+        ]
+        return [next(found[i]) if i >= 0 else None for i in which]
     if (inner := _optional(hint)) is not None:
         is_there = columns[f"{name}?"].tolist()
         known = iter(_values(columns, name, inner, sum(is_there)))
@@ -101,6 +114,12 @@ def _slices(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 # -- what a type hint says -------------------------------------------------------------------------------------------
+
+
+def _kinds(hint: Any) -> list[type]:
+    """The dataclasses of ``X | Y | None``; none of another hint."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if get_origin(hint) is UnionType else []
+    return kinds if len(kinds) > 1 else []
 
 
 def _optional(hint: Any) -> Any:

@@ -61,6 +61,10 @@ class Manifest(Attributes):
                 files.append(file)
         return cls(place.hashes(files), extents)
 
+    def holds(self, part: str) -> bool:
+        """Whether files of a part belong to the store."""
+        return any(file.startswith(f"{part}/") for file in self.sha256)
+
     def require(self, path: StorePath, part: str, known: set[str]) -> None:
         """Raise :class:`DamagedError` unless the files of a part, such as ``models/tied-k3``, are as written.
 

@@ -12,7 +12,7 @@ from typing import Any
 import gmm_dask
 from gmm_dask.errors import UserError
 from pipeline.store.arrays import as_json, writing
-from pipeline.store.attributes import RunStatus, StoreAttributes
+from pipeline.store.attributes import RunStatus, StoreAttributes, unknown_keys
 from pipeline.store.integrity import DamagedError, damaged, reading, write_manifest
 from pipeline.store.places import Place, StorePath, place_of
 from pipeline.store.places.base import METADATA
@@ -21,9 +21,12 @@ from pipeline.store.rows import scores
 
 FORMAT = "gmm-dask-result"
 FORMAT_VERSION = 1
-_GROUPS = ("criteria", "models", "sample", "rows", "checkpoint", "manifest")
+_GROUPS = (
+    *("criteria", "models", "groups", "clusters", "resamples", "noise", "sample", "transform", "rows", "checkpoint"),
+    "manifest",
+)
 # of these at least one is in every store that a run had saved anything in
-_MARKS = ("criteria", "models", "checkpoint")
+_MARKS = ("criteria", "models", "groups", "checkpoint")
 
 _SOFTWARE = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
 # keys that do not change the result: the job's name, how its data are reached, what computes and when, where the store
@@ -35,6 +38,8 @@ _FREE_KEYS = (
     "data.storage_options",
     "output.store",
     "output.report",
+    "output.metrics",
+    "output.keep",
     "tasks.",
     "schedule",
     "score",
@@ -43,6 +48,10 @@ _FREE_KEYS = (
 # what the run looks into when it differs: a file's time may change without its contents
 _LOOSE_DATA = ("chunks", "files", "contents", "missing", "notes")
 
+
+# what to do about a path where something else lies: to write there, or to read
+_ELSEWHERE = ", so it is left as it is. Choose another path."
+_LISTED = "'gmm-dask ls FOLDER' lists the result stores of a folder."
 
 Values = dict[str, Any]
 
@@ -182,7 +191,7 @@ def _require_same(path: str, configs: tuple[Values, Values], data: tuple[Values,
         If they differ in what changes the result.
     """
     remedy = "Choose another output.store, or replace this one with --fresh."
-    changed = _differences(*configs)
+    changed = _differences(*_at_versions(configs, data))
     if changed:
         raise UserError(f"the result store {path} is of another configuration: {'; '.join(changed)}. {remedy}")
     strict = [{key: value for key, value in d.items() if key not in _LOOSE_DATA} for d in data]
@@ -197,7 +206,16 @@ def is_same_job(configs: tuple[Values, Values], data: tuple[Values, Values]) -> 
     """Whether a store's configuration and data, there, are a job's, here, and nobody has touched the data since."""
     there, here = data
     known = {key: value for key, value in there.items() if key in here}
-    return not (_differences(*map(as_json, configs)) or _differences(known, as_json(here)))
+    configs = as_json(configs[0]), as_json(configs[1])
+    return not (_differences(*_at_versions(configs, data)) or _differences(known, as_json(here)))
+
+
+def _at_versions(configs: tuple[Values, Values], data: tuple[Values, Values]) -> tuple[Values, Values]:
+    """Return the configurations, there with the version of a table that was read, where here names one."""
+    there, here = configs
+    if here["data"]["version"] is not None and there["data"]["version"] is None:
+        there = {**there, "data": {**there["data"], "version": data[0].get("version")}}
+    return there, here
 
 
 def _differences(there: Values, here: Values) -> list[str]:
@@ -238,23 +256,36 @@ def _is_ours(path: StorePath, *, damaged_too: bool = False) -> bool:
         raise
 
 
-def _own_root(path: StorePath) -> dict[str, Any] | None:
-    """The attributes of a result store as they lie there; None where nothing does, and anything else is an error."""
+def _own_root(path: StorePath, remedy: str = _ELSEWHERE) -> dict[str, Any] | None:
+    """The attributes of a result store as they lie there; None where nothing does, and anything else is an error.
+
+    ``remedy`` is what to do about something else.
+    """
     attributes = read_root(path, _GROUPS, _MARKS)
     if attributes is None:
         return None
     found = attributes.get("format")
     if found != FORMAT:
         but = ", but scores of new rows" if found == scores.FORMAT["format"] else ""
-        raise UserError(
-            f"{path} exists and is not a result store of gmm-dask{but}, so it is left as it is. Choose another path."
-        )
-    if attributes.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"the result store {path} has the format version {attributes.get('format_version')}; this gmm-dask "
-            f"knows version {FORMAT_VERSION}. Use the gmm-dask that wrote it, or choose another path."
-        )
+        raise UserError(f"{path} exists and is not a result store of gmm-dask{but}{remedy}")
+    _require_known(path, attributes)
     return attributes
+
+
+def _require_known(path: StorePath, attributes: dict[str, Any]) -> None:
+    """Raise :class:`UserError` for a store of a version whose format, or whose settings, are not known here."""
+    number, wrong = attributes.get("format_version"), ""
+    if number != FORMAT_VERSION:
+        wrong = f"has the format version {number}, and this gmm-dask knows version {FORMAT_VERSION}"
+    elif unknown := unknown_keys(attributes.get("config")):
+        wrong = f"has settings that this gmm-dask does not know: {', '.join(unknown)}"
+    if wrong:
+        software = attributes.get("software")
+        writer = software.get("gmm-dask") if isinstance(software, dict) else None
+        raise UserError(
+            f"the result store {path} {wrong}. Use the gmm-dask that wrote it ({writer or 'unknown'}; this is "
+            f"{gmm_dask.__version__}) or a newer one, or choose another path."
+        )
 
 
 # -- reading and completing ----------------------------------------------------------------------------------
@@ -268,9 +299,9 @@ def require_store(path: StorePath, *, unfinished: bool = False) -> StoreAttribut
     UserError
         If there is no result store, or one that is not complete (unless ``unfinished``).
     """
-    root = _own_root(path)
+    root = _own_root(path, f". {_LISTED}")
     if root is None:
-        raise UserError(f"there is no result store {path}; 'gmm-dask run' writes one.")
+        raise UserError(f"there is no result store {path}; 'gmm-dask run' writes one. {_LISTED}")
     store = _parsed(path, root)
     if not (unfinished or store.is_complete):
         raise UserError(

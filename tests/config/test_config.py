@@ -5,11 +5,12 @@ import pydantic
 import pytest
 
 from gmm_dask.errors import UserError
-from gmm_dask.families import FAMILIES
+from gmm_dask.families import DEFAULT_TYPES, FAMILIES, NAMES
 from messages import names
 from paths import ROOT
 from pipeline.config.data import DataConfig
-from pipeline.config.job import JobConfig, config_schema, load_config
+from pipeline.config.job import JobConfig, config_schema, load_config, require_schedulable
+from pipeline.fit.plan import estimate_job
 
 MINIMAL = "data: {source: a.csv}\n"
 
@@ -33,7 +34,7 @@ def error(load):
         with pytest.raises(UserError, match=names("job.yaml")) as caught:
             load(text, *overrides)
         _, line = str(caught.value).splitlines()
-        return re.fullmatch(r"\s*(\S+)(?: \((?:line \d+|--set)\))?: (.*)", line).groups()
+        return re.fullmatch(r"\s*(?:job\.yaml:\d+: |--set: )?([\w.]+): (.*)", line).groups()
 
     return error
 
@@ -51,19 +52,29 @@ def test_defaults(load):
             "source": "a.csv",
             "storage_options": {},
             "dataset": None,
+            "version": None,
             "columns": None,
+            "variables": None,
+            "feature_dims": (),
             "weights": None,
+            "filter": None,
+            "by": None,
             "chunk_rows": "auto",
             "missing": "error",
             "missing_chunks": "error",
             "cache": "auto",
             "scale": "none",
+            "transform": (),
         },
         "search": {
             "n_components": tuple(range(1, 10)),
             "covariance_types": ("full", "tied", "diag", "spherical"),
+            "inference": "em",
+            "prior": "none",
+            "noise": False,
             "criterion": "bic",
             "held_out": 0.0,
+            "resamples": 0,
             "extend": False,
             "n_init": 1,
             "init_params": "auto",
@@ -92,12 +103,16 @@ def test_defaults(load):
         "output": {
             "store": "results/gmm-dask.zarr",
             "labels": True,
+            "clusters": "components",
             "responsibilities": False,
+            "imputed": False,
             "log_density": False,
             "anomaly_quantile": None,
             "rows": "zarr",
             "key_columns": (),
             "report": True,
+            "metrics": None,
+            "keep": None,
         },
         "tasks": {"retries": 0, "retry_delay_seconds": 10.0, "timeout_seconds": None},
         "score": None,
@@ -232,13 +247,32 @@ def test_overrides_alone_can_make_a_configuration(load):
     [
         ("search.n_init", ("section.key=value", "search.n_init=5", "'search.n_init'")),
         (".n_init=3", ("section.key=value", "search.n_init=5", "'.n_init=3'")),
-        ("data.source.x=1", ("data.source.x", "'a.csv'", "'x'")),
+        ("data.source.x=1", ("data.source.x", "'a.csv'", "--set 'data.source=VALUE'")),
         ("data.columns=[a", ("data.columns=[a", "YAML", "',' or ']'", "line 1, column 3")),
     ],
 )
 def test_bad_overrides(load, override, parts):
     with pytest.raises(UserError, match=names("--set", *parts)):
         load(MINIMAL, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("search.n_components.max=4", ("is [2, 3]", "--set 'search.n_components={max: 4}'")),
+        ("search.n_components.7=4", ("is [2, 3]", "--set 'search.n_components=[A, B, ...]'")),
+        ("search.tol.most=4", ("search.tol is 0.5", "--set 'search.tol=VALUE'")),
+    ],
+)
+def test_an_override_within_a_list_or_a_value_says_how_to_set_the_whole(load, override, parts):
+    with pytest.raises(UserError, match=names(f"--set {override.partition('=')[0]}", *parts)):
+        load(f"{MINIMAL}search: {{n_components: [2, 3], tol: 0.5}}", override)
+
+
+def test_an_override_within_a_list_shows_no_secret(load):
+    with pytest.raises(UserError, match="storage_options") as caught:
+        load("data: {source: a.csv, storage_options: {keys: [hunter2]}}", "data.storage_options.keys.secret=hunter3")
+    assert "hunter" not in str(caught.value)
 
 
 def test_overrides_are_validated(error):
@@ -249,8 +283,8 @@ def test_overrides_are_validated(error):
 
 
 KEYS_OF_SEARCH = (
-    "n_components, covariance_types, criterion, held_out, extend, n_init, init_params, start_effort, tol, max_iter, "
-    "reg_covar, accelerate, random_state"
+    "n_components, covariance_types, inference, prior, noise, criterion, held_out, extend, resamples, n_init, "
+    "init_params, start_effort, tol, max_iter, reg_covar, accelerate, random_state"
 )
 SECTIONS = "name, data, search, cluster, output, tasks, score, refresh, schedule"
 
@@ -281,20 +315,27 @@ SECTIONS = "name, data, search, cluster, output, tasks, score, refresh, schedule
             "search.init_params",
             ("'kmeans'", "'k-means++'", "'random'", "'random_from_data'", "'auto'", "'best'"),
         ),
-        ("search: {covariance_types: full}", "search.covariance_types", ("list", "'full'")),
+        ("search: {covariance_types: ful}", "search.covariance_types", ("'full'", "'ful'")),
         ("search: {covariance_types: []}", "search.covariance_types", ("list", "one", "[]")),
         (
             "search: {covariance_types: [full, fool]}",
             "search.covariance_types",
-            (*map(repr, FAMILIES), "'fool'"),
+            (*map(repr, NAMES), "'mclust'", "'fool'"),
         ),
         ("search: {covariance_types: [full, full]}", "search.covariance_types", ("once", "['full', 'full']")),
+        ("search: {covariance_types: [VVV, full]}", "search.covariance_types", ("once", "'full' (mclust's VVV)")),
+        (
+            "search: {covariance_types: [full, EEV], inference: variational}",
+            "search.inference",
+            ("em", "search.covariance_types", "EEV", "'variational'"),
+        ),
+        ("search: {covariance_types: [mclust, VVE]}", "search.covariance_types", ("once", "'VVE'")),
         (
             "search: {init_params: kmeans, start_effort: 0.5}",
             "search.start_effort",
             ("search.init_params", "kmeans", "0.5"),
         ),
-        ("search: {n_components: 7}", "search.n_components", ("{min: 1, max: 9}", "[2, 3, 5]", "7")),
+        ("search: {n_components: 7.5}", "search.n_components", ("{min: 1, max: 9}", "[2, 3, 5]", "7.5")),
         ("search: {n_components: [0, 1]}", "search.n_components", ("{min: 1, max: 9}", "[2, 3, 5]", "[0, 1]")),
         ("search: {n_components: []}", "search.n_components", ("list", "one", "[]")),
         ("search: {n_components: [2, 2]}", "search.n_components", ("once", "[2, 2]")),
@@ -363,6 +404,7 @@ def test_errors_name_the_key_and_what_is_allowed(error, text, key, parts):
         ("data: {source: a, columns: [true, NO2]}", "data.columns", ("text", "quotes", "True")),
         ("data: {source: a, columns: [x, x]}", "data.columns", ("once", "['x', 'x']")),
         ("data: {source: a, columns: [x], weights: x}", "data.weights", ("data.columns", "'x'")),
+        ("data: {source: x.zarr, feature_dims: [depth]}", "data.feature_dims", ("data.variables", "['depth']")),
     ],
 )
 def test_errors_in_data(error, text, key, parts):
@@ -374,11 +416,25 @@ def test_all_errors_come_at_once(load):
         load("data: {sorce: a.csv}\nsearch: {tol: x}")
     first, *lines = str(caught.value).splitlines()
     assert re.search(names("job.yaml", 3), first)
-    assert [line.split(":")[0].strip() for line in lines] == [
-        "data.source (line 1)",
-        "data.sorce (line 1)",
-        "search.tol (line 2)",
+    assert [places(line) for line in lines] == [
+        ("job.yaml:1", "data.source"),
+        ("job.yaml:1", "data.sorce"),
+        ("job.yaml:2", "search.tol"),
     ]
+
+
+def places(line):
+    """The place, without the folder of a file, and the key that a line of an error begins with."""
+    place, key = re.match(r"(\S+): ([a-z_.]+): ", line.strip()).groups()
+    return place.rpartition("/")[2], key
+
+
+def test_the_model_of_scores_has_a_name_that_a_store_may_have(load):
+    text = "data: {source: a.csv}\nscore: {source: b.csv, model: %s}"
+    assert load(text % "diag-k12").score.model == "diag-k12"
+    for wrong in ("full", "full-k0", "ful-k2"):
+        with pytest.raises(UserError, match=names("score.model", "full-k2")):
+            load(text % wrong)
 
 
 HOME_PATHS = [
@@ -426,6 +482,50 @@ def test_a_schedule_that_comes(load, rule):
     load(f"{MINIMAL}schedule: {{rrule: '{rule}'}}").schedule.require_time_to_come()
 
 
+DATED = "output: {store: 'results/{name}-{started:%s}.zarr'}\n"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "form"),
+    [
+        ("interval: 1d", "%Y-%m-%d"),
+        ("cron: '0 2 * * *'", "%Y-%m-%d"),
+        ("cron: '@hourly'", "%Y-%m-%dT%H"),
+        ("cron: '0 2,14 * * *', timezone: Asia/Tokyo", "%Y-%m-%dT%H"),
+        ("rrule: 'FREQ=WEEKLY;BYDAY=MO;BYHOUR=2'", "%Y-%m-%d"),
+        ("interval: 30min, flow: refresh", "%Y-%m-%dT%H%M"),
+    ],
+)
+def test_runs_of_a_schedule_have_stores_of_their_own(load, schedule, form):
+    require_schedulable(load(f"{MINIMAL}{DATED % form}schedule: {{{schedule}}}"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "form"),
+    [
+        ("interval: 6h", "%Y-%m-%d"),
+        ("cron: '@hourly'", "%Y-%m-%d"),
+        ("cron: '0 2,14 * * *', timezone: Asia/Tokyo", "%Y-%m-%d"),
+        ("rrule: 'FREQ=MINUTELY;INTERVAL=10'", "%Y-%m-%dT%H"),
+        ("interval: 30min, flow: refresh", "%Y-%m-%dT%H"),
+    ],
+)
+def test_runs_of_a_schedule_that_would_share_a_store_are_refused(load, schedule, form):
+    job = load(f"{MINIMAL}{DATED % form}schedule: {{{schedule}}}")
+    with pytest.raises(UserError, match=names("job.yaml:2: output.store", "as fine as the schedule", "same path")):
+        require_schedulable(job)
+
+
+def test_a_schedule_needs_a_date_in_its_path(load):
+    job = load(f"{MINIMAL}output: {{store: a.zarr}}\nschedule: {{interval: 1d}}")
+    with pytest.raises(UserError, match=names("job.yaml:2: output.store", "{started:%Y-%m-%d}")):
+        require_schedulable(job)
+    scores = "score: {source: b.csv, out: b.zarr}\nschedule: {interval: 1d, flow: score-batch}"
+    with pytest.raises(UserError, match=names("job.yaml:2: score.out", "{started:%Y-%m-%d}")):
+        require_schedulable(load(f"{MINIMAL}{scores}"))
+    require_schedulable(load(MINIMAL))
+
+
 def test_words_that_older_yaml_took_for_truth_values_are_text(load):
     columns = ("NO", "NO2", "yes", "on", "Off")
     assert load(f"data: {{source: a.csv, columns: [{', '.join(columns)}]}}").data.columns == columns
@@ -441,12 +541,85 @@ def test_errors_name_the_line_or_the_override(load):
     with pytest.raises(UserError) as caught:
         load(text, "search.tol=x", "output={report: 3}")
     _, *lines = str(caught.value).splitlines()
-    assert [line.split(":")[0].strip() for line in lines] == [
-        "search.n_init (line 5)",
-        "search.tol (--set)",
-        "search.max_iter (line 6)",
-        "output.report (--set)",
+    assert [places(line) for line in lines] == [
+        ("job.yaml:5", "search.n_init"),
+        ("--set", "search.tol"),
+        ("job.yaml:6", "search.max_iter"),
+        ("--set", "output.report"),
     ]
+
+
+def test_errors_after_the_file_was_read_name_the_line_as_well(load, tmp_path, monkeypatch):
+    monkeypatch.delenv("NOWHERE", raising=False)
+    with pytest.raises(UserError, match=r"^\S*job\.yaml:3: output\.store: .*NOWHERE"):
+        load("data: {source: a.csv}\noutput:\n  store: ${NOWHERE}/a.zarr\n")
+    job = load(f"data:\n  source: {tmp_path}/nowhere.npy\n")
+    with pytest.raises(UserError, match=r"^\S*job\.yaml:2: data\.source: .*nowhere"):
+        estimate_job(job)
+    with pytest.raises(UserError, match=r"^data\.source: .*nowhere"):
+        estimate_job(load("data:\n  source: a.csv\n", f"data.source={tmp_path}/nowhere.npy"))
+    assert job == load(f"# further down\n\ndata: {{source: {tmp_path}/nowhere.npy}}")
+
+
+# -- variables of the environment --------------------------------------------------------------------------------
+
+
+def test_variables_replace_values_of_the_file_and_overrides_those_of_variables(load, monkeypatch):
+    monkeypatch.setenv("GMM_DASK__SEARCH__TOL", "1e-4")
+    monkeypatch.setenv("GMM_DASK__SEARCH__MAX_ITER", "7")
+    monkeypatch.setenv("GMM_DASK__OUTPUT", "{labels: false}")
+    monkeypatch.setenv("GMM_DASK__NAME", "night")
+    job = load(f"{MINIMAL}search: {{tol: 0.5, max_iter: 5, n_init: 2}}", "search.max_iter=9")
+    assert (job.search.tol, job.search.max_iter, job.search.n_init) == (1e-4, 9, 2)
+    assert (job.output.labels, job.output.store) == (False, "results/night.zarr")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "parts"),
+    [
+        ("GMM_DASK__SEARCH__TOLL", "1", ("search.toll", "did you mean tol?")),
+        ("GMM_DASK__SERCH__TOL", "1", ("serch", "did you mean search?")),
+        ("GMM_DASK__TOL", "1", ("did you mean search.tol?",)),
+        ("GMM_DASK__SEARCH__TOL", "x", ("search.tol", "expected a number", "'x'")),
+        ("GMM_DASK__SEARCH__", "1", ("GMM_DASK__SEARCH__TOL",)),
+        ("GMM_DASK__NAME__X", "1", ("name is 'a'", "GMM_DASK__NAME='VALUE'")),
+        ("GMM_DASK__SEARCH__TOL", "[1", ("YAML",)),
+    ],
+)
+def test_a_variable_that_is_wrong_is_named(load, monkeypatch, variable, value, parts):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=names(variable, *parts)):
+        load(f"name: a\n{MINIMAL}")
+
+
+def test_a_secret_in_a_variable_is_not_shown(load, monkeypatch):
+    monkeypatch.setenv("GMM_DASK__DATA__STORAGE_OPTIONS__SECRET", "[hunter2")
+    with pytest.raises(UserError, match="STORAGE_OPTIONS__SECRET") as caught:
+        load(MINIMAL)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("n_init=5", ("did you mean search.n_init?",)),
+        ("search.n_inti=5", ("did you mean n_init?",)),
+        ("memory_limt=5", ("did you mean cluster.memory_limit?",)),
+    ],
+)
+def test_an_override_of_an_unknown_key_suggests_one(load, override, parts):
+    with pytest.raises(UserError, match=names("--set", *parts)):
+        load(MINIMAL, override)
+
+
+def test_one_number_or_one_type_is_a_list_of_one(load):
+    search = load(MINIMAL, "search.n_components=4", "search.covariance_types=diag").search
+    assert (search.n_components, search.covariance_types) == ((4,), ("diag",))
+
+
+def test_covariance_types_get_our_names(load):
+    assert load(MINIMAL, "search.covariance_types=[VVE, EEE]").search.covariance_types == ("VVE", "tied")
+    assert load(MINIMAL, "search.covariance_types=mclust").search.covariance_types == tuple(FAMILIES)
 
 
 ALIASES = ("aliases", "*name", "too many")
@@ -506,8 +679,9 @@ def test_the_schema_has_every_meaning_and_default():
 
 def test_the_schema_knows_the_allowed_values():
     search = config_schema()["$defs"]["SearchConfig"]["properties"]
-    assert search["criterion"]["enum"] == ["bic", "aic", "icl", "held_out"]
-    assert search["covariance_types"]["items"]["enum"] == list(FAMILIES)
+    assert search["criterion"]["enum"] == ["bic", "aic", "icl", "elbo", "held_out"]
+    one, several = search["covariance_types"]["anyOf"]
+    assert one["enum"] == several["items"]["enum"] == [*NAMES, "mclust"]
     assert search["n_components"]["anyOf"][0] == {"$ref": "#/$defs/ComponentRange"}
 
 
@@ -532,6 +706,6 @@ def test_configs_are_valid(path):
 def test_quickstart():
     search = load_config(CONFIGS / "quickstart.yaml").search
     assert search.n_components == tuple(range(1, 10))
-    assert search.covariance_types == tuple(FAMILIES)
+    assert search.covariance_types == DEFAULT_TYPES
     assert (search.tol, search.max_iter, search.reg_covar) == (1e-5, 1000, 1e-3)
     assert (search.n_init, search.init_params) == (1, "auto")

@@ -15,8 +15,10 @@ from flows.cli import app
 from flows.parameters import read_job, shown_config
 from gmm_dask.errors import FaultError, UserError
 from messages import names
+from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig, load_config
-from pipeline.config.secrets import HIDDEN, hide, literals, secrets_hidden, shown, shown_text
+from pipeline.config.secrets import HIDDEN, IN_DATA, IN_TRANSFORM, hide, literals, secrets_hidden, shown, shown_text
+from pipeline.config.transforms import TransformStep
 
 SECRET = "hunter2/Zq+9"
 TOKEN = "hunter2Zq9"  # a slash would end the host
@@ -217,6 +219,37 @@ def test_a_mistake_in_the_configuration_is_named_without_secrets(tmp_path, text)
     with pytest.raises(UserError) as caught:
         load_config(tmp_path / "job.yaml")
     assert_nowhere(*traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        ("transform: [{log: {columns: [pos]}, scale: standard}]", ("'columns': ['pos']", "'scale': 'standard'")),
+        ("columns: [pos], weights: w, scale: standard, transform: [{log: {columns: [pos]}}]", ("'pos'", "'w'")),
+        ("transform: [{arcsinh: {columns: [a], cofactor: {CD4: 5.0}}}]", ("'a'", "'CD4': 5.0")),
+    ],
+)
+def test_a_mistake_in_a_transform_is_shown_as_it_is_written(tmp_path, data, parts):
+    secret = f"storage_options: {{secret: {SECRET}}}"
+    (tmp_path / "job.yaml").write_text(f"data: {{{data}, source: a.csv, {secret}}}")
+    with pytest.raises(UserError, match="transform") as caught:
+        load_config(tmp_path / "job.yaml")
+    assert all(part in str(caught.value) for part in parts)
+    assert_nowhere(*traceback.format_exception(caught.value))
+    step = data.partition("transform: [")[2].removesuffix("]").removesuffix("}")
+    (tmp_path / "job.yaml").write_text(f"data: {{source: a.csv, transform: [{step}, log1p: {{secret: {SECRET}}}}}]}}")
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path / "job.yaml")
+    assert_nowhere(*traceback.format_exception(caught.value))
+
+
+def test_the_keys_of_data_that_are_shown_are_those_that_there_are():
+    steps = {
+        name: TransformStep(**{name: {"maximum": 1.0} if name == "clip" else {}}) for name in TransformStep.model_fields
+    }
+    settings = {key for step in steps.values() for key in type(step.settings).model_fields}
+    assert set(DataConfig.model_fields) == IN_DATA
+    assert {*steps, *settings} == IN_TRANSFORM
 
 
 @pytest.mark.parametrize(

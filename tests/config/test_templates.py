@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gmm_dask.errors import LockedError
 from nightly import nightly_job as job
 from pipeline import store
 from pipeline.config.templates import at, dated_paths, is_dated, latest, with_name
@@ -80,7 +81,7 @@ def test_a_run_that_has_just_begun_keeps_others_of_its_job_from_other_stores(tmp
     assert placed(config, now=MOMENT).output.store == at(config.output.store, MOMENT)
     with store.lock(begun):
         assert placed(config, now=MOMENT).output.store == begun
-        with pytest.raises(store.LockedError):
+        with pytest.raises(LockedError):
             run(config)
 
 

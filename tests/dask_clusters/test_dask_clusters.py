@@ -5,10 +5,13 @@ import functools
 import importlib.metadata
 import ipaddress
 import os
+import re
 import signal
 import threading
 import time
 import traceback
+from importlib import import_module
+from pathlib import Path
 
 import dask
 import distributed
@@ -24,6 +27,7 @@ from cryptography.x509.oid import NameOID
 
 import pipeline.sources.rows
 from gmm_dask.errors import FaultError, UserError
+from gmm_dask.passes.rows import as_rows
 from marks import slow
 from messages import names
 from pipeline import dask_clusters
@@ -62,7 +66,8 @@ def job(data, store, **cluster):
             "data": {"source": str(data), "chunk_rows": CHUNK_ROWS},
             "search": {
                 "n_components": [2, 3],
-                "covariance_types": ["full", "diag"],
+                "covariance_types": ["full", "EVI"],
+                "noise": [False, True],
                 "init_params": "kmeans",
                 "tol": 0.0,
                 "max_iter": PASSES,
@@ -77,7 +82,7 @@ def result(store):
     """Every number that a result store holds about criteria, models and rows, as bytes."""
     group = zarr.open_group(store, mode="r")
     names = [f"criteria/{name}" for name in ("bic", "log_likelihood", "n_iter")]
-    names += [f"models/{name}/{what}" for name in ("full-k2", "diag-k3") for what in ("means", "lower_bounds")]
+    names += [f"models/{name}/{what}" for name in ("full-k2", "EVI-k3-noise") for what in ("means", "lower_bounds")]
     return {name: np.asarray(group[name]).tobytes() for name in [*names, "rows/label"]}
 
 
@@ -182,8 +187,8 @@ def test_a_scheduler_that_runs(data, on_threads, tmp_path, shared, persist):
     assert result(tmp_path / "a.zarr") == on_threads
     kept = any(isinstance(event, StageStarted) and event.name == "persist" for event in told)
     assert kept == (persist != "never")
-    # pass 0, the pass that keeps the rows, the answers; or all of them
-    reads = 3 if kept else summary.passes
+    # pass 0, that for the box of the noise, the pass that keeps the rows, the answers; or all of them
+    reads = 4 if kept else summary.passes
     assert summary.bytes_read == reads * N_CHUNKS * CHUNK_ROWS * 3 * 8
 
 
@@ -648,8 +653,42 @@ def test_the_machine_is_the_workers(data, tmp_path, shared):
     with dask_clusters.computing(config, source, shape):
         machine = dask_clusters.machine_of(config, shape)
         pools = dask_clusters.client._current.client.run(threadpoolctl.threadpool_info)
+        compiling = dask_clusters.client._current.client.run(
+            lambda: import_module("gmm_dask.kernels.jit").maker is not None
+        )
     assert (machine.threads, machine.memory_limit) == (1, 1 << 30)  # what the workers were started with
     assert {pool["num_threads"] for found in pools.values() for pool in found} == {1}
+    assert all(compiling.values())  # by processes beside the workers
+
+
+def test_rows_that_are_not_kept_are_read_ahead_where_there_is_room(data, tmp_path, shared):
+    config = job(data, tmp_path / "a.zarr", kind="address", address=shared.address, persist="never")
+    source = pipeline.sources.open_source(config.data)
+    shape, rows = pipeline.fit.plan.data_shape(config, source), as_rows(source.array)
+    with dask_clusters.computing(config, source, shape):
+        assert dask_clusters.rows_on_workers(config, rows, shape, needed=0).reads_ahead
+        assert not dask_clusters.rows_on_workers(config, rows, shape, needed=1 << 30).reads_ahead
+    assert not dask_clusters.rows_on_workers(config, rows, shape, needed=0).reads_ahead
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
+def test_a_worker_that_reads_ahead_stays_under_its_projection(tmp_path, processes):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(2_000_000, 8)))
+    processes.start_scheduler()
+    processes.start_worker("a")
+    wait_for_workers(processes)
+    values = job(tmp_path / "a.npy", tmp_path / "a.zarr", kind="address", address=processes.address, persist="never")
+    config = values.model_copy(update={"data": values.data.model_copy(update={"chunk_rows": "auto"})})
+    run(config)
+    source = pipeline.sources.open_source(config.data)
+    with dask_clusters.computing(config, source, pipeline.fit.plan.data_shape(config, source)):
+        plan = pipeline.fit.plan.plan_fits(config, source, pipeline.fit.plan.grid_of(config))
+        (status,) = dask_clusters.client._current.client.run(Path("/proc/self/status").read_text).values()
+    peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+    assert plan.reads_ahead
+    print(f"projected {plan.memory_bytes >> 20} MiB, peak {peak >> 20} MiB")
+    assert peak < plan.memory_bytes
 
 
 def test_cluster_settings_are_frozen_values():

@@ -204,7 +204,7 @@ def test_off_is_the_path_as_it_was(covariance_type, iris):
 
 
 def test_searches_are_accelerated_too(iris):
-    settings = {"tol": 1e-8, "max_iter": 3000, "random_state": 0, "reg_covar": 1e-3}
+    settings = {"init_params": "kmeans", "tol": 1e-8, "max_iter": 3000, "random_state": 0, "reg_covar": 1e-3}
     plain = GaussianMixtureSearch([2, 3], **settings).fit(iris).results_
     fast = GaussianMixtureSearch([2, 3], accelerate=True, **settings).fit(iris)
     assert fast.best_estimator_.accelerate

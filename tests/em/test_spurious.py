@@ -8,7 +8,7 @@ from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
-from gmm_dask.em.loop import State, Status
+from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.em.spurious import (
     NODES,
     SLIM,
@@ -107,7 +107,7 @@ def test_columns_that_are_all_but_equal_make_no_spurious_components(covariance_t
     """In a direction in which the data do not vary, everything is narrow."""
     X = np.random.RandomState(0).standard_normal((60, 2))
     X = np.column_stack([X, X[:, 0]])
-    search = GaussianMixtureSearch([1, 2], covariance_type, reg_covar="auto", random_state=0).fit(X)
+    search = GaussianMixtureSearch([1, 2], covariance_type, init_params="kmeans", random_state=0).fit(X)
     assert (search.results_["status"] == "converged").all()
 
 
@@ -224,7 +224,7 @@ def test_no_spurious_component_wins_on_old_faithful(old_faithful, init_params):
 def test_a_sweep_of_spurious_fits_alone_warns():
     X = np.repeat(np.random.RandomState(0).standard_normal((3, 2)), 8, axis=0)
     with pytest.warns(ConvergenceWarning, match=names("winner", "spurious", "fewer components")):
-        search = GaussianMixtureSearch([3], "diag", reg_covar="auto", random_state=0).fit(X)
+        search = GaussianMixtureSearch([3], "diag", init_params="kmeans", random_state=0).fit(X)
     assert search.results_["status"].tolist() == ["spurious"]
     assert search.results_["delta"].tolist() == [0.0]
     assert search.best_params_["n_components"] == 3
@@ -250,10 +250,10 @@ def test_a_sound_start_is_preferred_to_a_spurious_one_with_auto():
     narrow = State(Candidate("full", 2), 0, random_parameters("full", 2, 2), (9.0,), Status.SPURIOUS, converged=True)
     sound = State(Candidate("full", 2), 1, random_parameters("full", 2, 2), (1.0,), Status.CONVERGED, converged=True)
     mixture = GaussianMixture(2, n_init=2, init_params="auto")
-    mixture._set_best([narrow, sound])
+    mixture._set_best([narrow, sound], None, Settings())
     assert mixture.status_ == "converged"
     with pytest.warns(ConvergenceWarning, match=names("spurious")):
-        mixture.set_params(init_params="kmeans")._set_best([narrow, sound])
+        mixture.set_params(init_params="kmeans")._set_best([narrow, sound], None, Settings())
     assert mixture.lower_bound_ == 9.0
 
 
@@ -360,14 +360,14 @@ def test_a_check_costs_no_pass_of_its_own(iris):
 
 def test_one_component_is_never_too_many(covariance_type):
     X = np.column_stack([np.random.RandomState(0).standard_normal(50), np.zeros(50)])
-    search = GaussianMixtureSearch([1], covariance_type).fit(X)
+    search = GaussianMixtureSearch([1], covariance_type, init_params="kmeans").fit(X)
     assert search.results_["status"].tolist() == ["converged"]
 
 
 def test_larger_mixtures_do_not_win_by_copies():
     rng = np.random.RandomState(0)
     X = np.concatenate([rng.standard_normal((100, 2)), rng.normal([8.0, 0.0], 1.0, (100, 2))])
-    settings = {"n_init": 3, "random_state": 0, "tol": 1e-6, "max_iter": 500}
+    settings = {"n_init": 3, "init_params": "kmeans", "random_state": 0, "tol": 1e-6, "max_iter": 500}
     search = GaussianMixtureSearch(range(1, 7), ["full", "diag"], **settings).fit(np.repeat(X, 6, axis=0))
     assert search.best_params_["n_components"] == 2
     assert search.results_.query("n_components > 2")["status"].isin(["spurious"]).all()

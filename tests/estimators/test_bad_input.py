@@ -7,10 +7,13 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.cluster
+import sklearn.mixture
 from sklearn.exceptions import ConvergenceWarning
 
-from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
+from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError, match_components, merge_components
 from gmm_dask.families import FAMILIES
+from gmm_dask.plotting import plot_criteria, plot_means
 from messages import names
 
 
@@ -19,7 +22,7 @@ def in_chunks(X):
 
 
 AS_ARRAY = {"numpy": lambda X: X, "dask": in_chunks}
-ESTIMATORS = {"fit": lambda: GaussianMixture(2), "search": lambda: GaussianMixtureSearch([1, 2])}
+ESTIMATORS = {"fit": lambda: GaussianMixture(2), "search": lambda: GaussianMixtureSearch([1, 2], init_params="kmeans")}
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def test_fewer_rows_than_components(X, as_array):
     with pytest.raises(UserError, match=names("n_components = 7", "n_samples = 5", "fewer components")):
         GaussianMixture(7).fit(as_array(X[:5]))
     with pytest.raises(UserError, match=names("8 candidates", "rows", "fewer components")):
-        GaussianMixtureSearch([6, 7]).fit(as_array(X[:5]))
+        GaussianMixtureSearch([6, 7], init_params="kmeans").fit(as_array(X[:5]))
 
 
 def test_fewer_rows_than_given_components(X, as_array):
@@ -227,3 +230,38 @@ def test_lazy_weights_of_other_lengths_are_refused():
     weights = dd.from_pandas(pd.Series(np.ones(30)), npartitions=2).to_dask_array()
     with pytest.raises(UserError, match=names("sample_weight", "partition")):
         GaussianMixture(2).fit(frame, sample_weight=weights)
+
+
+NO_MIXTURES = {
+    "nothing": (None, "NoneType"),
+    "rows": (np.zeros((3, 2)), "ndarray"),
+    "path": ("results/night.zarr", "gmm_dask.load(path)"),
+    "class": (GaussianMixture, "GaussianMixture().fit(X)"),
+    "scikit-learn": (sklearn.mixture.GaussianMixture(), "GaussianMixture.from_sklearn(model)"),
+}
+
+
+@pytest.mark.parametrize(("model", "remedy"), NO_MIXTURES.values(), ids=NO_MIXTURES)
+def test_what_is_no_mixture_is_named(X, model, remedy):
+    mixture = GaussianMixture(2).fit(X)
+    calls = (
+        lambda: merge_components(model, X),
+        lambda: match_components(model, mixture),
+        lambda: match_components(mixture, model),
+        lambda: plot_means(model),
+        lambda: plot_criteria(model),
+    )
+    for call in calls:
+        with pytest.raises(UserError, match=names("expected a fitted GaussianMixture", remedy)):
+            call()
+
+
+def test_only_mixtures_of_scikit_learn_are_converted(X):
+    for other in (3, sklearn.cluster.KMeans(2).fit(X), GaussianMixture(2).fit(X)):
+        with pytest.raises(UserError, match=names("GaussianMixture of scikit-learn", f"got {type(other).__name__}")):
+            GaussianMixture.from_sklearn(other)
+
+
+def test_criteria_are_those_of_a_search(X):
+    with pytest.raises(UserError, match=names("GaussianMixtureSearch", "results_", "got GaussianMixture")):
+        plot_criteria(GaussianMixture(2).fit(X))

@@ -49,7 +49,8 @@ def test_scikit_learns_checks():
 
 # -- the same names ----------------------------------------------------------------------------------------------
 # the parameters that scikit-learn's mixture does not have
-OWN = {"accelerate": False, "start_effort": 1.0}
+OWN = {"accelerate": False, "start_effort": 1.0, "noise": False, "fixed": None, "prior": None, "missing": "error"}
+OWN["feature_dims"] = None
 
 
 def test_parameters_are_scikit_learns():
@@ -203,10 +204,24 @@ def test_verbose(iris, capsys):
     with pytest.warns(ConvergenceWarning, match=names("max_iter")):
         GaussianMixture(3, verbose=1, **settings).fit(iris)
     lines = capsys.readouterr().out.splitlines()
-    assert [re.findall(r"\d+", line) for line in lines] == [["2", "2", "2"], ["4", "0", "2"]]
+    numbers = [["2"], ["2", "2", "2"], ["4", "0", "2"], ["0", "4"], ["1", "4"]]
+    assert [re.findall(r"\d+", line) for line in lines] == numbers
+    assert re.match(names("2 starts", "kmeans"), lines[0])
+    assert re.match(names("Start 1", "max_iter", "4 iterations"), lines[-1])
     with pytest.warns(ConvergenceWarning, match=names("max_iter")):
         mixture = GaussianMixture(3, verbose=2, **settings).fit(iris)
     assert f"{mixture.lower_bound_:.6f}" in capsys.readouterr().out
+
+
+def test_a_short_fit_says_how_it_began_and_ended(blobs, capsys):
+    mixture = GaussianMixture(3, verbose=1, random_state=0).fit(blobs)
+    first, last = capsys.readouterr().out.splitlines()
+    assert re.match(names("1 start", "kmeans"), first)
+    assert re.match(names("converged", f"{mixture.n_iter_} iterations"), last)
+    mixture.set_params(warm_start=True).fit(blobs)
+    assert "the last fit" in capsys.readouterr().out.splitlines()[0]
+    GaussianMixture(3, random_state=0).fit(blobs)
+    assert capsys.readouterr().out == ""
 
 
 def test_numpys_global_generator_is_drawn_from_as_scikit_learn_does(blobs):

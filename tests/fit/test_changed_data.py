@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.errors import ChangedRowsError
-from gmm_dask.families import FAMILIES
+from gmm_dask.families import DEFAULT_TYPES
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows, hold_out
 from gmm_dask.passes.unchanged import check_rows
@@ -190,7 +190,7 @@ def test_a_change_of_any_column_is_noticed_by_the_final_pass(column):
 @pytest.mark.parametrize(
     ("covariance_type", "dtype", "change"),
     [
-        *((name, np.float64, lambda x: x + 1e-3) for name in FAMILIES),
+        *((name, np.float64, lambda x: x + 1e-3) for name in DEFAULT_TYPES),
         ("full", np.float32, lambda x: x + 1e-3),
         ("full", np.float64, lambda x: x * np.nan),
         ("full", np.float64, lambda x: x * 1e300),
@@ -212,7 +212,7 @@ def test_the_last_pass_of_an_estimator_notices_a_change_of_any_column(covariance
     assert len(reads) > 16
 
 
-@pytest.mark.parametrize("covariance_type", FAMILIES)
+@pytest.mark.parametrize("covariance_type", DEFAULT_TYPES)
 def test_a_start_far_from_a_constant_column_is_no_change(covariance_type):
     da = pytest.importorskip("dask.array")
     x = np.hstack([rows(), np.zeros((300, 1))])

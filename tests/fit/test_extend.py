@@ -147,7 +147,7 @@ def test_the_memory_limit_ends_it_in_words(tmp_path, monkeypatch):
     plan = pipeline.fit.plan.plan_waves
 
     def limited(shape, machine, candidates, n_init, done):
-        if max(k for _, k in candidates) > 4:
+        if max(candidate.n_components for candidate in candidates) > 4:
             raise UserError("the memory limit is 512 MiB, and 513 MiB are needed. Raise cluster.memory_limit.")
         return plan(shape, machine, candidates, n_init, done)
 

@@ -17,6 +17,7 @@ import pipeline.fit.initialization
 import pipeline.sources.rows
 import pipeline.store
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
+from gmm_dask.families.candidate import Candidate
 from gmm_dask.memory import Machine, copies_of_sums, model_bytes, resting_bytes
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
@@ -29,7 +30,7 @@ from pipeline.fit.plan import data_shape
 from pipeline.progress import StageStarted
 from pipeline.sources import open_source
 from pipeline.sources.fingerprint import contents_of, require_same_contents
-from pipeline.sources.rows import read_data_summary
+from pipeline.sources.rows import first_read
 from pipeline.store import leading_candidate, load_checkpoint, lock, open_result, read_candidates
 from pipeline.store.criteria import table_so_far
 from pipeline.synth import Plan, write_synthetic
@@ -234,14 +235,14 @@ def test_data_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
     config = csv_config(tmp_path, rows)
 
     def read_then_change(*args):
-        data_summary = read_data_summary(*args)
-        monkeypatch.setattr(pipeline.fit.initialization, "read_data_summary", read_data_summary)
+        found = first_read(*args)
+        monkeypatch.setattr(pipeline.fit.initialization, "first_read", first_read)
         shuffle_a_column(rows)
         csv_config(tmp_path, rows)
         os.utime(config.data.source, ns=(1, 1))
-        return data_summary
+        return found
 
-    monkeypatch.setattr(pipeline.fit.initialization, "read_data_summary", read_then_change)
+    monkeypatch.setattr(pipeline.fit.initialization, "first_read", read_then_change)
     with pytest.raises(UserError, match=names("changed", "columns", "--fresh")):
         run(config)
     assert not open_result(config.output.store, unfinished=True).is_complete
@@ -293,8 +294,8 @@ def test_a_smaller_memory_limit_makes_waves_with_the_same_result(tmp_path):
     whole = JobConfig.model_validate({**values, "output": {"store": str(tmp_path / "whole.zarr"), "report": False}})
     shape = data_shape(whole, open_source(whole.data))
     machine = Machine(1, 0)
-    resting = resting_bytes(shape, machine, [("full", k) for k in range(1, 5)], 4)
-    least = resting + 4 * copies_of_sums(shape, machine) * model_bytes(("full", 4), 40)
+    resting = resting_bytes(shape, machine, [Candidate("full", k) for k in range(1, 5)], 4)
+    least = resting + 4 * copies_of_sums(shape, machine) * model_bytes(Candidate("full", 4), 40)
     cut = whole.model_copy(
         update={
             "cluster": ClusterConfig(memory_limit=str(least)),

@@ -21,7 +21,9 @@ from pipeline.fit.job import run
 from pipeline.fit.refresh import refresh
 from pipeline.progress import ChunksDone, PassDone
 from pipeline.score.batch import score_batch
+from pipeline.score.new_rows import score
 from prefects import write_rows
+from runs import Stop, stop_at
 
 
 @pytest.fixture
@@ -29,13 +31,13 @@ def night(tmp_path, monkeypatch):
     """A function that refreshes as if in the night of a day, with rows that are written for it."""
     dates = iter(range(1, 31))
 
-    def refresh_with(seed, shift=0.0, progress=lambda event: None, **sections):
+    def refresh_with(seed, shift=0.0, progress=lambda event: None, tell=lambda *news: None, **sections):
         write_rows(tmp_path / "rows.npy", seed, shift, n_rows=3000)
-        return again(progress, **sections)
+        return again(progress, tell, **sections)
 
-    def again(progress=lambda event: None, **sections):
+    def again(progress=lambda event: None, tell=lambda *news: None, **sections):
         # a template of one day each stands for nights, which do not pass here
-        return refresh(job(tmp_path, **sections), progress=progress)
+        return refresh(job(tmp_path, **sections), progress=progress, tell=tell)
 
     class Clock:
         @staticmethod
@@ -72,11 +74,44 @@ def test_the_winner_goes_on_until_the_data_have_drifted(night, tmp_path, scale):
     assert f"{word} by {abs(second.decision.gain):.4f}" in second.decision.reason
     assert second.decision.previous == first.summary.store
     assert (second.summary.best, len(second.summary.table)) == (first.summary.best, 1)
+    assert second.summary.remarks == []  # the other numbers of components were tried by the search
     third = night(2, shift=3.0, data=data)
     assert third.decision.searched
     assert third.decision.gain > 0.05
     assert re.search(names("over", "0.05", "refresh.drift"), third.decision.reason)
     assert len(third.summary.table) == 4
+
+
+@pytest.mark.parametrize("search", [{"inference": "variational"}, {"prior": "default"}], ids=str)
+def test_winners_with_priors_go_on_too(night, search, tmp_path):
+    first = night(0, search=search)
+    second = night(1, search=search)
+    assert not second.decision.searched
+    assert abs(second.decision.gain) < 0.05
+    assert second.summary.best == first.summary.best
+    assert (second.summary.model().priors is None) == ("prior" in search)
+    night.again(search=search)  # the same rows: a fit to half of a sample has the prior of the fit to all
+    assert abs(night.again(search=search).decision.gain) < 0.01
+    scored = score(second.summary.store, str(tmp_path / "rows.npy"), tmp_path / "scores.zarr")
+    assert (scored.drift, scored.gain) == ((), None)  # a step without the prior would gain
+    assert night(2, shift=3.0, search=search).decision.searched
+
+
+def test_a_decision_that_a_killed_run_could_not_tell_is_told_by_the_next_and_once(night, tmp_path):
+    night(0)
+    told = []
+
+    def killed(path, decision):
+        assert decision.drifted
+        raise Stop
+
+    with pytest.raises(Stop):
+        night(1, shift=4.0, tell=killed)
+    with pytest.raises(Stop):
+        night.again(stop_at(3), tell=lambda *news: told.append(news))
+    result = night.again(tell=lambda *news: told.append(news))
+    assert result.summary.attempts == 2
+    assert told == [(result.summary.store, result.decision)]
 
 
 def test_slow_drift_adds_up_until_the_search_is_made_again(night):
@@ -87,6 +122,7 @@ def test_slow_drift_adds_up_until_the_search_is_made_again(night):
     assert max(second.gain, third.gain) < 0.05 < second.gain + third.gain
     assert third.searched
     assert third.gained == pytest.approx(second.gain + third.gain)
+    assert f"the gains since the last search sum to {third.gained:.4f}" in third.reason
     assert re.search(names(f"{third.gained:.4f}", "over", "0.05", "refresh.drift"), third.reason)
     assert not fourth.searched  # the sum begins anew
     assert fourth.gained == fourth.gain
@@ -132,7 +168,7 @@ def test_a_winner_beyond_the_grid_that_was_asked_for_is_kept_as_any(night):
     second = night(1, search=search)
     assert not second.decision.searched
     assert (second.summary.best, len(second.summary.table)) == (first.best, 1)
-    assert re.search(names("refresh", "kept"), " ".join(second.summary.remarks))
+    assert second.summary.remarks == []  # none about the edge of a grid that it did not fit
 
 
 @pytest.fixture(autouse=True)
@@ -251,11 +287,21 @@ def test_other_rows_are_labelled_with_the_newest_model(night, tmp_path):
     assert np.isclose(summary.rows.label_shares, 1 / 3, atol=0.02).all()
 
 
+def test_other_rows_are_labelled_with_the_model_that_is_named(night, tmp_path):
+    found = night(0).summary
+    other = next(name for name in found.models if name != found.best)
+    score = {"source": str(tmp_path / "rows.npy"), "out": f"{tmp_path}/other.zarr", "model": other}
+    assert score_batch(job(tmp_path, score=score)).model == other
+    with pytest.raises(UserError, match=names("'tied-k9'", *found.models)):
+        score_batch(job(tmp_path, score={**score, "model": "tied-k9"}))
+
+
 NOW = datetime(2026, 11, 3, 5)
 
 
 def arrays_of(summary):
-    return set(zarr.open_group(summary.out, mode="r")["rows"].array_keys())
+    """The arrays of the rows, but those that say which file a row comes from."""
+    return {"file", "first_row"} ^ set(zarr.open_group(summary.out, mode="r")["rows"].array_keys())
 
 
 def test_what_the_configuration_sets_holds_for_other_rows_and_the_rest_is_as_in_the_store(night, tmp_path):
@@ -271,9 +317,9 @@ def test_what_the_configuration_sets_holds_for_other_rows_and_the_rest_is_as_in_
         return score_batch(job(tmp_path, score=score, output=output, data=data))
 
     same = label("same.zarr")
-    assert (same.rows.unusable, arrays_of(same)) == (1, {"label", "responsibility"})
+    assert (same.rows.unusable, arrays_of(same)) == (1, {"label", "responsibility", "component"})
     more = label("more.zarr", log_density=True, anomaly_quantile=0.1, data={"chunk_rows": 50})
-    assert arrays_of(more) == {"label", "responsibility", "log_density", "anomaly"}
+    assert arrays_of(more) == {"label", "responsibility", "log_density", "anomaly", "component"}
     root = zarr.open_group(more.out, mode="r")
     assert np.isfinite(root["rows/log_density"][:7]).all()
     assert root["rows/anomaly"][:].sum() == more.rows.anomalies > 0

@@ -13,10 +13,10 @@ from gmm_dask import UserError
 from messages import names
 from pipeline.config.job import JobConfig, load_config
 from pipeline.fit.job import run
-from pipeline.fit.refresh import remove_store
 from pipeline.report import has_report
 from pipeline.store import is_locked, lock, open_result, replacement_of, rows_folder
 from pipeline.store.paths import report_folder
+from pipeline.store.retention import remove_store
 from runs import JOB, Stop, everything_in, kill_after, stop_at
 
 

@@ -37,3 +37,9 @@ def test_later_waves_and_closing_passes_count():
     """The pass computed one of three fits, and the two of the next wave share its passes."""
     states = [halving()] * 3
     assert seconds_left(states, [1, 2], SETTINGS, 2.0, 1, 2) == pytest.approx((2.0 * (9 + 2), 2.0 * (10 + 2 * 10 + 2)))
+
+
+def test_fits_of_a_later_stage_count():
+    """Six fits of two waves, in passes that cost as one of two fits; each takes from 1 to ``max_iter`` iterations."""
+    done, settings = halving(status=Status.CONVERGED), Settings(tol=1e-3, max_iter=10)
+    assert seconds_left([done], [1], settings, 2.0, 2, 1, [5, 1]) == pytest.approx((2 * (3 + 1), 2 * (10 * 3.5 + 1)))

@@ -38,7 +38,9 @@ main()
 """
 JOB = f"""
 data: {{source: rows.npy, chunk_rows: 500}}
-search: {{n_components: [2, 3], covariance_types: [full, diag], init_params: kmeans, tol: 0.0, max_iter: {PASSES}}}
+search:
+  {{n_components: [2, 3], covariance_types: [full, diag, VVE], noise: [false, true], init_params: kmeans, tol: 0.0,
+    max_iter: {PASSES}}}
 output: {{report: false}}
 """
 
@@ -133,6 +135,25 @@ def test_the_driver(folder, undisturbed, moments, count, number):
             assert "resumes from the last checkpoint" in output
     finish(folder, store)
     assert everything_in(folder / store) == undisturbed
+
+
+@pytest.mark.slow
+def test_the_driver_in_the_stage_of_resamples(folder, moments, count):
+    resamples, store = ("search.resamples=6", "search.max_iter=20"), "resampled.zarr"
+    finish(folder, "all-resampled.zarr", *resamples)
+    killed = 0
+    for _, seconds in moments(count):
+        with running(folder, store, *resamples) as process:
+            log = folder / f"{store}.log"
+            while process.poll() is None and "resample:" not in log.read_text():
+                time.sleep(0.05)
+            time.sleep(5 * seconds)
+            killed += process.poll() is None
+            process.kill()
+            process.wait()
+    assert killed
+    finish(folder, store, *resamples)
+    assert everything_in(folder / store) == everything_in(folder / "all-resampled.zarr")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import typer
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from disks import files_of_at_most
-from flows import cli
+from flows.cli import errors
 from flows.server import prefect_api
 from gmm_dask.errors import UserError
 from messages import names
@@ -41,7 +41,7 @@ def test_a_home_of_prefect_that_is_full(tmp_path):
 def test_no_home_at_all():
     """As where HOME is not set and the user is not in the machine's list."""
     expected = names("home directory", "PREFECT_HOME", "--no-prefect")
-    with pytest.raises(UserError, match=expected), cli.prefect_imported("Or add --no-prefect."):
+    with pytest.raises(UserError, match=expected), errors.prefect_imported("Or add --no-prefect."):
         raise RuntimeError("Could not determine home directory.")
 
 
@@ -52,7 +52,7 @@ def test_too_many_open_files_are_named(capsys):
         except OSError:
             raise UserError("cannot write a") from None
 
-    with pytest.raises(typer.Exit), cli.error_messages(debug=False):
+    with pytest.raises(typer.Exit), errors.error_messages(debug=False):
         fail()
     assert "ulimit -n" in capsys.readouterr().err
 
@@ -67,7 +67,7 @@ def test_too_many_open_files_are_named(capsys):
     ],
 )
 def test_no_more_memory_is_named(capsys, cause):
-    with pytest.raises(typer.Exit) as ended, cli.error_messages(debug=False):
+    with pytest.raises(typer.Exit) as ended, errors.error_messages(debug=False):
         raise cause
     assert ended.value.exit_code == 1
     assert re.search(names("ulimit -v", "-u", "cluster.memory_limit"), capsys.readouterr().err)

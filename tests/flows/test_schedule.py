@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from browser import CHROMIUM, browsing
 from flows.deployments import serve_configs
 from gmm_dask import UserError
+from gmm_dask.errors import FaultError
 from paths import ROOT
 from pipeline import store
 from pipeline.config.templates import dated_paths
@@ -45,9 +46,9 @@ def server(tmp_path_factory):
         yield found
 
 
-def refused(folder, **settings):
+def refused(folder, error=UserError, **settings):
     """Why a job is not served."""
-    with temporary_settings(**settings), pytest.raises(UserError) as caught:
+    with temporary_settings(**settings), pytest.raises(error) as caught:
         serve_configs([folder / "job.yaml"], lambda line: None)
     return str(caught.value)
 
@@ -56,7 +57,7 @@ def test_serve_without_a_server_names_the_command_that_starts_one(tmp_path):
     write_job(tmp_path, "alone")
     assert "prefect server start" in refused(tmp_path, restore_defaults={PREFECT_API_URL})
     url = "http://127.0.0.1:9/api"
-    assert url in refused(tmp_path, updates={PREFECT_API_URL: url})
+    assert url in refused(tmp_path, FaultError, updates={PREFECT_API_URL: url})
 
 
 def test_serve_without_a_schedule_shows_an_example(tmp_path):
@@ -85,7 +86,7 @@ def test_a_scheduled_run_is_executed_and_of_missed_ones_only_the_newest(tmp_path
     with serving(server, folder):
         until(lambda: [state for state, *_ in server.runs("often")].count("Skipped") >= 2, "missed runs that end")
     reasons = [text for state, text, _ in server.runs("often") if state == "Skipped"]
-    left = r"this run was due at .{19} UTC and left the work to the newer run '.+', due at .{19} UTC\."
+    left = r"this run was due at .{19} UTC and left the work to the newer run that was due at .{19} UTC\."
     assert any(re.fullmatch(left, reason) for reason in reasons), reasons
     # on a busy machine one may meet the store of the run before it
     at_work = "another run is at work on the result store .+"
@@ -208,6 +209,8 @@ def test_refresh_and_score_batch_are_served_under_one_name(tmp_path, server):
         "deployment.id = run.deployment_id where deployment.name = 'both' and run.auto_scheduled"
     )
     assert set(due) == {("01 03:07",)}
+    names = {name for (name,) in server.query("select name from flow_run where name like 'both %'")}
+    assert len(names) == 2, names
     assert (folder / "out/both-latest.zarr/zarr.json").is_file()
     assert list((folder / "results").glob("both-scores-*.zarr/zarr.json"))
 
@@ -277,7 +280,8 @@ def deployed(tmp_path_factory, server):
 @pytest.mark.slow
 def test_a_worker_executes_a_scheduled_run_of_the_pool(deployed, server):
     ((name, tag),) = server.query(f"select name, auto_scheduled from flow_run where id = '{deployed}'")
-    assert (name, tag) == ("old-faithful", 1)
+    assert re.fullmatch(r"old-faithful \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", name)
+    assert tag == 1
     assert ("old-faithful: fit_wave 1", "Completed", 1) in server.tasks(deployed)
 
 
@@ -292,7 +296,7 @@ def test_the_pages_of_a_run_and_its_artifacts_show_its_results(deployed, server,
     shown = {
         f"runs/flow-run/{deployed}": "seed: reading the data once, then computing the starts",
         f"artifacts/artifact/{artifacts['old-faithful-candidates']}": "2314.33",
-        f"artifacts/artifact/{artifacts['old-faithful-report']}": "has the smallest BIC of 36 candidates",
+        f"artifacts/artifact/{artifacts['old-faithful-report']}": "is the best of 36 candidates by BIC",
     }
     widths = "[...document.images].filter(image => image.src.startsWith('data:')).map(image => image.naturalWidth)"
     with browsing() as page:
@@ -301,8 +305,8 @@ def test_the_pages_of_a_run_and_its_artifacts_show_its_results(deployed, server,
             page.send("Page.navigate", url=f"{site}/{path}")
             with pictured(page, tmp_path / f"{number}.png") as picture:
                 until(lambda words=words: words in page.evaluate(TEXT), f"{words} on {path}, see {picture}")
-        assert len(page.evaluate(widths)) >= 3, f"see {picture}"
-        assert min(page.evaluate(widths)) > 100, f"see {picture}"
+        (width,) = page.evaluate(widths)
+        assert width > 100, f"see {picture}"
         page.send("Page.navigate", url=f"{site}/artifacts/artifact/{artifacts['old-faithful-bic']}")
         with pictured(page, tmp_path / "bic.png") as picture:
             until(lambda: page.evaluate(widths), f"the picture, see {picture}")

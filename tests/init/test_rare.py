@@ -84,7 +84,7 @@ def test_chunks_do_not_change_a_bit():
     X = with_rare_group()
     (_, whole), _, _ = starts(X, [("full", 2), ("full", 3)])
     (_, parts), _, _ = starts(X, [("full", 2), ("full", 3)], chunk_rows=1500)
-    for name, value in vars(whole.parameters).items():
+    for name, value in whole.parameters.arrays().items():
         np.testing.assert_array_equal(value, vars(parts.parameters)[name])
 
 

@@ -24,7 +24,7 @@ def summary_of(X, weights=None, cuts=(), seed=0, drop=False):
     return finish_summary(reduce(add, parts), drop=drop)
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, 90), max_size=6), weighted=st.booleans(), offset=st.sampled_from([0, 1e6]))
 def test_moments_of_any_chunks(cuts, weighted, offset):
     X = random_rows(90, 3)
@@ -73,7 +73,7 @@ def test_the_sample_depends_on_the_seed_alone(monkeypatch):
     assert not np.array_equal(first, other)
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, 400), max_size=6))
 def test_the_sample_does_not_depend_on_the_chunks(cuts):
     X = np.arange(400.0)[:, None]

@@ -3,14 +3,17 @@
 import os
 import signal
 import threading
+import time
+from dataclasses import replace
 
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster, default_client
+from distributed import Client, LocalCluster, default_client, get_worker
 
 import alive
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
+from gmm_dask.em.verbose import FitPrinter
 from gmm_dask.passes.graph import keep_in_runs
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.merge_tree import cut_into_runs
@@ -50,7 +53,8 @@ def fitted_mixture(rows, verbose=0):
 
 
 def fitted_search(rows):
-    return GaussianMixtureSearch([2, 3], ["full", "diag"], n_init=2, random_state=0).fit(rows)
+    settings = {"n_init": 2, "init_params": "kmeans", "random_state": 0, "noise": [False, True]}
+    return GaussianMixtureSearch([2, 3], ["full", "diag", "VVE"], **settings).fit(rows)
 
 
 def assert_same_bits(mixture, other):
@@ -76,6 +80,38 @@ def test_a_search_has_the_bits_of_threads(rows, on_threads, cluster):
 def test_rows_that_the_workers_keep(rows, on_threads, cluster):
     kept = rows.persist()
     assert_same_bits(fitted_mixture(kept), on_threads[0])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_reading_ahead_changes_no_bit(rows, cluster, weighted):
+    weights = da.arange(len(rows), chunks=rows.chunks[0]) if weighted else None
+    plain = as_rows(rows.map_blocks(read_by_worker, dtype=rows.dtype), weights)
+    found = [map_reduce(replace(plain, reads_ahead=ahead), moments, None, "moments") for ahead in (False, True)]
+    np.testing.assert_array_equal(*found)
+
+
+def read_by_worker(block):
+    """A chunk, of a read that knows its worker, as reads do that fail and are repeated."""
+    assert get_worker().address
+    return block
+
+
+def moments(chunk, weights, shared, number):
+    time.sleep(0.01)
+    return chunk.T @ (chunk if weights is None else weights[:, None] * chunk)
+
+
+def test_a_thread_that_reads_ahead_holds_two_chunks(rows, cluster):
+    ahead = replace(as_rows(rows.map_blocks(alive.counted, dtype=rows.dtype)), reads_ahead=True)
+    default_client().run(alive.forget)
+    map_reduce(ahead, moments, None, "moments")
+    held = default_client().run(alive.most)
+    assert set(held.values()) == {2}
+
+
+def test_rows_that_the_workers_keep_are_not_read_ahead(rows, cluster):
+    ahead = replace(as_rows(rows), reads_ahead=True)
+    assert not keep_in_runs(ahead, default_client().persist, 2).reads_ahead
 
 
 def numbered(chunk, weights, shared, number):
@@ -110,10 +146,10 @@ def test_names_on_the_dashboard(rows, on_threads, cluster):
 def test_a_killed_worker_changes_no_bit(rows, on_threads, cluster, monkeypatch):
     killed = cluster.workers[0].pid
 
-    def kill_in_next_pass(mixture, states):
+    def kill_in_next_pass(printer, states):
         if states[0].n_iter == PASSES // 2:
             threading.Timer(0.02, os.kill, (killed, signal.SIGKILL)).start()
 
-    monkeypatch.setattr(GaussianMixture, "_print_progress", kill_in_next_pass)
+    monkeypatch.setattr(FitPrinter, "_after_pass", kill_in_next_pass)
     assert_same_bits(fitted_mixture(rows, verbose=1), on_threads[0])  # told of each pass
     until(lambda: cluster.workers[0].pid not in (None, killed), "another process in the place of the killed one", 60)

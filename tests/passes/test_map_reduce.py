@@ -89,7 +89,7 @@ def test_a_pass_reads_each_chunk_once(blobs, chunks):
 
 def test_a_search_shares_its_reads(blobs):
     data = CountingRows(blobs)
-    search = GaussianMixtureSearch(range(1, 5), n_init=3, tol=0, max_iter=4, random_state=0)
+    search = GaussianMixtureSearch(range(1, 5), n_init=3, init_params="kmeans", tol=0, max_iter=4, random_state=0)
     search.fit(data.as_dask((100, 2)))
     assert len(search.results_) == 16
     assert data.reads == 1 + 4 + 1
@@ -193,7 +193,9 @@ def test_threads_do_not_change_a_search(blobs):
     X, tables = da.from_array(blobs, chunks=(37, 2)), []
     for n_threads in (1, 2, 4):
         with dask.config.set(scheduler="threads", num_workers=n_threads):
-            tables.append(GaussianMixtureSearch(range(1, 5), n_init=2, random_state=0).fit(X).results_)
+            tables.append(
+                GaussianMixtureSearch(range(1, 5), n_init=2, init_params="kmeans", random_state=0).fit(X).results_
+            )
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], check_exact=True)
 
@@ -207,7 +209,7 @@ def test_threads_do_not_change_the_sample_of_rows(many_rows, monkeypatch):
     assert_identical(*fits)
 
 
-@settings(deadline=None, max_examples=12, derandomize=True)
+@settings(max_examples=12)
 @given(cuts=st.lists(st.integers(1, 599), unique=True, max_size=12).map(sorted), weighted=st.booleans())
 @pytest.mark.parametrize("init_params", ["kmeans", "random"])
 def test_any_chunking(covariance_type, init_params, blobs, cuts, weighted):

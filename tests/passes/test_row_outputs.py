@@ -18,6 +18,7 @@ UNCERTAINTY = RowOutput(
     dtype=np.dtype(np.float64),
     stored_dtype=np.dtype(np.float32),
     fill_value=np.nan,
+    long_name="probability of another component",
     inputs=("responsibility",),
     formula=lambda responsibility: 1.0 - responsibility.max(axis=1),
 )
@@ -40,9 +41,10 @@ def test_an_output_that_is_a_formula_of_others(uncertainty, chunks):
 
 def test_bytes_and_fill_values(uncertainty):
     assert kernel_inputs(["uncertainty", "label"]) == ("label", "responsibility")
-    assert row_bytes(["uncertainty"], 5) == 8 + 8 * 5
-    assert row_bytes(["label", "log_density"], 5) == 16
-    empty = empty_outputs(["label", "responsibility", "uncertainty"], 4, 3)
+    assert row_bytes(["uncertainty"], 5, 7) == 8 + 8 * 5
+    assert row_bytes(["label", "log_density"], 5, 7) == 16
+    assert row_bytes(["imputed"], 5, 7) == 2 * 8 * 7 + 8 * 5
+    empty = empty_outputs(["label", "responsibility", "uncertainty"], 4, 3, noise=False)
     assert {name: values.shape for name, values in empty.items()} == {
         "label": (4,),
         "responsibility": (4, 3),
@@ -50,6 +52,7 @@ def test_bytes_and_fill_values(uncertainty):
     }
     assert empty["label"].tolist() == [-1] * 4
     assert np.isnan(empty["uncertainty"]).all()
+    assert empty_outputs(["label"], 2, 3, noise=True)["label"].tolist() == [-2, -2]  # -1 is the noise
 
 
 def test_the_kernels_compute_what_has_no_inputs():

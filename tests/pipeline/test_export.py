@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -16,20 +18,29 @@ from typer.testing import CliRunner
 from flows import cli
 from gmm_dask.em.loop import State, Status
 from gmm_dask.errors import FaultError, UserError
+from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import Rows
 from gmm_dask.selection.outcomes import Outcome
 from messages import names
 from mixtures import random_parameters, random_rows
+from naive import COVARIANCE_TYPES
 from pipeline.config.job import JobConfig
 from pipeline.export import ExportedMixture, Target, export
-from pipeline.store import complete, open_result, prepare_store, write_criteria, write_models
+from pipeline.store import Identity, complete, open_result, prepare_store, write_criteria, write_models
 from pipeline.store.places import is_url
-from stores import stored_data
+from pipeline.transforms import Chain
+from pipeline.transforms.scale import Scale
+from stores import small_store, stored_data
 
 D, K = 3, 4
 CENTER, SCALE = np.array([100.0, -3.0, 0.0]), np.array([25.0, 0.01, 1.0])
+
+
+@pytest.fixture(params=[*COVARIANCE_TYPES, "EII", "EVI", "VVE"])
+def covariance_type(request):
+    return request.param
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "scaled"])
@@ -49,11 +60,24 @@ def make_store(tmp_path, covariance_type, scaled=False, columns=("speed", "tempe
     prepare_store(path, config.model_dump(mode="json"), stored_data(columns))
     parameters = random_parameters(covariance_type, K, D, seed=5)
     weights = np.array([0.0, 0.5, 0.2, 0.3])
-    parameters = type(parameters)(weights, *list(vars(parameters).values())[1:])
+    parameters = replace(parameters, weights=weights)
     state = State(Candidate(covariance_type, K), 1, parameters, (-4.5, -4.25), Status.CONVERGED)
-    write_criteria(path, [Outcome(state, 17, {"bic": 900.0, "aic": 880.0, "icl": 910.0, "held_out": np.nan}, -425.0)])
-    write_models(path, [state], columns, *((CENTER, SCALE) if scaled else ()))
-    complete(path, best=f"{covariance_type}-k{K}", passes=9, bytes_read=90, n_rows=100, total_weight=100.0)
+    write_criteria(
+        path,
+        [Outcome(state, 17, {"bic": 900.0, "aic": 880.0, "icl": 910.0, "elbo": np.nan, "held_out": np.nan}, -425.0)],
+    )
+    log_scale = float(np.log(SCALE).sum())
+    scaling = {"transform": Chain((Scale(CENTER, SCALE),)), "log_scale": log_scale} if scaled else {}
+    write_models(path, [state], columns, **scaling)
+    complete(
+        path,
+        identity=Identity("a line", K),
+        best=f"{covariance_type}-k{K}",
+        passes=9,
+        bytes_read=90,
+        n_rows=100,
+        total_weight=100.0,
+    )
     return path
 
 
@@ -86,9 +110,9 @@ def rows_for(scaled):
 def ours(store, rows):
     """Label, probabilities and log density by the store's own model."""
     model = open_result(store).best_model
-    fitted = rows if model.scale is None else (rows - model.center) / model.scale
+    fitted = (rows - CENTER) / SCALE if model.transform.scaling else rows
     found = predict_rows(Rows(fitted), *model.model, ["label", "responsibility", "log_density"])
-    shift = 0.0 if model.scale is None else np.log(model.scale).sum()
+    shift = np.log(SCALE).sum() if model.transform.scaling else 0.0
     return found["label"], found["responsibility"], found["log_density"] - shift
 
 
@@ -100,7 +124,8 @@ def test_scikit_learns_estimator_answers_alike(store, scaled, covariance_type):
     assert file.name == f"night-{covariance_type}-k{K}.joblib"
     mixture = joblib.load(file)
     assert type(mixture) is sklearn.mixture.GaussianMixture
-    assert mixture.covariance_type == ("diag" if scaled and covariance_type == "spherical" else covariance_type)
+    shape = get_family(covariance_type).sklearn_type
+    assert mixture.covariance_type == ("diag" if scaled and shape == "spherical" else shape)
     assert (mixture.n_iter_, mixture.tol) == (2, 1e-3)
     assert mixture.lower_bound_ == pytest.approx(-4.25 - (np.log(SCALE).sum() if scaled else 0.0), rel=1e-12)
     rows = rows_for(scaled)
@@ -110,6 +135,25 @@ def test_scikit_learns_estimator_answers_alike(store, scaled, covariance_type):
         np.testing.assert_array_equal(mixture.predict(frame), label)
         np.testing.assert_allclose(mixture.predict_proba(frame), responsibility, rtol=0, atol=1e-9)
         np.testing.assert_allclose(mixture.score_samples(frame), density, rtol=1e-9)
+
+
+def test_another_model_is_exported_under_its_name(tmp_path):
+    _, store = small_store(tmp_path)
+    result = open_result(store)
+    assert result.best == "tied-k2"
+    file = export(store, Target.JSON, model="diag-k2")
+    assert file.name == "night-diag-k2.json"
+    exported = ExportedMixture.model_validate_json(file.read_text())
+    assert (exported.name, exported.covariance_type) == ("diag-k2", "diag")
+    assert exported.criteria.bic == result.row("diag-k2")["bic"] != result.row()["bic"]
+    np.testing.assert_allclose(exported.scaled.means, result.model("diag-k2").parameters.means)
+    theirs = joblib.load(export(store, Target.SKLEARN, model="diag-k2"))
+    assert theirs.covariance_type == "diag"
+    with pytest.raises(UserError, match=names("'full-k2'", "diag-k2", "tied-k2")):
+        export(store, Target.SKLEARN, model="full-k2")
+    command = ["export", str(store), "--to", "json", "-o", str(tmp_path / "one.json"), "--model", "diag-k1"]
+    assert CliRunner().invoke(cli.app, command).exit_code == 0
+    assert json.loads((tmp_path / "one.json").read_text())["name"] == "diag-k1"
 
 
 def test_numbered_columns_are_no_names(tmp_path):
@@ -164,8 +208,14 @@ def test_json_holds_all_parameters(store, scaled, covariance_type):
     assert (found["format"], found["name"]) == ("gmm-dask-model", f"{covariance_type}-k{K}")
     assert (found["covariance_type"], found["n_components"]) == (kind, K)
     assert found["features"] == ["speed", "temperature", "load"]
-    for name, array in vars(parameters).items():
+    for name, array in parameters.arrays().items():
         np.testing.assert_array_equal(found[name], array)  # to the last bit
+    shape, axes = np.array(found["shape"]), np.array(found["orientation"])
+    matrices = np.array(found["volume"])[:, None, None] * (axes * shape[:, None]) @ axes.transpose(0, 2, 1)
+    expected = get_family(kind).full_covariances(parameters)
+    np.testing.assert_allclose(matrices, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    np.testing.assert_allclose(axes @ axes.transpose(0, 2, 1), np.stack([np.eye(D)] * K), atol=1e-12)
+    np.testing.assert_allclose(shape.prod(axis=1), 1.0)
     assert (found["scaled"] is not None) == scaled
     if scaled:
         np.testing.assert_array_equal(found["scaled"]["covariances"], model.parameters.covariances)
@@ -211,11 +261,11 @@ def test_a_file_that_exists_is_left_as_it_is(tmp_path, target):
 def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     store = make_store(tmp_path, "diag")
 
-    def fill_the_disk(mixture, file):
+    def fill_the_disk(file, content):
         file.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("joblib.dump", fill_the_disk)
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
     with pytest.raises(FaultError, match=names("joblib", "No space left on device")):
         export(store, Target.SKLEARN)
     assert [path.name for path in tmp_path.iterdir()] == ["night.zarr"]

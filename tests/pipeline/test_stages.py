@@ -33,3 +33,10 @@ def test_a_stage_that_times_out_ends_after_a_pass_that_is_stored(tmp_path):
 
 def test_without_a_limit_a_stage_is_unchanged():
     assert limited(silent, None) is silent
+
+
+def test_a_stage_without_a_listener_has_no_limit():
+    def merge(config, best):
+        return config, best
+
+    assert limited(merge, 1e-9)("job", "full-k2") == ("job", "full-k2")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import dask.array as da
 import matplotlib as mpl
@@ -21,6 +22,7 @@ from gmm_dask.plotting.plots import (
     plot_means,
     plot_uncertainty,
 )
+from gmm_dask.selection.criteria import KASS_RAFTERY
 from messages import names
 
 
@@ -31,7 +33,7 @@ def frame(iris):
 
 @pytest.fixture(scope="module")
 def search(frame):
-    return GaussianMixtureSearch([1, 2, 3, 4], n_init=2, random_state=0).fit(frame)
+    return GaussianMixtureSearch([1, 2, 3, 4], n_init=2, init_params="kmeans", random_state=0).fit(frame)
 
 
 @pytest.fixture
@@ -84,10 +86,10 @@ def three_candidates(status="converged"):
 def test_close_criteria_show_how_strong_the_evidence_is(axes):
     table = three_candidates()
     plot_criteria(table.assign(bic=[30.0, 0.0, 5.0]), close=True, ax=axes)
-    assert {text.get_text() for text in axes.texts} >= {"bare mention", "positive", "strong", "very strong"}
+    assert {text.get_text() for text in axes.texts} >= {level.label for level in KASS_RAFTERY.levels}
     far = Figure().subplots()
     plot_criteria(table.assign(bic=[1e6, 0.0, 1e5]), close=True, ax=far)
-    assert not far.texts
+    assert not {level.label for level in KASS_RAFTERY.levels} & {text.get_text() for text in far.texts}
 
 
 def test_criteria_of_failed_candidates_leave_gaps(axes):
@@ -127,7 +129,68 @@ def test_clusters_take_lazy_rows_and_show_some_of_many(axes):
     rows = da.random.default_rng(0).normal(size=(40_000, 2), chunks=(9_000, 2))
     unknown = rows[rows[:, 0] > -100.0]
     plot_clusters(GaussianMixture(2, random_state=0, max_iter=2, tol=1.0).fit(rows), unknown, ax=axes)
-    assert 2500 < len(axes.collections[0].get_offsets()) <= 5000
+    (image,) = axes.images  # cells instead of dots
+    cells = image.get_array()
+    assert cells.shape == (*drawing.CELLS[::-1], 4)
+    assert 0.1 < (cells[..., 3] > 0.0).mean() < 1.0
+
+
+def test_few_rows_are_dots_over_the_density(axes):
+    rows = np.random.default_rng(0).normal(size=(500, 2))
+    plot_clusters(GaussianMixture(1).fit(rows), rows, ax=axes)
+    contours, dots = sorted(axes.collections, key=lambda drawn: len(drawn.get_offsets()))
+    assert len(dots.get_offsets()) == 500
+    # a line of equal density that holds so many of the rows
+    inner = contours.get_paths()[-1]
+    assert inner.contains_points(rows).mean() == pytest.approx(0.25, abs=0.03)
+    assert not axes.images
+
+
+def test_an_ellipse_far_beyond_the_rows_does_not_set_the_frame(axes):
+    rows = np.random.default_rng(0).normal(size=(500, 2))
+    parts = components_of(GaussianMixture(1).fit(rows))
+    wide = replace(parts, covariances=parts.covariances * 1e4)
+    drawing.draw_clusters(axes, wide, rows, np.zeros(500, dtype=int), (0, 1))
+    assert axes.get_xlim()[1] < 1.3 * rows[:, 0].max()
+
+
+def test_a_number_stands_beside_a_component_that_it_would_cover(axes):
+    rows = np.random.default_rng(0).normal(size=(500, 2))
+    parts = components_of(GaussianMixture(1).fit(rows))
+    three = replace(
+        parts,
+        weights=np.array([0.4, 0.3, 0.3]),
+        means=np.array([[0.0, 0.0], [50.0, 0.0], [50.0, 5.0]]),
+        covariances=np.array([np.eye(2) * 100.0, np.eye(2) * 0.01, np.eye(2) * 0.01]),
+    )
+    drawing.draw_clusters(axes, three, np.array([[-30.0, -30.0], [60.0, 30.0]]), np.array([0, 1]), (0, 1))
+    offsets = {text.get_text(): text.get_position() for text in axes.texts}
+    assert offsets["0"] == (0.0, 0.0)
+    # 1 lies below 2: their numbers stand on the outer sides
+    assert offsets["1"][1] < -5.0 < 5.0 < offsets["2"][1]
+
+
+def test_a_number_beside_a_component_stays_within_the_frame(axes):
+    rows = np.random.default_rng(0).normal(size=(500, 2))
+    parts = components_of(GaussianMixture(1).fit(rows))
+    two = replace(
+        parts,
+        weights=np.array([0.5, 0.5]),
+        means=np.array([[0.0, 0.0], [100.0, 0.0]]),
+        covariances=np.array([np.eye(2) * 0.01, np.eye(2) * 0.01]),
+    )
+    drawing.draw_clusters(axes, two, np.array([[0.0, -20.0], [100.0, 20.0]]), np.array([0, 1]), (0, 1))
+    offsets = {text.get_text(): text.get_position() for text in axes.texts}
+    assert offsets["0"][0] > 0.0 > offsets["1"][0]
+
+
+def test_criteria_far_apart_leave_room_for_those_close_to_the_best(axes):
+    table = pd.DataFrame({"n_components": [1, 2, 3], "covariance_type": "full", "status": "converged"})
+    table = table.assign(n_parameters=[1, 2, 3], bic=[1e8, 0.0, 7.0])
+    plot_criteria(table, ax=axes)
+    height = axes.transScale + axes.transLimits
+    (_, near), (_, far) = height.transform([(2, 7.0), (1, 1e8)])
+    assert 0.2 < near < 0.6 < far < 1.0
 
 
 def test_a_single_feature_is_drawn_as_densities(line, axes):

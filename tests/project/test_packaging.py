@@ -24,9 +24,11 @@ def test_the_citation_names_the_version():
 def test_files_beside_the_code_are_package_data():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = {
-        f"{package.replace('.', '/')}/{name}"
-        for package, names in project["tool"]["setuptools"]["package-data"].items()
-        for name in names
+        path.relative_to(ROOT).as_posix()
+        for package, patterns in project["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+        if path.is_file()
     }
     tracked = subprocess.run(
         ["git", "ls-files", "gmm_dask", "pipeline", "flows"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -65,8 +65,10 @@ def test_arrays_of_no_rows(here, tmp_path, source):
     summary = score("r.zarr", source, tmp_path / "out.zarr")
     assert (summary.rows.n_rows, summary.rows.anomalies, summary.drift) == (0, 0, ())
     rows = zarr.open_group(tmp_path / "out.zarr", mode="r")["rows"]
-    shapes = {name: array.shape for name, array in rows.arrays()}
-    assert shapes == {"label": (0,), "log_density": (0,), "responsibility": (0, 1), "anomaly": (0,)}
+    shapes = {name: array.shape for name, array in rows.arrays() if name not in ("file", "first_row")}
+    assert not rows["first_row"][:].any()
+    of_rows = {"label": (0,), "log_density": (0,), "responsibility": (0, 1), "anomaly": (0,)}
+    assert shapes == {**of_rows, "component": (1,)}
     assert score("r.zarr", source, tmp_path / "out.zarr").reused
 
 

@@ -22,8 +22,10 @@ from gmm_dask.errors import UserError
 from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
+from pipeline.load import load
 from pipeline.progress import ChunksDone, StageStarted
 from pipeline.score.new_rows import score
+from pipeline.score.reference import make_reference
 from pipeline.score.settings import ScoreSettings
 from pipeline.store import open_result, read_scores, read_summary
 from pipeline.synth import Plan, write_synthetic
@@ -38,7 +40,7 @@ def some_rows(n_rows, seed, shift=0.0):
     return np.round(centres[rng.choice(3, n_rows, p=[0.5, 0.3, 0.2])] + rng.normal(size=(n_rows, 3)), 4) + shift
 
 
-def fit(folder, scale="none", columns=COLUMNS, **output):
+def fit(folder, scale="none", columns=COLUMNS, n_components=(3,), **output):
     """A store fitted to 2000 rows, with log densities and anomalies."""
     frame = pd.DataFrame(some_rows(2000, 0), columns=columns)
     folder.mkdir(exist_ok=True)
@@ -47,7 +49,7 @@ def fit(folder, scale="none", columns=COLUMNS, **output):
     config = JobConfig.model_validate(
         {
             "data": {"source": str(folder / "fit.csv"), "scale": scale},
-            "search": {"n_components": [3], "covariance_types": ["full"], "init_params": "kmeans"},
+            "search": {"n_components": list(n_components), "covariance_types": ["full"], "init_params": "kmeans"},
             "output": {"store": str(folder / "model.zarr"), **output},
         }
     )
@@ -114,7 +116,7 @@ def test_the_rows_of_the_fit_have_the_answers_of_the_fit(tmp_path, store, unheld
     assert (summary.rows.n_rows, summary.rows.unusable, summary.threshold_of_fit) == (2000, 0, True)
     assert summary.rows.anomalies == np.count_nonzero(marked) > 10
     assert summary.mean_log_density == pytest.approx(summary.fit_mean_log_density, rel=1e-9)
-    assert summary.rows.label_shares == pytest.approx(summary.fit_shares, abs=1e-12)
+    assert summary.rows.label_shares == pytest.approx([one.fit_share for one in summary.components], abs=1e-12)
     assert not summary.drift
     told = [event for event in events if isinstance(event, ChunksDone)]
     assert told[-1].done == told[-1].total > 10
@@ -236,6 +238,23 @@ def test_values_that_are_wrong_are_explained(tmp_path, store):
         score(store, "new.csv", tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["data.missing=maybe"]))
 
 
+def test_the_filter_of_the_job_is_named_where_new_rows_lack_its_column(tmp_path):
+    frame = pd.DataFrame(some_rows(600, 0), columns=COLUMNS).assign(year=np.repeat([2025, 2026], 300))
+    frame.to_parquet(tmp_path / "fit.parquet")
+    values = {
+        "data": {"source": str(tmp_path / "fit.parquet"), "columns": COLUMNS, "filter": "year == 2026"},
+        "search": {"n_components": [2], "covariance_types": ["full"], "init_params": "kmeans"},
+        "output": {"store": str(tmp_path / "model.zarr"), "report": False},
+    }
+    model = run(JobConfig.model_validate(values)).store
+    new = str(tmp_path / "new.parquet")
+    frame.drop(columns="year").to_parquet(new)
+    with pytest.raises(UserError, match=names("'year'", "of the job", "--set data.filter=null")):
+        score(model, new, tmp_path / "s.zarr")
+    settings = ScoreSettings.from_overrides(["data.filter=null"])
+    assert score(model, new, tmp_path / "s.zarr", settings=settings).rows.n_rows == 600
+
+
 # -- stopped, again, other ---------------------------------------------------------------------------------------
 
 
@@ -246,6 +265,27 @@ class Stop(BaseException):
 def stop(event):
     if isinstance(event, ChunksDone) and event.done >= 3:
         raise Stop
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
+def test_what_a_killed_run_could_not_tell_is_told_by_the_next(tmp_path, store, unheld, out):
+    data, out = write_new(tmp_path, "parquet", some_rows(500, 3) + 1.0), str(tmp_path / out)
+    settings = ScoreSettings.from_overrides([f"output.metrics={tmp_path}/prom"])
+    told = []
+
+    def killed(summary):
+        assert summary.drift
+        raise Stop
+
+    with pytest.raises(Stop):
+        score(store, data, out, settings=settings, tell=killed)
+    (metrics,) = (tmp_path / "prom").iterdir()
+    summary = score(store, data, out, settings=settings, tell=told.append)
+    metrics.unlink()
+    again = score(store, data, out, settings=settings, tell=told.append)
+    assert metrics.exists()
+    assert [one.reused for one in told] == [False, True] == [summary.reused, again.reused]
+    assert told[0].drift == told[1].drift == summary.drift
 
 
 @pytest.mark.parametrize("out", ["out.zarr", "out.parquet"])
@@ -425,9 +465,67 @@ def test_without_rows_in_the_store_the_weights_stand_for_the_shares(tmp_path):
     with pytest.raises(UserError, match=names("output.labels=true")):
         score(bare, data, tmp_path / "out.zarr")
     summary = score(bare, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["output.labels=true"]))
-    assert summary.rows.label_shares == pytest.approx(summary.fit_shares, abs=0.01)
+    assert summary.rows.label_shares == pytest.approx([one.fit_share for one in summary.components], abs=0.01)
     assert summary.rows.anomalies is None
     assert not summary.drift
+
+
+# -- another model than the chosen one ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory):
+    """A store of full-k3, which won, and of full-k2."""
+    return fit(tmp_path_factory.mktemp("two"), n_components=[2, 3])
+
+
+def test_another_model_labels_rows_and_is_compared_with_the_fit(tmp_path, two_models):
+    rows, out = some_rows(2000, 0), tmp_path / "out.zarr"
+    summary = score(two_models, write_new(tmp_path, "csv", rows), out, model="full-k2")
+    assert summary.model == read_scores(out).model["name"] == "full-k2"
+    expected = load(two_models, "full-k2")
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    found = rows_of(out)
+    np.testing.assert_array_equal(found["label"], expected.predict(frame))
+    np.testing.assert_allclose(found["log_density"], expected.score_samples(frame), rtol=1e-9)
+    # the sample of a small store is all rows of the fit
+    assert summary.fit_sample is None
+    assert summary.rows.label_shares == pytest.approx([one.fit_share for one in summary.components], abs=1e-12)
+    assert summary.mean_log_density == pytest.approx(summary.fit_mean_log_density, rel=1e-9)
+    assert not summary.drift
+    # anomalies are those of the fit's quantile, without the rows that took part in the fit
+    assert summary.threshold_of_fit
+    assert summary.rows.anomaly_quantile == 0.01
+    assert 10 <= summary.rows.anomalies <= 20
+
+
+def test_drift_from_another_model_is_found(tmp_path, two_models):
+    data = write_new(tmp_path, "csv", some_rows(2000, 1, shift=[1.0, 0.0, 0.0]))
+    summary = score(two_models, data, tmp_path / "out.zarr", model="full-k2")
+    assert summary.drift
+    assert len(summary.components) == 2
+
+
+def test_a_sample_that_stands_for_the_rows_of_the_fit_is_told(two_models):
+    result = open_result(two_models)
+    rows = result.sample.rows[::4]
+    known = make_reference(result.best_model, rows, result.n_rows, result.row_summary)
+    assert known.n_sampled is None
+    reference = make_reference(result.model("full-k2"), rows, result.n_rows, quantile=0.01)
+    assert (reference.n_sampled, reference.n_labels) == (500, 500)
+    density = load(two_models, "full-k2").score_samples(pd.DataFrame(result.sample.rows, columns=COLUMNS))
+    assert reference.mean == pytest.approx(density.mean(), abs=0.1)
+    assert np.mean(density < reference.threshold) == pytest.approx(0.01, abs=0.01)
+
+
+def test_the_scores_of_two_models_are_not_taken_for_each_other(tmp_path, two_models):
+    data, out = write_new(tmp_path, "csv", some_rows(50, 3)), tmp_path / "out.zarr"
+    score(two_models, data, out, model="full-k2")
+    assert score(two_models, data, out, model="full-k2").reused
+    with pytest.raises(UserError, match=names(out, "another model", "--fresh")):
+        score(two_models, data, out)
+    with pytest.raises(UserError, match=names("'tied-k2'", "full-k2", "full-k3")):
+        score(two_models, data, tmp_path / "other.zarr", model="tied-k2")
 
 
 # -- the command -------------------------------------------------------------------------------------------------
@@ -446,6 +544,16 @@ def test_the_command_prints_the_comparison_and_warns(tmp_path, store):
     assert "drift: " in text
     assert f"scores: {tmp_path}/out.zarr" in text
     assert "write rows: label, log_density, responsibility, anomaly" in result.stderr
+
+
+def test_the_command_takes_another_model(tmp_path, two_models):
+    data, out = write_new(tmp_path, "csv", some_rows(600, 0)), str(tmp_path / "out.zarr")
+    result = runner.invoke(cli.app, ["score", two_models, data, "-o", out, "--model", "full-k2"])
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"\b600 rows.* full-k2", result.stdout)
+    result = runner.invoke(cli.app, ["score", two_models, data, "-o", out, "--model", "full-k9"])
+    assert result.exit_code == 2
+    assert re.match(names("'full-k9'", "full-k2", "full-k3"), result.stderr)
 
 
 def test_the_command_fails_in_a_paragraph(tmp_path, store):
@@ -538,4 +646,4 @@ def test_a_weighted_fit_without_rows_is_compared_by_its_sample(tmp_path):
     store, data = fit_weighted(tmp_path, labels=False)
     summary = score(store, data, tmp_path / "out.zarr", settings=ScoreSettings.from_overrides(["output.labels=true"]))
     assert not summary.drift
-    assert sorted(summary.fit_shares) == pytest.approx([0.1, 0.9])
+    assert sorted([one.fit_share for one in summary.components]) == pytest.approx([0.1, 0.9])

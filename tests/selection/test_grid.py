@@ -51,7 +51,10 @@ def test_a_winner_inside_or_of_one_component_needs_no_wider_grid():
     grid = [*candidates(1, 2, 3), *candidates(1, 2, 3, name="tied")]
     assert extend_grid(grid, Candidate("full", 2), True, 100) == GridExtension()
     assert extend_grid(grid, Candidate("full", 1), True, 100) == GridExtension()
-    assert extend_grid(grid, Candidate("tied", 3), True, 100).candidates == [("full", 4), ("tied", 4)]
+    assert extend_grid(grid, Candidate("tied", 3), True, 100).candidates == [
+        *candidates(4),
+        *candidates(4, name="tied"),
+    ]
 
 
 def test_a_winner_that_is_not_trusted_widens_nothing():
@@ -62,7 +65,8 @@ def test_a_winner_that_is_not_trusted_widens_nothing():
 
 # -- the search --------------------------------------------------------------------------------------------------
 
-SETTINGS = {"covariance_types": ("full", "diag"), "random_state": 0, "n_init": 3, "tol": 1e-6, "max_iter": 1000}
+SETTINGS = {"covariance_types": ("full", "diag"), "init_params": "kmeans", "random_state": 0, "n_init": 3}
+SETTINGS |= {"tol": 1e-6, "max_iter": 1000}
 
 
 @pytest.mark.parametrize("asked", [range(2, 4), range(7, 10)])
@@ -93,8 +97,10 @@ def test_only_new_candidates_are_fitted(monkeypatch):
         return fit(self, *arguments)
 
     monkeypatch.setattr(GaussianMixtureSearch, "_fit", spy)
-    GaussianMixtureSearch(range(2, 4), "diag", extend=True, random_state=0, n_init=3).fit(rows_of_five_groups())
-    assert fitted[:3] == [[("diag", 2), ("diag", 3)], [("diag", 4)], [("diag", 5)]]
+    GaussianMixtureSearch(range(2, 4), "diag", extend=True, init_params="kmeans", random_state=0, n_init=3).fit(
+        rows_of_five_groups()
+    )
+    assert fitted[:3] == [candidates(*counts, name="diag") for counts in [(2, 3), (4,), (5,)]]
     every = [candidate for candidates in fitted for candidate in candidates]
     assert len(set(every)) == len(every)
 
@@ -102,7 +108,9 @@ def test_only_new_candidates_are_fitted(monkeypatch):
 def test_it_ends_where_nothing_more_can_be_trusted():
     """Two pairs of rows: more components than pairs hold one row or less."""
     X = np.array([[0.0], [0.1], [9.0], [9.1]])
-    found = GaussianMixtureSearch([1, 2], "spherical", extend=True, random_state=0, reg_covar=1e-9).fit(X)
+    found = GaussianMixtureSearch(
+        [1, 2], "spherical", extend=True, init_params="kmeans", random_state=0, reg_covar=1e-9
+    ).fit(X)
     assert found.best_params_["n_components"] == 2
     assert list(found.results_["n_components"]) == [1, 2, 3]
     assert any(re.match(names("more than 2 components", "trusted"), remark) for remark in found.remarks_)

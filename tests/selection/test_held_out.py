@@ -41,7 +41,14 @@ def held_out_rows(n_rows, share=SHARE, random_state=SEED):
 
 
 def searched(X, weights=None, held_out=SHARE, **settings):
-    settings = {"n_components": [1, 3], "tol": 1e-7, "max_iter": 500, "random_state": SEED, **settings}
+    settings = {
+        "n_components": [1, 3],
+        "init_params": "kmeans",
+        "tol": 1e-7,
+        "max_iter": 500,
+        "random_state": SEED,
+        **settings,
+    }
     return GaussianMixtureSearch(**settings, held_out=held_out).fit(X, sample_weight=weights)
 
 
@@ -50,9 +57,9 @@ def states(monkeypatch):
     """The states that searches end with, in order."""
     seen = []
 
-    def recording(rows, data_summary, states):
+    def recording(rows, data_summary, states, **options):
         seen.extend(states)
-        return evaluate(rows, data_summary, states)
+        return evaluate(rows, data_summary, states, **options)
 
     evaluate = search_module.evaluate_states
     monkeypatch.setattr(search_module, "evaluate_states", recording)

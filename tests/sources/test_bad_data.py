@@ -34,7 +34,7 @@ from gmm_dask.errors import UserError
 from pipeline.store import StoreStatus, find_store, lock
 
 N = 300
-MISTAKE, FAULT = 2, 1
+MISTAKE, FAULT, LOCKED = 2, 1, 3
 NOBODY = 65534
 
 rng = np.random.default_rng(0)
@@ -491,7 +491,7 @@ def test_another_run_at_work(here):
     csv(numbers())()
     store = write_config({})
     with lock(store):
-        text = complaint(CliRunner().invoke(app, ["run", "--no-prefect", "job.json"]), MISTAKE)
+        text = complaint(CliRunner().invoke(app, ["run", "--no-prefect", "job.json"]), LOCKED)
     assert "another run" in text
     assert "r.zarr" in text
 

@@ -18,12 +18,14 @@ from groups import NAMES, N, three_groups, with_holes, write
 from marks import slow
 from messages import names
 from mixtures import random_rows
-from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.progress import PassDone, StageStarted
-from pipeline.sources.preparation import Preparation, column_notes, preparation_of, scaled_summary
+from pipeline.sources.preparation import Preparation, column_notes
 from pipeline.store import open_result
+from pipeline.transforms import Chain
+from pipeline.transforms.fitting import scaled_summary
+from pipeline.transforms.scale import Scale
 
 
 @pytest.fixture
@@ -62,7 +64,6 @@ def stored(summary, *names):
 def test_a_chunk_without_unusable_rows_is_not_copied(rows):
     preparation = Preparation(drop=True)
     assert preparation.chunk(rows)[0] is rows
-    assert preparation.log_scale == 0.0
 
 
 def test_unusable_rows_leave_with_their_weights(holes):
@@ -80,17 +81,15 @@ def test_unusable_rows_leave_with_their_weights(holes):
 def test_scaled_rows_keep_their_precision(dtype):
     rows = random_rows(20_000, 2).astype(dtype)
     center, scale = np.array([1e3, -2.0]), np.array([0.5, 7.0])
-    found = Preparation(center, scale).rows(rows)
+    found = Chain((Scale(center, scale),)).rows(rows)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, ((rows.astype(float) - center) / scale).astype(dtype))
 
 
 def test_the_summary_is_scaled_without_a_read(rows):
     found = summarize_rows(Rows(rows), 0)
-    preparation = preparation_of(
-        DataConfig(source="a.csv", scale="standard"), {"means": rows.mean(axis=0), "deviations": rows.std(axis=0)}
-    )
-    scaled, expected = scaled_summary(found, preparation), summarize_rows(Rows(preparation.rows(rows)), 0)
+    scaling = Scale(rows.mean(axis=0), rows.std(axis=0))
+    scaled, expected = scaled_summary(found, scaling), summarize_rows(Rows(scaling.rows(rows)), 0)
     for name in ("center", "scatter", "minimum", "maximum", "sample"):
         np.testing.assert_allclose(getattr(scaled, name), getattr(expected, name), rtol=1e-12, atol=1e-11)
     for name, values in scaled.resolution.to_dict().items():

@@ -70,6 +70,13 @@ def zarr_array(path):
     zarr.create_array(path, data=values(), chunks=(500, D))
 
 
+def zarr_rows(path):
+    """Many chunks of whole rows, in one chunk of a job."""
+    stored = zarr.create_array(path, shape=(20 * 500, D), chunks=(500, D), dtype="f8")
+    for start in range(0, 20 * 500, 500):
+        stored[start : start + 500] = values()[:500]
+
+
 def zarr_shards(path):
     zarr.create_array(path, data=values(), chunks=(100, D), shards=(N, D))
 
@@ -98,6 +105,27 @@ def parquet_large_group(path):
     pq.write_table(pa.table(columns), path, row_group_size=400_000, use_dictionary=False)
 
 
+def zarr_grid(path, chunks=(1, 20, 100, 100)):
+    stored = zarr.create_group(path).create_array(
+        "t", shape=(4, 20, 300, 400), chunks=chunks, dtype="f4", dimension_names=("time", "depth", "lat", "lon")
+    )
+    for i in range(4):
+        stored[i] = np.resize(values(), (20, 300, 400))
+
+
+def zarr_grid_planes(path):
+    """Storage chunks of all times at one depth."""
+    zarr_grid(path, (4, 1, 300, 400))
+
+
+def hdf5_grid(path):
+    with h5py.File(path, "w") as file:
+        file["t"] = np.resize(values(), (4, 20, 300, 400)).astype("f4")
+        for axis, dim in enumerate(("time", "depth", "lat", "lon")):
+            file["t"].dims[axis].label = dim
+
+
+ON_GRID = {"variables": ["t"], "feature_dims": ["depth"]}
 # how the data are written, and which columns are read
 CASES = {
     "npy": (npy, ".npy", ["x0", f"x{D - 1}"]),
@@ -111,8 +139,12 @@ CASES = {
     "hdf5-block": (hdf5_block, ".h5", ["x_0", "x_1"]),
     "zarr": (zarr_array, ".zarr", ["x0", f"x{D - 1}"]),
     "zarr-all": (zarr_array, ".zarr", None),
+    "zarr-rows": (zarr_rows, ".zarr", ["x0", f"x{D - 1}"]),
     "zarr-shards": (zarr_shards, ".zarr", ["x0", "x1"]),
     "zarr-long-chunks": (zarr_long_chunks, ".zarr", ["x0", "x1"]),
+    "zarr-grid": (zarr_grid, ".zarr", ON_GRID),
+    "zarr-grid-planes": (zarr_grid_planes, ".zarr", ON_GRID),
+    "hdf5-grid": (hdf5_grid, ".h5", ON_GRID),
     "csv": (csv_cells, ".csv", ["x0", "x1"]),
     "csv-all": (csv_cells, ".csv", None),
     "csv-text": (csv_text, ".csv", ["x0", "x1"]),
@@ -125,6 +157,7 @@ POLICY = ChunkPolicy(chunk_bytes=4 * MIB, group_bytes=8 * MIB)
 # reads some chunks of each source, and prints how much more memory that took at most
 READ = """
 import ctypes, json, re, sys
+import pyarrow
 from pipeline.config.data import DataConfig
 from pipeline.sources import ChunkPolicy, open_source
 
@@ -135,10 +168,11 @@ for case, data, chunk_bytes, group_bytes in json.loads(sys.argv[1]):
     source = open_source(DataConfig.model_validate(data), ChunkPolicy(chunk_bytes, group_bytes))
     pieces = source.chunks.pieces
     source.chunks.reader.read(pieces[-1])  # imports what a read needs
+    pyarrow.default_memory_pool().release_unused()
     ctypes.CDLL(None).malloc_trim(0)
     open("/proc/self/clear_refs", "w").write("5")
     before = memory("VmRSS")
-    for piece in pieces[:3]:
+    for piece in pieces[:12]:
         source.chunks.reader.read(piece)
     print(case, memory("VmHWM") - before)
 """
@@ -157,7 +191,7 @@ def sources(folder):
         path = folder / f"{write.__name__}{ending}"
         if not path.exists():
             write(path)
-        data = {"source": str(path), "columns": columns}
+        data = {"source": str(path), **(columns if isinstance(columns, dict) else {"columns": columns})}
         found[case] = data, open_source(DataConfig.model_validate(data), POLICY)
     return found
 

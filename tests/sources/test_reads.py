@@ -50,7 +50,8 @@ def columns_size(folder, names=USED):
 def job(folder, store, **search):
     return JobConfig.model_validate(
         {
-            "data": {"source": str(folder), "columns": USED},
+            # to choose whether to cache, the run would read a chunk
+            "data": {"source": str(folder), "columns": USED, "cache": "none"},
             "search": {"n_components": [2], "init_params": "random_from_data", "tol": 0.0, "max_iter": 4, **search},
             "output": {"store": str(store), "report": False},
         }

@@ -19,8 +19,11 @@ from messages import names
 from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
-from pipeline.progress import Message, StageStarted
-from pipeline.sources import open_source
+from pipeline.progress import ChunksDone, Message, StageStarted
+from pipeline.score.new_rows import score
+from pipeline.score.settings import ScoreSettings
+from pipeline.sources import open_keys, open_source
+from pipeline.sources.fingerprint import header_of
 from pipeline.sources.patience import UnreachableError, read_patiently, repeated_reads_reported
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 2))
@@ -210,10 +213,18 @@ def test_a_read_is_repeated_for_a_while_and_counted(monkeypatch):
         read_patiently(read, 7)
 
 
+def options_for(url):
+    return {"anon": True, "endpoint_url": str(url), "config_kwargs": {"retries": {"max_attempts": 0}}}
+
+
+def fail_for_a_while(url):
+    url.down.set()
+    threading.Timer(OUTAGE, url.down.clear).start()
+
+
 def job(url, store, name="rows.parquet", **cluster):
-    options = {"anon": True, "endpoint_url": str(url), "config_kwargs": {"retries": {"max_attempts": 0}}}
     values = {
-        "data": {"source": f"s3://data/{name}", "storage_options": options},
+        "data": {"source": f"s3://data/{name}", "storage_options": options_for(url)},
         "search": {"n_components": [2], "covariance_types": ["full"], "init_params": "kmeans"},
         "output": {"store": str(store), "report": False},
         "cluster": cluster,
@@ -230,8 +241,7 @@ def test_a_job_sits_out_an_outage_and_says_so(files, tmp_path, cluster):
         def listener(event):
             told.append(event)
             if isinstance(event, StageStarted) and event.name == "select":
-                url.down.set()
-                threading.Timer(OUTAGE, url.down.clear).start()
+                fail_for_a_while(url)
 
         config = job(url, tmp_path / "a.zarr", **cluster)
         run(config, progress=listener)
@@ -256,3 +266,64 @@ def test_a_bucket_that_is_gone_ends_the_job_which_resumes_once_it_is_back(files,
         run(config, progress=told.append)
     messages = [event.name for event in told if isinstance(event, Message)]
     assert [name for name in messages if name != "compile"] == ["resume"]
+
+
+# -- what is read beside the rows ---------------------------------------------------------------------------------
+
+
+def versions(source):
+    return header_of(source)["files"]
+
+
+def keys(source):
+    return open_keys(source, ["a"])(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "read"), [("rows.zarr", versions), ("rows.parquet", keys)])
+def test_versions_and_key_columns_are_read_again_after_an_outage(files, name, read):
+    with serving(files) as url:
+        source = open_source(DataConfig(source=f"s3://data/{name}", storage_options=options_for(url)))
+        expected = read(source)
+        fail_for_a_while(url)
+        told = []
+        with repeated_reads_reported(told.append):
+            assert read(source) == expected
+    assert len(told) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["as it opens", "as it compares"])
+def test_scores_sit_out_an_outage(files, tmp_path, when):
+    values = {
+        "data": {"source": str(files / "rows.zarr")},
+        "search": {"n_components": [2], "covariance_types": ["full"], "init_params": "kmeans"},
+        "output": {"store": str(tmp_path / "a.zarr"), "labels": True, "report": False},
+    }
+    run(JobConfig.model_validate(values))
+    told = []
+    with serving(files) as url:
+
+        def listener(event):
+            told.append(event)
+            if when == "as it opens":
+                begins = isinstance(event, StageStarted) and event.name == "open"
+            else:
+                begins = isinstance(event, ChunksDone) and event.done == event.total
+            if begins:
+                fail_for_a_while(url)
+
+        settings = ScoreSettings({"data.storage_options": options_for(url)})
+        data, out = "s3://data/rows.zarr", tmp_path / "scores.zarr"
+        score(tmp_path / "a.zarr", data, out, settings=settings, progress=listener)
+    assert [event.name for event in told if isinstance(event, Message)].count("retry") == 2
+
+
+@pytest.mark.slow
+def test_an_address_that_may_be_wrong_is_an_error_at_once(files, tmp_path):
+    told = []
+    with serving(files) as url:
+        url.down.set()
+        with pytest.raises(FaultError, match=names("data.source", "network", "address")):
+            run(job(url, tmp_path / "a.zarr"), progress=told.append)
+    assert told == []

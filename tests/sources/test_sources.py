@@ -26,12 +26,6 @@ N = 103
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def frame():
     rng = np.random.default_rng(0)
     return pd.DataFrame(rng.normal(size=(N, 3)), columns=["a", "b", "c"])
@@ -234,7 +228,8 @@ def test_paths_that_do_not_exist(here):
 @pytest.mark.parametrize("path", ["data.txt", "data.csv.gz", "noending", "*.txt", "a.npz", "*.csv"])
 def test_endings_that_are_not_supported(here, path):
     Path(path.replace("*", "x")).write_text("a\n1\n")
-    assert_refused(path, "data.source", ".csv, .npy, .zarr, .parquet, .h5, .hdf5", "folder", "glob")
+    endings = ".csv, .npy, .zarr, .parquet, .parq, .pq, .metadata.json, .h5, .hdf5, .nc, .nc4"
+    assert_refused(path, "data.source", endings, "folder", "glob")
 
 
 # -- CSV -----------------------------------------------------------------------------------------------------
@@ -506,13 +501,6 @@ def test_zarr_of_xarray(here, zarr_format):
     assert opened.columns == ("s", "t")  # not the index of the rows
     np.testing.assert_array_equal(opened.array.compute(), [[5, 1], [6, np.nan], [np.nan, 3]])
     assert source("x.zarr", columns=["profile"]).array.compute().ravel().tolist() == [10, 11, 12]
-
-
-def test_zarr_of_xarray_packed(here):
-    xr = pytest.importorskip("xarray")
-    data = xr.Dataset({"t": ("profile", [1.0, 2.0])})
-    data.to_zarr("x.zarr", consolidated=False, encoding={"t": {"dtype": "i2", "scale_factor": 0.1, "_FillValue": -1}})
-    assert_refused("x.zarr", "data.source", "'t'", "scale_factor", "unpacked")
 
 
 def test_zarr_zeros_that_are_not_stored_are_zeros_if_asked_for(here):

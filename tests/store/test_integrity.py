@@ -18,7 +18,7 @@ from gmm_dask.errors import UserError
 from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.export import to_json
-from pipeline.fit.job import Summary, run
+from pipeline.fit.job import read_summary, run
 from pipeline.score.new_rows import score
 from pipeline.score.reference import read_reference
 from pipeline.store import (
@@ -130,7 +130,9 @@ def test_each_file_that_is_lost_or_damaged_is_named_or_has_no_part_in_the_answer
     assert str(show(store)) == expected[show]
 
 
-@pytest.mark.parametrize("part", ["criteria", "models", "sample", "rows", "manifest", "rows/label/c/0", "zarr.json"])
+@pytest.mark.parametrize(
+    "part", ["criteria", "models", "clusters", "sample", "rows", "manifest", "rows/label/c/0", "zarr.json"]
+)
 def test_show_names_a_part_that_is_lost(store, part):
     path = store / part
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -277,7 +279,7 @@ def test_power_loss_after_the_end_leaves_a_whole_store(tmp_path, monkeypatch):
     power = Power(monkeypatch)
     _, store = small_store(tmp_path, anomaly_quantile=0.1)
     copy = power.lost(store, tmp_path / "copy.zarr")
-    assert Summary.read(str(copy), 0.0, True).best == open_result(store).best
+    assert read_summary(str(copy), 0.0, True).best == open_result(store).best
     whole, after = (xr.open_zarr(path, group="rows", consolidated=False).load() for path in (store, copy))
     assert whole.identical(after)
 
@@ -287,7 +289,7 @@ def test_power_loss_keeps_what_counts_as_finished(tmp_path, monkeypatch, lengths
     monkeypatch.setattr("pipeline.store.rows.zarr._zarr_rows", lambda _: 4)
     power, path = Power(monkeypatch), tmp_path / "r.zarr"
     prepare_store(path, {}, {})
-    plan = RowPlan(lengths, 2, ("label", "responsibility"), "token")
+    plan = RowPlan(lengths, (0, 1), ("label", "responsibility"), "token")
     rows = ZarrRows(path, plan)
     rows.begin()
     for number in (0, 1):
@@ -309,7 +311,7 @@ def test_a_lost_edge_of_rows_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.store.rows.zarr._zarr_rows", lambda _: 4)
     path = tmp_path / "r.zarr"
     prepare_store(path, {}, {})
-    rows = ZarrRows(path, RowPlan((3, 5), 2, ("label",), "token"))
+    rows = ZarrRows(path, RowPlan((3, 5), (0, 1), ("label",), "token"))
     rows.begin()
     for number, n_rows in enumerate((3, 5)):
         rows.write(number, {"label": np.ones(n_rows)}, Totals(n_rows, 0.0, 0.0, np.zeros(2, np.int64)))

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from zarr.storage import ObjectStore
 
 from flows.cli import app
-from gmm_dask.errors import UserError
+from gmm_dask.errors import LockedError, UserError
 from marks import slow
 from messages import names
 from paths import ROOT
@@ -34,14 +34,16 @@ from pipeline.config.job import JobConfig
 from pipeline.fit import job
 from pipeline.fit.job import run
 from pipeline.fit.refresh import refresh
+from pipeline.load import load
 from pipeline.score.new_rows import score
-from pipeline.store import DamagedError, LockedError, open_result, read_candidates, read_scores, rows_folder
+from pipeline.store import DamagedError, open_result, read_candidates, read_scores, rows_folder
 from pipeline.store.arrays import open_root
 from pipeline.store.locks import is_locked, lock
 from pipeline.store.paths import report_folder
 from pipeline.store.places import place_of
 from pipeline.store.places.lease import Lease, Witness
-from pipeline.store.places.objects import ObjectPlace, StoredObject, connect
+from pipeline.store.places.objects.place import ObjectPlace
+from pipeline.store.places.objects.requests import StoredObject, connect
 from runs import everything_in
 from s3 import Bucket, in_trouble, s3_server
 
@@ -54,6 +56,7 @@ import json, os, signal, sys, time
 import pipeline.sources.rows
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
+from pipeline.load import load
 from pipeline.progress import PassDone
 from pipeline.sources.location import Location
 
@@ -148,7 +151,8 @@ def complete(rows):
 
 
 def arrays_of(store):
-    return everything_in(store)[0]
+    """All arrays but the paths of the data, which a run may reach in another place."""
+    return {name: array for name, array in everything_in(store)[0].items() if name != "rows/file"}
 
 
 def labels(store):
@@ -273,6 +277,8 @@ def test_commands_read_a_result_and_write_beside_it(bucket, rows, complete, tmp_
     assert exported.exit_code == 0
     best = open_result(complete).best
     assert json.loads(Path(f"complete-{best}.json").read_text())["n_components"] == int(best[-1])
+    for name in open_result(complete).models:
+        assert f"{load(complete, name).covariance_type}-k{len(load(complete, name).means_)}" == name
 
 
 @pytest.mark.parametrize("name", ["scores", "scores.parquet"])

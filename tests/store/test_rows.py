@@ -35,7 +35,7 @@ def make(request, path):
     """Makes a writer of ten rows; another one of the same path finds what the first has written."""
 
     def writer(lengths=(3, 4, 2, 1), token="one"):
-        plan = RowPlan(tuple(lengths), 3, NAMES, token)
+        plan = RowPlan(tuple(lengths), (0, 1, 2), NAMES, token)
         return ZarrRows(path, plan) if request.param == "zarr" else ParquetRows(rows_folder(path), plan, None, path)
 
     return writer
@@ -96,7 +96,7 @@ def test_no_two_tasks_write_one_chunk(path, monkeypatch):
         await original(self, key, value)
 
     monkeypatch.setattr(zarr.storage.LocalStore, "set", record)
-    writer = ZarrRows(path, RowPlan((3, 9, 1, 12, 5), 3, NAMES, "one"))
+    writer = ZarrRows(path, RowPlan((3, 9, 1, 12, 5), (0, 1, 2), NAMES, "one"))
     writer.begin()
     written.clear()
     write(writer, *range(5))
@@ -157,13 +157,13 @@ def test_anomalies_are_marked_by_the_stored_densities(make, path):
 
 def test_shapes(path):
     assert rows_module.row_shapes(path) == {}
-    writer = ZarrRows(path, RowPlan((4, 6), 3, NAMES, "one"))
+    writer = ZarrRows(path, RowPlan((4, 6), (0, 1, 2), NAMES, "one"))
     writer.begin()
     assert rows_module.row_shapes(path) == {"label": (10,), "log_density": (10,), "responsibility": (10, 3)}
 
 
 def test_what_is_not_written_reads_as_no_answer(path):
-    writer = ZarrRows(path, RowPlan((5, 5), 3, NAMES, "one"))
+    writer = ZarrRows(path, RowPlan((5, 5), (0, 1, 2), NAMES, "one"))
     writer.begin()
     write(writer, 1)
     found = read(path)
@@ -198,7 +198,7 @@ def test_a_disk_that_takes_no_more_is_a_fault_that_names_the_place(make, monkeyp
 
 
 def test_keys_stand_beside_the_values(path):
-    plan = RowPlan((6, 4), 3, ("label",), "one")
+    plan = RowPlan((6, 4), (0, 1, 2), ("label",), "one")
     keys = {0: pa.table({"id": list("abcdef")}), 1: pa.table({"id": list("ghij")})}
     writer = ParquetRows(rows_folder(path), plan, keys.__getitem__, path)
     writer.begin()
@@ -215,12 +215,12 @@ def test_a_folder_of_something_else_is_left_alone(path):
     folder.mkdir()
     parquet.write_table(pa.table({"x": [1]}), folder / "part-00000.parquet")
     with pytest.raises(UserError, match=names(folder, "gmm-dask")):
-        ParquetRows(folder, RowPlan((1,), 3, NAMES, "one"), None, path).begin()
+        ParquetRows(folder, RowPlan((1,), (0, 1, 2), NAMES, "one"), None, path).begin()
     assert parquet.read_table(folder)["x"].to_pylist() == [1]
 
 
 def test_a_damaged_file_is_written_again(path):
-    plan = RowPlan((6, 4), 3, ("label",), "one")
+    plan = RowPlan((6, 4), (0, 1, 2), ("label",), "one")
     writer = ParquetRows(rows_folder(path), plan, None, path)
     writer.begin()
     write(writer, 0, 1)
@@ -235,7 +235,7 @@ def test_a_damaged_file_is_written_again(path):
 
 
 def test_a_folder_that_was_named_before_the_kill_is_whole(path):
-    plan = RowPlan((10,), 3, ("label",), "one")
+    plan = RowPlan((10,), (0, 1, 2), ("label",), "one")
     writer = ParquetRows(rows_folder(path), plan, None, path)
     writer.begin()
     write(writer, 0)

@@ -26,6 +26,7 @@ from pipeline.config.job import JobConfig
 from pipeline.store import (
     Checkpoint,
     DamagedError,
+    Identity,
     RowPlan,
     StoreStatus,
     Totals,
@@ -41,8 +42,11 @@ from pipeline.store import (
     write_criteria,
     write_models,
 )
+from pipeline.store.arrays import new_group, put
 from pipeline.store.criteria import read_criteria, read_effort
 from pipeline.store.models import read_model
+from pipeline.transforms import Chain
+from pipeline.transforms.scale import Scale
 from stores import stored_data
 
 CONFIG = JobConfig.model_validate(
@@ -101,7 +105,7 @@ def load(path):
 
 
 def outcome(of, bic):
-    return Outcome(of, 7, {"bic": bic, "aic": bic + 1, "icl": bic + 2, "held_out": np.nan}, -bic / 2)
+    return Outcome(of, 7, {"bic": bic, "aic": bic + 1, "icl": bic + 2, "elbo": np.nan, "held_out": np.nan}, -bic / 2)
 
 
 def assert_same_bits(a, b):
@@ -142,7 +146,7 @@ def write_everything(path):
     outcomes = [outcome(s, 100.0 + i) for i, s in enumerate(states)]
     write_criteria(path, [*outcomes, outcome(singular, np.nan)])
     write_models(path, [s for s in states if s.start == 0], ["x", "y", "z"])
-    rows = ZarrRows(path, RowPlan((4, 4, 2), 3, ("label", "log_density", "responsibility"), "token"))
+    rows = ZarrRows(path, RowPlan((4, 4, 2), (0, 1, 2), ("label", "log_density", "responsibility"), "token"))
     rows.begin()
     for number, n_rows in enumerate(rows.plan.lengths):
         values = {"label": np.zeros(n_rows), "log_density": np.ones(n_rows), "responsibility": np.ones((n_rows, 3))}
@@ -151,7 +155,9 @@ def write_everything(path):
 
 
 def finish(path):
-    complete(path, best="full-k2", passes=9, bytes_read=90, n_rows=10, total_weight=10.0)
+    complete(
+        path, identity=Identity("a line", 3), best="full-k2", passes=9, bytes_read=90, n_rows=10, total_weight=10.0
+    )
 
 
 # -- making and finding --------------------------------------------------------------------------------------
@@ -177,7 +183,8 @@ def test_the_life_of_a_store(tmp_path):
     assert prepare_store(str(path), CONFIG, DATA) is StoreStatus.UNFINISHED
     assert open_result(path, unfinished=True).attempts == 3
     assert open_result(path, unfinished=True).passes == 3
-    complete(path, best="tied-k3", passes=7, bytes_read=70, n_rows=10, total_weight=2.5)
+    identity = Identity("a line", 3)
+    complete(path, identity=identity, best="tied-k3", passes=7, bytes_read=70, n_rows=10, total_weight=2.5)
     assert prepare_store(path, CONFIG, DATA) is StoreStatus.COMPLETE
     found = open_result(path)
     assert (found.status, found.best, found.passes, found.bytes_read) == ("complete", "tied-k3", 7, 70)
@@ -307,10 +314,9 @@ def test_what_is_not_ours_is_never_touched(tmp_path, make, fresh):
     path = tmp_path / "r.zarr"
     make(path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    expected = names(path, "not a result store", "another path")
-    with pytest.raises(UserError, match=expected):
+    with pytest.raises(UserError, match=names(path, "not a result store", "another path")):
         prepare_store(path, CONFIG, DATA, fresh=fresh)
-    with pytest.raises(UserError, match=expected):
+    with pytest.raises(UserError, match=names(path, "not a result store", "gmm-dask ls")):
         open_result(path)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
@@ -564,17 +570,19 @@ def test_criteria_of_candidates_and_starts(store):
     write_criteria(store, [outcome(worse, 20.0), outcome(better, 10.0), outcome(singular, np.nan)])
     table = read_criteria(store)
     assert list(table.columns) == [
-        "n_components", "covariance_type", "status", "bic", "aic", "icl", "held_out", "log_likelihood",
-        "held_out_log_likelihood", "held_out_error", "n_parameters", "n_iter", "slim_component", "slim_gain",
+        "n_components", "covariance_type", "noise", "status", "bic", "aic", "icl", "elbo", "held_out",
+        "log_likelihood", "held_out_log_likelihood", "held_out_error", "n_parameters", "n_iter", "slim_component",
+        "slim_gain",
         "slim_price", "extrapolations", "falls", "sample_iter", "starts", "untrusted", "agreed", "spread", "agreeing",
     ]  # fmt: skip
-    unknown = ["held_out", "held_out_log_likelihood", "held_out_error", "slim_gain", "slim_price"]
+    unknown = ["elbo", "held_out", "held_out_log_likelihood", "held_out_error", "slim_gain", "slim_price"]
     assert table[unknown].isna().all(axis=None)
     assert set(table.pop("slim_component")) == {-1}
     first, second = table.drop(columns=unknown).to_dict("records")
     assert first == {
         "n_components": 2,
         "covariance_type": "tied",
+        "noise": False,
         "status": "max_iter",
         "bic": 10.0,
         "aic": 11.0,
@@ -677,15 +685,18 @@ def test_models_open_with_xarray(store, kind, dimensions):
 def test_scaled_models_have_their_parameters_in_the_users_units_beside_them(store, kind):
     center, scale = np.array([10.0, -3.0, 0.5]), np.array([2.0, 0.1, 30.0])
     fitted = replace(state(kind, 3), parameters=random_parameters(kind, 3, D))
-    write_models(store, [fitted], ["x", "y", "z"], center, scale)
+    scaling, log_scale = Chain((Scale(center, scale),)), float(np.log(scale).sum())
+    write_models(store, [fitted], ["x", "y", "z"], scaling, log_scale=log_scale)
     model = xr.open_zarr(store, group=f"models/{kind}-k3", consolidated=False).load()
     found = read_model(store, f"{kind}-k3")
-    assert_same_bits(found.center, center)
-    assert_same_bits(found.scale, scale)
+    assert_same_bits(found.transform.scaling.center, center)
+    assert_same_bits(found.transform.scaling.scale, scale)
     np.testing.assert_allclose(model["means_unscaled"], model["means"].values * scale + center, rtol=1e-15)
     np.testing.assert_allclose(model["lower_bounds"], np.array([-3.5, -3.25]) - np.log(scale).sum(), rtol=1e-15)
     name, unscaled = found.in_units
-    assert name == ("diag" if kind == "spherical" else kind)
+    # columns of different scales change shapes and axes, and leave equal volumes equal
+    changed = {"spherical": "diag", "EII": "EEI", "EVE": "EVV", "EEV": "EVV", "VVE": "full", "VEV": "full"}
+    assert name == changed.get(kind, kind)
     np.testing.assert_array_equal(model["covariances_unscaled"], unscaled.covariances)
     full = FAMILIES[kind].full_covariances(found.parameters) * np.outer(scale, scale)
     np.testing.assert_allclose(FAMILIES[name].full_covariances(unscaled), full, rtol=1e-14)
@@ -797,6 +808,14 @@ def assert_tidy(path):
 def whole(store):
     write_everything(store)
     return store
+
+
+def test_a_group_is_written_when_it_is_whole(store):
+    with new_group(store, "models/full-k1", {"start": 3}) as group:
+        put(group, "weights", [1.0], ("component",))
+        assert not (store / "models").exists()
+    written = zarr.open_group(store / "models/full-k1", mode="r")
+    assert (written.attrs.asdict(), written["weights"][...].tolist()) == ({"start": 3}, [1.0])
 
 
 def test_nothing_foreign_inside(whole):

@@ -26,6 +26,12 @@ def _gone():
         _now -= 1
 
 
+def forget():
+    """Begin a new count of the most."""
+    global _most
+    _most = _now
+
+
 def most():
     """The most that this process held at once."""
     return _most

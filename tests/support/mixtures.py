@@ -7,6 +7,7 @@ import numpy as np
 from gmm_dask.em.loop import State, Status
 from gmm_dask.families import FAMILIES, Parameters, Statistics, get_family
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.families.noise import with_noise
 from gmm_dask.kernels.feature_map import factors
 from gmm_dask.passes.data_summary import Draw, summarize_chunk
 from gmm_dask.passes.model_batch import Totals
@@ -29,9 +30,10 @@ def random_parameters(covariance_type, n_components, n_features, seed=0) -> Para
     roots = rng.standard_normal((n_components, n_features, n_features))
     full = roots @ roots.transpose(0, 2, 1) + np.eye(n_features)
     variances = rng.uniform(0.5, 4, (n_components, n_features))
-    covariances = {"full": full, "tied": full[0], "diag": variances, "spherical": variances[:, 0]}[covariance_type]
+    family = get_family(covariance_type)
+    covariances = {"full": full, "tied": full[0], "diag": variances, "spherical": variances[:, 0]}[family.sklearn_type]
     weights = rng.dirichlet(np.full(n_components, 3.0))
-    return get_family(covariance_type).parameters(weights, rng.uniform(-3, 3, (n_components, n_features)), covariances)
+    return family.nearest(weights, rng.uniform(-3, 3, (n_components, n_features)), covariances)
 
 
 def inits_of(covariance_type, parameters: Parameters) -> dict:
@@ -47,9 +49,18 @@ def moments(X, weights=None):
 
 
 def every_model(n_features, n_components=(1, 3)):
-    """Models of all families and several sizes, as one pass takes them."""
+    """Models of all families and several sizes, as one pass takes them, then one of each family beside noise."""
     names = [(name, k) for name in FAMILIES for k in n_components]
-    return [(FAMILIES[name], random_parameters(name, k, n_features, seed)) for seed, (name, k) in enumerate(names)]
+    models = [(FAMILIES[name], random_parameters(name, k, n_features, seed)) for seed, (name, k) in enumerate(names)]
+    return models + [beside_noise(*models[len(n_components) * (i + 1) - 1]) for i in range(len(FAMILIES))]
+
+
+def beside_noise(family, parameters, weight=0.2, log_volume=None):
+    """A model with a fifth of the rows in noise, in a box in which it is about as dense as the components are."""
+    log_volume = 2.0 * parameters.means.shape[1] if log_volume is None else log_volume
+    family = with_noise(family, log_volume)
+    weights = np.append(parameters.weights * (1.0 - weight), weight)
+    return family, family.parameters(weights, parameters.means, parameters.covariances)
 
 
 def assert_same_statistics(found: list[Statistics], expected: list[Statistics], rtol=1e-9):
@@ -109,3 +120,14 @@ def with_rare_group(seed=0, n_rows=N_ROWS):
     """Two large groups, and one of 24 rows, 11 standard deviations from the nearest."""
     rng = np.random.default_rng(seed)
     return rng.permutation(np.concatenate([two_groups(rng, n_rows)[RARE:], rng.normal(RARE_PLACE, 0.7, (RARE, 2))]))
+
+
+def tilted_groups(seed, n_features=5):
+    """Three groups, far from each other, of axes of their own: common axes that fit all take many turns to find."""
+    rng = np.random.RandomState(seed)
+    groups = []
+    for _ in range(3):
+        rows = rng.normal(size=(100, n_features)) * 10.0 ** rng.uniform(-3, 0, n_features)
+        axes = np.linalg.qr(rng.normal(size=(n_features, n_features)))[0]
+        groups.append(rows @ axes + 10 * rng.normal(size=n_features))
+    return np.vstack(groups)

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import mpmath
 import numpy as np
 
+import parsimonious
 from gmm_dask.families import Parameters, get_family
+from gmm_dask.families.noise import with_noise
 
 NK_FLOOR = 10.0 * float(np.finfo(np.float64).eps)
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
@@ -28,11 +30,15 @@ class Arithmetic(NamedTuple):
 
 
 class Model(NamedTuple):
-    """Nested lists of numbers; a covariance matrix a component, whatever the type."""
+    """Nested lists of numbers; a covariance matrix a component, whatever the type.
+
+    The noise, where there is some, is its weight and the logarithm of its volume; it comes after the components.
+    """
 
     weights: list
     means: list
     covariances: list
+    noise: tuple | None = None
 
 
 _mp = mpmath.MPContext()
@@ -60,8 +66,10 @@ def model_of(covariance_type, parameters, arithmetic=FLOATS) -> Model:
         "tied": lambda: [given] * k,
         "diag": lambda: [np.diag(variances) for variances in given],
         "spherical": lambda: [np.eye(d) * variance for variance in given],
-    }[covariance_type]()
-    return Model(*(numbers(part, arithmetic) for part in (parameters.weights, parameters.means, matrices)))
+    }[get_family(covariance_type).sklearn_type]()
+    parts = (numbers(part, arithmetic) for part in (parameters.weights, parameters.means, matrices))
+    noise = getattr(parameters, "noise", None)
+    return Model(*parts, None if noise is None else tuple(map(arithmetic.number, noise)))
 
 
 def parameters_of(covariance_type, model: Model) -> Parameters:
@@ -71,8 +79,12 @@ def parameters_of(covariance_type, model: Model) -> Parameters:
         "tied": lambda c: c[0],
         "diag": lambda c: np.array([np.diag(matrix) for matrix in c]),
         "spherical": lambda c: np.array([matrix[0, 0] for matrix in c]),
-    }[covariance_type](array(model.covariances))
-    return get_family(covariance_type).parameters(array(model.weights), array(model.means), covariances)
+    }[get_family(covariance_type).sklearn_type](array(model.covariances))
+    family, weights = get_family(covariance_type), array(model.weights)
+    if model.noise is not None:
+        weight, log_volume = map(float, model.noise)
+        family, weights = with_noise(family, log_volume), np.append(weights, weight)
+    return family.parameters(weights, array(model.means), covariances)
 
 
 def cholesky(matrix, arithmetic=FLOATS):
@@ -101,11 +113,13 @@ def weighted_log_densities(rows, model: Model, arithmetic=FLOATS):
     """``log weight + log density``, a list of components a row."""
     factors = [cholesky(covariance, arithmetic) for covariance in model.covariances]
     logs = [arithmetic.log(weight) for weight in model.weights]
+    noise = [] if model.noise is None else [arithmetic.log(model.noise[0]) - model.noise[1]]
     return [
         [
             log + log_density(row, mean, lower, arithmetic)
             for log, mean, lower in zip(logs, model.means, factors, strict=True)
         ]
+        + noise
         for row in rows
     ]
 
@@ -139,8 +153,18 @@ def sums_about(rows, resp, origins, row_weights=None, arithmetic=FLOATS):
     return s0, s1, s2
 
 
-def m_step(covariance_type, rows, resp, row_weights=None, reg_covar=0.0, arithmetic=FLOATS) -> Model:
-    """Weights, means and covariances of largest expected likelihood, with scikit-learn's floor and regularisation."""
+def m_step(covariance_type, rows, resp, row_weights=None, reg_covar=0.0, arithmetic=FLOATS, log_volume=None) -> Model:
+    """Weights, means and covariances of largest expected likelihood, with scikit-learn's floor and regularisation.
+
+    With the logarithm of a volume, the last of the responsibilities is that of noise.
+    """
+    if log_volume is not None:
+        shares = [shares[-1] for shares in resp]
+        noise = sum(shares if row_weights is None else (r * w for r, w in zip(shares, row_weights, strict=True)))
+        gaussians = [shares[:-1] for shares in resp]
+        found = m_step(covariance_type, rows, gaussians, row_weights, reg_covar, arithmetic)
+        weight = noise / (len(rows) if row_weights is None else sum(row_weights))
+        return found._replace(weights=[(1 - weight) * w for w in found.weights], noise=(weight, log_volume))
     k, d = len(resp[0]), len(rows[0])
     origin = [[arithmetic.number(0)] * d] * k
     s0, s1, _ = sums_about(rows, resp, origin, row_weights, arithmetic)
@@ -151,6 +175,8 @@ def m_step(covariance_type, rows, resp, row_weights=None, reg_covar=0.0, arithme
     for covariance in covariances:
         for a in range(d):
             covariance[a][a] += arithmetic.number(reg_covar)
+    if covariance_type not in COVARIANCE_TYPES:
+        covariances = numbers(parsimonious.constrained(covariance_type, array(nk), array(covariances)), arithmetic)
     return Model([n / sum(nk) for n in nk], means, covariances)
 
 
@@ -160,10 +186,11 @@ def _pool(covariance_type, scatters, nk, arithmetic):
         total = sum(nk)
         return [[[sum(s[a][b] for s in scatters) / total for b in range(d)] for a in range(d)] for _ in range(k)]
     covariances = [[[scatters[c][a][b] / nk[c] for b in range(d)] for a in range(d)] for c in range(k)]
-    if covariance_type == "full":
+    kind = get_family(covariance_type).sklearn_type
+    if kind == "full":
         return covariances
     variances = [[covariance[a][a] for a in range(d)] for covariance in covariances]
-    if covariance_type == "spherical":
+    if kind == "spherical":
         variances = [[sum(of_component) / d] * d for of_component in variances]
     zero = arithmetic.number(0)
     return [[[variances[c][a] if a == b else zero for b in range(d)] for a in range(d)] for c in range(k)]
@@ -176,7 +203,8 @@ def run_em(covariance_type, X, model: Model, n_iter, reg_covar=0.0, arithmetic=F
     for _ in range(n_iter):
         resp, densities = e_step(rows, model, arithmetic)
         bounds.append(sum(densities) / len(rows))
-        model = m_step(covariance_type, rows, resp, None, reg_covar, arithmetic)
+        log_volume = None if model.noise is None else model.noise[1]
+        model = m_step(covariance_type, rows, resp, None, reg_covar, arithmetic, log_volume)
     return parameters_of(covariance_type, model), array(bounds)
 
 

@@ -45,10 +45,28 @@ class Server:
 
     @contextmanager
     def running(self):
-        command = BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", self.port
-        with process(*command, log=self.home / "log", env=self.environment):
-            until(lambda: answers(self.url), "the server")
+        self._start()
+        try:
             yield self
+        finally:
+            kill(self._process)
+
+    @contextmanager
+    def away(self):
+        """Kill the server, and start it again at the end."""
+        kill(self._process)
+        yield
+        self._start()
+
+    def _start(self):
+        command = BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)
+        with open(self.home / "log", "a") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, env=self.environment)
+        try:
+            until(lambda: answers(self.url), "the server")
+        except BaseException:
+            kill(self._process)
+            raise
 
     def query(self, statement):
         return query(self.home, statement)

@@ -61,4 +61,6 @@ def everything_in(store):
     }
     of_this_run = ("attempts", "bytes_read", "config", "started", "finished", "seconds", "manifest", "sha256")
     attributes = {k: v for k, v in root.attrs.items() if k not in of_this_run}
+    if identity := attributes.get("identity"):
+        attributes["identity"] = {**identity, "line": ""}  # it tells the path and the time of the first run
     return kinds, attributes

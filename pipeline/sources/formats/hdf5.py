@@ -1,10 +1,13 @@
-"""HDF5 files: a dataset of shape (n_rows, n_columns), or one with a named field per column, read with h5py."""
+"""HDF5 files, which netCDF-4 files are: a dataset of shape (n_rows, n_columns), or one with a field per column.
+
+They are read with h5py.
+"""
 
 from __future__ import annotations
 
 import math
 import pickletools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gmm_dask.conventions import CONVENTIONS, Encoding
 from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import HDF5
@@ -29,29 +33,43 @@ from pipeline.sources.base import (
     numeric_dtype,
     select_columns,
     spans_read,
+    stored_encoding,
+    with_decoding_note,
 )
 from pipeline.sources.location import Location
 
 # HDF5's cache of storage chunks, of each open dataset
-_CACHE_BYTES = 8 * 2**20
+CACHE_BYTES = 8 * 2**20
 # columns of an array without storage chunks that lie closer than this many numbers are read together, with the numbers
 # between them
 _NEAR = 512
+# what a listing of nothing says
+NOTHING = "none"
 _COPY = "Copy the values into the file (h5repack does), and use the copy."
 
 
 def open_hdf5(data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
-    """Open a dataset of an HDF5 file; see :func:`pipeline.sources.open_source`."""
-    with _opened(location) as file:
-        dataset = _dataset(file, data)
-        _require_own_values(dataset, location)
+    """Open a dataset of a file, or several that are columns or on a grid; see :func:`pipeline.sources.open_source`."""
+    if data.variables is not None or location.is_glob:
+        return _open_variables(data, location, policy)
+    from pipeline.sources.formats.hdf5_grids import columns_of, open_columns
+
+    if data.dataset is None and (columns := columns_of(data, location)):
+        return open_columns(columns, data, location, policy)
+    with opened_hdf5(location) as file:
+        dataset = _dataset(file, data, location)
+        require_own_values(dataset, location)
         name, shape, dtype = dataset.name, dataset.shape, dataset.dtype
         storage = tuple(dataset.chunks or (1, _NEAR)[: len(shape)])
         unit_bytes = math.prod(dataset.chunks or (0,)) * dtype.itemsize
         n_stored = dataset.id.get_storage_size() or dataset.nbytes
+        attributes = {key: dataset.attrs[key] for key in (*CONVENTIONS, "units") if key in dataset.attrs}
         fields = _fields(dataset) if dtype.names and len(shape) == 1 else None
-    found = _array_columns(f"{name} of {data.shown}", shape, dtype) if fields is None else [one for one, _ in fields]
+    where = f"{name} of {data.shown}"
+    found = [one for one, _ in fields] if fields else _array_columns(where, shape, dtype, attributes)
     selection = select_columns(found, data)
+    encoding = _encoding(attributes, dtype, where, has_fields=bool(fields))
+    selection = with_decoding_note(selection, [encoding] * len(selection.fields))
     positions = column_positions(selection.fields, found).tolist()
     if fields is None:
         parts = _array_parts(positions, dtype.itemsize, *storage[1:])
@@ -63,15 +81,26 @@ def open_hdf5(data: DataConfig, location: Location, policy: ChunkPolicy) -> Sour
         location,
         HDF5,
         selection,
-        _Hdf5Reader(location, name, tuple(parts), unit, selection.block_dtype),
+        _Hdf5Reader(location, name, tuple(parts), unit, selection.block_dtype, encoding),
         n_rows=shape[0],
         step=step,
         identity=(location.source, name, location.version()),
         bytes_per_pass=n_stored,
-        # a storage chunk as it is stored and decoded, and the rows that are taken from it
-        read_bytes=_CACHE_BYTES + 2 * unit_bytes + max(READ_BYTES, unit * max(part.row_bytes for part in parts)),
+        # a storage chunk as it is stored and decoded, and what is left of the one before; the rows that are taken of it
+        read_bytes=CACHE_BYTES + 3 * unit_bytes + max(READ_BYTES, unit * max(part.row_bytes for part in parts)),
         unit=unit,
     )
+
+
+def _open_variables(data: DataConfig, location: Location, policy: ChunkPolicy) -> Source:
+    from pipeline.sources.formats.hdf5_grids import open_hdf5_grid
+
+    if data.variables is None:
+        raise UserError(
+            f"data.variables: expected the names of variables for several files ({data.shown}), which are joined along "
+            "a dimension of a grid; got none."
+        )
+    return open_hdf5_grid(data, location, policy)
 
 
 def _library() -> ModuleType:
@@ -85,7 +114,7 @@ def _library() -> ModuleType:
 
 
 @contextmanager
-def _opened(location: Location) -> Iterator[Any]:
+def opened_hdf5(location: Location) -> Iterator[Any]:
     """The open file; raises :class:`UserError` if it is not whole."""
     h5py = _library()
     with location.reading():
@@ -101,21 +130,29 @@ def _opened(location: Location) -> Iterator[Any]:
             if type(error) not in (OSError, RuntimeError) or getattr(error, "errno", None) is not None:
                 raise
             words = " ".join(str(error).split()).rstrip(".")
-            raise UserError(
-                f"data.source: {location.source} is not a valid HDF5 file: {words}. Copy or write it again."
-            ) from None
+            remedy = "Copy or write it again"
+            if location.read(0, 3) == b"CDF":
+                words, remedy = "it is of netCDF's classic format", "Convert it: nccopy -k nc4 OLD NEW"
+            raise UserError(f"data.source: {location.source} is not a valid HDF5 file: {words}. {remedy}.") from None
 
 
-def _dataset(file: Any, data: DataConfig) -> Any:
-    """Return the dataset that the configuration names, or the only one in the file."""
+def datasets_of(file: Any) -> list[str]:
+    """Return the paths of a file's datasets."""
     h5py = _library()
     found: list[str] = []
     file.visititems(lambda name, node: found.append(name) if isinstance(node, h5py.Dataset) else None)
+    return found
+
+
+def _dataset(file: Any, data: DataConfig, location: Location) -> Any:
+    """Return the dataset that the configuration names, or the only one in the file beside the scales of dimensions."""
+    h5py = _library()
+    found = datasets_of(file)
     if data.dataset is None:
-        if len(found) != 1:
-            listing = ", ".join(found[:12]) or "none"
-            raise UserError(f"data.dataset: {data.shown} has {len(found)} datasets ({listing}). Name the one to read.")
-        return file[found[0]]
+        offered = [name for name in found if not file[name].is_scale]
+        if len(offered) != 1:
+            raise _not_one(offered, data, location)
+        return file[offered[0]]
     name = data.dataset.strip("/")
     if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
         raise UserError(f"data.dataset: {name} of {data.shown} is a link to another file. Name that file instead.")
@@ -126,7 +163,22 @@ def _dataset(file: Any, data: DataConfig) -> Any:
     return file[name]
 
 
-def _require_own_values(dataset: Any, location: Location, above: tuple[tuple[str, str], ...] = ()) -> None:
+def _not_one(offered: Sequence[str], data: DataConfig, location: Location) -> UserError:
+    """Return the error of a file with several datasets, or none: those with named dimensions may lie on a grid."""
+    from pipeline.sources.formats.hdf5_grids import describe_file
+
+    on_grid = describe_file(data, location) if offered else NOTHING
+    remedy = "Name the one to read."
+    if on_grid != NOTHING:
+        remedy = (
+            f"Name the one to read; or, of the variables on a grid, {on_grid}, those to cluster on in data.variables, "
+            "and the dimensions that are columns in data.feature_dims."
+        )
+    listing = ", ".join(offered[:12]) or NOTHING
+    return UserError(f"data.dataset: {data.shown} has {len(offered)} datasets ({listing}). {remedy}")
+
+
+def require_own_values(dataset: Any, location: Location, above: tuple[tuple[str, str], ...] = ()) -> None:
     """Raise :class:`UserError` if values of a dataset lie in files that did not come with its file.
 
     HDF5 reads any file that a dataset names, as external storage or as a source of a virtual dataset, and reads fill
@@ -147,7 +199,7 @@ def _require_own_values(dataset: Any, location: Location, above: tuple[tuple[str
         )
     for name, inside in {(one.file_name, one.dset_name) for one in _sources(dataset)}:
         if name == ".":
-            _require_own_values(dataset.file[inside], location, above)
+            require_own_values(dataset.file[inside], location, above)
             continue
         folder = Path(location.path).resolve().parent
         file = (folder / name).resolve()
@@ -158,20 +210,34 @@ def _require_own_values(dataset: Any, location: Location, above: tuple[tuple[str
             )
         with _library().File(file, "r") as source:
             if inside in source:
-                _require_own_values(source[inside], replace(location, path=str(file)), above)
+                require_own_values(source[inside], replace(location, path=str(file)), above)
 
 
 def _sources(dataset: Any) -> Sequence[Any]:
     return dataset.virtual_sources() if dataset.is_virtual else ()
 
 
-def _array_columns(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[Column]:
+def _array_columns(
+    where: str, shape: tuple[int, ...], dtype: np.dtype[Any], attributes: Mapping[str, Any]
+) -> list[Column]:
     if len(shape) not in (1, 2):
         raise UserError(
             f"data.dataset: expected a dataset of shape (n_rows, n_columns), or one with named fields; the shape of "
             f"{where} is {shape}."
         )
-    return numbered_columns(shape, dtype)
+    return numbered_columns(shape, dtype, attributes)
+
+
+def _encoding(attributes: Mapping[str, Any], dtype: np.dtype[Any], where: str, *, has_fields: bool) -> Encoding:
+    """Return how the numbers are stored; attributes of a dataset with named fields do not tell of which field."""
+    if not has_fields:
+        return stored_encoding(attributes, dtype, where)
+    if found := [key for key in CONVENTIONS if key in attributes]:
+        raise UserError(
+            f"data.source: {where} has named fields, and the attributes {', '.join(found)}, which do not say to which "
+            "field they belong. Write the values without them: unpacked, with NaN where one is missing."
+        )
+    return Encoding(np.dtype(np.float64))
 
 
 # -- named fields --------------------------------------------------------------------------------------------
@@ -292,6 +358,7 @@ class _Hdf5Reader:
         Rows of a storage chunk.
     dtype : numpy dtype
         Of a block.
+    encoding : Encoding
     """
 
     location: Location
@@ -299,18 +366,20 @@ class _Hdf5Reader:
     parts: tuple[_Part, ...]
     unit: int
     dtype: np.dtype[Any]
+    encoding: Encoding
 
     def read(self, piece: Span) -> Block:
         """Return rows ``piece``, (n_rows, n_fields)."""
         block = np.empty((len(piece), sum(len(part.fields) for part in self.parts)), dtype=self.dtype)
-        with _opened(self.location) as file:
+        with opened_hdf5(self.location) as file:
             dataset = file[self.name]
             for part in self.parts:
                 for span in spans_read(piece, part.row_bytes, self.unit):
                     values = _values(dataset, part, span)
                     if len(values) < len(span):
                         raise self._changed()
-                    block[span.start - piece.start : span.stop - piece.start, part.fields] = values[:, part.places]
+                    decoded = self.encoding.decode(values[:, part.places], self.dtype)
+                    block[span.start - piece.start : span.stop - piece.start, part.fields] = decoded
         return block
 
     def _changed(self) -> UserError:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
-from pipeline.store.places.base import LockedError, Place, StorePath
+from gmm_dask.errors import UserError
+from pipeline.store.places.base import Place, StorePath
 from pipeline.store.places.local import LocalPlace
 
-__all__ = ["LockedError", "Place", "StorePath", "is_url", "place_of"]
+__all__ = ["Place", "StorePath", "is_url", "place_of"]
 
 # pathlib makes s3:/ of s3://
 _URL = re.compile(r"(s3|gs|az):/{1,2}(?=[^/])")
@@ -20,11 +22,13 @@ def place_of(path: StorePath) -> Place:
     Raises
     ------
     UserError
-        If the package for object stores is not installed.
+        If it is no path, or the package for object stores is not installed.
     """
+    if not (isinstance(path, str | os.PathLike) and str(path)):
+        raise UserError(f"expected a path, such as results/night.zarr, or a URL of an object store; got {path!r}.")
     if not is_url(path):
         return LocalPlace(path)
-    from pipeline.store.places.objects import ObjectPlace
+    from pipeline.store.places.objects.place import ObjectPlace
 
     return ObjectPlace(_URL.sub(r"\1://", str(path), count=1))
 

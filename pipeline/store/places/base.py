@@ -1,4 +1,4 @@
-"""The interface of a place, and the error of one that another run holds."""
+"""The interface of a place."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from gmm_dask.errors import UserError
-
 StorePath = str | Path
 # of each Zarr group; that of the root has the attributes of the store
 METADATA = "zarr.json"
-
-
-class LockedError(UserError):
-    """Another run is at work on the store."""
 
 
 class Place(ABC):
@@ -113,7 +107,7 @@ class Place(ABC):
 
     @abstractmethod
     def replace_files(self, files: Mapping[str, bytes], obsolete: Iterable[str] = ()) -> None:
-        """Replace files when all the new ones are written, in their order; remove the obsolete ones after that."""
+        """Replace files, the last one when the others are there; remove the obsolete ones after that."""
 
     def make(self) -> None:
         """Make the folder, where folders are made."""

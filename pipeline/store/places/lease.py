@@ -22,8 +22,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from gmm_dask.errors import FaultError, UserError
-from pipeline.store.places.base import LockedError
+from gmm_dask.errors import FaultError, LockedError, UserError
 
 # a lease is renewed so many times while it lasts
 RENEWALS = 4

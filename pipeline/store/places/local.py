@@ -14,8 +14,8 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 from zarr.storage import LocalStore
 
-from gmm_dask.errors import UserError
-from pipeline.store.places.base import METADATA, LockedError, Place, StorePath
+from gmm_dask.errors import LockedError, UserError
+from pipeline.store.places.base import METADATA, Place, StorePath
 from pipeline.store.places.durable import sync, sync_all, sync_tree, write_file
 
 # Zarr writes a file under such a name first; one that stays was left by a process that was killed
@@ -95,6 +95,8 @@ class LocalPlace(Place):
         self.make()
         partials = [self._folder / f"{name}.partial" for name in files]
         try:
+            for folder in {partial.parent for partial in partials}:
+                folder.mkdir(parents=True, exist_ok=True)
             for partial, data in zip(partials, files.values(), strict=True):
                 partial.write_bytes(data)
             for partial in partials:

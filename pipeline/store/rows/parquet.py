@@ -87,7 +87,8 @@ class ParquetRows:
     def finish(self, summary: dict[str, Any]) -> None:
         """Give the folder its name, with the summary beside the files; readers pass over names like that."""
         with writing(self.place):
-            found = {"n_rows": self.plan.n_rows, **summary}
+            files = [{"file": path, "first_row": start} for path, start in self.plan.file_starts]
+            found = {"n_rows": self.plan.n_rows, "files": files, **summary}
             self._unfinished.write(SUMMARY, json.dumps(found, indent=2, allow_nan=False).encode())
             self._folder.take(self._unfinished, SUMMARY)
             self._tell_store()
@@ -112,13 +113,13 @@ class ParquetRows:
     def _ours(self, folder: Place) -> dict[int, Totals]:
         """Totals of the chunks that are written, by their numbers; none if they are of another model or data."""
         found = {}
-        for file in _parts(folder):
+        for file in parts_of(folder):
             footer = _footer(folder, file)
             if not footer:
                 continue
             if footer["token"] != self.plan.token:
                 return {}
-            found[footer["chunk"]] = Totals.from_array(np.array(footer["totals"]), self.plan.n_components)
+            found[footer["chunk"]] = Totals.from_array(np.array(footer["totals"]), self.plan.n_densities)
         return found
 
     # -- a chunk's values ------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class ParquetRows:
         keys = None if self._read_keys is None else self._read_keys(number)
         columns = {} if keys is None else dict(zip(keys.column_names, keys.columns, strict=True))
         for name in self.plan.names:
-            columns |= _columns(name, values[name])
+            columns |= _columns(name, values[name], self.plan)
         footer = {"token": self.plan.token, "chunk": number, "totals": totals.to_array().tolist()}
         table = pa.table(columns).replace_schema_metadata({OWN_FILES: json.dumps(footer)})
         with writing(self.place):
@@ -171,7 +172,7 @@ def find_unfinished(folders: Sequence[str], token: str) -> str | None:
         if place_of(folder).exists():
             return None
         unfinished = place_of(f"{folder}.unfinished")
-        if any(_footer(unfinished, file).get("token") == token for file in _parts(unfinished)):
+        if any(_footer(unfinished, file).get("token") == token for file in parts_of(unfinished)):
             return folder
     return None
 
@@ -198,7 +199,7 @@ def require_parts(folder: Place) -> None:
         )
 
 
-def _parts(folder: Place) -> list[str]:
+def parts_of(folder: Place) -> list[str]:
     """The files of chunks in a folder, sorted."""
     return sorted(name for name in folder.names() if _is_part(name))
 
@@ -222,9 +223,9 @@ def _footer(folder: Place, name: str) -> dict[str, Any]:
     return found
 
 
-def _columns(name: str, values: NDArray[Any]) -> dict[str, pa.Array]:
-    """A value a row as a column; several, as responsibilities are, as a column a component."""
-    type_ = pa.from_numpy_dtype(ROW_OUTPUTS[name].stored_dtype)
-    if not ROW_OUTPUTS[name].per_component:
-        return {name: pa.array(values, type_)}
-    return {f"{name}_{k}": pa.array(values[:, k], type_) for k in range(values.shape[1])}
+def _columns(name: str, values: NDArray[Any], plan: RowPlan) -> dict[str, pa.Array]:
+    """A value a row as a column; several as a column each, such as one a component, named by its number."""
+    output = ROW_OUTPUTS[name]
+    matrix = values if output.dimensions else values[:, None]
+    type_ = pa.from_numpy_dtype(output.stored_dtype)
+    return {column: pa.array(matrix[:, k], type_) for k, column in enumerate(plan.columns(name))}

@@ -1,4 +1,4 @@
-"""Values of the rows: labels, log densities, responsibilities and anomalies, written chunk by chunk.
+"""Values of the rows, such as labels and log densities, written chunk by chunk.
 
 The data's chunks end where they do, Zarr's are of one length. The task of a chunk of data writes the Zarr chunks that
 lie within it, as wholes; what it has of those that it shares with its neighbours it leaves in ``rows/unfinished``,
@@ -20,8 +20,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, ROW_OUTPUTS
-from pipeline.store.arrays import COMPRESSOR, as_json, open_root, writing
+from gmm_dask.passes.row_outputs import ANOMALY, LOG_DENSITY, NOISE_LABEL, ROW_OUTPUTS
+from pipeline.sources.grids.boxes import Grid
+from pipeline.store.arrays import COMPRESSOR, as_json, open_root, put, writing
 from pipeline.store.attributes import Totals
 from pipeline.store.integrity import DamagedError, WholeStore, reading
 from pipeline.store.places import StorePath, place_of
@@ -44,7 +45,8 @@ class RowPlan:
     ----------
     lengths : tuple of int
         Rows of each chunk of the data, as it is read.
-    n_components : int
+    components : tuple of int
+        Numbers of the model's components.
     names : tuple of str
         Row outputs that are stored chunk by chunk; ``anomaly`` follows from the densities.
     token : str
@@ -52,13 +54,39 @@ class RowPlan:
         the same.
     n_more : int
         How many sums each chunk's totals have besides their own.
+    file_starts : tuple of (str, int)
+        Path of each file of the data, and the number of its first row.
+    grid : Grid or None
+        The one that the rows lie on, if they do; its boxes are the chunks.
+    noise : bool
+        Whether the model has noise.
+    features : tuple of str
+        Columns of the data that the model has as features.
     """
 
     lengths: tuple[int, ...]
-    n_components: int
+    components: tuple[int, ...]
     names: tuple[str, ...]
     token: str
     n_more: int = 0
+    file_starts: tuple[tuple[str, int], ...] = ()
+    grid: Grid | None = None
+    noise: bool = False
+    features: tuple[str, ...] = ()
+
+    @property
+    def n_densities(self) -> int:
+        """How many components the model has, the noise among them."""
+        return len(self.components) + self.noise
+
+    def shape(self, name: str, n_rows: int) -> tuple[int, ...]:
+        """Shape of a row output's values for so many rows."""
+        return ROW_OUTPUTS[name].shape(n_rows, self.n_densities, len(self.features))
+
+    def columns(self, name: str) -> list[str]:
+        """Names of a row output's columns in a table; of a value for each feature, those that the data have."""
+        output = ROW_OUTPUTS[name]
+        return list(self.features) if output.per_feature else output.columns(self.components, self.noise)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -73,7 +101,7 @@ class RowPlan:
     @property
     def no_totals(self) -> Totals:
         """Totals of no rows."""
-        return Totals(0, 0.0, 0.0, np.zeros(self.n_components, dtype=np.int64), np.zeros(self.n_more))
+        return Totals(0, 0.0, 0.0, np.zeros(self.n_densities, dtype=np.int64), np.zeros(self.n_more))
 
 
 class RowWriter(Protocol):
@@ -145,10 +173,12 @@ class ZarrRows:
         with writing(self.place):
             group = self._root("r+").create_group("rows", overwrite=True)
             edges = group.create_group("unfinished")
-            for name in self.plan.names:
-                self._create_array(group, name)
-                if not self._is_aligned:
-                    self._create_edges(edges, name)
+            self._create_arrays(group, edges)
+            if any(ROW_OUTPUTS[name].per_component for name in self.plan.names):
+                numbers = [*self.plan.components, *([NOISE_LABEL] if self.plan.noise else [])]
+                put(group, "component", np.array(numbers), ("component",))
+            if any(ROW_OUTPUTS[name].per_feature for name in self.plan.names):
+                put(group, "feature", list(self.plan.features), ("feature",))
             nothing = self.plan.no_totals.to_array()
             edges.create_array(
                 "totals",
@@ -162,39 +192,49 @@ class ZarrRows:
             self._place.sync("rows")
             self._place.sync_files([""])
 
+    def _create_arrays(self, group: zarr.Group, edges: zarr.Group) -> None:
+        """Create the arrays of the row outputs, and of what tells which row is which."""
+        for name in self.plan.names:
+            self._create_array(group, name)
+            if not self._is_aligned:
+                self._create_edges(edges, name)
+        paths, starts = zip(*self.plan.file_starts, strict=True) if self.plan.file_starts else ((), ())
+        put(group, "file", np.array(paths, dtype=str), ("file",))
+        put(group, "first_row", np.array(starts, dtype=np.int64), ("file",))
+
     def _create_array(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
         output = ROW_OUTPUTS[name]
         group.create_array(
             name,
-            shape=output.shape(self.plan.n_rows, self.plan.n_components),
-            chunks=output.shape(self._step, self.plan.n_components),
+            shape=self.plan.shape(name, self.plan.n_rows),
+            chunks=self.plan.shape(name, self._step),
             dtype=output.stored_dtype,
-            fill_value=output.fill_value,
-            dimension_names=("row", "component") if output.per_component else ("row",),
+            fill_value=output.missing(self.plan.noise),
+            dimension_names=("row", *output.dimensions),
             compressors=COMPRESSOR,
             overwrite=True,
         )
-        return _array(group, name)
+        return array_of(group, name)
 
     def _create_edges(self, edges: zarr.Group, name: str) -> None:
         """For each chunk of data, its rows before the first and after the last Zarr chunk that lies within it."""
         output = ROW_OUTPUTS[name]
-        shape = output.shape(2 * self._step, self.plan.n_components)
+        shape = self.plan.shape(name, 2 * self._step)
         edges.create_array(
             name,
             shape=(len(self.plan.lengths), *shape),
             chunks=(1, *shape),
             dtype=output.stored_dtype,
-            fill_value=output.fill_value,
-            dimension_names=("chunk", "edge_row", "component") if output.per_component else ("chunk", "edge_row"),
+            fill_value=output.missing(self.plan.noise),
+            dimension_names=("chunk", "edge_row", *output.dimensions),
             compressors=COMPRESSOR,
         )
 
     def finished(self) -> list[Totals | None]:
         """Totals of each chunk; see :class:`RowWriter`."""
-        every = np.asarray(_array(self._group("r"), "unfinished/totals")[...])
-        n_components = self.plan.n_components
-        return [None if math.isnan(values[0]) else Totals.from_array(values, n_components) for values in every]
+        every = np.asarray(array_of(self._group("r"), "unfinished/totals")[...])
+        n_densities = self.plan.n_densities
+        return [None if math.isnan(values[0]) else Totals.from_array(values, n_densities) for values in every]
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Declare the group whole, and remove what was needed for that."""
@@ -221,22 +261,22 @@ class ZarrRows:
             for name in self.plan.names:
                 answers = values[name].astype(ROW_OUTPUTS[name].stored_dtype, copy=False)
                 if first < last:
-                    _array(group, name)[first:last] = answers[first - start : last - start]
+                    array_of(group, name)[first:last] = answers[first - start : last - start]
                 if not self._is_aligned:
                     shape = (2 * self._step, *answers.shape[1:])
-                    edges = np.full(shape, ROW_OUTPUTS[name].fill_value, dtype=answers.dtype)
+                    edges = np.full(shape, ROW_OUTPUTS[name].missing(self.plan.noise), dtype=answers.dtype)
                     edges[: first - start] = answers[: first - start]
                     edges[self._step : self._step + stop - last] = answers[last - start :]
-                    _array(group, f"unfinished/{name}")[number] = edges
+                    array_of(group, f"unfinished/{name}")[number] = edges
             positions = range(first // self._step, math.ceil(last / self._step)) if first < last else range(0)
             self._place.sync_files(self._files(number, positions))
-            _array(group, "unfinished/totals")[number] = totals.to_array()
+            array_of(group, "unfinished/totals")[number] = totals.to_array()
 
     def _files(self, number: int, positions: range) -> set[str]:
         """The files of a chunk of data, and their folders: Zarr chunks at these positions, and its edges."""
         rows, found = PurePosixPath("rows"), set[str]()
         for name in self.plan.names:
-            tail = ["0"] * ROW_OUTPUTS[name].per_component
+            tail = ["0"] * len(ROW_OUTPUTS[name].dimensions)
             files = [rows.joinpath(name, "c", str(position), *tail) for position in positions]
             if not self._is_aligned:
                 files.append(rows.joinpath("unfinished", name, "c", str(number), "0", *tail))
@@ -265,9 +305,9 @@ class ZarrRows:
         with writing(self.place):
             for lines, parts in self._shared():
                 for name in self.plan.names:
-                    edges = _array(stored, f"unfinished/{name}")
+                    edges = array_of(stored, f"unfinished/{name}")
                     pieces = [np.asarray(edges[number, where]) for number, where in parts]
-                    _array(group, name)[lines] = np.concatenate(pieces)
+                    array_of(group, name)[lines] = np.concatenate(pieces)
 
     def _shared(self) -> Iterator[tuple[slice, list[tuple[int, slice]]]]:
         """Each such Zarr chunk: its rows, and for each chunk of data in it where its edge lies."""
@@ -293,7 +333,7 @@ class ZarrRows:
     def log_density(self, number: int) -> Array:
         """Log densities of a chunk of data; see :class:`RowWriter`."""
         lines = slice(int(self.plan.starts[number]), int(self.plan.starts[number + 1]))
-        return np.asarray(_array(self._whole_group(), LOG_DENSITY.name)[lines])
+        return np.asarray(array_of(self._whole_group(), LOG_DENSITY.name)[lines])
 
     def mark(self, threshold: float) -> int:
         """Write the array ``anomaly``, Zarr chunk by Zarr chunk; see :class:`RowWriter`."""
@@ -302,7 +342,7 @@ class ZarrRows:
             target = self._create_array(group, ANOMALY.name)
             for low in range(0, self.plan.n_rows, self._step):
                 lines = slice(low, min(low + self._step, self.plan.n_rows))
-                under = np.asarray(_array(stored, LOG_DENSITY.name)[lines]) < threshold
+                under = np.asarray(array_of(stored, LOG_DENSITY.name)[lines]) < threshold
                 target[lines] = under
                 marked += int(np.count_nonzero(under))
         return marked
@@ -320,7 +360,8 @@ class ZarrRows:
         return cast(zarr.Group, zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)["rows"])
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """Return an array of the rows for reading and writing."""
     # a chunk of fill values is written, too: one that is not there is lost
     return cast(zarr.Array[Any], group[name]).with_config({"write_empty_chunks": True})
 
@@ -343,7 +384,8 @@ def read_summary(path: StorePath, *, unfinished: bool = False) -> dict[str, Any]
     -------
     summary : dict
         ``complete``, ``n_rows``, ``usable``, ``mean_log_density``, ``deviation_of_log_density``, ``label_counts``,
-        and with anomalies ``anomalies``, ``anomaly_quantile``, ``anomaly_threshold``, ``anomaly_rank_error``.
+        with noise ``noise``, and with anomalies ``anomalies``, ``anomaly_quantile``, ``anomaly_threshold``,
+        ``anomaly_rank_error``.
     """
     root = open_root(path)
     if "rows" not in root:

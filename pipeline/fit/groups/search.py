@@ -1,0 +1,209 @@
+"""The search of one group: what a job does with all its rows, over those of the group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmm_dask.em.in_memory import fit_states
+from gmm_dask.em.inference import Inference
+from gmm_dask.em.loop import Settings, State
+from gmm_dask.errors import FaultError, UserError
+from gmm_dask.families import get_family
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.starts import first_states
+from gmm_dask.passes.data_summary import DataSummary, summarize_rows
+from gmm_dask.passes.predict import predict_rows
+from gmm_dask.passes.rows import Rows, as_rows, hold_out
+from gmm_dask.selection.diagnostics import agreement
+from gmm_dask.selection.grid import generator_copies, in_grid_order
+from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate, choose, evaluate_states
+from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS
+from gmm_dask.variational.inference import Variational
+from pipeline.config.data import DataConfig
+from pipeline.config.search import SearchConfig
+from pipeline.config.transforms import ScaleOfData
+from pipeline.fit.initialization import settings_of
+from pipeline.sources.base import Chunks, Selection, lazy_rows
+from pipeline.sources.preparation import Preparation
+from pipeline.store.groups.models import FACTS, GroupModel, GroupResult, GroupSample, nothing_found
+from pipeline.store.models import by_weight
+from pipeline.transforms import NO_TRANSFORM, Chain
+from pipeline.transforms.fitting import scaled_summary
+from pipeline.transforms.scale import Scale
+
+# opens the rows of a group as they are fitted
+OpenPrepared = Callable[[Preparation], Rows]
+# cuts the fits of a group into waves, from what is known of its rows
+Waves = Callable[[DataSummary], Sequence[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSearch:
+    """What the searches of all groups share; tasks of the graph hold it.
+
+    Attributes
+    ----------
+    search : SearchConfig
+    data : DataConfig
+        How rows are prepared.
+    columns : tuple of str
+    candidates : tuple of Candidate
+    sample_rows : int
+        Rows of each group that are stored.
+    """
+
+    search: SearchConfig
+    data: DataConfig
+    columns: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    sample_rows: int
+
+    def in_memory(self, group: int, array: NDArray[np.floating[Any]], weights: Any) -> GroupResult:
+        """Search a group whose rows (n_rows, n_features) are in memory."""
+
+        def prepared(preparation: Preparation) -> Rows:
+            return Rows(*preparation.chunk(array, weights))
+
+        return self._result(group, Rows(array, weights), prepared)
+
+    def by_passes(self, group: int, chunks: Chunks, selection: Selection, waves: Waves) -> GroupResult:
+        """Search a group by passes over its chunks, in waves of fits that fit the memory."""
+        raw = as_rows(*lazy_rows(chunks, selection))
+
+        def prepared(preparation: Preparation) -> Rows:
+            return as_rows(*lazy_rows(chunks, selection, preparation))
+
+        return self._result(group, raw, prepared, waves)
+
+    def _result(self, group: int, raw: Rows, prepared: OpenPrepared, waves: Waves | None = None) -> GroupResult:
+        """Return what was found; where no fit is possible the reason is."""
+        known: dict[str, Any] = {}
+        try:
+            found = self._summary(raw)
+            left_out = found.unusable.n_rows if found.unusable else 0
+            held_out = found.held_out.n_rows if found.held_out else 0
+            known = {"n_rows": found.n_rows, "n_left_out": left_out, "n_held_out": held_out}
+            known["total_weight"] = found.total_weight
+            return self._searched(group, found, prepared, waves, known)
+        except FaultError:
+            raise
+        except UserError as error:
+            return nothing_found(group, str(error), **(known or _all_rows(raw)))
+
+    def _summary(self, raw: Rows) -> DataSummary:
+        seed, drop = self.search.random_state, self.data.missing == "drop"
+        return summarize_rows(hold_out(raw, self.search.held_out, seed, drop=drop), seed, self.columns, drop=drop)
+
+    def _searched(
+        self,
+        group: int,
+        found: DataSummary,
+        prepared: OpenPrepared,
+        waves: Waves | None,
+        known: dict[str, Any],
+    ) -> GroupResult:
+        search, facts = self.search, facts_of(found)
+        transform, data_summary = NO_TRANSFORM, found
+        if self.data.scale == "standard":
+            scaling = Scale.fit(ScaleOfData(), self.columns, found)
+            transform, data_summary = Chain((scaling,)), scaled_summary(found, scaling)
+        preparation = Preparation(transform, drop=self.data.missing == "drop")
+        settings = settings_of(search, data_summary)
+        drop, share = preparation.drop, search.held_out
+        # a held-out row is known by its number among all rows: the passes drop rows, and not the read
+        rows = prepared(replace(preparation, drop=False) if share else preparation)
+        rows = hold_out(rows, share, search.random_state, drop=drop)
+        states = self._fitted(rows, data_summary, settings, waves)
+        outcomes = in_grid_order(evaluate_states(rows, data_summary, states, settings.inference))
+        best = [best_outcome(starts) for starts in by_candidate(outcomes).values()]
+        statuses, numbers, agreeing = _table(outcomes, best, search.n_init)
+        table = {"statuses": statuses, "numbers": numbers, "agreeing": agreeing}
+        known |= {"facts": facts, "copies": found.resolution.copies, "effort": _effort(outcomes), **table}
+        winner = choose(outcomes, search.criterion).state
+        model = _model(winner, transform, data_summary.log_scale, settings.inference)
+        return GroupResult(
+            group,
+            best=[outcome.state.candidate for outcome in best].index(winner.candidate),
+            model=model,
+            sample=self._sample(data_summary, model),
+            **known,
+        )
+
+    def _fitted(self, rows: Rows, data_summary: DataSummary, settings: Settings, waves: Waves | None) -> list[State]:
+        search = self.search
+        states = first_states(
+            self.candidates,
+            data_summary,
+            init_params=search.init_params,
+            n_init=search.n_init,
+            random_state=generator_copies(search.random_state),
+            reg_covar=settings.reg_covar,
+            inference=settings.inference,
+            effort=search.start_effort,
+            rows=lambda: rows,
+        )
+        fitted: list[State] = []
+        for n_fits in [len(states)] if waves is None else waves(data_summary):
+            part = states[len(fitted) : len(fitted) + n_fits]
+            fitted += fit_states(part, rows, data_summary, settings)
+        return fitted
+
+    def _sample(self, data_summary: DataSummary, model: GroupModel) -> GroupSample:
+        """Return some of the sample's rows, evenly spread, with the winner's labels."""
+        step = -(-len(data_summary.sample) // self.sample_rows)
+        rows = np.ascontiguousarray(data_summary.sample[::step])
+        found = predict_rows(Rows(rows), *model.state.model, ["label", "responsibility"])
+        uncertainty = 1.0 - found["responsibility"].max(axis=1)
+        return GroupSample(model.transform.undo(rows), found["label"].astype(np.int64), uncertainty)
+
+
+def _all_rows(raw: Rows) -> dict[str, Any]:
+    """Return how many rows there are, and their weight."""
+    n_rows, weights = int(sum(raw.lengths)), raw.weights
+    total = n_rows if weights is None else np.where(np.isfinite(weights), weights, 0.0).sum()
+    return {"n_rows": n_rows, "total_weight": float(total)}
+
+
+def facts_of(found: DataSummary) -> NDArray[np.float64]:
+    """Return :data:`pipeline.store.groups.models.FACTS` of the rows, (n_facts, n_features)."""
+    known = {"means": found.center, "deviations": np.sqrt(np.diagonal(found.scatter) / found.total_weight)}
+    known |= {"minima": found.minimum, "maxima": found.maximum, **found.resolution.to_dict()}
+    return np.stack([np.asarray(known[name], dtype=np.float64) for name in FACTS])
+
+
+def _table(
+    outcomes: Sequence[Outcome], best: Sequence[Outcome], n_starts: int
+) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the status, the numbers, and the starts that agree, of each candidate."""
+    agreed = [agreement(starts) for starts in by_candidate(outcomes).values()]
+    numbers = [
+        [float(column.value(outcome)) for column in (*COLUMNS, *EFFORT_COLUMNS) if column.name != "status"]
+        + [float(value) for value in one[:-1]]
+        for outcome, one in zip(best, agreed, strict=True)
+    ]
+    agreeing = np.array([[float(i in one.agreeing) for i in range(n_starts)] for one in agreed])
+    return tuple(str(outcome.state.status) for outcome in best), np.array(numbers), agreeing
+
+
+def _effort(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+    states = [outcome.state for outcome in outcomes]
+    counts = [(1, state.n_iter, state.extrapolations, state.falls, state.sample_iter) for state in states]
+    effort: NDArray[np.float64] = np.sum(counts, axis=0, dtype=np.float64)
+    return effort
+
+
+def _model(state: State, transform: Chain, log_scale: float, inference: Inference) -> GroupModel:
+    parameters, scaling, priors = by_weight(state), transform.scaling, None
+    if isinstance(inference, Variational):
+        priors = inference.priors(get_family(state.covariance_type), state.n_components)
+        log_scale *= priors.counted_rows(state.parameters)  # type: ignore[arg-type]
+    bounds = tuple(bound - log_scale for bound in state.lower_bounds)
+    after = replace(state, parameters=parameters, lower_bounds=bounds, history=None)
+    if scaling is None:
+        return GroupModel(after, priors=priors)
+    return GroupModel(after, scaling.center, scaling.scale, priors)

@@ -1,0 +1,91 @@
+"""Files of one grid, joined along a dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gmm_dask.errors import UserError
+from pipeline.config.data import DataConfig
+from pipeline.sources.grids.columns import Variables
+from pipeline.sources.grids.dates import in_units
+from pipeline.sources.grids.variables import JoinedVariable, Variable
+
+
+def join_files(paths: Sequence[str], files: Sequence[Variables], data: DataConfig) -> Variables:
+    """Return the variables of several files, joined along the dimension in whose coordinate the files differ.
+
+    The files are in the order of that coordinate. Variables without the dimension are those of the first file.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Of the files, for messages.
+    files : sequence of mapping
+        The variables of each file, by their names.
+    data : DataConfig
+
+    Raises
+    ------
+    UserError
+        If a file lacks a variable of the first one that is needed, or has it on another grid.
+    """
+    if len(files) == 1:
+        return files[0]
+    _require_variables(paths, files, data)
+    dim = _dimension(files, data)
+    order = sorted(range(len(files)), key=lambda i: _first(files[i][dim], files[0][dim]))
+    files = [files[i] for i in order]
+    return {
+        name: JoinedVariable.along(dim, [file[name] for file in files]) if dim in first.dims else first
+        for name, first in files[0].items()
+        if dim not in first.dims or all(name in file and file[name].dims == first.dims for file in files)
+    }
+
+
+def _require_variables(paths: Sequence[str], files: Sequence[Variables], data: DataConfig) -> None:
+    for name in filter(None, (*(data.variables or ()), data.weights)):
+        for path, file in zip(paths, files, strict=True):
+            if name in files[0] and (name not in file or file[name].dims != files[0][name].dims):
+                what = f"has it as {file[name].shown}" if name in file else "lacks it"
+                raise UserError(
+                    f"data.source: the files of {data.shown} differ: the first one has the variable "
+                    f"{files[0][name].shown}, and {path} {what}. Leave that file out."
+                )
+
+
+def _dimension(files: Sequence[Variables], data: DataConfig) -> str:
+    """Return the dimension in whose coordinate the files differ; raises :class:`UserError` if it is not one."""
+    known = [files[0][name] for name in data.variables or () if name in files[0]]
+    dims = dict.fromkeys(dim for variable in known for dim in variable.dims)
+    differing = [dim for dim in dims if any(not _same(files[0].get(dim), file.get(dim)) for file in files[1:])]
+    if len(differing) != 1:
+        what = f"several dimensions ({', '.join(differing)})" if differing else "no dimension"
+        raise UserError(
+            f"data.source: the files of {data.shown} differ in the coordinate of {what}; expected one, along which "
+            "they are joined. Name files of one grid, each with its own part of one dimension, such as time."
+        )
+    if differing[0] in data.feature_dims:
+        raise UserError(
+            f"data.feature_dims: the files of {data.shown} are joined along {differing[0]!r}, which is to be columns. "
+            "Write the variables of a row into one file."
+        )
+    if any(differing[0] not in file for file in files):
+        raise UserError(
+            f"data.source: a file of {data.shown} has no coordinate {differing[0]!r}, by which files are joined. "
+            "Write the coordinate to each of them."
+        )
+    return differing[0]
+
+
+def _same(a: Variable | None, b: Variable | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    there = in_units(b.coordinate_values(), b.attributes, a.attributes)
+    return bool(np.array_equal(a.coordinate_values(), there))
+
+
+def _first(variable: Variable, units_of: Variable) -> float:
+    values = in_units(variable.coordinate_values(), variable.attributes, units_of.attributes)
+    return values[0] if len(values) else -np.inf

@@ -1,0 +1,1 @@
+"""The results of a search for each group of rows (``data.by``)."""

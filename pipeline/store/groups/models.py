@@ -1,0 +1,262 @@
+"""The results of a search for each group (``data.by``): a value each, as the checkpoint has them and as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from gmm_dask.em.loop import State
+from gmm_dask.families import get_family
+from gmm_dask.families.candidate import Candidate
+from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS
+from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS
+from gmm_dask.variational.priors import Priors
+from pipeline.store.arrays import as_json, get, new_group, open_root, put
+from pipeline.store.dataclass_arrays import from_columns, pack, to_columns, unpack
+from pipeline.store.places import StorePath, place_of
+from pipeline.transforms import NO_TRANSFORM, Chain
+from pipeline.transforms.scale import Scale
+
+Array = NDArray[np.float64]
+
+# of a group whose fit gave no model
+FAILED = "failed"
+# columns of numbers of the table of candidates, in the order in which a result has them
+NUMBERS = tuple(column.name for column in (*COLUMNS, *EFFORT_COLUMNS) if column.name != "status") + AGREEMENT_NUMBERS
+# what the rows of a group are like, by column
+FACTS = ("means", "deviations", "minima", "maxima", "step", "spread", "ties", "frequent", "frequent_share")
+
+
+@dataclass(frozen=True, eq=False)
+class GroupModel:
+    """The winner of a group, as :class:`pipeline.store.models.StoredModel` has it, with its components by weight.
+
+    Attributes
+    ----------
+    state : State
+    center, scale : ndarray of shape (n_features,), or None
+        The parameters are those of rows ``(x - center) / scale``.
+    priors : Priors or None
+        Of a variational mixture.
+    """
+
+    state: State
+    center: Array | None = None
+    scale: Array | None = None
+    priors: Priors | None = None
+
+    @property
+    def transform(self) -> Chain:
+        """How rows come to the units of the parameters."""
+        if self.center is None or self.scale is None:
+            return NO_TRANSFORM
+        return Chain((Scale(self.center, self.scale),))
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSample:
+    """Some rows of a group, in the units of the data, with the label and its uncertainty."""
+
+    rows: Array
+    label: NDArray[np.int64]
+    uncertainty: Array
+
+
+@dataclass(frozen=True, eq=False)
+class GroupResult:
+    """What the search of a group found.
+
+    Attributes
+    ----------
+    group : int
+        Its position among the groups.
+    n_rows, n_left_out, n_held_out : int
+        Rows of the fits, rows that were left out as values are missing, and those that were held out. Of a group whose
+        rows could not be summarised, all are in ``n_rows``.
+    total_weight : float
+    message : str
+        Why there is no model; empty if there is one.
+    facts : ndarray of shape (n_facts, n_features)
+        :data:`FACTS`; empty if the rows could not be summarised.
+    copies : float
+        Share of the rows that are copies of others.
+    statuses : tuple of str
+        Of each candidate.
+    numbers : ndarray of shape (n_candidates, n_numbers)
+        :data:`NUMBERS` of each.
+    agreeing : ndarray of shape (n_candidates, n_starts)
+        1 where a start agrees with the best one of its candidate.
+    effort : ndarray of shape (5,)
+        :class:`pipeline.store.criteria.Effort` of all fits.
+    best : int
+        Position of the winner among the candidates; -1 without one.
+    model : GroupModel or None
+    sample : GroupSample or None
+    """
+
+    group: int
+    n_rows: int = 0
+    n_left_out: int = 0
+    n_held_out: int = 0
+    total_weight: float = 0.0
+    message: str = ""
+    facts: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    copies: float = 0.0
+    statuses: tuple[str, ...] = ()
+    numbers: Array = field(default_factory=lambda: np.zeros((0, len(NUMBERS))))
+    agreeing: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    effort: Array = field(default_factory=lambda: np.zeros(5))
+    best: int = -1
+    model: GroupModel | None = None
+    sample: GroupSample | None = None
+
+    @property
+    def status(self) -> str:
+        """The status of the winner; :data:`FAILED` without one."""
+        return FAILED if self.model is None else str(self.model.state.status)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupCheckpoint:
+    """The state of a run over groups.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        Of all groups, in their order: the value of the column as text.
+    is_whole : bool
+        Whether the values are whole numbers.
+    digest : str
+        A hash of all rows and their groups.
+    results : tuple of GroupResult
+        Of the groups that are done.
+    passes : int
+        Reads of the data so far.
+    """
+
+    keys: tuple[str, ...]
+    is_whole: bool
+    digest: str
+    results: tuple[GroupResult, ...] = ()
+    passes: int = 1
+
+
+def nothing_found(group: int, message: str, **known: Any) -> GroupResult:
+    """Return the result of a group that has no model, with the reason."""
+    return GroupResult(group, message=message, **known)
+
+
+# -- of a complete store -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class FoundGroups:
+    """All groups of a run with their results, in the order of the groups.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        Value of the column of groups, as text.
+    is_whole : bool
+        Whether the values are whole numbers.
+    columns : tuple of str
+        Names of the features.
+    candidates : tuple of Candidate
+        In the order of each result's numbers.
+    results : tuple of GroupResult
+    """
+
+    keys: tuple[str, ...]
+    is_whole: bool
+    columns: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    results: tuple[GroupResult, ...]
+
+
+def write_groups(path: StorePath, found: FoundGroups) -> None:
+    """Write the results of all groups: arrays over the groups for every reader, and exact results for this program."""
+    place_of(path).remove("groups")
+    with new_group(path, "groups") as group:
+        put(group, "group", _stored_keys(found), ("group",))
+        put(group, "feature", list(found.columns), ("feature",))
+        _put_facts(group, found)
+        _put_winners(group, found)
+        _put_candidates(group.create_group("candidates"), found)
+        arrays, layout = pack(to_columns(found))
+        exact = group.create_group("results", attributes=as_json({"layout": layout}))
+        for name, values in arrays.items():
+            put(exact, name, values, (f"{name}_value",))
+
+
+def _stored_keys(found: FoundGroups) -> Any:
+    """Return the groups' values as int64 or uint64, whichever has room for all; else as texts."""
+    keys = [int(key) for key in found.keys] if found.is_whole else []
+    for dtype in (np.int64, np.uint64):
+        if keys and np.iinfo(dtype).min <= min(keys) and max(keys) <= np.iinfo(dtype).max:
+            return np.array(keys, dtype=dtype)
+    return list(found.keys)
+
+
+def read_groups(path: StorePath) -> FoundGroups:
+    """Read the results of all groups; raises KeyError or ValueError if they are not as they were written."""
+    exact = cast(zarr.Group, open_root(path)["groups/results"])
+    arrays = {name: get(exact, name, shape=(None,)) for name in exact.array_keys()}
+    layout: Any = exact.attrs["layout"]
+    return from_columns(FoundGroups, unpack(arrays, layout))
+
+
+def _put_facts(group: zarr.Group, found: FoundGroups) -> None:
+    """Each group's rows, and its status."""
+    for name in ("n_rows", "n_left_out", "total_weight", "status", "message"):
+        put(group, name, [getattr(result, name) for result in found.results], ("group",))
+    facts = np.full((len(found.results), len(FACTS), len(found.columns)), np.nan)
+    for i, result in enumerate(found.results):
+        if len(result.facts):
+            facts[i] = result.facts
+    for i, name in enumerate(FACTS):
+        put(group, f"column_{name}", facts[:, i], ("group", "feature"))
+
+
+def _put_winners(group: zarr.Group, found: FoundGroups) -> None:
+    """Each group's model, in the user's units, with full covariances; NaN beyond its components."""
+    models = [result.model for result in found.results]
+    most = max((model.state.n_components for model in models if model), default=1)
+    n, d = len(models), len(found.columns)
+    weights, means, covariances = np.full((n, most), np.nan), np.full((n, most, d), np.nan), None
+    covariances = np.full((n, most, d, d), np.nan)
+    for i, model in enumerate(models):
+        if model is None:
+            continue
+        k, (family, parameters) = model.state.n_components, model.state.model
+        if model.center is not None and model.scale is not None:
+            name, parameters = get_family(family.name).unscaled(parameters, model.center, model.scale)
+            family = get_family(name)
+        weights[i, :k], means[i, :k] = parameters.weights, parameters.means
+        covariances[i, :k] = family.full_covariances(parameters)
+    best = ["" if model is None else model.state.candidate.name for model in models]
+    put(group, "best", best, ("group",))
+    put(group, "n_components", [0 if model is None else model.state.n_components for model in models], ("group",))
+    put(group, "component", np.arange(most), ("component",))
+    put(group, "weights", weights, ("group", "component"))
+    put(group, "means", means, ("group", "component", "feature"))
+    put(group, "covariances", covariances, ("group", "component", "feature", "feature_other"))
+
+
+def _put_candidates(group: zarr.Group, found: FoundGroups) -> None:
+    """The criteria of each group's candidates; NaN, and no status, of a group without a model."""
+    names = [candidate.name for candidate in found.candidates]
+    put(group, "candidate", names, ("candidate",))
+    put(group, "n_components", [candidate.n_components for candidate in found.candidates], ("candidate",))
+    put(group, "covariance_type", [candidate.covariance_type for candidate in found.candidates], ("candidate",))
+    statuses = [result.statuses or ("",) * len(names) for result in found.results]
+    put(group, "status", np.array(statuses).reshape(len(statuses), len(names)), ("group", "candidate"))
+    numbers = np.full((len(found.results), len(names), len(NUMBERS)), np.nan)
+    for i, result in enumerate(found.results):
+        if len(result.numbers):
+            numbers[i] = result.numbers
+    for i, name in enumerate(NUMBERS):
+        put(group, name, numbers[..., i], ("group", "candidate"))
