@@ -183,7 +183,9 @@ def _stored(report: ReportContents) -> list[UnlikelyRow]:
         return []
     output = report.store.config["output"]
     keys = output["key_columns"] if output["rows"] == "parquet" else None
-    return least_likely_rows(report.store.store, SHOWN_ROWS, keys)
+    found = least_likely_rows(report.store.store, SHOWN_ROWS, keys)
+    report.require_labels(np.array([row.label for row in found if row.label is not None]))
+    return found
 
 
 def _unusual_cell(report: ReportContents, sample: Sample, i: int) -> Cell:

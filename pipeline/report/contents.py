@@ -24,6 +24,7 @@ from gmm_dask.selection.distinct import distinct
 from pipeline.printable import printable
 from pipeline.store import Result, RowSummary, Sample, StoredModel, of_group, open_result
 from pipeline.store.criteria import names_of
+from pipeline.store.integrity import damaged
 from pipeline.store.models import titled
 
 Array = NDArray[np.float64]
@@ -105,6 +106,12 @@ class ReportContents:
     def rows(self) -> RowSummary | None:
         """The summary of the row outputs, if the store has any of this model."""
         return self.store.row_summary if self.is_winner else None
+
+    def require_labels(self, labels: NDArray[Any]) -> None:
+        """Raise :class:`DamagedError` if a stored label is the number of no component; negative ones are of none."""
+        unknown = labels[(labels >= 0) & ~np.isin(labels, self.components.numbers)]
+        if unknown.size:
+            raise damaged(self.store.store, f"rows/{LABEL.name} holds {unknown.flat[0]}, the number of no component")
 
     @property
     def best(self) -> str:

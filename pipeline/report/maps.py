@@ -14,6 +14,7 @@ from gmm_dask.formatting import counted, joined
 from gmm_dask.passes.row_outputs import LABEL
 from pipeline.printable import printable
 from pipeline.report.contents import ReportContents
+from pipeline.store.integrity import reading
 from pipeline.store.rows.grid import StoredGrid, read_grid
 from pipeline.store.rows.zarr import array_of
 
@@ -50,12 +51,19 @@ class LabelMap:
 
 def read_map(report: ReportContents) -> LabelMap | None:
     """Return the map of the stored labels; None if there are none, or no two dimensions to draw them on."""
-    grid = None if report.rows is None or report.rows.parquet else read_grid(report.store.store)
-    if grid is None or LABEL.name not in grid.group:
+    if report.rows is None or report.rows.parquet:
         return None
-    plane = _plane(grid)
-    if plane is None:
-        return None
+    path = report.store.store
+    with reading(path, "rows"):
+        grid = read_grid(path)
+        plane = None if grid is None or LABEL.name not in grid.group else _plane(grid)
+        found = None if grid is None or plane is None else _map_of(grid, plane)
+    if found is not None:
+        report.require_labels(found.labels)
+    return found
+
+
+def _map_of(grid: StoredGrid, plane: tuple[str, str]) -> LabelMap:
     steps = [-(-grid.sizes[dim] // MOST_CELLS) for dim in plane]
     slices, text = _slices(grid, plane, steps)
     coordinates = [_numbers(grid.values_of(dim))[::step] for dim, step in zip(plane, steps, strict=True)]

@@ -33,7 +33,7 @@ from pipeline.store.noise import GROUP, read_noise_box
 from pipeline.store.places import StorePath, place_of
 from pipeline.store.places.base import METADATA
 from pipeline.store.resamples import read_errors, read_stability
-from pipeline.store.rows.zarr import read_summary, row_shapes, rows_folder
+from pipeline.store.rows.zarr import read_summary, require_row_arrays, row_shapes, rows_folder
 from pipeline.store.transforms import read_transform
 from pipeline.transforms import Chain
 
@@ -351,8 +351,11 @@ class Result(StoreAttributes):
         """What is known of the rows as a whole; None if their values have not been written, or not all of them."""
         with self._reading("rows"):
             found = self._stored_row_summary()
-            if found and self.best and found.labels != self.best_model.numbers:
+            if found is None:
+                return None
+            if self.best and found.labels != self.best_model.numbers:
                 raise ValueError(f"label_counts are of the components {', '.join(map(str, found.labels))}")
+            require_row_arrays(self.store, found.n_rows)
             return found
 
     def _stored_row_summary(self) -> RowSummary | None:

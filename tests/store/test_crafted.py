@@ -16,10 +16,12 @@ import zarr
 from typer.testing import CliRunner
 
 from flows import cli
+from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.store.arrays import put
 from pipeline.store.integrity import write_manifest
 from pipeline.store.root import write_root
+from grids import ocean, write_zarr
 from runs import Stop, stop_at
 from stores import small_store
 
@@ -30,7 +32,7 @@ WRONG = (None, "text", -7, 10**30, 1.5, [], {}, [[1]], True)
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    config, path = small_store(tmp_path_factory.mktemp("made"))
+    config, path = small_store(tmp_path_factory.mktemp("made"), log_density=True)
     assert json.loads((path / "zarr.json").read_text())["attributes"]["best"] == Path(BEST).name
     return config, path
 
@@ -248,6 +250,38 @@ def test_parameters_that_are_none(store, original, mutation):
 def test_arrays_that_are_none(store, original, name, mutation):
     mutate_arrays_of(store, name, original, mutation, 4, slow=False)
     mutate_arrays_of(store, name, original, mutation, 50, slow=True)
+
+
+@pytest.fixture(scope="module")
+def original_on_a_grid(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ocean")
+    write_zarr(ocean(n_times=2), folder / "ocean.zarr")
+    config = JobConfig.model_validate(
+        {
+            "data": {
+                "source": str(folder / "ocean.zarr"),
+                "variables": ["temp"],
+                "feature_dims": ["depth"],
+                "missing": "drop",
+            },
+            "search": {"n_components": [2], "covariance_types": ["diag"], "init_params": "kmeans"},
+            "output": {"store": str(folder / "night.zarr"), "report": False, "log_density": True},
+        }
+    )
+    return config, Path(run(config).store)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", [*MUTATIONS, "another component"])
+def test_rows_on_a_grid_that_are_none(original_on_a_grid, tmp_path, mutation):
+    config, path = original_on_a_grid
+    for array in ("label", "log_density", "time", "lat"):
+        store = Path(shutil.copytree(path, tmp_path / array / path.name))
+        mutate = MUTATIONS.get(mutation, replaced(lambda values: np.full(values.shape, 7, values.dtype)))
+        mutate(zarr.open_group(store / "rows", mode="r+"), array)
+        seal(store)
+        assert_answered_or_refused("report", store)
+        assert_answered_or_refused("show", store)
 
 
 @pytest.mark.parametrize(("one", "other"), [("covariances", "precisions_cholesky"), ("weights", "scale")])

@@ -20,7 +20,7 @@ from pipeline.sources.base import Span, cut
 from pipeline.sources.grids.boxes import Box, Grid
 from pipeline.sources.grids.dates import shown_values
 from pipeline.sources.grids.variables import Variable, slices
-from pipeline.store.arrays import COMPRESSOR, open_root, writing
+from pipeline.store.arrays import COMPRESSOR, get, open_root, writing
 from pipeline.store.attributes import Totals
 from pipeline.store.places import StorePath
 from pipeline.store.rows.zarr import Array, RowPlan, Values, ZarrRows, array_of
@@ -156,7 +156,7 @@ class StoredGrid:
         """Return the coordinate of a dimension; the positions where there is none."""
         if not self._has_index(dim):
             return np.arange(self.sizes[dim])
-        return np.asarray(array_of(self.group, dim)[...])
+        return get(self.group, dim, shape=(self.sizes[dim],))
 
     def texts_of(self, dim: str) -> list[str]:
         """Return the coordinate of a dimension as text: dates in ISO 8601."""

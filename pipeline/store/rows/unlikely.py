@@ -16,6 +16,7 @@ from gmm_dask.passes.row_outputs import LABEL, LOG_DENSITY
 from pipeline.sources.grids.boxes import Grid, choose_box
 from pipeline.sources.grids.variables import slices
 from pipeline.store.arrays import open_root
+from pipeline.store.integrity import reading
 from pipeline.store.places import StorePath, place_of
 from pipeline.store.rows.grid import read_grid
 from pipeline.store.rows.parquet import parts_of
@@ -59,11 +60,17 @@ def least_likely_rows(path: StorePath, count: int, keys: Sequence[str] | None = 
         Number of rows.
     keys : sequence of str, optional
         Key columns, where the values of rows lie in Parquet files beside the store; None if they lie in the store.
+
+    Raises
+    ------
+    DamagedError
+        If what is stored of the rows cannot be read.
     """
     found: list[UnlikelyRow] = []
-    for block in _zarr_blocks(path) if keys is None else _parquet_blocks(path, keys):
-        found = sorted([*found, *block.least(count)], key=lambda row: (row.log_density, row.position))[:count]
-    return found if keys is not None else _with_coordinates(path, found)
+    with reading(path, "rows"):
+        for block in _zarr_blocks(path) if keys is None else _parquet_blocks(path, keys):
+            found = sorted([*found, *block.least(count)], key=lambda row: (row.log_density, row.position))[:count]
+        return found if keys is not None else _with_coordinates(path, found)
 
 
 def _with_coordinates(path: StorePath, rows: list[UnlikelyRow]) -> list[UnlikelyRow]:

@@ -407,8 +407,26 @@ def rows_folder(path: StorePath) -> str:
 
 def row_shapes(path: StorePath) -> dict[str, tuple[int, ...]]:
     """Shape of each array that the store holds about the rows."""
+    return {name: array.shape for name, array in _arrays(path).items()}
+
+
+def require_row_arrays(path: StorePath, n_rows: int) -> None:
+    """Raise :class:`ValueError` if an array about the rows has another type, or is of another number of rows."""
+    for name, array in _arrays(path).items():
+        output = ROW_OUTPUTS[name]
+        if array.dtype != output.stored_dtype:
+            raise ValueError(f"{name} has the dtype {array.dtype}, not {np.dtype(output.stored_dtype)}")
+        if math.prod(array.shape[: array.ndim - len(output.dimensions)]) != n_rows:
+            raise ValueError(f"{name} has the shape {array.shape}, and the rows are {n_rows:,}")
+
+
+def _arrays(path: StorePath) -> dict[str, zarr.Array[Any]]:
     root = open_root(path)
     if "rows" not in root:
         return {}
     group = cast(zarr.Group, root["rows"])
-    return {name: cast(zarr.Array[Any], group[name]).shape for name in ROW_OUTPUTS if name in group}
+    found = {name: group[name] for name in ROW_OUTPUTS if name in group}
+    for name, array in found.items():
+        if not isinstance(array, zarr.Array):
+            raise ValueError(f"{name} is no array")
+    return cast(dict[str, zarr.Array[Any]], found)
