@@ -169,7 +169,7 @@ WRITERS = {"csv": write_csv, "h5": write_hdf5}
 CASES = {
     "zarr": (Plan(4_000_000, 8, 3), {"n_components": [2, 6]}, {}),
     "npy": (Plan(3_000_000, 8, 3), {"n_components": [2, 6]}, {}),
-    "csv": (Plan(700_000, 6, 3), {"n_components": [2, 3]}, {}),
+    "csv": (Plan(1_300_000, 6, 3), {"n_components": [2, 3]}, {}),
     "h5": (Plan(400_000, 8, 3), {"n_components": [2, 6]}, {}),
     "parquet": (Plan(400_000, 8, 3), {"n_components": [2, 6]}, {}),
     "columns-of-wide.npy": (Plan(20_000, 2500, 2), {"n_components": [2]}, {}, ["x0", "x1"]),
