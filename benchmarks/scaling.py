@@ -45,8 +45,8 @@ from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import first_states
 from gmm_dask.passes.data_summary import summarize_rows
+from gmm_dask.passes.execution.merge_tree import cut_into_runs
 from gmm_dask.passes.map_reduce import map_reduce, one_blas_thread
-from gmm_dask.passes.merge_tree import cut_into_runs
 from gmm_dask.passes.model_batch import BatchSums, ModelBatch, build_batch, chunk_sums
 from gmm_dask.passes.rows import as_rows
 from pipeline.dask_clusters.start import SETTINGS

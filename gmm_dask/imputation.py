@@ -12,7 +12,7 @@ from gmm_dask.base import MixtureMethods
 from gmm_dask.errors import UserError
 from gmm_dask.families import Posterior
 from gmm_dask.inputs import check_frame, is_dask_frame, is_lazy, is_pandas_frame, read_labelled, read_rows
-from gmm_dask.passes.condition import Conditional, condition_partitions, condition_rows
+from gmm_dask.passes.gaps.condition import Conditional, condition_partitions, condition_rows
 from gmm_dask.passes.map_reduce import one_blas_thread
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gmm_dask.arrays import is_number, is_of, plain_array
 from gmm_dask.errors import UserError
 from gmm_dask.families import Family, Parameters
-from gmm_dask.passes.condition import Conditional, condition_chunk, condition_rows
+from gmm_dask.passes.gaps.condition import Conditional, condition_chunk, condition_rows
 from gmm_dask.passes.model_batch import ModelBatch
 from gmm_dask.passes.predict import finite_rows, predict_chunk, predict_rows, prediction_batch
 from gmm_dask.passes.row_outputs import ROW_OUTPUTS

@@ -17,8 +17,8 @@ from gmm_dask.init.noise import MOST_ROWS as NOISE_ROWS
 from gmm_dask.init.noise import NEAREST
 from gmm_dask.kernels.folder import is_kept
 from gmm_dask.passes.data_summary import sample_limit
-from gmm_dask.passes.graph import MERGE_WIDTH
-from gmm_dask.passes.merge_tree import LONGEST, MOST_PER_THREAD
+from gmm_dask.passes.execution.graph import MERGE_WIDTH
+from gmm_dask.passes.execution.merge_tree import LONGEST, MOST_PER_THREAD
 from gmm_dask.passes.model_batch import block_bytes
 
 # resident before the data: the imports of a job and its compiled kernels, measured on Linux with some room

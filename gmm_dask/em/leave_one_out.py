@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.families import Parameters
-from gmm_dask.passes.incomplete import sums_of_chunk
+from gmm_dask.passes.gaps.chunks import sums_of_chunk
 from gmm_dask.passes.model_batch import Model, origins_of_model, sums_of_model
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch
 from gmm_dask.passes.row_outputs import LOG_DENSITY

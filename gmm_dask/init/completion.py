@@ -18,7 +18,7 @@ from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.responsibilities import kmeans, start_states
 from gmm_dask.passes.data_summary import DataSummary
-from gmm_dask.passes.incomplete import draw_incomplete
+from gmm_dask.passes.gaps.chunks import draw_incomplete
 from gmm_dask.passes.rows import Rows
 from gmm_dask.passes.statistics import collect_statistics
 

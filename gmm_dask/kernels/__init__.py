@@ -13,16 +13,16 @@ from typing import Any
 
 _COMPILED = {
     "add_chunk": "chunks",
-    "add_incomplete": "incomplete",
+    "add_incomplete": "gaps.sums",
     "add_parts": "assembly",
     "add_sums": "products",
     "constrain": "parsimonious",
     "constrain_address": "parsimonious",
     "assemble": "assembly",
-    "condition_incomplete": "incomplete",
+    "condition_incomplete": "gaps.conditional",
     "predict_chunk": "chunks",
-    "predict_incomplete": "incomplete",
-    "draw_incomplete": "incomplete",
+    "predict_incomplete": "gaps.sums",
+    "draw_incomplete": "gaps.conditional",
     "fill_lines": "chunks",
     "fill_responsibilities": "assembly",
     "all_gain": "narrow_components",
@@ -31,7 +31,7 @@ _COMPILED = {
     "log_densities": "products",
     "judge_held_open": "narrow_components",
     "precision_factors": "cholesky",
-    "sort_by_pattern": "patterns",
+    "sort_by_pattern": "gaps.patterns",
     "softmax": "e_step",
 }
 

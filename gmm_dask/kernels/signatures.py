@@ -40,27 +40,27 @@ def of_incomplete_predictions(rows: np.dtype[Any]) -> list[Missing]:
     x, *of_patterns, row_multiple = _of_patterns(rows)
     outputs = INDICES, VALUES, MATRIX
     return [
-        _of("patterns", "sort_by_pattern", x),
-        _of("incomplete", "predict_incomplete", int64, x, *of_patterns, row_multiple, *outputs),
+        _of("gaps.patterns", "sort_by_pattern", x),
+        _of("gaps.sums", "predict_incomplete", int64, x, *of_patterns, row_multiple, *outputs),
     ]
 
 
 def of_incomplete_sums(rows: np.dtype[Any]) -> Missing:
     """Return the kernel of passes over rows with gaps, of a dtype."""
     x, *of_patterns, row_multiple = _of_patterns(rows)
-    return _of("incomplete", "add_incomplete", int64, x, VALUES, *of_patterns, row_multiple, MATRIX, MATRIX)
+    return _of("gaps.sums", "add_incomplete", int64, x, VALUES, *of_patterns, row_multiple, MATRIX, MATRIX)
 
 
 def of_imputation(rows: np.dtype[Any]) -> Missing:
     """Return the kernel that fills gaps of rows of a dtype with expectations."""
     x, *gaps = _of_gaps(rows)
-    return _of("incomplete", "condition_incomplete", int64, x, *gaps, MATRIX, MATRIX, MATRIX)
+    return _of("gaps.conditional", "condition_incomplete", int64, x, *gaps, MATRIX, MATRIX, MATRIX)
 
 
 def of_draws() -> Missing:
     """Return the kernel that fills gaps of a sample of rows with draws."""
     x, *gaps = _of_gaps(DOUBLE)
-    return _of("incomplete", "draw_incomplete", int64, x, *gaps, INDICES, MATRIX, MATRIX)
+    return _of("gaps.conditional", "draw_incomplete", int64, x, *gaps, INDICES, MATRIX, MATRIX)
 
 
 def _of_patterns(rows: np.dtype[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.passes.incomplete import sums_of_chunk
+from gmm_dask.passes.gaps.chunks import sums_of_chunk
 from gmm_dask.passes.model_batch import BatchSums, ModelBatch, sums_of_model
 
 Array = NDArray[np.float64]

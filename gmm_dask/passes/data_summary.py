@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.errors import TooLargeError, UnusableError, UserError
 from gmm_dask.kernels.constants import LARGEST
-from gmm_dask.passes.gaps import Gaps, GapSums, PairMoments, added
+from gmm_dask.passes.gaps.moments import Gaps, GapSums, PairMoments, added
 from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, Weighted, random_by_row, usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.resolution import Resolution

@@ -1,8 +1,8 @@
 """A pass over the data: each chunk goes through a function, and the results are added up in a tree of fixed shape.
 
 A pass knows no statistics: the function of a chunk returns anything that knows ``+``. Dask arrays go through one graph
-a pass (:mod:`gmm_dask.passes.graph`). NumPy rows go through the same function in a pool of threads, without a graph,
-which would cost more than a small fit does.
+a pass (:mod:`gmm_dask.passes.execution.graph`). NumPy rows go through the same function in a pool of threads, without
+a graph, which would cost more than a small fit does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dask.base import get_scheduler
 from dask.system import CPU_COUNT
 from threadpoolctl import ThreadpoolController
 
-from gmm_dask.passes.graph import pass_graph
+from gmm_dask.passes.execution.graph import pass_graph
 from gmm_dask.passes.rows import Rows, chunks_in_memory
 
 Result = TypeVar("Result")

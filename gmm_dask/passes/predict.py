@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from gmm_dask import kernels
 from gmm_dask.errors import UserError
 from gmm_dask.families import Family, Parameters
+from gmm_dask.passes.gaps.chunks import predict_incomplete, split_rows, sums_of_chunk
 from gmm_dask.passes.holdout import usable_rows
-from gmm_dask.passes.incomplete import predict_incomplete, split_rows, sums_of_chunk
 from gmm_dask.passes.map_reduce import map_in_memory, map_reduce
 from gmm_dask.passes.model_batch import (
     ROW_MULTIPLE,

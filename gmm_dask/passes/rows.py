@@ -35,7 +35,7 @@ class Rows:
     on_read : callable or None
         Called with the number of chunks whenever a pass reads them from where they are stored.
     runs : tuple of range, or None
-        Runs of chunks that a cluster keeps together (:func:`gmm_dask.passes.graph.keep_in_runs`).
+        Runs of chunks that a cluster keeps together (:func:`gmm_dask.passes.execution.graph.keep_in_runs`).
     reads_ahead : bool
         Whether the task of a run reads the next chunk while it computes one, so that it has two in memory.
     gaps : bool

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from gmm_dask.families import Statistics
 from gmm_dask.passes.data_summary import DataSummary
+from gmm_dask.passes.gaps.chunks import sums_of_chunk
 from gmm_dask.passes.held_out_densities import HeldOutDensities, held_out_batches
 from gmm_dask.passes.holdout import Holdout, Weighted
-from gmm_dask.passes.incomplete import sums_of_chunk
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.model_batch import (
     BatchSums,

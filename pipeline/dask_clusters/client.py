@@ -12,7 +12,7 @@ import dask.threaded
 from dask.system import CPU_COUNT
 
 from gmm_dask.memory import Machine, Shape, affordable_threads, reads_ahead, release_freed, spare_bytes
-from gmm_dask.passes.graph import keep_in_runs
+from gmm_dask.passes.execution.graph import keep_in_runs
 from gmm_dask.passes.map_reduce import one_blas_thread
 from gmm_dask.passes.rows import Rows, rows_bytes
 from pipeline.config.cluster import ClusterConfig

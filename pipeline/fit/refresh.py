@@ -23,7 +23,7 @@ from gmm_dask.init.noise import beside_noise
 from gmm_dask.init.responsibilities import start_parameters
 from gmm_dask.passes.bounding_box import Box
 from gmm_dask.passes.data_summary import DataSummary, summarize_rows
-from gmm_dask.passes.incomplete import draw_incomplete
+from gmm_dask.passes.gaps.chunks import draw_incomplete
 from gmm_dask.passes.model_batch import Model
 from gmm_dask.passes.predict import predict_chunk, prediction_batch
 from gmm_dask.passes.rows import as_rows

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gmm_dask.errors import ChangedRowsError, UserError
 from gmm_dask.memory import Shape, program_bytes, thread_bytes
 from gmm_dask.passes.component_sums import ComponentSums, Floor, n_sums
-from gmm_dask.passes.condition import condition_chunk
+from gmm_dask.passes.gaps.condition import condition_chunk
 from gmm_dask.passes.holdout import usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.model_batch import ModelBatch

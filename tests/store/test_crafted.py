@@ -16,12 +16,12 @@ import zarr
 from typer.testing import CliRunner
 
 from flows import cli
+from grids import ocean, write_zarr
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.store.arrays import put
 from pipeline.store.integrity import write_manifest
 from pipeline.store.root import write_root
-from grids import ocean, write_zarr
 from runs import Stop, stop_at
 from stores import small_store
 
@@ -274,7 +274,7 @@ def original_on_a_grid(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", [*MUTATIONS, "another component"])
 def test_rows_on_a_grid_that_are_none(original_on_a_grid, tmp_path, mutation):
-    config, path = original_on_a_grid
+    _config, path = original_on_a_grid
     for array in ("label", "log_density", "time", "lat"):
         store = Path(shutil.copytree(path, tmp_path / array / path.name))
         mutate = MUTATIONS.get(mutation, replaced(lambda values: np.full(values.shape, 7, values.dtype)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import alive
-from gmm_dask.passes.read_ahead import compute_while_reading
+from gmm_dask.passes.execution.read_ahead import compute_while_reading
 
 PATIENCE = 10.0
 

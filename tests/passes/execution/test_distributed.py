@@ -14,9 +14,9 @@ from distributed import Client, LocalCluster, default_client, get_worker
 import alive
 from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em.verbose import FitPrinter
-from gmm_dask.passes.graph import keep_in_runs
+from gmm_dask.passes.execution.graph import keep_in_runs
+from gmm_dask.passes.execution.merge_tree import cut_into_runs
 from gmm_dask.passes.map_reduce import map_reduce
-from gmm_dask.passes.merge_tree import cut_into_runs
 from gmm_dask.passes.rows import as_rows
 from messages import names
 from prefects import until

@@ -9,8 +9,8 @@ from gaps import e_step, expected_statistics, with_gaps
 from gmm_dask.errors import UserError
 from gmm_dask.families import FAMILIES, get_family
 from gmm_dask.passes import model_batch as batch_module
-from gmm_dask.passes.gaps import PairMoments
-from gmm_dask.passes.incomplete import split_rows, sums_of_chunk
+from gmm_dask.passes.gaps.chunks import split_rows, sums_of_chunk
+from gmm_dask.passes.gaps.moments import PairMoments
 from gmm_dask.passes.model_batch import build_batch, unpack_sums, unpack_totals
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch
 from gmm_dask.passes.row_outputs import KERNEL_OUTPUTS

@@ -28,8 +28,8 @@ from dask.core import flatten
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from gmm_dask.passes.merge_tree import add_in_tree, cut_into_runs, parts_of
-from gmm_dask.passes.read_ahead import compute_while_reading
+from gmm_dask.passes.execution.merge_tree import add_in_tree, cut_into_runs, parts_of
+from gmm_dask.passes.execution.read_ahead import compute_while_reading
 from gmm_dask.passes.rows import Rows
 
 # merges take up to so many results at a time

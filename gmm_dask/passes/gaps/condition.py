@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.families import Family, Parameters
-from gmm_dask.passes.incomplete import condition_incomplete, split_rows
+from gmm_dask.passes.gaps.chunks import condition_incomplete, split_rows
 from gmm_dask.passes.map_reduce import map_in_memory
 from gmm_dask.passes.model_batch import ModelBatch
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmm_dask.passes.merge_tree import LONGEST, MOST_PER_THREAD, add_in_tree, cut_into_runs, parts_of
+from gmm_dask.passes.execution.merge_tree import LONGEST, MOST_PER_THREAD, add_in_tree, cut_into_runs, parts_of
 
 WIDTH = 8
 
