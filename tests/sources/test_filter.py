@@ -2,6 +2,7 @@
 
 import datetime as dt
 import io
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -220,6 +221,49 @@ def test_a_column_of_the_files_counts_not_the_folder_of_its_name(here):
         parts[-1].to_parquet(f"hs/time={month}/p.parquet", index=False)
     expected = pd.concat(parts).query("time >= '2026-11-05'")[["x"]]
     np.testing.assert_array_equal(rows("hs", "time >= '2026-11-05'", columns=["x"]), expected)
+
+
+@pytest.mark.parametrize("stored_in", [2024, 2025, 2026])
+def test_a_column_that_one_file_stores_and_folders_tell_of_others(by_year, frame, stored_in):
+    """The file counts for its own rows, though its folder says otherwise, and whichever file is the first."""
+    rows_of_it = frame[frame.year == stored_in].assign(year=np.repeat(np.int32([stored_in, 2030]), 50))
+    rows_of_it.to_parquet(f"data/year={stored_in}/a.parquet", index=False)
+    expected = pd.concat([rows_of_it if year == stored_in else each for year, each in frame.groupby("year")])
+    for condition in (f"year == {stored_in}", "year != 1999 and depth < 300", f"year >= {stored_in}", "year < 2030"):
+        np.testing.assert_array_equal(rows(by_year, condition, columns=["temp"]), expected.query(condition)[["temp"]])
+    opened = open_source(DataConfig(source=by_year))
+    assert "year" not in opened.columns
+    assert any("'year' of 2 of 3 files" in note and "1 store it" in note for note in opened.notes)
+    np.testing.assert_array_equal(rows(by_year, None, columns=["year"]).ravel(), expected["year"])
+
+
+def test_a_column_that_not_all_folders_tell(by_year, frame):
+    frame.drop(columns="year").to_parquet("data/b.parquet", index=False)
+    opened = open_source(DataConfig(source=by_year))
+    assert (opened.columns, opened.n_rows) == (("temp", "salt", "depth", "good"), 600)
+    assert any("'year' of 3 of 4 files" in note and "1 have none" in note for note in opened.notes)
+    for options in ({"columns": ["temp", "year"]}, {"columns": ["temp"], "filter": "year == 2024"}):
+        with pytest.raises(UserError, match=names("year", "data/b.parquet")):
+            open_source(DataConfig(source=by_year, **options))
+
+
+def test_a_column_that_the_first_file_lacks(here, frame):
+    (here / "d").mkdir()
+    frame[["temp"]].to_parquet("d/a.parquet")
+    frame[["temp", "salt"]].to_parquet("d/b.parquet")
+    with pytest.raises(UserError, match=names("'salt'", "missing in d/a.parquet", "double in d/b.parquet")):
+        rows("d", None)
+
+
+@pytest.mark.parametrize("condition", ["year == 2026 and depth < 300", "year == 1999"])
+def test_results_below_a_folder_with_partitions_are_left_out(by_year, frame, condition):
+    table = pa.Table.from_pandas(frame[:5][["temp"]]).replace_schema_metadata({"gmm-dask": "labels"})
+    for folder in ("a", "year=2026/labels"):
+        Path("data", folder).mkdir()
+        pq.write_table(table, f"data/{folder}/part-00000.parquet")
+    opened = source(by_year, condition, ["temp", "year"])
+    np.testing.assert_array_equal(opened.array.compute(), frame.query(condition)[["temp", "year"]])
+    assert any("row outputs of gmm-dask" in note for note in opened.notes)
 
 
 def test_partitions_of_texts_and_missing_values(here):

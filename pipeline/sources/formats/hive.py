@@ -22,13 +22,12 @@ Constants = tuple[tuple[str, pa.Scalar], ...]
 def partition_columns(location: Location, files: Sequence[str]) -> list[Constants]:
     """Return the columns that the folders below a path, or in a glob, tell of each file.
 
-    A column is of whole numbers if all its values are, else of numbers, else of texts. A column that some files have
-    and others lack is left out, as none of a table's.
+    A column is of whole numbers if all its values are, else of numbers, else of texts.
     """
     texts = [_texts(PurePosixPath(location.path), PurePosixPath(file)) for file in files]
-    names = [name for name in texts[0] if all(name in each for each in texts)] if texts else []
-    typed = {name: _typed([each[name] for each in texts]) for name in names}
-    return [tuple((name, typed[name][i]) for name in names) for i in range(len(files))]
+    names = dict.fromkeys(name for each in texts for name in each)
+    typed = {name: iter(_typed([each[name] for each in texts if name in each])) for name in names}
+    return [tuple((name, next(typed[name])) for name in each) for each in texts]
 
 
 def _texts(path: PurePosixPath, file: PurePosixPath) -> dict[str, str | None]:

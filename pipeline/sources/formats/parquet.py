@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -122,8 +122,8 @@ class _Footer:
         Values that change when the file does.
     digest : str
         Hash of the footer, which knows the extremes and places of all columns.
-    is_own : bool
-        Whether gmm-dask wrote the file.
+    is_output : bool
+        Whether it is a row output of gmm-dask that was not named, and is no data.
     """
 
     file: TableFile
@@ -133,12 +133,22 @@ class _Footer:
     group_bytes: tuple[dict[str, tuple[int, int]], ...]
     identity: tuple[Any, ...]
     digest: str
-    is_own: bool
+    is_output: bool
 
     @property
     def location(self) -> Location:
         """Where the file is."""
         return self.file.location
+
+    @property
+    def told(self) -> frozenset[str]:
+        """Columns that the file does not store."""
+        return frozenset(name for name, _ in self.file.constants)
+
+    @property
+    def stored(self) -> frozenset[str]:
+        """Columns that it does."""
+        return frozenset(self.schema.names) - self.told
 
 
 @dataclass(frozen=True)
@@ -186,11 +196,14 @@ def open_files(
     table: Table | None = None,
 ) -> Source:
     """Open Parquet files, of which a filter leaves some; ``table`` is None where only the files describe them."""
-    footers, own_notes = _without_own(location, _read_footers(files, data, table))
+    footers, own_notes = _read_footers(location, files, data, table)
     notes = (*notes, *own_notes, *_filter_notes(data, len(files), footers))
-    selection = select_columns(_columns_of_all(footers) if table is None else _columns_of_table(table), data)
+    if table is None:
+        notes = (*notes, *_partition_notes(footers))
+    columns = _columns_of_all(footers) if table is None else _columns_of_table(table)
+    selection = select_columns(columns, data)
     selection = replace(selection, notes=(*selection.notes, *notes))
-    named = selection.fields if data.columns is not None else (*selection.fields, *_numeric(footers))
+    named = selection.fields if data.columns is not None else (*selection.fields, *_numeric(footers, columns))
     _require_one_schema(footers, dict.fromkeys(named), data.source)
     n_read = sum(footer.group_rows[group] for footer in footers for group in footer.groups)
     sizes = data, n_read, len(selection.fields)
@@ -225,25 +238,52 @@ def open_files(
 # -- files ---------------------------------------------------------------------------------------------------
 
 
-def _read_footers(files: Sequence[TableFile], data: DataConfig, table: Table | None) -> list[_Footer]:
-    """Read the footers of the files that a filter leaves by their constants; at least that of the first file."""
-    if data.filter is None:
-        return [_read_footer(file, table) for file in files]
-    condition = parse_filter(data.filter)
-    first = _read_footer(replace(files[0], condition=condition), table)
-    told = {name for name, _ in first.file.constants}  # a column that files store is theirs, whatever folders say
-    constants = [tuple(constant for constant in file.constants if constant[0] in told) for file in files]
-    left = [(file, given(condition, of_file)) for file, of_file in zip(files, constants, strict=True)]
-    footers = [
-        _read_footer(replace(file, condition=None if of_file is True else of_file), table)
-        for file, of_file in left
-        if of_file is not False
-    ]
-    return footers or [replace(first, groups=())]
+def _read_footers(
+    location: Location, files: Sequence[TableFile], data: DataConfig, table: Table | None
+) -> tuple[list[_Footer], list[str]]:
+    """Read the footers of the files that a filter leaves by their constants, of one at least; and what to say of it.
+
+    A column that some file stores is one of files: no folder's name rules out another that may store it, too.
+    """
+    condition = None if data.filter is None else parse_filter(data.filter)
+    found: dict[Location, _Footer] = {}
+
+    def read(file: TableFile) -> _Footer:
+        if file.location not in found:
+            found[file.location] = _read_footer(file, condition, location, table)
+        return found[file.location]
+
+    def outputs() -> str:
+        folders = {str(PurePosixPath(each.location.source).parent) for each in found.values() if each.is_output}
+        return ", ".join(sorted(folders)[:LISTED])
+
+    first = next((footer for footer in map(read, files) if not footer.is_output), None)
+    if first is None:
+        raise UserError(
+            f"data.source: {location.source} has no data, only row outputs of gmm-dask ({outputs()}). Name their "
+            "folder itself to read them as data."
+        )
+    names, stored = {name for file in files for name, _ in file.constants}, first.stored
+    while True:
+        names -= stored
+        footers = [read(file) for file in files if _may_pass(file, names, condition)]
+        footers = [footer for footer in footers if not footer.is_output]
+        stored = frozenset(name for footer in footers for name in names & footer.stored)
+        if not stored or condition is None:
+            break
+    left_out = outputs()
+    note = f"left out, row outputs of gmm-dask: {left_out}; they are read where their folder is named"
+    return footers or [replace(first, groups=())], [note] if left_out else []
 
 
-def _read_footer(file: TableFile, table: Table | None) -> _Footer:
-    location, condition, identity = file.location, file.condition, file.location.version()
+def _may_pass(file: TableFile, names: Set[str], condition: Condition | None) -> bool:
+    """Whether some row of a file may meet a condition, by its constants of these names."""
+    constants = tuple((name, value) for name, value in file.constants if name in names)
+    return condition is None or given(condition, constants) is not False
+
+
+def _read_footer(file: TableFile, condition: Condition | None, within: Location, table: Table | None) -> _Footer:
+    location, identity = file.location, file.location.version()
     metadata = _metadata(location, identity)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     stored_names = None if table is None else _stored_names(metadata.schema.to_arrow_schema(), table.schema)
@@ -253,7 +293,9 @@ def _read_footer(file: TableFile, table: Table | None) -> _Footer:
         known = {*stored.names, *(name for name, _ in constants)}
         constants += tuple((each.name, pa.scalar(None, each.type)) for each in table.schema if each.name not in known)
     schema = _with_constants(stored, constants)
-    left = tuple(range(len(groups)))
+    left, is_output = tuple(range(len(groups))), _is_output(location, metadata, within)
+    if is_output:
+        condition = None
     if condition is not None:
         require_columns(condition, schema, location.source)
         of_file = given(condition, constants)
@@ -270,8 +312,16 @@ def _read_footer(file: TableFile, table: Table | None) -> _Footer:
         tuple(_column_bytes(group, stored_names) for group in groups),
         identity,
         _digest(metadata),
-        OWN_FILES in (metadata.metadata or {}) and PurePosixPath(location.path).match(_OWN_NAMES),
+        is_output,
     )
+
+
+def _is_output(file: Location, metadata: parquet.FileMetaData, within: Location) -> bool:
+    """Whether a file is a row output of gmm-dask, and neither it nor its folder is named."""
+    path, parent = PurePosixPath(within.path), PurePosixPath(file.path).parent
+    named = {path, path.parent} if within.is_glob else {path}
+    is_own = OWN_FILES in (metadata.metadata or {}) and PurePosixPath(file.path).match(_OWN_NAMES)
+    return is_own and not named & {PurePosixPath(file.path), parent}
 
 
 def _stored_names(stored: pa.Schema, table: pa.Schema) -> tuple[tuple[str, str], ...] | None:
@@ -313,31 +363,25 @@ def _filter_notes(data: DataConfig, n_files: int, footers: Sequence[_Footer]) ->
     )
 
 
+def _partition_notes(footers: Sequence[_Footer]) -> Iterator[str]:
+    """Yield the columns that the names of folders tell of some files only."""
+    n_told, n_stored = (
+        Counter(itertools.chain.from_iterable(names))
+        for names in ([f.told for f in footers], [f.stored for f in footers])
+    )
+    for name, told in n_told.items():
+        lacking = len(footers) - told - n_stored[name]
+        if told < len(footers):
+            yield (
+                f"the names of folders tell the column {name!r} of {told:,} of {counted(len(footers), 'file')}; "
+                f"{n_stored[name]:,} store it, {lacking:,} have none"
+            )
+
+
 def _digest(metadata: parquet.FileMetaData) -> str:
     footer = pa.BufferOutputStream()
     metadata.write_metadata_file(footer)
     return hashlib.sha256(footer.getvalue()).hexdigest()
-
-
-def _without_own(location: Location, footers: Sequence[_Footer]) -> tuple[list[_Footer], list[str]]:
-    """Return the footers without those of row outputs of gmm-dask, unless these are named, and a note of them."""
-    path = PurePosixPath(location.path)
-    named = {path, path.parent} if location.is_glob else {path}
-    kept, left_out = [], set()
-    for footer in footers:
-        file = PurePosixPath(footer.location.path)
-        if footer.is_own and not named & {file, file.parent}:
-            left_out.add(str(PurePosixPath(footer.location.source).parent))
-        else:
-            kept.append(footer)
-    folders = ", ".join(sorted(left_out)[:LISTED])
-    if not kept:
-        raise UserError(
-            f"data.source: {location.source} has no data, only row outputs of gmm-dask ({folders}). Name their folder "
-            "itself to read them as data."
-        )
-    note = f"left out, row outputs of gmm-dask: {folders}; they are read where their folder is named"
-    return kept, [note] if left_out else []
 
 
 @lru_cache(maxsize=256)
@@ -399,20 +443,29 @@ def _columns_of_table(table: Table) -> list[Column]:
 
 
 def _columns_of_all(footers: Sequence[_Footer]) -> list[Column]:
-    """Return the columns of the first file; one of another numeric type in another file is read as float64."""
-    first = footers[0].schema
-    others = [footer.schema for footer in footers if not footer.schema.equals(first)]
-    differing = {field.name for schema in others for field in schema if field not in first}
-    return [
-        replace(column, dtype=np.dtype(np.float64)) if column.dtype is not None and column.name in differing else column
-        for column in _columns(footers[0])
-    ]
+    """Return the columns of all files; numeric ones whose types differ are read as float64."""
+    first, *others = footers
+    columns = _columns(first)
+    for footer in others:
+        if footer.schema.equals(first.schema) and footer.told == first.told:
+            continue
+        theirs = {column.name: column for column in _columns(footer)}
+        columns = [_of_both(column, theirs.pop(column.name, column)) for column in columns] + [*theirs.values()]
+    return columns
 
 
-def _numeric(footers: Sequence[_Footer]) -> Iterator[str]:
-    """Yield the numeric columns of all files."""
+def _of_both(column: Column, other: Column) -> Column:
+    """Return what a column is in two files; it is only selected by name if it is so in one of them."""
+    if other.dtype is not None and column.dtype is not None and other.dtype != column.dtype:
+        column = replace(column, dtype=np.dtype(np.float64))
+    return column if other.offered else replace(column, offered=False, role=other.role)
+
+
+def _numeric(footers: Sequence[_Footer], columns: Sequence[Column]) -> Iterator[str]:
+    """Yield the columns that are numeric in some file, without those that are only selected by name."""
+    by_name = {column.name for column in columns if not column.offered}
     for footer in footers:
-        yield from (column.name for column in _columns(footer) if column.dtype is not None and column.offered)
+        yield from (one.name for one in _columns(footer) if one.dtype is not None and one.name not in by_name)
 
 
 def _require_one_schema(footers: Sequence[_Footer], names: Sequence[str] | dict[str, None], path: str) -> None:
