@@ -16,7 +16,7 @@ from prefect.events.clients import get_events_client
 from prefect.events.related import related_resources_from_run_context
 
 from flows.documents import ScoreDocument
-from flows.outages import wait_for_server
+from flows.prefect_server.outages import wait_for_server
 from pipeline.printable import printable
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from prefect.settings import PREFECT_API_URL
 
-from flows.server import direct_to_this_machine, require_server
+from flows.prefect_server.choice import direct_to_this_machine, require_server
 from pipeline.config.job import JobConfig, hiding_secrets
 from pipeline.config.templates import is_dated, with_name
 from pipeline.store.paths import dated_now

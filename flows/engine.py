@@ -21,7 +21,7 @@ def main() -> None:
     import prefect.engine as engine
 
     from flows import terminal
-    from flows.outages import survive_outages, wait_for_server
+    from flows.prefect_server.outages import survive_outages, wait_for_server
 
     survive_outages(lambda line: None)  # of the run at work, serve reports it
     wait_for_server(terminal.print_line, "the run begins when it does")

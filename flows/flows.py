@@ -21,11 +21,11 @@ from prefect.tasks import TaskRunNameCallbackWithParameters
 
 from flows.alarms import alarm_of_refresh, alarm_of_scores
 from flows.artifacts import ProgressArtifact, publish_job, publish_refresh, publish_scores
-from flows.outages import outlives_server
 from flows.parameters import ConfigParameter, JobFlow, hide_in_server, read_job
+from flows.prefect_server.choice import prefect_api, quiet_console
+from flows.prefect_server.outages import outlives_server
 from flows.progress import LogLines
-from flows.server import prefect_api, quiet_console
-from flows.skipped_runs import skip_if_late
+from flows.serving.skipped_runs import skip_if_late
 from flows.terminal import winner_line
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig

@@ -23,7 +23,7 @@ from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.row_outputs import LABEL
 from gmm_dask.passes.rows import sampled_rows
 from pipeline.store import Result, StoredModel, of_group, open_result, place_of
-from pipeline.store.criteria import names_of
+from pipeline.store.contents.criteria import names_of
 from pipeline.store.places import StorePath
 from pipeline.store.units import carried, in_common_units
 

@@ -96,7 +96,7 @@ def validate(
         scored = None if job.score is None else _show_scoring(job, output)
         answering = _contacted(job, output) if connect else []
         if time:
-            from pipeline.fit.timing import time_pass
+            from pipeline.fit.timing.chunks import time_pass
 
             pass_time = time_pass(job, estimate)
         if profile:

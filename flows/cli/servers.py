@@ -26,6 +26,6 @@ def serve(
             os.environ["PREFECT_LOGGING_LEVEL"] = log_level.upper()
         terminal.print_line("gmm-dask serve " + " ".join(map(str, configs)))
         with prefect_imported():
-            from flows.deployments import serve_configs
+            from flows.serving.deployments import serve_configs
 
         serve_configs(configs, terminal.print_line)

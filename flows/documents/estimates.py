@@ -12,7 +12,7 @@ from flows.documents.base import Document, Part, known
 if TYPE_CHECKING:
     from pipeline.fit.plan import Estimate
     from pipeline.fit.profile import Profile
-    from pipeline.fit.timing import PassTime
+    from pipeline.fit.timing.chunks import PassTime
     from pipeline.score.estimate import ScoreEstimate
 
 

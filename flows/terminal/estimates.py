@@ -16,7 +16,7 @@ from pipeline.printable import printable
 if TYPE_CHECKING:
     from pipeline.fit.plan import Estimate
     from pipeline.fit.profile import Profile
-    from pipeline.fit.timing import PassTime
+    from pipeline.fit.timing.chunks import PassTime
     from pipeline.score.estimate import ScoreEstimate
 
 MAX_COLUMN_NAMES = 12

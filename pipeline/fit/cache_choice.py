@@ -12,8 +12,8 @@ import numpy as np
 
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig
-from pipeline.fit.calibration import seconds_of_row
 from pipeline.fit.plan import grid_of, plan_fits
+from pipeline.fit.timing.calibration import seconds_of_row
 from pipeline.sources import Source
 from pipeline.sources.base import Block
 from pipeline.sources.cache import CacheChoice, cache_bytes, cache_folder, choose_by_kind

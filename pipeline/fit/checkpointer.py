@@ -10,7 +10,7 @@ from dataclasses import replace
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.em.resamples import Refit
 from pipeline import store
-from pipeline.fit.time_left import seconds_left
+from pipeline.fit.timing.time_left import seconds_left
 from pipeline.progress import PassDone, Progress
 from pipeline.sources import Source
 from pipeline.store import Checkpoint, leading_candidate

@@ -21,7 +21,7 @@ from pipeline.sources.preparation import Preparation
 from pipeline.sources.rows import source_sample
 from pipeline.store import Identity, Result, StoredModel
 from pipeline.store.attributes import ContinuedComponent
-from pipeline.store.models import by_weight, order_by_weight
+from pipeline.store.contents.models import by_weight, order_by_weight
 from pipeline.store.units import in_common_units
 
 Numbers = tuple[int, ...]

@@ -23,9 +23,9 @@ from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.distinct import distinct
 from pipeline.printable import printable
 from pipeline.store import Result, RowSummary, Sample, StoredModel, of_group, open_result
-from pipeline.store.criteria import names_of
+from pipeline.store.contents.criteria import names_of
+from pipeline.store.contents.models import titled
 from pipeline.store.integrity import damaged
-from pipeline.store.models import titled
 
 Array = NDArray[np.float64]
 

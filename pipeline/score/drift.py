@@ -22,7 +22,7 @@ from gmm_dask.passes.model_batch import origins_of_model
 from pipeline.score.reference import OUTLIERS, Reference
 from pipeline.store import RowSummary, StoredModel
 from pipeline.store.attributes import Attributes
-from pipeline.store.models import titled
+from pipeline.store.contents.models import titled
 
 Array = NDArray[np.float64]
 

@@ -43,7 +43,7 @@ from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.rows import open_rows
 from pipeline.store import RowPlan, RowSummary, RowWriter, StoredModel, Totals
-from pipeline.store.models import numbered
+from pipeline.store.contents.models import numbered
 
 Array = NDArray[np.float64]
 

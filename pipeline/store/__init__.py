@@ -27,8 +27,13 @@ rows are what it consists of.
 
 from pipeline.store.attributes import Identity, RefreshDecision, RowSummary, Totals, Widening
 from pipeline.store.checkpoint import Checkpoint, load_checkpoint, load_group_checkpoint, save_checkpoint
-from pipeline.store.clusters import write_cluster_tree
-from pipeline.store.criteria import leading_candidate, row_of, write_criteria
+from pipeline.store.contents.clusters import write_cluster_tree
+from pipeline.store.contents.criteria import leading_candidate, row_of, write_criteria
+from pipeline.store.contents.models import Sample, StoredModel, write_models, write_sample
+from pipeline.store.contents.names import name_component
+from pipeline.store.contents.noise import read_noise_box, write_noise_box
+from pipeline.store.contents.resamples import write_resamples
+from pipeline.store.contents.transforms import write_transform
 from pipeline.store.groups.models import FoundGroups
 from pipeline.store.groups.result import GroupsResult, GroupView, of_group
 from pipeline.store.integrity import DamagedError
@@ -43,12 +48,8 @@ from pipeline.store.lifecycle import (
     update_attributes,
 )
 from pipeline.store.locks import LEASE_SECONDS, is_locked, lock
-from pipeline.store.models import Sample, StoredModel, write_models, write_sample
-from pipeline.store.names import name_component
-from pipeline.store.noise import read_noise_box, write_noise_box
 from pipeline.store.places import place_of
 from pipeline.store.replacement import discard_replacement, put_in_place, replacement_of
-from pipeline.store.resamples import write_resamples
 from pipeline.store.result import Result, open_result, read_candidates
 from pipeline.store.rows.grid import GridRows
 from pipeline.store.rows.scores import (
@@ -61,7 +62,6 @@ from pipeline.store.rows.scores import (
     scores_working_path,
 )
 from pipeline.store.rows.zarr import RowPlan, RowWriter, ZarrRows, read_summary, rows_folder
-from pipeline.store.transforms import write_transform
 
 __all__ = [
     "ELSEWHERE",

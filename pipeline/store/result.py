@@ -24,17 +24,17 @@ from gmm_dask.selection.stability import StandardErrors
 from gmm_dask.variational.inference import inference_of
 from pipeline.store.attributes import RowSummary, StoreAttributes, check_attributes
 from pipeline.store.checkpoint import load_checkpoint
-from pipeline.store.clusters import read_cluster_tree
-from pipeline.store.criteria import Effort, names_of, read_criteria, read_effort, row_of, table_so_far
+from pipeline.store.contents.clusters import read_cluster_tree
+from pipeline.store.contents.criteria import Effort, names_of, read_criteria, read_effort, row_of, table_so_far
+from pipeline.store.contents.models import Sample, StoredModel, read_model, read_sample
+from pipeline.store.contents.noise import GROUP, read_noise_box
+from pipeline.store.contents.resamples import read_errors, read_stability
+from pipeline.store.contents.transforms import read_transform
 from pipeline.store.integrity import DamagedError, Manifest, read_manifest, reading, require_extent
 from pipeline.store.lifecycle import require_store
-from pipeline.store.models import Sample, StoredModel, read_model, read_sample
-from pipeline.store.noise import GROUP, read_noise_box
 from pipeline.store.places import StorePath, place_of
 from pipeline.store.places.base import METADATA
-from pipeline.store.resamples import read_errors, read_stability
 from pipeline.store.rows.zarr import read_summary, require_row_arrays, row_shapes, rows_folder
-from pipeline.store.transforms import read_transform
 from pipeline.transforms import Chain
 
 # a run at work may replace the checkpoint while it is read

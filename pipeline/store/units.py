@@ -9,7 +9,7 @@ from gmm_dask.errors import UserError
 from gmm_dask.families import Parameters, get_family
 from gmm_dask.families.noise import family_of
 from gmm_dask.passes.model_batch import Model
-from pipeline.store.models import StoredModel
+from pipeline.store.contents.models import StoredModel
 from pipeline.transforms import Chain
 
 Array = NDArray[np.float64]

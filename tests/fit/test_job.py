@@ -32,7 +32,7 @@ from pipeline.sources import open_source
 from pipeline.sources.fingerprint import contents_of, require_same_contents
 from pipeline.sources.rows import first_read
 from pipeline.store import leading_candidate, load_checkpoint, lock, open_result, read_candidates
-from pipeline.store.criteria import table_so_far
+from pipeline.store.contents.criteria import table_so_far
 from pipeline.synth import Plan, write_synthetic
 from runs import JOB, Stop, everything_in, kill_after, passes_of, stop_at
 

@@ -20,7 +20,7 @@ import zarr
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import artifacts
-from flows.server import direct_to_this_machine, prefect_api, require_server
+from flows.prefect_server.choice import direct_to_this_machine, prefect_api, require_server
 from gmm_dask.errors import FaultError, UserError
 from messages import names, stages_of
 from pipeline.progress import ChunksDone
@@ -191,7 +191,7 @@ def test_the_password_of_a_server_that_does_not_answer_is_not_shown(monkeypatch,
     def fail(**_):
         raise wrong(f"nobody at {WITH_PASSWORD}")
 
-    monkeypatch.setattr("flows.server.get_client", fail)
+    monkeypatch.setattr("flows.prefect_server.choice.get_client", fail)
     with temporary_settings({PREFECT_API_URL: WITH_PASSWORD}), pytest.raises(kind) as caught:
         require_server()
     require_hidden(caught.value)
@@ -199,7 +199,7 @@ def test_the_password_of_a_server_that_does_not_answer_is_not_shown(monkeypatch,
 
 
 def test_the_password_of_a_server_that_fails_during_the_run_is_not_shown(monkeypatch):
-    monkeypatch.setattr("flows.server._require_answer", lambda *_: None)
+    monkeypatch.setattr("flows.prefect_server.choice._require_answer", lambda *_: None)
     request = httpx.Request("GET", f"{WITH_PASSWORD}/flows")
     with temporary_settings({PREFECT_API_URL: WITH_PASSWORD}), pytest.raises(FaultError) as caught, prefect_api():
         httpx.Response(500, request=request).raise_for_status()
@@ -247,7 +247,7 @@ def test_telemetry_is_off_before_prefect_is_imported(environment):
 
 PARENT = """
 import sys, time
-from flows.embedded_server import EmbeddedServer
+from flows.prefect_server.embedded import EmbeddedServer
 server = EmbeddedServer()
 if sys.argv[1] == "ready":
     server.wait_until_ready()
@@ -337,8 +337,8 @@ def test_a_server_that_does_not_answer_progress_updates_delays_nothing(monkeypat
 FEW_EVENTS = {"PREFECT_EVENTS_WORKER_MAX_QUEUE_SIZE": "2"}
 # with one retry of a request where the command has three, which take 14 s
 IMPATIENT = """
-import sys, flows.server, flows.cli
-flows.server.EMBEDDED_RETRIES = 1
+import sys, flows.prefect_server.choice, flows.cli
+flows.prefect_server.choice.EMBEDDED_RETRIES = 1
 sys.argv[0] = "gmm-dask"
 flows.cli.main()
 """

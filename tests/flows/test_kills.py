@@ -272,7 +272,7 @@ def servers_of(process):
     found = []
     with suppress(psutil.Error):  # it has just ended
         for child in psutil.Process(process.pid).children():
-            found += [child] if any(part.endswith("embedded_server.py") for part in child.cmdline()) else []
+            found += [child] if any(part.endswith("embedded.py") for part in child.cmdline()) else []
     return found
 
 

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_HOME, temporary_settings
 
 from disks import files_of_at_most
 from flows.cli import errors
-from flows.server import prefect_api
+from flows.prefect_server.choice import prefect_api
 from gmm_dask.errors import UserError
 from messages import names
 

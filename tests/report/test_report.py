@@ -31,7 +31,7 @@ from pipeline.load import load
 from pipeline.report import clear_report, figures, has_report, phrases, tables, write_report
 from pipeline.report.contents import read_contents
 from pipeline.store import RefreshDecision, open_result
-from pipeline.store.criteria import names_of
+from pipeline.store.contents.criteria import names_of
 from pipeline.store.paths import report_folder
 from reports import job, rows_of
 

@@ -43,8 +43,8 @@ from pipeline.store import (
     write_models,
 )
 from pipeline.store.arrays import new_group, put
-from pipeline.store.criteria import read_criteria, read_effort
-from pipeline.store.models import read_model
+from pipeline.store.contents.criteria import read_criteria, read_effort
+from pipeline.store.contents.models import read_model
 from pipeline.transforms import Chain
 from pipeline.transforms.scale import Scale
 from stores import stored_data

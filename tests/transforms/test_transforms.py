@@ -16,7 +16,7 @@ from gmm_dask.passes.rows import Rows
 from messages import names
 from pipeline.config.job import JobConfig
 from pipeline.store import prepare_store, write_transform
-from pipeline.store.transforms import read_transform
+from pipeline.store.contents.transforms import read_transform
 from pipeline.transforms import Chain
 from pipeline.transforms.fitting import check_steps, first_steps, fit_steps, more_reads
 from stores import stored_data

@@ -30,8 +30,8 @@ from pipeline.config.transforms import ScaleOfData
 from pipeline.fit.initialization import settings_of
 from pipeline.sources.base import Chunks, Selection, lazy_rows
 from pipeline.sources.preparation import Preparation
+from pipeline.store.contents.models import by_weight
 from pipeline.store.groups.models import FACTS, GroupModel, GroupResult, GroupSample, nothing_found
-from pipeline.store.models import by_weight
 from pipeline.transforms import NO_TRANSFORM, Chain
 from pipeline.transforms.fitting import scaled_summary
 from pipeline.transforms.scale import Scale

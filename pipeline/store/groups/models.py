@@ -33,7 +33,7 @@ FACTS = ("means", "deviations", "minima", "maxima", "step", "spread", "ties", "f
 
 @dataclass(frozen=True, eq=False)
 class GroupModel:
-    """The winner of a group, as :class:`pipeline.store.models.StoredModel` has it, with its components by weight.
+    """The winner of a group, with its components by weight, as :class:`~pipeline.store.contents.models.StoredModel`.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class GroupResult:
     agreeing : ndarray of shape (n_candidates, n_starts)
         1 where a start agrees with the best one of its candidate.
     effort : ndarray of shape (5,)
-        :class:`pipeline.store.criteria.Effort` of all fits.
+        :class:`pipeline.store.contents.criteria.Effort` of all fits.
     best : int
         Position of the winner among the candidates; -1 without one.
     model : GroupModel or None

@@ -20,10 +20,10 @@ from gmm_dask.selection.results import AXES, COLUMNS, EFFORT_COLUMNS
 from gmm_dask.selection.stability import StandardErrors
 from pipeline.store.attributes import Identity, RowSummary, StoreAttributes
 from pipeline.store.checkpoint import load_group_checkpoint
-from pipeline.store.criteria import Effort
+from pipeline.store.contents.criteria import Effort
+from pipeline.store.contents.models import Sample, StoredModel
 from pipeline.store.groups.models import FACTS, FAILED, NUMBERS, FoundGroups, GroupResult, read_groups
 from pipeline.store.groups.values import GroupValues
-from pipeline.store.models import Sample, StoredModel
 from pipeline.store.result import Result
 
 # of the columns of a table of candidates, those that are whole numbers
@@ -195,7 +195,7 @@ class GroupView(Result):
 
     @cached_property
     def criteria(self) -> pd.DataFrame:
-        """The criteria of the group's candidates, as :func:`pipeline.store.criteria.read_criteria` gives them."""
+        """The group's candidates, as :func:`pipeline.store.contents.criteria.read_criteria` gives them."""
         columns: dict[str, Any] = {name: [getattr(one, name) for one in self.candidates] for name in AXES}
         columns["status"] = list(self.result.statuses)
         for i, name in enumerate(NUMBERS):

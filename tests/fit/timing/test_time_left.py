@@ -3,7 +3,7 @@
 import pytest
 
 from gmm_dask.em.loop import Settings, Status
-from pipeline.fit.time_left import iterations_left, seconds_left
+from pipeline.fit.timing.time_left import iterations_left, seconds_left
 from trends import approaching, halving
 
 SETTINGS = Settings(tol=1e-3, max_iter=100)

@@ -22,8 +22,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.embedded_server import EmbeddedServer, ServerError
-from flows.outages import reason, without_losses
+from flows.prefect_server.embedded import EmbeddedServer, ServerError
+from flows.prefect_server.outages import reason, without_losses
 from gmm_dask.errors import FaultError, UserError
 from pipeline.config.secrets import shown
 

@@ -16,7 +16,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from browser import CHROMIUM, browsing
-from flows.deployments import serve_configs
+from flows.serving.deployments import serve_configs
 from gmm_dask import UserError
 from gmm_dask.errors import FaultError
 from paths import ROOT

@@ -24,8 +24,8 @@ from gmm_dask.variational.inference import Variational
 from gmm_dask.variational.priors import Priors
 from pipeline.store.arrays import get, get_text, new_group, open_root, put
 from pipeline.store.attributes import Attributes
+from pipeline.store.contents.posteriors import read_posterior, read_priors, sorted_posterior, write_posterior
 from pipeline.store.places import StorePath, place_of
-from pipeline.store.posteriors import read_posterior, read_priors, sorted_posterior, write_posterior
 from pipeline.transforms import NO_TRANSFORM, Chain
 from pipeline.transforms.scale import Scale
 

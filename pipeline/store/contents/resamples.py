@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.selection.stability import STABILITY_NUMBERS, ResampledSearch, Stability, StandardErrors
 from pipeline.store.arrays import get, new_group, open_root, put
-from pipeline.store.candidate_axes import CandidateAxes
+from pipeline.store.contents.candidate_axes import CandidateAxes
 from pipeline.store.places import StorePath, place_of
 
 GROUP = "resamples"

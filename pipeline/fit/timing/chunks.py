@@ -10,8 +10,8 @@ import dask
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig, hiding_secrets
 from pipeline.fit.cache_choice import choose_cache
-from pipeline.fit.calibration import seconds_of_row
 from pipeline.fit.plan import Estimate, FitPlan, closing_passes
+from pipeline.fit.timing.calibration import seconds_of_row
 from pipeline.sources.rows import fits_in_memory
 
 # of the chunk, so many rows are computed on

@@ -13,10 +13,10 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.flows import bic_sweep, refresh, score_batch
 from flows.markdown import as_code
-from flows.outages import runs_wait_for_server, survive_outages
-from flows.runner import serve_until_stopped
-from flows.server import direct_to_this_machine, require_server
-from flows.skipped_runs import skip_missed_runs
+from flows.prefect_server.choice import direct_to_this_machine, require_server
+from flows.prefect_server.outages import runs_wait_for_server, survive_outages
+from flows.serving.runner import serve_until_stopped
+from flows.serving.skipped_runs import skip_missed_runs
 from gmm_dask.errors import UserError
 from pipeline.config.job import JobConfig, load_config, require_schedulable
 from pipeline.config.schedule import ScheduleConfig

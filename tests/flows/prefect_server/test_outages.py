@@ -13,7 +13,7 @@ import prefect.runner.runner as runner
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 
-from flows.outages import (
+from flows.prefect_server.outages import (
     Outage,
     _without_traceback,
     reason,

@@ -22,7 +22,7 @@ from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement
 from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate, evaluate, leading, log_evidence
 from gmm_dask.selection.results import AXES, COLUMNS, EFFORT_COLUMNS, outcome_table
 from pipeline.store.arrays import get, new_group, open_root, put
-from pipeline.store.candidate_axes import CandidateAxes
+from pipeline.store.contents.candidate_axes import CandidateAxes
 from pipeline.store.places import StorePath, place_of
 
 _COLUMNS = (*COLUMNS, *EFFORT_COLUMNS)
