@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import validate_data
 
 from gmm_dask.bayesian import BayesianGaussianMixture
 from gmm_dask.em.regularization import AUTO
@@ -19,6 +22,7 @@ from gmm_dask.passes.bounding_box import Box
 from gmm_dask.selection.grid import noise_choices
 from pipeline.store import Result, StoredModel, of_group, open_result, place_of
 from pipeline.store.places import StorePath
+from pipeline.transforms import Chain
 
 # settings of the search that the estimator has, too
 _SETTINGS = ("tol", "reg_covar", "max_iter", "n_init", "init_params", "random_state", "accelerate", "start_effort")
@@ -57,7 +61,8 @@ def load(
         mixture as its last step, ``"mixture"``. It takes rows in the units of the data, as arrays or tables in memory.
         Its labels and responsibilities are those of the store; its densities, as the means of its last step, are in
         the units after the transform: the store's are larger by the logarithm of the transform's derivative. It has
-        ``component_numbers_`` and ``component_names_``, too.
+        ``component_numbers_`` and ``component_names_``, too. Of a job with ``data.missing: likelihood`` the
+        transformers are one step, ``"transform"``, that takes rows with gaps as well.
 
     Raises
     ------
@@ -72,7 +77,31 @@ def load(
     """
     result = of_group(open_result(place_of(store).resolved().path), group)
     stored = result.model(model)
-    return in_pipeline(stored, to_estimator(result, stored), TransformedMixture)
+    mixture, steps = to_estimator(result, stored), None
+    if result.config["data"]["missing"] == BY_LIKELIHOOD:
+        steps = [("transform", JobTransform(stored.transform).of_columns(stored.sources, named=stored.has_names))]
+    return in_pipeline(stored, mixture, TransformedMixture, steps)
+
+
+class JobTransform(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """The fitted transform of a job, of rows with gaps as well, which scikit-learn's transformers refuse."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+
+    def of_columns(self, columns: Sequence[str], *, named: bool) -> Self:
+        """Set the columns that it takes."""
+        self.n_features_in_ = len(columns)
+        if named:
+            self.feature_names_in_ = np.array(columns, dtype=object)
+        return self
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: D102
+        return self
+
+    def transform(self, X: Any) -> Any:  # noqa: D102
+        rows = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=False)
+        return self.chain.rows(rows)
 
 
 class TransformedMixture(Pipeline):  # type: ignore[misc]
@@ -102,11 +131,17 @@ def _rows_of(X: Any) -> Any:
     return X
 
 
-def in_pipeline(model: StoredModel, mixture: Any, kind: type[Pipeline] = Pipeline) -> Any:
-    """Return a mixture of a model's features behind the transform that makes them, if there is more than a scaling."""
+def in_pipeline(
+    model: StoredModel, mixture: Any, kind: type[Pipeline] = Pipeline, steps: list[tuple[str, Any]] | None = None
+) -> Any:
+    """Return a mixture of a model's features behind the transform that makes them, if there is more than a scaling.
+
+    ``steps`` are the transform's, by default transformers of scikit-learn.
+    """
     if model.transform.folds:
         return mixture
-    steps = model.transform.to_sklearn(model.sources, named=model.has_names)
+    if steps is None:
+        steps = model.transform.to_sklearn(model.sources, named=model.has_names)
     pipeline = kind([*steps, ("mixture", mixture)])
     pipeline.component_numbers_ = np.array(model.numbers)
     pipeline.component_names_ = dict(model.component_names)

@@ -369,30 +369,39 @@ def summarize_chunk(rows: Any, weights: Any, draw: Draw, number: int) -> Summary
     if not fitted.all():
         priority = priority[fitted]
         x, w = _take(x, w, fitted)
-    gaps, complete = None, (x, w)
-    if draw.gaps and not (is_complete := usable_rows(x)).all():
-        gaps, complete = GapSums.of(*_take(x, w, ~is_complete)), _take(x, w, is_complete)
-    moments = Moments.of(*complete)
-    # a row of no weight is as if it were not there
-    counted = x if w is None or w.all() else x[w > 0.0]
-    low, high = moments.mean + np.inf, moments.mean - np.inf
-    if len(counted) and gaps is None:
-        low, high = counted.min(axis=0), counted.max(axis=0)
-    elif len(counted):
-        present = np.isfinite(counted)
-        low = counted.min(axis=0, where=present, initial=np.inf)
-        high = counted.max(axis=0, where=present, initial=-np.inf)
+    moments, gaps = sums_of(x, w, draw.gaps)
+    low, high = extremes_of(x, w, gaps is not None)
     return SummaryPart(
         chunk_rows=(n_usable,),
         moments=moments,
-        minimum=low.astype(np.float64),
-        maximum=high.astype(np.float64),
+        minimum=low,
+        maximum=high,
         sample=Sample.of(x, w, priority, draw.ceiling),
         unusable=unusable,
         negative=negative,
         held_out=held_out,
         gaps=gaps,
     )
+
+
+def sums_of(x: NDArray[np.floating[Any]], w: Array | None, gaps: bool) -> tuple[Moments, GapSums | None]:
+    """The moments of the rows (n_rows, n_features) without gaps, and sums over the others, if there may be some."""
+    if not gaps or (complete := usable_rows(x)).all():
+        return Moments.of(x, w), None
+    return Moments.of(*_take(x, w, complete)), GapSums.of(*_take(x, w, ~complete))
+
+
+def extremes_of(x: NDArray[np.floating[Any]], w: Array | None, gaps: bool) -> tuple[Array, Array]:
+    """The smallest and the largest value of each column, infinite where there is none; ``gaps``: some are missing."""
+    counted = x if w is None or w.all() else x[w > 0.0]  # a row of no weight is as if it were not there
+    if not len(counted):
+        return np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
+    if not gaps:
+        return counted.min(axis=0).astype(np.float64), counted.max(axis=0).astype(np.float64)
+    present = np.isfinite(counted)
+    low = counted.min(axis=0, where=present, initial=np.inf)
+    high = counted.max(axis=0, where=present, initial=-np.inf)
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 def _take(x: NDArray[np.floating[Any]], w: Array | None, chosen: NDArray[np.bool_]) -> Weighted:
@@ -418,7 +427,7 @@ def finish_summary(
     _refuse_bad_weights(part, n_rows, drop)
     _refuse_few_rows(part, n_rows)
     _refuse_empty_columns(part, columns)
-    total_weight, center, scatter, missing = _moments_of(part)
+    total_weight, center, scatter, missing = moments_of(part.moments, part.gaps)
     _refuse_overflow(part, scatter, columns)
     return DataSummary(
         n_rows=n_rows,
@@ -436,9 +445,8 @@ def finish_summary(
     )
 
 
-def _moments_of(part: SummaryPart) -> tuple[float, Array, Array, Gaps | None]:
-    """Total weight, centre and scatter of all rows, and what is missing."""
-    one, gaps = part.moments, part.gaps
+def moments_of(one: Moments, gaps: GapSums | None) -> tuple[float, Array, Array, Gaps | None]:
+    """Total weight, centre and scatter of complete rows and those with gaps together, and what is missing."""
     if gaps is None:
         return one.weight, one.mean, one.scatter, None
     pairs = PairMoments.of_complete(one.weight, one.mean, one.scatter) + gaps.moments
@@ -446,7 +454,9 @@ def _moments_of(part: SummaryPart) -> tuple[float, Array, Array, Gaps | None]:
     center = np.diagonal(pairs.mean).copy()
     off = one.mean - center
     complete = one.scatter + one.weight * np.outer(off, off)
-    found = Gaps(gaps.n_rows, gaps.columns, weights, one.weight, complete)
+    sums = np.diagonal(pairs.scatter)
+    variances = np.divide(sums, weights, out=np.zeros_like(weights), where=weights > 0.0)
+    found = Gaps(gaps.n_rows, gaps.columns, weights, variances, one.weight, complete)
     return total_weight, center, pairs.common_scatter(total_weight), found
 
 

@@ -105,28 +105,41 @@ class HeldOut:
         Weighted mean, in which a missing value counts as 0.
     log_scale : float
         What a log density of theirs has too much, on average: as :attr:`DataSummary.log_scale`.
-    gaps : bool
-        Whether any of their values is missing.
+    weights : ndarray of shape (n_features,), or None
+        Total weight of the rows that have the column; None if no value is missing.
     """
 
     n_rows: int
     total_weight: float
     center: Array
     log_scale: float = 0.0
-    gaps: bool = False
+    weights: Array | None = None
+
+    @property
+    def gaps(self) -> bool:
+        """Whether any of their values is missing."""
+        return self.weights is not None
+
+    @property
+    def column_weights(self) -> Array:
+        """Total weight of the rows that have a column, (n_features,)."""
+        return np.full(len(self.center), self.total_weight) if self.weights is None else self.weights
 
     @classmethod
     def of(cls, x: NDArray[np.floating[Any]], w: Array | None) -> HeldOut:
         """Those of a chunk: rows (n_rows, n_features), and weights (n_rows,) or None."""
         total = float(len(x)) if w is None else float(w.sum())
-        gaps = not (present := np.isfinite(x)).all()
-        x = np.where(present, x, 0.0) if gaps else x
+        weights = None
+        if not (present := np.isfinite(x)).all():
+            weights = (np.ones(len(x)) if w is None else w) @ present
+            x = np.where(present, x, 0.0)
         with np.errstate(over="ignore", invalid="ignore"):  # values that overflow are refused by name, in the end
             sums = x.sum(axis=0, dtype=np.float64) if w is None else w @ x
-        return cls(len(x), total, sums / total if total else np.zeros(x.shape[1]), gaps=gaps)
+        return cls(len(x), total, sums / total if total else np.zeros(x.shape[1]), weights=weights)
 
     def __add__(self, other: HeldOut) -> HeldOut:
         weight = self.total_weight + other.total_weight
         share = other.total_weight / weight if weight else 0.0
         center = self.center + (other.center - self.center) * share
-        return HeldOut(self.n_rows + other.n_rows, weight, center, gaps=self.gaps or other.gaps)
+        weights = self.column_weights + other.column_weights if self.gaps or other.gaps else None
+        return HeldOut(self.n_rows + other.n_rows, weight, center, weights=weights)

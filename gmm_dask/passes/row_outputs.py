@@ -147,8 +147,10 @@ IMPUTED = RowOutput(
     long_name="value, or where it is missing its expectation given the others of the row",
     config_key="imputed",
     description="Whether to store each row's columns with their gaps filled: a value that is missing is its "
-    "expectation, given those that the row has, and the others are as in the data. Rows that are left out, such as "
-    "those without any value, are NaN. With data.missing: likelihood only.",
+    "expectation, given those that the row has, and the others are as in the data. Behind a step of data.transform "
+    "that is not linear, such as log, it is the value whose transform is expected (of one component, its median and "
+    "not its mean). Rows that are left out, such as those without any value, are NaN. With data.missing: likelihood "
+    "only.",
     inputs=("responsibility",),
     per_feature=True,
     copies=2,  # the incomplete rows, their means and their variances

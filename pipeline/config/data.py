@@ -105,8 +105,8 @@ class DataConfig(Section):
         "stops the job and reports how many there are; drop leaves such rows out of the fit, and they get label -1 "
         "and no density in the result; likelihood lets a row take part with the values that it has (Ghahramani and "
         "Jordan 1994), whose density alone is its own, and leaves out those without any value or without a weight. "
-        "likelihood takes no data.by, no data.scale and data.transform, no search.resamples and no search.inference: "
-        "variational.",
+        "likelihood takes no data.by, no pca in data.transform, no search.resamples, no search.noise and no "
+        "search.inference: variational.",
     )
     missing_chunks: Literal["error", "fill"] = Field(
         default="error",
@@ -139,7 +139,8 @@ class DataConfig(Section):
         "and prefix names the components. Nothing is "
         "written: rows are transformed as they are read, new ones when they are scored, too. Log-likelihoods and "
         "criteria refer to the columns as they are stored (after clip, to clipped values; where pca drops dimensions, "
-        "to the coordinates that it keeps).",
+        "to the coordinates that it keeps). With data.missing: likelihood a value that a step does not take, such as 0 "
+        "in log, counts as missing; scales follow from the values that a column has.",
     )
 
     @property
@@ -157,12 +158,15 @@ class DataConfig(Section):
         found: DataConfig = self if version is None else self.model_copy(update={"version": version})
         return found
 
-    @pydantic.field_validator("scale", "transform")
+    @pydantic.field_validator("transform")
     @classmethod
-    def _goes_with_gaps(cls, value: Any, info: ValidationInfo) -> Any:
-        if value not in ("none", ()) and info.data.get("missing") == "likelihood":
-            raise ValueError("expected none, as data.missing is likelihood")
-        return value
+    def _goes_with_gaps(cls, steps: tuple[TransformStep, ...], info: ValidationInfo) -> tuple[TransformStep, ...]:
+        if info.data.get("missing") == "likelihood" and any(step.name == "pca" for step in steps):
+            raise ValueError(
+                "expected no pca, as data.missing is likelihood: a row with gaps has no principal components. Leave "
+                "the step out, or set data.missing: drop"
+            )
+        return steps
 
     @property
     def shown(self) -> str:

@@ -243,9 +243,10 @@ def _refit(
     data_summary = summarize_rows(rows, config.search.random_state, transform.labels(model.sources))
     rows = data_summary.known(rows)
     if rows.gaps:  # the first sums need all values: those that are missing are drawn, as the earlier model has them
-        if model.transform.steps:
+        drawn = draw_incomplete(model.transform.rows(raw), *model.model, np.random.RandomState(0))
+        x = np.where(np.isfinite(x), x, transform.rows(model.transform.undo(drawn)))
+        if not np.isfinite(x).all():  # the inverse of one step is out of the domain of another
             return None
-        x = draw_incomplete(x, *model.model, np.random.RandomState(0))
     settings = em_settings(config, data_summary)
     try:
         start = _start(model.candidate, x, weights, resp, settings, noise)

@@ -152,7 +152,8 @@ class ReportContents:
             return float(reg_covar)
         if not self.model.transform.folds:
             x = self.sample.rows
-            return automatic_reg_covar(x.min(axis=0), x.max(axis=0), x.var(axis=0), Resolution.of(x))
+            ends = np.nanmin(x, axis=0), np.nanmax(x, axis=0)
+            return automatic_reg_covar(*ends, np.nanvar(x, axis=0), Resolution.of(x))
         contents, scaling = self.store.data["contents"], self.model.transform.scaling
         unit = np.ones(len(contents["means"])) if scaling is None else scaling.scale
         minima, maxima, deviations = (np.array(contents[name]) / unit for name in ("minima", "maxima", "deviations"))

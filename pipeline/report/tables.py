@@ -285,11 +285,12 @@ def undone_table(report: ReportContents) -> Table | None:
         return None
     sample, names = report.source_sample, [printable(name) for name in report.model.sources]
     shown = np.argsort(-report.components.weights, kind="stable")[:MOST_COMPONENTS]
-    found = {k: sample.rows[sample.label == k] for k in shown.tolist() if (sample.label == k).any()}
+    found = {k: sample.rows[sample.label == k] for k in shown.tolist()}
+    found = {k: rows for k, rows in found.items() if np.isfinite(rows).any(axis=0).all()}
     if not found:
         return None
-    deviations = np.maximum(sample.rows.std(axis=0), np.finfo(np.float64).tiny)
-    middles = np.array([np.median(rows, axis=0) for rows in found.values()])
+    deviations = np.maximum(np.nanstd(sample.rows, axis=0), np.finfo(np.float64).tiny)
+    middles = np.array([np.nanmedian(rows, axis=0) for rows in found.values()])
     columns = np.sort(np.argsort(-np.std(middles / deviations, axis=0), kind="stable")[:MOST_FEATURES])
     places = [decimals(deviations[d]) for d in columns]
     if transform.is_linear:
@@ -309,7 +310,7 @@ def undone_table(report: ReportContents) -> Table | None:
             k: [
                 Cell(number(middle, digits), f"{number(low, digits)} to {number(high, digits)}")
                 for (low, middle, high), digits in zip(
-                    np.quantile(rows[:, columns], UNDONE_QUANTILES, axis=0).T, places, strict=True
+                    np.nanquantile(rows[:, columns], UNDONE_QUANTILES, axis=0).T, places, strict=True
                 )
             ]
             for k, rows in found.items()

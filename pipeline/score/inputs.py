@@ -128,10 +128,10 @@ def open_inputs(
                 "no row output is requested: the configuration has no labels, log densities or responsibilities. Set "
                 "output.labels to true (--set output.labels=true)."
             )
-        if config.data.has_gaps and fitted.transform.steps:
+        if config.data.has_gaps and not fitted.transform.keeps_columns:
             raise UserError(
-                "data.missing: expected error or drop, got likelihood: rows with gaps are labelled by models of "
-                f"columns as they are, and those of {fitted.candidate.name} are transformed."
+                "data.missing: expected error or drop, got likelihood: a row with gaps has no principal components, "
+                f"which the features of {fitted.candidate.name} are (data.transform)."
             )
         require_place(config, path, result)
         progress(StageStarted("open", f"{config.data.shown}, for {fitted.candidate.name} of {result.store}"))

@@ -293,8 +293,9 @@ def _outputs(
     if CLUSTER.name in names:
         assert request.clusters is not None
         computed[CLUSTER.name] = cluster_labels(computed[RESPONSIBILITY.name], np.array(request.clusters))
-    if IMPUTED.name in names:  # gaps go with no transform: x is in the units of the data
-        computed[IMPUTED.name] = condition_chunk(x, batch, computed[RESPONSIBILITY.name]).mean
+    if IMPUTED.name in names:
+        expected = condition_chunk(x, batch, computed[RESPONSIBILITY.name]).mean
+        computed[IMPUTED.name] = request.model.transform.filled(array, x, expected)
     found = with_derived(computed, names)
     if complete:
         return found, sums

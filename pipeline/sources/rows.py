@@ -71,7 +71,8 @@ class FirstRead:
     transformed : DataSummary
         Of the rows after the transforms that do not depend on them, with which ``data.transform`` begins.
     outside : tuple of int
-        For each column, the finite values that a transform does not take; rows with one are left out.
+        For each column, the finite values that a transform does not take; rows with one are left out, or with
+        ``data.missing: likelihood`` such values count as missing.
     """
 
     summary: DataSummary
@@ -83,7 +84,7 @@ class FirstRead:
         chain = first_steps(config.data.steps, columns)
         return [
             f"the column {name!r} has {count:,} values that {chain.domain_of(i)[1]} does not take, which are not "
-            f"{chain.domain_of(i)[0]}; their rows are left out"
+            f"{chain.domain_of(i)[0]}; {'they count as missing' if config.data.has_gaps else 'their rows are left out'}"
             for i, (name, count) in enumerate(zip(columns, self.outside, strict=True))
             if count
         ]
@@ -136,7 +137,7 @@ def _transformed_read(rows: Rows, draw: Draw, chain: Chain, source: Source, drop
     n_fitted = sum(part.summary.chunk_rows) - (held_out.n_rows if held_out else 0)
     if part.outside.any() and (not drop or n_fitted < LEAST_ROWS):
         raise UserError(_not_taken(part.outside, chain, source, n_fitted if drop else None))
-    summary = finish_summary(part.summary, source.columns, drop)
+    summary = finish_summary(part.summary, source.columns, drop, rows.gaps)
     return FirstRead(summary, part.transformed.summary(summary, chain), tuple(part.outside.tolist()))
 
 
@@ -175,9 +176,11 @@ def fit_transform(config: JobConfig, source: Source, found: FirstRead) -> tuple[
     """
 
     def read(chain: Chain) -> DataSummary:
-        rows, drop, starts = open_rows(source), config.data.missing == "drop", first_rows(found.summary.read_rows)
+        rows, starts = replace(open_rows(source), gaps=config.data.has_gaps), first_rows(found.summary.read_rows)
+        drop = config.data.missing == "drop"
         rows = hold_out(rows, config.search.held_out, config.search.random_state, starts=starts, drop=drop)
-        sums: TransformedSums = map_reduce(rows, sum_transformed, (chain, rows.holdout), "transformed-summary")
+        shared = chain, rows.holdout, rows.gaps
+        sums: TransformedSums = map_reduce(rows, sum_transformed, shared, "transformed-summary")
         release_freed()
         return sums.summary(found.summary, chain)
 

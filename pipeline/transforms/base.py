@@ -64,6 +64,11 @@ class Transform(ABC):
         """Logarithm of the derivative's determinant, if it is the same for all rows."""
         return None
 
+    @property
+    def keeps_columns(self) -> bool:
+        """Whether each column has an image of its own, so that a value has one whatever else is missing in its row."""
+        return True
+
     def names(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the names of the columns that it makes of columns of these names, for the steps that follow."""
         return tuple(names)
@@ -83,6 +88,10 @@ class Transform(ABC):
     @abstractmethod
     def log_slopes(self, x: Array) -> Array | float:
         """Return the logarithm of the derivative's determinant at rows, (n_rows,), or for all of them."""
+
+    def log_slopes_of_values(self, x: Array) -> Array:
+        """Return the logarithm of the derivative at each value, (n_rows, n_columns), if each has an image."""
+        raise NotImplementedError(self.kind)
 
     @abstractmethod
     def check(self, n_columns: int) -> int:
@@ -216,6 +225,11 @@ class ColumnByColumn(Transform):
 
     def log_slopes(self, x: Array) -> Array | float:
         found: Array = self.log_derivative(x[:, self.columns]).sum(axis=1)
+        return found
+
+    def log_slopes_of_values(self, x: Array) -> Array:
+        found = np.zeros(x.shape)
+        found[:, self.columns] = self.log_derivative(x[:, self.columns])
         return found
 
     def check(self, n_columns: int) -> int:

@@ -64,6 +64,11 @@ class Chain:
         return all(step.keeps_density for step in self.steps)
 
     @property
+    def keeps_columns(self) -> bool:
+        """Whether each column has an image of its own, so that rows with gaps have images."""
+        return all(step.keeps_columns for step in self.steps)
+
+    @property
     def is_clipped(self) -> bool:
         """Whether a step clips, so that densities are of the clipped values."""
         return any(isinstance(step, Clip) for step in self.steps)
@@ -163,22 +168,39 @@ class Chain:
         """Return what a log density in the units of the fit lacks in the user's: (n_rows,), or one number for all.
 
         It is the logarithm of the determinant of the derivative, log |dz/dx|. Where a step drops dimensions it is that
-        of the steps after it: the density is of the coordinates that it keeps, in the units that it was given.
+        of the steps after it: the density is of the coordinates that it keeps, in the units that it was given. Of rows
+        with gaps it is that of the columns that they have.
         """
         constant = self.log_slope
-        if constant is not None:
+        if constant is not None and not (self.steps and self.keeps_columns and not np.isfinite(rows).all()):
             return constant
         counted = self._with_density
         first = len(self.steps) - len(counted)
         found = np.zeros(len(rows))
         with np.errstate(all="ignore"):
             for start in range(0, len(rows), BLOCK_ROWS):
-                block = rows[start : start + BLOCK_ROWS].astype(np.float64)
+                x = block = rows[start : start + BLOCK_ROWS].astype(np.float64)
+                slopes = found[start : start + BLOCK_ROWS]
                 for i, step in enumerate(self.steps):
                     if i >= first:
-                        found[start : start + BLOCK_ROWS] += step.log_slopes(block)
+                        slopes += step.log_slopes(block)
                     block = step.rows(block)
+                if self.keeps_columns and not (present := np.isfinite(block)).all():
+                    incomplete = ~present.all(axis=1)
+                    slopes[incomplete] = self._log_slopes_of_present(x[incomplete], present[incomplete])
         return found
+
+    def _log_slopes_of_present(self, block: Array, present: NDArray[np.bool_]) -> Array:
+        found = np.zeros(block.shape)
+        for step in self.steps:
+            found += step.log_slopes_of_values(block)
+            block = step.rows(block)
+        slopes: Array = found.sum(axis=1, where=present)
+        return slopes
+
+    def filled(self, rows: Chunk, images: Chunk, expected: Array) -> Array:
+        """Return rows whose missing values are those with the expected images; ``images`` are those of the rows."""
+        return np.where(np.isfinite(images), rows, self.undo(expected))
 
     def domain_of(self, column: int) -> tuple[str, str]:
         """Return which values of a column are taken, and by which step; two empty texts if any are."""

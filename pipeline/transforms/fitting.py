@@ -10,7 +10,7 @@ import numpy as np
 from gmm_dask.errors import UserError
 from gmm_dask.passes.data_summary import DataSummary
 from pipeline.config.transforms import PcaStep, TransformStep
-from pipeline.transforms.base import positions_of
+from pipeline.transforms.base import Array, positions_of
 from pipeline.transforms.chain import TRANSFORMS, Chain
 from pipeline.transforms.scale import Scale
 
@@ -92,8 +92,13 @@ def more_reads(steps: Sequence[TransformStep]) -> int:
 
 def scaled_summary(summary: DataSummary, scaling: Scale) -> DataSummary:
     """Return the data summary after a scaling, without a read: a pass over the scaled rows would find the same."""
-    center, scale, held_out = scaling.center, scaling.scale, summary.held_out
-    log_scale = float(np.log(scale).sum())
+    center, scale, held_out, gaps = scaling.center, scaling.scale, summary.held_out, summary.gaps
+    log_scale = _mean_log(scale, summary.total_weight, None if gaps is None else gaps.weights)
+    if held_out is not None:
+        of_held_out = _mean_log(scale, held_out.total_weight, held_out.weights)
+        held_out = replace(
+            held_out, center=(held_out.center - center) / scale, log_scale=held_out.log_scale + of_held_out
+        )
     return replace(
         summary,
         center=(summary.center - center) / scale,
@@ -103,9 +108,14 @@ def scaled_summary(summary: DataSummary, scaling: Scale) -> DataSummary:
         sample=(summary.sample - center) / scale,
         known_resolution=summary.resolution.scaled(center, scale),
         log_scale=summary.log_scale + log_scale,
-        held_out=held_out
-        and replace(held_out, center=(held_out.center - center) / scale, log_scale=held_out.log_scale + log_scale),
+        held_out=held_out,
+        gaps=None if gaps is None else gaps.scaled(scale),
     )
+
+
+def _mean_log(scale: Array, total_weight: float, weights: Array | None) -> float:
+    """Return the mean over rows of the sum of the logarithms; ``weights`` are of the rows that have each column."""
+    return float(np.log(scale).sum()) if weights is None else float(weights @ np.log(scale)) / total_weight
 
 
 def check_steps(steps: Sequence[TransformStep], columns: Sequence[str]) -> int:

@@ -95,6 +95,10 @@ class Pca(Transform):
         return len(self.components) == len(self.columns)
 
     @property
+    def keeps_columns(self) -> bool:
+        return False
+
+    @property
     def log_slope(self) -> float | None:
         return -float(np.log(self.scale).sum())
 

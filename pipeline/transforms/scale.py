@@ -68,6 +68,9 @@ class Scale(Transform):
     def log_slopes(self, x: Array) -> Array | float:
         return -float(np.log(self.scale).sum())
 
+    def log_slopes_of_values(self, x: Array) -> Array:
+        return np.broadcast_to(-np.log(self.scale), x.shape)
+
     def check(self, n_columns: int) -> int:
         if not self.center.shape == self.scale.shape == (n_columns,):
             raise ValueError(f"center and scale are not of {n_columns} columns")
@@ -88,17 +91,27 @@ class Scale(Transform):
 
 
 def _standard(summary: DataSummary) -> tuple[Array, Array]:
+    if summary.gaps is not None:
+        return summary.center, np.sqrt(np.maximum(summary.gaps.variances, 0.0))
     return summary.center, np.sqrt(np.maximum(np.diag(summary.scatter), 0.0) / summary.total_weight)
 
 
 def _robust(summary: DataSummary) -> tuple[Array, Array]:
     """Return the medians, and the ranges between the quartiles, of the sample of rows."""
-    weights = summary.sample_weights
-    if weights is None:
-        low, middle, high = np.quantile(summary.sample, QUARTILES, axis=0)
-    else:
-        low, middle, high = np.quantile(summary.sample, QUARTILES, axis=0, weights=weights, method="inverted_cdf")
+    found = [_quartiles(column, summary.sample_weights) for column in summary.sample.T]
+    low, middle, high = np.array(found).T
     return middle, high - low
+
+
+def _quartiles(values: Array, weights: Array | None) -> Array:
+    """Return the quartiles of the values that are there; NaN if none is."""
+    there = np.isfinite(values)
+    if not there.any():
+        return np.full(3, np.nan)
+    if weights is None:
+        return np.quantile(values[there], QUARTILES)
+    found: Array = np.quantile(values[there], QUARTILES, weights=weights[there], method="inverted_cdf")
+    return found
 
 
 def _constant(settings: ScaleStep, named: str) -> str:

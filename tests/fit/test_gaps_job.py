@@ -170,7 +170,7 @@ def test_a_refresh_keeps_the_winner(tmp_path, gappy):
     [
         ({"resamples": 20}, {}, "search"),
         ({"inference": "variational"}, {}, "search"),
-        ({}, {"scale": "standard"}, "scale"),
+        ({"noise": True}, {}, "search"),
         ({}, {"transform": [{"pca": {"n_components": 2}}]}, "transform"),
     ],
 )

@@ -19,6 +19,7 @@ from pipeline.store import prepare_store, write_transform
 from pipeline.store.contents.transforms import read_transform
 from pipeline.transforms import Chain
 from pipeline.transforms.fitting import check_steps, first_steps, fit_steps, more_reads
+from pipeline.transforms.scale import Scale
 from stores import stored_data
 
 COLUMNS = ("income", "share", "marker", "age")
@@ -224,3 +225,19 @@ def test_the_store_has_it_bit_by_bit_and_refuses_another(tmp_path, steps):
     assert found.labels(COLUMNS) == chain.labels(COLUMNS)
     with pytest.raises(ValueError, match="column"):
         read_transform(path, COLUMNS[:2])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_robust_scales_are_of_the_values_that_are_there(weighted):
+    rows = np.random.default_rng(0).normal(size=(101, 3))
+    weights = np.random.default_rng(1).integers(0, 3, size=101).astype(float) if weighted else None
+    rows[::3, 1] = np.nan
+    summary = summarize_rows(Rows(rows, weights, gaps=True), 0)
+    found = Scale.fit(steps_of({"scale": "robust"})[0].settings, ["a", "b", "c"], summary)
+    for i, column in enumerate(rows.T):
+        there = np.isfinite(column)
+        # whole weights stand for as many rows
+        column = column[there] if weights is None else np.repeat(column[there], weights[there].astype(int))
+        method = "linear" if weights is None else "inverted_cdf"
+        low, middle, high = np.quantile(column, (0.25, 0.5, 0.75), method=method)
+        np.testing.assert_allclose([found.center[i], found.scale[i]], [middle, high - low], rtol=1e-12)

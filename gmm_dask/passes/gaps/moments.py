@@ -133,6 +133,8 @@ class Gaps:
         How many values each column lacks.
     weights : ndarray of shape (n_features,)
         Total weight of the rows that have the column.
+    variances : ndarray of shape (n_features,)
+        Of the values that each column has.
     complete_weight : float
         That of the rows without gaps.
     complete_scatter : ndarray of shape (n_features, n_features)
@@ -142,9 +144,11 @@ class Gaps:
     n_rows: int
     columns: NDArray[np.int64]
     weights: Array
+    variances: Array
     complete_weight: float
     complete_scatter: Array
 
     def scaled(self, scale: Array) -> Gaps:
         """The same of rows that are divided by ``scale`` (n_features,)."""
-        return replace(self, complete_scatter=self.complete_scatter / np.outer(scale, scale))
+        complete = self.complete_scatter / np.outer(scale, scale)
+        return replace(self, variances=self.variances / scale**2, complete_scatter=complete)

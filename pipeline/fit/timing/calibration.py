@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import dask
@@ -47,7 +48,7 @@ def seconds_of_row(config: JobConfig, plan: FitPlan, columns: Sequence[str], row
     with dask.config.set(scheduler="synchronous"), one_blas_thread():
         found = summarize_rows(as_rows(rows), search.random_state)
         if config.data.steps:
-            rows, found = _transformed(config, columns, rows)
+            rows, found = _transformed(config, columns, as_rows(rows))
         settings = settings_for(found, search.tol, search.max_iter, search.reg_covar, accelerate=False)
         states = first_states(
             plan.candidates,
@@ -73,20 +74,18 @@ def seconds_of_row(config: JobConfig, plan: FitPlan, columns: Sequence[str], row
     return seconds / len(rows) * search.n_init * len(states) / len(models)
 
 
-def _transformed(
-    config: JobConfig, columns: Sequence[str], rows: NDArray[np.floating[Any]]
-) -> tuple[NDArray[np.floating[Any]], DataSummary]:
+def _transformed(config: JobConfig, columns: Sequence[str], raw: Rows) -> tuple[NDArray[np.floating[Any]], DataSummary]:
     """Return the rows that can be transformed, in the units of the fit, and their summary."""
     steps, seed = config.data.steps, config.search.random_state
     first = first_steps(steps, columns)
-    rows = rows[usable_rows(first.rows(rows))]
+    rows = raw.array[usable_rows(first.rows(raw.array), gaps=raw.gaps)]
 
     def read(chain: Chain) -> DataSummary:
-        return summarize_rows(Rows(chain.rows(rows)), seed)
+        return summarize_rows(replace(raw, array=chain.rows(rows)), seed)
 
     try:
         chain, _ = fit_steps(steps, columns, read(first), read)
     except UserError:  # these rows, the first ones, may have less in them than all rows: a constant column
         chain = first
-    rows = chain.rows(rows)
-    return rows, summarize_rows(Rows(rows), seed)
+    found = read(chain)
+    return chain.rows(rows), found
