@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from gmm_dask.errors import UserError
+from pipeline.config.secrets import hide
 from pipeline.sources.patience import UnreachableError
 
 CATALOG_SCHEME = "iceberg://"
+# the properties of a catalogue for S3, and the options of fsspec's file system that say the same
+_S3_PROPERTIES = {
+    "s3.endpoint": "endpoint_url",
+    "s3.access-key-id": "key",
+    "s3.secret-access-key": "secret",
+    "s3.session-token": "token",
+    "s3.region": "region_name",
+}
 
 
 def require_pyiceberg() -> None:
@@ -21,8 +30,8 @@ def require_pyiceberg() -> None:
         ) from None
 
 
-def metadata_in_catalog(source: str, shown: str) -> str:
-    """Return the location of the newest metadata file of a table in a catalogue.
+def metadata_in_catalog(source: str, shown: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the location of the newest metadata file of a table in a catalogue, and its options for the file system.
 
     Parameters
     ----------
@@ -30,6 +39,8 @@ def metadata_in_catalog(source: str, shown: str) -> str:
         Name of the catalogue, as pyiceberg's configuration has it, and of the table.
     shown : str
         The same for messages.
+    options : dict
+        Of fsspec's file system, which count where the catalogue has others.
 
     Raises
     ------
@@ -48,22 +59,33 @@ def metadata_in_catalog(source: str, shown: str) -> str:
         raise UserError(f"data.source: expected {CATALOG_SCHEME}CATALOG/NAMESPACE.TABLE; got {shown}.")
     # as it is now: pyiceberg reads it once, when it is imported
     configured: dict[str, Any] = Config().get_catalog_config(catalog) or {}
+    flat = {**options, **options.get("client_kwargs", {})}
+    given = {name: str(flat[option]) for name, option in _S3_PROPERTIES.items() if flat.get(option)}
+    # the file systems that read the data, too, and find what the environment says in the same way
+    properties = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", **configured, **given}
     try:
-        with load_catalog(catalog, **configured) as opened:  # one of SQL holds connections
-            return str(opened.load_table(name).metadata_location)
+        with load_catalog(catalog, **properties) as opened:  # one of SQL holds connections
+            location = str(opened.load_table(name).metadata_location)
     except NoSuchTableError:
         raise UserError(f"data.source: the catalogue {catalog} has no table {name}. Correct the name.") from None
     except (ValueError, NotInstalledError) as error:
         raise UserError(
-            f"data.source: cannot open the catalogue {catalog}: {_words(error)}. Configure it in ~/.pyiceberg.yaml, or "
-            f"by variables such as PYICEBERG_CATALOG__{catalog.upper()}__URI."
+            f"data.source: cannot open the catalogue {catalog}: {_words(error, properties)}. Configure it in "
+            f"~/.pyiceberg.yaml, or by variables such as PYICEBERG_CATALOG__{catalog.upper()}__URI."
         ) from None
     except Exception as error:  # each kind of catalogue has its own errors
         raise UnreachableError(
-            f"data.source: the catalogue {catalog} does not give the table {name}: {_words(error)}. Check its address "
-            "and its credentials."
+            f"data.source: the catalogue {catalog} does not give the table {name}: {_words(error, properties)}. Check "
+            "its address and its credentials."
         ) from None
+    is_on_s3 = location.startswith(("s3://", "s3a://"))
+    added = {option: configured[name] for name, option in _S3_PROPERTIES.items() if name in configured}
+    added = {option: value for option, value in added.items() if is_on_s3 and option not in flat}
+    if "region_name" in added:
+        added["client_kwargs"] = {**options.get("client_kwargs", {}), "region_name": added.pop("region_name")}
+    return location, added
 
 
-def _words(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+def _words(error: Exception, properties: dict[str, Any]) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return hide(words, properties).rstrip(".")

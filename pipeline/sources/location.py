@@ -199,7 +199,8 @@ def find_location(data: DataConfig) -> Location:
     """
     source, options = filled_in(data)
     if source.startswith(CATALOG_SCHEME):
-        location = _open_url(data, metadata_in_catalog(source, data.shown), options)
+        url, of_catalog = metadata_in_catalog(source, data.shown, options)
+        location = _open_url(data, url, {**options, **of_catalog}, of_catalog)
     elif "://" in source:
         location = _open_url(data, source, options)
     elif options:
@@ -227,8 +228,8 @@ def _web_timeout() -> Any:
     return ClientTimeout(total=None, sock_connect=30.0, sock_read=SILENCE_SECONDS)
 
 
-def _open_url(data: DataConfig, source: str, options: dict[str, Any]) -> Location:
-    hidden = (data.source, data.storage_options)
+def _open_url(data: DataConfig, source: str, options: dict[str, Any], *hidden_too: dict[str, Any]) -> Location:
+    hidden = (data.source, data.storage_options, *hidden_too)
     scheme = source.partition("://")[0]
     try:
         fs, path = url_to_fs(source, **options)

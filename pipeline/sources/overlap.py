@@ -112,10 +112,10 @@ def require_outside(result: str | Path, store: Sequence[str | Path]) -> None:
 def _data_places(source: str) -> tuple[list[_Place], list[_Place]]:
     """Return the paths of the data, one or those that a glob matches, and the folders where their files really lie."""
     place = _Place.of(fill_in(source, "data.source"))
+    if place.path.endswith(ICEBERG.endings):  # in a folder of the table's
+        return [_Place(place.scheme, posixpath.dirname(posixpath.dirname(place.path)))], []
     if place.scheme != "file":
         return ([] if glob.has_magic(place.path) else [place]), []
-    if place.path.endswith(ICEBERG.endings):  # in a folder of the table's
-        return [_Place.of(Path(place.path).parents[1])], []
     location = Location(source, place.path, True, fsspec.filesystem("file"))
     if not location.is_glob and table_format(location):
         return [place], []

@@ -1,5 +1,6 @@
 """Iceberg tables: the rows of a snapshot, through the readers of Parquet."""
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.types import DoubleType
 
-from gmm_dask.errors import UserError
+from gmm_dask.errors import FaultError, UserError
 from messages import names
 from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
@@ -21,6 +22,7 @@ from pipeline.sources import open_keys, open_source
 from pipeline.sources.formats import iceberg
 from pipeline.sources.overlap import require_apart
 from pipeline.store import open_result
+from s3 import Bucket, s3_server
 
 
 @pytest.fixture
@@ -186,6 +188,61 @@ def test_a_job_is_that_of_the_same_rows_as_parquet(table, frame):
     by_hand = run(job("by-hand.zarr", source="same.parquet"))
     np.testing.assert_allclose(summary.table["bic"], by_hand.table["bic"], rtol=1e-9)
     assert (summary.n_rows, run(job(), fresh=True).n_rows) == (600, 700)
+
+
+@pytest.fixture
+def bucket():
+    with s3_server() as url:
+        yield Bucket(url)
+
+
+@pytest.mark.slow
+def test_a_warehouse_in_a_bucket(here, bucket, frame, monkeypatch):
+    """With the catalogue's properties, with options, and with what the environment says of S3."""
+    properties = {
+        "uri": f"sqlite:///{here}/catalog.db",
+        "warehouse": "s3://out/warehouse",
+        "s3.endpoint": bucket.url,
+        "s3.access-key-id": "owner",
+        "s3.secret-access-key": "owner",
+        "s3.region": "us-east-1",
+    }
+    with SqlCatalog("lake", **properties) as catalog:
+        catalog.create_namespace("sea")
+        found = catalog.create_table("sea.t", schema=arrow(frame).schema)
+        with found.update_spec() as spec:
+            spec.add_identity("year")
+        for part in (frame[:400], frame[400:]):
+            found.append(arrow(part))
+    url, (first, second) = found.metadata_location, found.snapshots()
+    variables = {
+        f"PYICEBERG_CATALOG__LAKE__{name.upper().replace('.', '__').replace('-', '_')}": name for name in properties
+    }
+    for variable in (name for name in os.environ if name.startswith("AWS_")):
+        monkeypatch.delenv(variable)
+    for variable, name in variables.items():
+        monkeypatch.setenv(variable, properties[name])
+    assert ids() == ids(version=second.snapshot_id) == list(range(600))
+    assert ids(version=first.snapshot_id, filter="year == 2025 and id < 250") == list(range(200, 250))
+    summary = run(job())
+    assert (summary.n_rows, open_result("job.zarr").data["version"]) == (600, second.snapshot_id)
+
+    for variable, name in variables.items():
+        if name.startswith("s3."):
+            monkeypatch.delenv(variable)
+    options = {"key": "owner", "secret": "owner", "endpoint_url": bucket.url}
+    assert ids(storage_options=options) == ids(url, storage_options=options) == list(range(600))
+    with pytest.raises(UserError, match=names("data.source", "s3://out/warehouse/sea/t ", "catalogue")):
+        ids(url.partition("/metadata/")[0], storage_options=options)
+    for variable, value in bucket.environment.items():
+        monkeypatch.setenv(variable, value)
+    assert ids() == ids(url, filter="id >= 0") == list(range(600))
+
+    bucket.client.download_file("out", url.removeprefix("s3://out/"), "copy.metadata.json")
+    with pytest.raises(UserError, match=names("data.source", "copy.metadata.json", "s3://", "metadata file")):
+        source("copy.metadata.json")
+    with pytest.raises(FaultError, match=names("data.source", "lake", "sea.t", "credentials")):
+        source(storage_options={**options, "endpoint_url": "http://127.0.0.1:9"})
 
 
 def test_delete_files_are_refused(table):

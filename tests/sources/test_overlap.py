@@ -100,6 +100,7 @@ def test_paths_beside_each_other_are_fine(here, source, result):
     ("source", "result"),
     [
         ("s3://b/x", "s3://b/x/r.zarr"),
+        ("s3://b/x/metadata/00001.metadata.json", "s3://b/x/r.zarr"),
         ("s3a://b/x/", "s3://b/x/y/../r.zarr"),
         ("s3://b/r.zarr/rows/label", "s3://b/r.zarr"),
         ("s3://b/*", "s3://b/r.zarr"),

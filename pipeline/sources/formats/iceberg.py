@@ -87,7 +87,7 @@ def _load(metadata_file: Location) -> Any:
         """Reads the files of the table, which its metadata name by their URLs."""
 
         def new_input(self, location: str) -> InputFile:
-            return FsspecInputFile(strip_protocol(location), metadata_file.fs)
+            return FsspecInputFile(_path_of(location, metadata_file), metadata_file.fs)
 
         def new_output(self, location: str) -> Any:
             raise NotImplementedError("tables are only read")
@@ -95,16 +95,28 @@ def _load(metadata_file: Location) -> Any:
         def delete(self, location: Any) -> None:
             raise NotImplementedError("tables are only read")
 
-    io = FilesOfLocation()
     with metadata_file.reading():
         try:
-            metadata = FromInputFile.table_metadata(io.new_input(metadata_file.path))
+            metadata = FromInputFile.table_metadata(FsspecInputFile(metadata_file.path, metadata_file.fs))
         except (ValidationError, ValueError) as error:
             words = " ".join(str(error).split())[:200]
             raise UserError(
                 f"data.source: {metadata_file.source} is no metadata file of an Iceberg table: {words}. Name another."
             ) from None
-    return StaticTable(("table", metadata_file.path), metadata, metadata_file.path, io, NoopCatalog("table"))
+    identifier, path = ("table", metadata_file.path), metadata_file.path
+    return StaticTable(identifier, metadata, path, FilesOfLocation(), NoopCatalog("table"))
+
+
+def _path_of(url: str, location: Location) -> str:
+    """Return the path of a file that a table's metadata name by its URL, on the file system of the metadata."""
+    scheme, colon, _ = url.partition(":")
+    known = location.fs.protocol
+    if not colon or scheme in ((known,) if isinstance(known, str) else known):
+        return str(strip_protocol(url)) if colon else url
+    raise UserError(
+        f"data.source: the Iceberg table {location.source} has its files at {scheme}://, and its metadata were read "
+        "elsewhere. Name the metadata file that lies with them, or the table in its catalogue."
+    )
 
 
 def _snapshot(table: Any, data: DataConfig, location: Location) -> Any:
@@ -172,7 +184,7 @@ def _file(file: Any, keys: list[tuple[int, str]], schema: pa.Schema, location: L
     constants = tuple(
         (name, pa.scalar(file.partition[i], schema.field(name).type)) for i, name in keys if name in schema.names
     )
-    return TableFile(location.at(strip_protocol(file.file_path)), constants)
+    return TableFile(location.at(_path_of(file.file_path, location)), constants)
 
 
 # -- what a filter rules out ---------------------------------------------------------------------------------
