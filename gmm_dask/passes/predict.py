@@ -35,8 +35,6 @@ from gmm_dask.passes.row_outputs import (
     ROW_OUTPUTS,
     Outputs,
     empty_outputs,
-    kernel_inputs,
-    with_derived,
 )
 from gmm_dask.passes.rows import Rows
 
@@ -63,7 +61,7 @@ def predict_rows(rows: Rows, family: Family, parameters: Parameters, requested: 
     family : Family
     parameters : Parameters
     requested : sequence of str
-        Names of :data:`gmm_dask.passes.row_outputs.ROW_OUTPUTS`. Lazy outputs that are computed together share one
+        Names of :data:`gmm_dask.passes.row_outputs.KERNEL_OUTPUTS`. Lazy outputs that are computed together share one
         read of each chunk.
 
     Returns
@@ -90,26 +88,23 @@ def _predict_finite(rows: Any, batch: ModelBatch, requested: tuple[str, ...]) ->
 
 def predict_chunk(rows: NDArray[np.floating], batch: ModelBatch, requested: Sequence[str]) -> Outputs:
     """Row outputs of one model for the rows (n_rows, n_features) of a chunk."""
-    parameters, names = batch.models[0][1], kernel_inputs(requested)
+    _, parameters = batch.models[0]
     if parameters.noise is None:
-        return with_derived(kernel_outputs(rows, batch, names), requested)
-    found = kernel_outputs(rows, batch, tuple(dict.fromkeys((*names, LOG_DENSITY.name))))
+        return kernel_outputs(rows, batch, requested)
+    found = kernel_outputs(rows, batch, tuple(dict.fromkeys((*requested, LOG_DENSITY.name))))
     overflown_to_noise(found, parameters)
-    return with_derived(found, requested)
+    return {name: found[name] for name in requested}
 
 
-def overflown_to_noise(found: Outputs, parameters: Parameters, log_scale: float = 0.0) -> None:
-    """Give rows to the noise whose squares overflow, and whose log density is NaN therefore, in place.
-
-    ``log_scale`` is what log densities have too much.
-    """
+def overflown_to_noise(found: Outputs, parameters: Parameters) -> None:
+    """Give rows to the noise whose squares overflow, and whose log density is NaN therefore, in place."""
     assert parameters.noise is not None
     density = found[LOG_DENSITY.name]
     lost = np.isnan(density)
     if not lost.any():
         return
     with np.errstate(divide="ignore"):
-        density[lost] = np.log(parameters.noise.weight) - parameters.noise.log_volume - log_scale
+        density[lost] = np.log(parameters.noise.weight) - parameters.noise.log_volume
     if LABEL.name in found:
         found[LABEL.name][lost] = NOISE_LABEL
     if RESPONSIBILITY.name in found:

@@ -2,13 +2,13 @@
 
 Whatever else has to know them derives from :data:`ROW_OUTPUTS`: the kernels' buffers, the arrays and columns of a
 result store, the switches of a job's configuration, and the projection of memory. Three of them are computed by the
-kernels; the others follow from those.
+kernels; a job makes the others from those.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,7 @@ class RowOutput:
     stored_by_default : bool
         The switch's default.
     inputs : tuple of str
-        Row outputs that it follows from; none for those that the kernels compute.
-    formula : callable, optional
-        Computes it from its inputs, in their order. Without one, an output that has inputs is made by the job when
-        all chunks are done.
+        Outputs of the kernels that the job makes it from; none for those of the kernels themselves.
     """
 
     name: str
@@ -61,7 +58,6 @@ class RowOutput:
     description: str = ""
     stored_by_default: bool = False
     inputs: tuple[str, ...] = ()
-    formula: Callable[..., NDArray[Any]] | None = None
     fill_value_beside_noise: Any = None
     per_feature: bool = False
     copies: int = 1
@@ -174,16 +170,6 @@ def kernel_inputs(requested: Iterable[str]) -> tuple[str, ...]:
     """The outputs of the kernels that the requested ones are, or follow from."""
     needed = {name for one in requested for name in (ROW_OUTPUTS[one].inputs or (one,))}
     return tuple(output.name for output in KERNEL_OUTPUTS if output.name in needed)
-
-
-def with_derived(computed: Mapping[str, NDArray[Any]], requested: Iterable[str]) -> Outputs:
-    """The requested outputs, from those of the kernels."""
-    found = {}
-    for name in requested:
-        formula = ROW_OUTPUTS[name].formula
-        inputs = (computed[one] for one in ROW_OUTPUTS[name].inputs)
-        found[name] = computed[name] if formula is None else formula(*inputs)
-    return found
 
 
 def empty_outputs(requested: Iterable[str], n_rows: int, n_densities: int, noise: bool, n_features: int = 0) -> Outputs:

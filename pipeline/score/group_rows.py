@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import ChangedRowsError, UserError
-from gmm_dask.memory import Shape, program_bytes, thread_bytes
+from gmm_dask.memory import Shape
 from gmm_dask.passes.holdout import usable_rows
-from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.model_batch import ModelBatch
 from gmm_dask.passes.predict import kernel_outputs, prediction_batch
-from gmm_dask.passes.row_outputs import LABEL, LOG_DENSITY, Outputs, empty_outputs, kernel_inputs, with_derived
+from gmm_dask.passes.row_outputs import LABEL, LOG_DENSITY, Outputs, empty_outputs, kernel_inputs
 from gmm_dask.passes.rows import as_rows
 from pipeline.config.job import JobConfig
-from pipeline.dask_clusters import computing, machine_of, with_read_ahead
+from pipeline.dask_clusters import computing
 from pipeline.progress import Progress, StageStarted, chunks_reported
-from pipeline.score.row_pass import output_bytes, select_chunks
+from pipeline.score.row_pass import computed_outputs, map_chunks, output_bytes, total_of
 from pipeline.score.writers import row_writer
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of
@@ -34,8 +33,6 @@ from pipeline.store.groups.values import GroupValues
 
 # name of the tasks of the pass, as a dashboard shows them
 _TASK = "group-rows"
-# computed for every row, stored or not: the summary of the rows is made from them
-_SUMMARISED = (LABEL.name, LOG_DENSITY.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +102,7 @@ class GroupPredictors:
         density = computed[LOG_DENSITY.name]
         density += model.transform.log_slopes(rows)
         density[np.isnan(density)] = -np.inf  # rows so far away that their squares overflow
-        return with_derived(computed, names)
+        return {name: computed[name] for name in names}
 
 
 def write_group_rows(
@@ -164,13 +161,10 @@ def write_rows(
     with computing(config, source, shape, written=config.output.store), reported:
         if missing:
             task = _Task(predictors, keys, writer, tuple(missing))
-            needed = program_bytes() + machine_of(config, shape).threads * thread_bytes(shape)
             rows = replace(as_rows(source.array, source.weights), on_read=source.reads.add)
-            rows = with_read_ahead(config, select_chunks(rows, missing), shape, needed)
-            map_reduce(rows, _write_chunk, task, _TASK)
+            map_chunks(config, rows, missing, shape, _write_chunk, task, _TASK)
         writer.join()
-        total = sum((one for one in writer.finished() if one is not None), start=plan.no_totals)
-        summary = RowSummary.of_totals(total, plan.components, plan.n_rows, 0.0)
+        summary = RowSummary.of_totals(total_of(writer), plan.components, plan.n_rows, 0.0)
         writer.finish(to_stored(summary))
 
 
@@ -198,7 +192,7 @@ def _write_chunk(rows: Any, weights: Any, task: _Task, number: int) -> int:
             f"{plan.starts[number]:,} to {plan.starts[number + 1] - 1:,}. Drop or impute them, or leave them without "
             "outputs: --set data.missing=drop."
         )
-    names = tuple(dict.fromkeys((*_SUMMARISED, *plan.names)))
+    names = computed_outputs(plan.names)
     codes = np.where(usable, keys.codes, NO_GROUP)
     found = task.predictors.outputs(array, ChunkKeys(keys.keys, codes), names)
     totals = _totals(found, plan.n_densities)

@@ -16,17 +16,15 @@ from gmm_dask.errors import UserError
 from gmm_dask.formatting import listed
 from pipeline import store
 from pipeline.compilation import kernels_made, kernels_of_scores
-from pipeline.config.data import DataConfig
 from pipeline.config.secrets import secrets_hidden
 from pipeline.progress import Message, Progress, StageStarted, report_notes, silent
 from pipeline.score.group_rows import GroupPredictors, plan_rows, write_rows
-from pipeline.score.inputs import require_place
+from pipeline.score.inputs import open_new_rows, require_outputs, require_place, require_unwritten
 from pipeline.score.new_rows import prepare_writer
 from pipeline.score.settings import ScoreSettings, score_config
-from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.group_keys import NO_GROUP, KeyColumn, open_group_keys
-from pipeline.sources.patience import read_patiently, repeated_reads_reported
+from pipeline.sources.patience import repeated_reads_reported
 from pipeline.store import GroupsResult, RowSummary
 
 # groups without a model that the summary names: those of the most rows
@@ -148,14 +146,11 @@ def score_groups(
                 "data.missing: expected error or drop, got likelihood: it does not go together with data.by, by which "
                 "the result has a search for each group."
             )
-        if not config.output.row_outputs:
-            raise UserError(
-                "no row output is requested: the configuration has no labels, log densities or responsibilities. Set "
-                "output.labels to true (--set output.labels=true)."
-            )
+        require_outputs(config)
         require_place(config, path, result)
         progress(StageStarted("open", f"{config.data.shown}, for the groups of {result.store}"))
-        source = _open(config.data, result.found.columns)
+        features = result.found.columns
+        source = open_new_rows(config.data, features, "the models'")
         keys = open_group_keys(config.data, source)
         report_notes((*config.notes, *source.notes), progress)
         header, source = header_of(source), source.counted()
@@ -163,11 +158,7 @@ def score_groups(
         plan, place = plan_rows(config, source, predictors), config.output.store
 
         def conclude(rows: RowSummary) -> dict[str, Any]:
-            if header_of(_open(config.data.at(source.version), result.found.columns)) != header:
-                raise UserError(
-                    f"data.source: {config.data.shown} was changed while it was scored. Run the same command again "
-                    "when nobody writes to it."
-                )
+            require_unwritten(config.data, source, features, header)
             counted = _count_groups(keys, len(source.chunks.pieces), predictors)
             return {"job": config.name, **rows.to_dict(), "groups": counted}
 
@@ -192,18 +183,6 @@ def score_groups(
         seconds=time.monotonic() - begin,
         reused=complete,
     )
-
-
-def _open(data: DataConfig, columns: tuple[str, ...]) -> Source:
-    try:
-        return read_patiently(open_source, data)
-    except MissingColumnsError as error:
-        missing = error.columns
-        raise UserError(
-            f"{data.shown} lacks {len(missing)} of the models' {len(columns)} features: {', '.join(missing)}. Columns "
-            "are found by their names, in any order: rename them, or give the names that they have here with "
-            f"--columns, in the order {', '.join(columns)}."
-        ) from error
 
 
 def _count_groups(keys: KeyColumn, n_chunks: int, predictors: GroupPredictors) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gmm_dask.errors import UserError
 from gmm_dask.memory import Machine, Shape, program_bytes, thread_bytes
@@ -20,6 +21,7 @@ from pipeline.score.row_pass import RowRequest, output_bytes
 from pipeline.score.settings import ScoreSettings, score_config
 from pipeline.score.writers import require_free_names
 from pipeline.sources import MissingColumnsError, Source, open_source
+from pipeline.sources.fingerprint import header_of
 from pipeline.sources.overlap import require_apart, require_outside
 from pipeline.sources.patience import read_patiently, repeated_reads_reported
 from pipeline.store import Result, StoredModel
@@ -123,11 +125,7 @@ def open_inputs(
     config = score_config(result, fitted, data, str(out), columns, settings)
     with secrets_hidden(*config.secret_values), repeated_reads_reported(progress):
         config, clusters, notes = _with_known_clusters(config, result, fitted.candidate.name)
-        if not config.output.row_outputs:
-            raise UserError(
-                "no row output is requested: the configuration has no labels, log densities or responsibilities. Set "
-                "output.labels to true (--set output.labels=true)."
-            )
+        require_outputs(config)
         if config.data.has_gaps and not fitted.transform.keeps_columns:
             raise UserError(
                 "data.missing: expected error or drop, got likelihood: a row with gaps has no principal components, "
@@ -138,7 +136,7 @@ def open_inputs(
         notes = (*config.notes, *notes)
         report_notes(notes, progress)
         try:
-            source = open_new_rows(config.data, fitted)
+            source = open_new_rows(config.data, fitted.sources)
         except UserError as error:
             if not str(error).startswith("data.filter:") or "data.filter" in settings.values:
                 raise
@@ -150,6 +148,15 @@ def open_inputs(
         found = ScoreInputs(config, result, fitted, read_reference(result, fitted), source, clusters, notes)
         _require_memory(found)
     return found
+
+
+def require_outputs(config: JobConfig) -> None:
+    """Raise :class:`UserError` if nothing is requested of the rows."""
+    if not config.output.row_outputs:
+        raise UserError(
+            "no row output is requested: the configuration has no labels, log densities or responsibilities. Set "
+            "output.labels to true (--set output.labels=true)."
+        )
 
 
 def require_place(config: JobConfig, path: str | Path, result: Result) -> None:
@@ -180,8 +187,17 @@ def _with_known_clusters(
     return config.model_copy(update={"output": output}), None, (note,)
 
 
-def open_new_rows(data: DataConfig, model: StoredModel) -> Source:
-    """Open the data with the model's features, in the model's order; an error names all that are missing.
+def require_unwritten(data: DataConfig, source: Source, columns: tuple[str, ...], header: dict[str, Any]) -> None:
+    """Raise :class:`UserError` if somebody has written to the rows since their header was read."""
+    if header_of(open_new_rows(data.at(source.version), columns)) != header:
+        raise UserError(
+            f"data.source: {data.shown} was changed while it was scored. Run the same command again when nobody "
+            "writes to it."
+        )
+
+
+def open_new_rows(data: DataConfig, columns: tuple[str, ...], owner: str = "the model's") -> Source:
+    """Open the data with a model's features, in the model's order; an error names all that are missing.
 
     Scores run on a schedule: a server that does not answer is asked again for a while.
     """
@@ -190,9 +206,9 @@ def open_new_rows(data: DataConfig, model: StoredModel) -> Source:
     except MissingColumnsError as error:
         missing = error.columns
         raise UserError(
-            f"{data.shown} lacks {len(missing)} of the model's {len(model.sources)} features: {', '.join(missing)}. "
-            "Columns are found by their names, in any order: rename them, or give the names that they have here with "
-            f"--columns, in the order {', '.join(model.sources)}."
+            f"{data.shown} lacks {len(missing)} of {owner} {len(columns)} features: {', '.join(missing)}. Columns are "
+            "found by their names, in any order: rename them, or give the names that they have here with --columns, in "
+            f"the order {', '.join(columns)}."
         ) from error
 
 

@@ -21,7 +21,7 @@ from pipeline.config.secrets import secrets_hidden
 from pipeline.metrics import write_metrics
 from pipeline.progress import Message, Progress, StageStarted, silent
 from pipeline.score.drift import Comparison, compare
-from pipeline.score.inputs import ScoreInputs, open_inputs, open_new_rows
+from pipeline.score.inputs import ScoreInputs, open_inputs, require_unwritten
 from pipeline.score.metrics import score_metrics
 from pipeline.score.row_pass import plan_rows, unprepared_rows, write_row_outputs
 from pipeline.score.settings import ScoreSettings
@@ -215,12 +215,8 @@ def prepare_writer(
 
 def _compare_unchanged(rows: RowSummary, totals: Totals, inputs: ScoreInputs, header: dict[str, Any]) -> Comparison:
     """Compare the rows with those of the fit, if nobody has written to them since their header was read."""
-    config, model = inputs.config, inputs.model
-    if header_of(open_new_rows(config.data.at(inputs.source.version), model)) != header:
-        raise UserError(
-            f"data.source: {config.data.shown} was changed while it was scored. Run the same command again when nobody "
-            "writes to it."
-        )
+    model = inputs.model
+    require_unwritten(inputs.config.data, inputs.source, model.sources, header)
     return compare(rows, ComponentSums.from_array(totals.more, model.model[1].n_densities), inputs.reference)
 
 

@@ -32,7 +32,6 @@ from gmm_dask.passes.row_outputs import (
     empty_outputs,
     kernel_inputs,
     row_bytes,
-    with_derived,
 )
 from gmm_dask.passes.rows import Rows, as_rows
 from gmm_dask.selection.cluster_tree import cluster_labels
@@ -49,8 +48,6 @@ Array = NDArray[np.float64]
 
 # name of the tasks of the pass, as a dashboard shows them
 _TASK = "row-outputs"
-# computed for every row, stored or not: the summary of the rows is made from them
-_SUMMARISED = (LABEL.name, LOG_DENSITY.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +101,14 @@ class RowRequest:
         return self.quantile is not None and self.threshold is None
 
 
+def computed_outputs(stored: Sequence[str]) -> tuple[str, ...]:
+    """Return the outputs that are computed of every row: those that are stored, and those that the summary takes."""
+    return tuple(dict.fromkeys((LABEL.name, LOG_DENSITY.name, *stored)))
+
+
 def output_bytes(names: Sequence[str], n_components: int, n_features: int) -> int:
     """Return the bytes of one row's outputs while they are computed, if these are stored; 0 if none is."""
-    return row_bytes(dict.fromkeys((*_SUMMARISED, *names)), n_components, n_features) if names else 0
+    return row_bytes(computed_outputs(names), n_components, n_features) if names else 0
 
 
 def unprepared_rows(source: Source) -> Rows:
@@ -203,13 +205,11 @@ def write_row_outputs(
         if missing:
             batch = prediction_batch(*request.model.model, gaps=request.gaps)
             task = _Task(request, batch, writer, tuple(missing), source.path, source.columns)
-            needed = program_bytes() + machine_of(config, shape).threads * thread_bytes(shape)
-            selected = with_read_ahead(config, select_chunks(rows, missing), shape, needed)
-            sketch = map_reduce(selected, _write_chunk, task, _TASK)
+            sketch = map_chunks(config, rows, missing, shape, _write_chunk, task, _TASK)
         writer.join()
         for number in done if request.needs_sketch else ():  # chunks of an earlier run, from their stored densities
             sketch += sketch_values(writer.log_density(number))
-        total = sum((one for one in writer.finished() if one is not None), start=plan.no_totals)
+        total = total_of(writer)
         writer.finish(to_stored(_summarize(request, writer, total, sketch), total))
 
 
@@ -218,13 +218,27 @@ def _detail(request: RowRequest, n_done: int, n_chunks: int) -> str:
     return f"{outputs}, resuming after {n_done} of {n_chunks} chunks" if n_done else outputs
 
 
-def select_chunks(rows: Rows, numbers: Sequence[int]) -> Rows:
-    """Return the rows of some chunks, by their numbers."""
-    if len(numbers) == len(rows.lengths):
-        return rows
-    chosen = list(numbers)
-    weights = None if rows.weights is None else rows.weights.blocks[chosen]
-    return replace(rows, array=rows.array.blocks[chosen], weights=weights)
+def map_chunks(
+    config: JobConfig,
+    rows: Rows,
+    numbers: Sequence[int],
+    shape: Shape,
+    write: Callable[..., Any],
+    task: Any,
+    name: str,
+) -> Any:
+    """Run ``write`` on some chunks, by their numbers, as :func:`gmm_dask.passes.map_reduce.map_reduce` does."""
+    if len(numbers) < len(rows.lengths):
+        chosen = list(numbers)
+        weights = None if rows.weights is None else rows.weights.blocks[chosen]
+        rows = replace(rows, array=rows.array.blocks[chosen], weights=weights)
+    needed = program_bytes() + machine_of(config, shape).threads * thread_bytes(shape)
+    return map_reduce(with_read_ahead(config, rows, shape, needed), write, task, name)
+
+
+def total_of(writer: RowWriter) -> Totals:
+    """Return the totals of all chunks that are written."""
+    return sum((one for one in writer.finished() if one is not None), start=writer.plan.no_totals)
 
 
 # -- one chunk ---------------------------------------------------------------------------------------------------
@@ -275,7 +289,7 @@ def _outputs(
 
     ``x`` are the rows in the units of the fit. Unusable rows have fill values.
     """
-    names = tuple(dict.fromkeys((*_SUMMARISED, *request.names)))
+    names = computed_outputs(request.names)
     _, parameters = batch.models[0]
     complete = usable.all()
     if not complete:
@@ -296,12 +310,11 @@ def _outputs(
     if IMPUTED.name in names:
         expected = condition_chunk(x, batch, computed[RESPONSIBILITY.name]).mean
         computed[IMPUTED.name] = request.model.transform.filled(array, x, expected)
-    found = with_derived(computed, names)
     if complete:
-        return found, sums
+        return computed, sums
     whole = empty_outputs(names, len(usable), parameters.n_densities, parameters.noise is not None, x.shape[1])
     for name, values in whole.items():
-        values[usable] = found[name]
+        values[usable] = computed[name]
     return whole, sums
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import dask.array as da
 import numpy as np
 import pytest
 
-from gmm_dask.families import get_family
 from gmm_dask.passes import row_outputs
-from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.row_outputs import KERNEL_OUTPUTS, RowOutput, empty_outputs, kernel_inputs, row_bytes
-from gmm_dask.passes.rows import as_rows
-from mixtures import random_parameters, random_rows
 
 UNCERTAINTY = RowOutput(
     name="uncertainty",
@@ -20,23 +15,12 @@ UNCERTAINTY = RowOutput(
     fill_value=np.nan,
     long_name="probability of another component",
     inputs=("responsibility",),
-    formula=lambda responsibility: 1.0 - responsibility.max(axis=1),
 )
 
 
 @pytest.fixture
 def uncertainty(monkeypatch):
     monkeypatch.setitem(row_outputs.ROW_OUTPUTS, "uncertainty", UNCERTAINTY)
-
-
-@pytest.mark.parametrize("chunks", [None, (30, 2)])
-def test_an_output_that_is_a_formula_of_others(uncertainty, chunks):
-    X, parameters = random_rows(100, 2), random_parameters("full", 3, 2, 0)
-    rows = as_rows(X if chunks is None else da.from_array(X, chunks=chunks))
-    found = predict_rows(rows, get_family("full"), parameters, ["uncertainty"])
-    assert list(found) == ["uncertainty"]
-    expected = predict_rows(as_rows(X), get_family("full"), parameters, ["responsibility"])["responsibility"]
-    np.testing.assert_array_equal(np.asarray(found["uncertainty"]), 1.0 - expected.max(axis=1))
 
 
 def test_bytes_and_fill_values(uncertainty):
