@@ -8,6 +8,7 @@ import typer
 
 from flows import terminal
 from flows.cli.errors import error_messages, prefect_imported, resumes
+from flows.cli.imports import importing
 from flows.cli.options import AsJson, ConfigPath, Debug, LogLevel, Overrides, Quiet
 from flows.cli.output import Output
 
@@ -34,24 +35,23 @@ def run(
     debug = debug or log_level == "debug"
     with error_messages(debug, resumes("checkpoint", fresh), as_json=as_json):
         output.announce(f"gmm-dask run {config}")
-        from pipeline.config.job import load_config
+        with importing():
+            from flows.documents import GroupsRunDocument, RunDocument
+            from pipeline.config.job import load_config
+            from pipeline.fit.job import GroupsSummary
+            from pipeline.fit.job import run as run_job
+            from pipeline.stages import limited
 
         job = load_config(config, overrides or [])
         with output.progress() as progress:
             if no_prefect:
-                from pipeline.fit.job import run as run_job
-                from pipeline.stages import limited
-
                 seconds = job.tasks.timeout_seconds
                 summary = run_job(job, fresh=fresh, progress=progress, as_task=lambda stage: limited(stage, seconds))
             else:
-                with prefect_imported("Or run without it: --no-prefect."):
+                with prefect_imported("Or run without it: --no-prefect."), importing():
                     from flows.flows import run_flow
 
                 summary = run_flow(job, fresh=fresh, progress=progress, verbose=debug)
-        from flows.documents import GroupsRunDocument, RunDocument
-        from pipeline.fit.job import GroupsSummary
-
         if isinstance(summary, GroupsSummary):
             output.result(lambda: terminal.show_groups_summary(summary), lambda: GroupsRunDocument.of_run(summary))
             return
@@ -79,8 +79,10 @@ def validate(
     """Check a config and the header of its data, and print the size of the job. Computes nothing."""
     output = Output(as_json, quiet, log_level)
     with error_messages(debug or log_level == "debug", as_json=as_json):
-        from flows.documents import EstimateDocument, ScoringDocument
-        from pipeline.config.job import load_config
+        with importing():
+            from flows.documents import EstimateDocument, ScoringDocument
+            from pipeline.config.job import load_config
+            from pipeline.fit.plan import estimate_job
 
         job = load_config(config, overrides or [])
         if job.schedule is not None and job.schedule.flow == "score-batch":
@@ -88,8 +90,6 @@ def validate(
             scoring, answering = _show_scoring(job, output), _contacted(job, output) if connect else []
             output.result(lambda: None, lambda: ScoringDocument(scoring=scoring, answering=answering))
             return
-        from pipeline.fit.plan import estimate_job
-
         estimate, pass_time, found = estimate_job(job), None, None
         if output.is_text:  # before what takes longer
             terminal.show_estimate(estimate)

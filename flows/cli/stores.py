@@ -11,6 +11,7 @@ import typer
 
 from flows import terminal
 from flows.cli.errors import ExitCode, error_messages, resumes
+from flows.cli.imports import importing
 from flows.cli.options import AsJson, Debug, GroupName, LogLevel, ModelName, Overrides, Quiet, StorePath
 from flows.cli.output import Output
 
@@ -18,8 +19,9 @@ from flows.cli.output import Output
 def show(store: StorePath, group: GroupName = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Print the candidates of a result store, finished or not; of a search for each group, all groups."""
     with error_messages(debug, as_json=as_json):
-        from flows.documents import GroupsDocument, ResultDocument
-        from pipeline.store import GroupsResult, of_group, read_candidates
+        with importing():
+            from flows.documents import GroupsDocument, ResultDocument
+            from pipeline.store import GroupsResult, of_group, read_candidates
 
         result = of_group(read_candidates(store), group)
         if isinstance(result, GroupsResult):
@@ -36,9 +38,10 @@ def name(
 ) -> None:
     """Name a component of the best model; later stores of the job keep the name."""
     with error_messages(debug):
-        from pipeline.report import has_report, write_report
-        from pipeline.store import name_component
-        from pipeline.store.listing import newest_after
+        with importing():
+            from pipeline.report import has_report, write_report
+            from pipeline.store import name_component
+            from pipeline.store.listing import newest_after
 
         result = name_component(store, number, text)
         terminal.show_names(result)
@@ -58,8 +61,9 @@ def diff(
 ) -> None:
     """Compare two complete result stores: criteria, best models, components and labels."""
     with error_messages(debug, as_json=as_json):
-        from flows.documents import DiffDocument
-        from pipeline.compare import compare_stores
+        with importing():
+            from flows.documents import DiffDocument
+            from pipeline.compare import compare_stores
 
         found = compare_stores(a, b, group)
         Output(as_json).result(lambda: terminal.show_difference(found), lambda: DiffDocument.of(found))
@@ -72,8 +76,9 @@ def ls(
 ) -> None:
     """List the result stores of a folder: status, winner, rows and date."""
     with error_messages(debug, as_json=as_json):
-        from flows.documents import ListDocument
-        from pipeline.store.listing import list_stores
+        with importing():
+            from flows.documents import ListDocument
+            from pipeline.store.listing import list_stores
 
         found = list_stores(folder)
         Output(as_json).result(lambda: terminal.show_stores(found), lambda: ListDocument.of(folder, found))
@@ -104,13 +109,15 @@ def score(
     output = Output(as_json, quiet, log_level)
     with error_messages(debug or log_level == "debug", resumes("chunk", fresh), as_json=as_json):
         output.announce(f"gmm-dask score {store} {data}")
-        from pipeline.score.new_rows import score as score_rows
-        from pipeline.score.settings import ScoreSettings
+        with importing():
+            from flows.documents import ScoreDocument
+            from pipeline.report import write_score_report
+            from pipeline.score.new_rows import score as score_rows
+            from pipeline.score.settings import ScoreSettings
+            from pipeline.store import open_result, place_of
 
         settings = ScoreSettings.from_overrides(overrides or [])
         names = columns.split(",") if columns is not None else None
-        from pipeline.store import open_result, place_of
-
         if open_result(place_of(store).resolved().path).by is not None:
             _refuse_of_groups(model, fail_on_drift)
             from flows.documents import GroupScoresDocument
@@ -128,9 +135,6 @@ def score(
             summary = score_rows(
                 store, data, out, model=model, columns=names, settings=settings, fresh=fresh, progress=progress
             )
-        from flows.documents import ScoreDocument
-        from pipeline.report import write_score_report
-
         write_score_report(summary)
         output.result(lambda: terminal.show_score(summary), lambda: ScoreDocument.of(summary))
         for line in summary.drift:
@@ -165,8 +169,9 @@ def export(
 ) -> None:
     """Export a model for use elsewhere: as scikit-learn's estimator, ONNX, or JSON."""
     with error_messages(debug):
-        from pipeline.export import Target, exported
-        from pipeline.export import export as export_model
+        with importing():
+            from pipeline.export import Target, exported
+            from pipeline.export import export as export_model
 
         if str(out) == "-":
             sys.stdout.buffer.write(exported(store, Target(to), model=model, group=group))
@@ -177,6 +182,7 @@ def export(
 def report(store: StorePath, model: ModelName = None, group: GroupName = None, debug: Debug = False) -> None:
     """Write the report of a complete result store: one HTML file, and its pictures as PNG files."""
     with error_messages(debug):
-        from pipeline.report import write_report
+        with importing():
+            from pipeline.report import write_report
 
         terminal.print_line(f"report: {write_report(store, model, group)}")
