@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TAKEN = {
     "data": {
         *("source", "storage_options", "dataset", "version", "columns", "weights", "filter", "by", "chunk_rows"),
-        *("missing", "missing_chunks", "cache", "scale"),
+        *("missing", "missing_chunks", "cache", "scale", "transform"),
     },
     "search": {
         *("n_components", "covariance_types", "inference", "prior", "criterion", "held_out", "n_init", "init_params"),

@@ -10,10 +10,9 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from gmm_dask.families import get_family
 from gmm_dask.plotting.marks import color_of
 from pipeline.printable import printable
-from pipeline.store.groups.models import FoundGroups, GroupModel, GroupResult
+from pipeline.store.groups.models import FoundGroups, GroupResult
 
 Array = NDArray[np.float64]
 
@@ -52,20 +51,22 @@ class Axes:
         return low - pad, high + pad
 
 
-def in_units(model: GroupModel) -> tuple[Array, Array, Array]:
-    """Return weights, means and full covariances of a model, in the units of the data."""
-    family, parameters = model.state.model
-    if model.center is not None and model.scale is not None:
-        name, parameters = family.unscaled(parameters, model.center, model.scale)
-        family = get_family(name)
-    return parameters.weights, parameters.means, family.full_covariances(parameters)
+def shown_rows(result: GroupResult) -> Array:
+    """Return the sample of a group in the units of its picture: of the data, if columns are scaled only."""
+    assert result.model is not None
+    assert result.sample is not None
+    rows, transform = result.sample.rows, result.model.transform
+    return rows if transform.folds else transform.rows(rows)
 
 
 def choose_axes(found: FoundGroups) -> Axes:
     """Choose the columns that separate the components of the groups most, on average, and their common range."""
-    samples = [result.sample.rows for result in found.results if result.sample is not None]
-    models = [in_units(result.model) for result in found.results if result.model is not None]
-    share = np.mean([_between(*model) for model in models], axis=0)
+    with_model = [result for result in found.results if result.model is not None]
+    samples = [shown_rows(result) for result in with_model]
+    models = [result.model.in_units for result in with_model if result.model is not None]
+    # groups may keep different numbers of principal components
+    least = min(means.shape[1] for _, means, _ in models)
+    share = np.mean([_between(*model)[:least] for model in models], axis=0)
     features = tuple(sorted(np.argsort(-share, kind="stable")[:2].tolist()))
     shown = [rows[:, list(features)] for rows in samples]
     every = np.concatenate(shown)
@@ -88,7 +89,7 @@ def draw_group(key: str, result: GroupResult, axes: Axes) -> Markup:
     """Return the picture of a group as SVG."""
     assert result.model is not None
     assert result.sample is not None
-    rows = result.sample.rows[:, list(axes.features)]
+    rows = shown_rows(result)[:, list(axes.features)]
     low, high = axes.range_of(rows)
     draw = _histogram if len(axes.features) == 1 else _scatter
     title = escape(f"{printable(key)}: {result.model.state.candidate.name}")
@@ -109,7 +110,7 @@ def _scatter(result: GroupResult, rows: Array, low: Array, high: Array, features
             (rows[::step] * scale + origin).tolist(), result.sample.label[::step].tolist(), strict=True
         )
     ]
-    _, means, covariances = in_units(result.model)
+    _, means, covariances = result.model.in_units
     two = np.ix_(features, features)
     for k, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
         variances, vectors = np.linalg.eigh(covariance[two] * np.outer(scale, scale))
@@ -128,7 +129,7 @@ def _histogram(result: GroupResult, rows: Array, low: Array, high: Array, featur
     counts, edges = np.histogram(rows[:, 0], BARS, (low[0], high[0]))
     density = counts / max(1, counts.sum()) / (edges[1] - edges[0])
     x = np.linspace(low[0], high[0], 80)
-    weights, means, covariances = in_units(result.model)
+    weights, means, covariances = result.model.in_units
     d = features[0]
     parts = [
         w * np.exp(-0.5 * (x - mean[d]) ** 2 / variance) / math.sqrt(2.0 * math.pi * variance)

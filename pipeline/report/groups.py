@@ -143,7 +143,7 @@ def _pictures(result: GroupsResult) -> tuple[list[Small], str]:
         for key, one in drawn[:MOST_PICTURES]
         if one.model is not None
     ]
-    names = [printable(found.columns[d]) for d in axes.features]
+    names = [printable(found.features[d]) for d in axes.features]
     shown = names[0] if len(names) == 1 else f"{names[0]} across, {names[1]} up"
     scale = "all on the same axes" if axes.low is not None else "each on axes of its own"
     what = "lines are the components' densities" if len(names) == 1 else "ellipses hold 90% of a component's rows"

@@ -46,6 +46,7 @@ class GroupPredictors:
         Finds the group of a value, with a model or without.
     keys : tuple of str
         Of all groups, by their positions.
+    columns : tuple of str
     drop : bool
         Whether rows with missing values get fill values; otherwise they are an error.
     batches : dict of str to ModelBatch
@@ -55,6 +56,7 @@ class GroupPredictors:
     models: dict[str, GroupModel]
     values: GroupValues
     keys: tuple[str, ...]
+    columns: tuple[str, ...]
     drop: bool
     batches: dict[str, ModelBatch] = field(default_factory=dict)
 
@@ -63,7 +65,7 @@ class GroupPredictors:
         """Return those of the groups that have a model."""
         pairs = zip(found.keys, found.results, strict=True)
         models = {key: result.model for key, result in pairs if result.model is not None}
-        return cls(models, GroupValues.of(found.keys), found.keys, drop)
+        return cls(models, GroupValues.of(found.keys), found.keys, found.columns, drop)
 
     @property
     def n_components(self) -> int:
@@ -86,7 +88,12 @@ class GroupPredictors:
             if model is None or start == stop:
                 continue
             mine = order[start:stop]
-            for name, values in self._of_group(key, model, rows[mine], names).items():
+            x = model.transform.rows(rows[mine])
+            if model.transform.steps and not (usable := usable_rows(x)).all():
+                if not self.drop:
+                    raise self._not_taken(key, model, rows[mine])
+                mine, x = mine[usable], x[usable]
+            for name, values in self._of_group(key, model, rows[mine], x, names).items():
                 if values.ndim == 2:  # zeros beyond the components of the group
                     found[name][mine] = 0.0
                     found[name][mine, : values.shape[1]] = values
@@ -94,11 +101,27 @@ class GroupPredictors:
                     found[name][mine] = values
         return found
 
-    def _of_group(self, key: str, model: GroupModel, rows: NDArray[np.floating[Any]], names: Sequence[str]) -> Outputs:
+    def _not_taken(self, key: str, model: GroupModel, rows: NDArray[np.floating[Any]]) -> UserError:
+        outside = model.transform.outside(rows.astype(np.float64), self.columns)
+        counts = ", ".join(f"{count:,} in {column!r}, where {expected}" for column, expected, count in outside)
+        return UserError(
+            f"data.transform: rows of the group {key} have values that cannot be transformed: {counts}. Leave them "
+            "without outputs: --set data.missing=drop."
+        )
+
+    def _of_group(
+        self,
+        key: str,
+        model: GroupModel,
+        rows: NDArray[np.floating[Any]],
+        x: NDArray[np.floating[Any]],
+        names: Sequence[str],
+    ) -> Outputs:
+        """Return outputs of rows as they are stored, and as they are in the units of the fit."""
         batch = self.batches.get(key)
         if batch is None:
             batch = self.batches[key] = prediction_batch(*model.state.model)
-        computed = kernel_outputs(model.transform.rows(rows), batch, kernel_inputs(names))
+        computed = kernel_outputs(x, batch, kernel_inputs(names))
         density = computed[LOG_DENSITY.name]
         density += model.transform.log_slopes(rows)
         density[np.isnan(density)] = -np.inf  # rows so far away that their squares overflow
@@ -127,8 +150,9 @@ def plan_rows(config: JobConfig, source: Source, predictors: GroupPredictors) ->
     for key, model in predictors.models.items():
         token.update(key.encode())
         parameters = model.state.model[1]
-        for array in (parameters.weights, parameters.means, parameters.covariances, model.center, model.scale):
-            token.update(b"none" if array is None else np.ascontiguousarray(array))
+        arrays = parameters.weights, parameters.means, parameters.covariances, *model.transform.arrays()
+        for array in arrays:
+            token.update(np.ascontiguousarray(array))
     components = tuple(range(predictors.n_components))
     return RowPlan(tuple(lengths), components, names, token.hexdigest(), 0, source.file_starts(lengths))
 
@@ -150,6 +174,7 @@ def write_rows(
     progress(StageStarted("write rows", ", ".join(plan.names)))
     shape = Shape(
         n_features=len(source.columns),
+        n_columns=0 if all(model.transform.folds for model in predictors.models.values()) else len(source.columns),
         n_chunks=len(plan.lengths),
         chunk_rows=max(1, *plan.lengths),
         read_bytes=source.read_bytes,

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from gmm_dask.errors import TooLargeError, UnusableError, UserError
 from gmm_dask.kernels.constants import LARGEST
 from gmm_dask.memory import release_freed
-from gmm_dask.passes.data_summary import TASK, DataSummary, Draw, draw_of, finish_summary, summarize_rows
+from gmm_dask.passes.data_summary import TASK, DataSummary, draw_of, finish_summary, summarize_rows
 from gmm_dask.passes.map_reduce import map_reduce
 from gmm_dask.passes.rows import Rows, as_rows, hold_out
 from pipeline.config.job import JobConfig
+from pipeline.config.transforms import TransformStep
 from pipeline.sources import Source
 from pipeline.sources.base import first_rows, no_rows
 from pipeline.sources.preparation import Preparation
@@ -102,20 +103,15 @@ def first_read(config: JobConfig, source: Source) -> FirstRead:
         As :func:`gmm_dask.passes.data_summary.summarize_rows`; values that are missing, or that a transform does not
         take, unless they are dropped.
     """
-    drop = config.data.drops
+    drop, steps = config.data.drops, config.data.steps
     counted = None if fits_in_memory(source) else source.counted()
     starts = None if counted is None else counted.first_rows()
     seed, found_rows = config.search.random_state, replace(open_rows(source), gaps=config.data.has_gaps)
     if not (len(found_rows.array) if counted is None else counted.n_rows):
         raise no_rows(source, config.data.filter)
     rows = hold_out(found_rows, config.search.held_out, seed, starts=starts, drop=drop)
-    chain = first_steps(config.data.steps, source.columns)
     try:
-        if not chain.steps:
-            summary = summarize_rows(rows, seed, source.columns, drop=drop, starts=starts)
-            found = FirstRead(summary, summary, (0,) * len(source.columns))
-        else:
-            found = _transformed_read(rows, draw_of(rows, seed, drop=drop, starts=starts), chain, source, drop)
+        found = read_first(rows, steps, source.columns, seed, drop=drop, starts=starts, path=source.path)
     except TooLargeError as error:
         raise UserError(
             f"{error} Do that where {source.path} is written: data.scale and data.transform come after the sums of the "
@@ -131,23 +127,38 @@ def first_read(config: JobConfig, source: Source) -> FirstRead:
     return found
 
 
-def _transformed_read(rows: Rows, draw: Draw, chain: Chain, source: Source, drop: bool) -> FirstRead:
+def read_first(
+    rows: Rows,
+    steps: Sequence[TransformStep],
+    columns: Sequence[str],
+    seed: int,
+    *,
+    drop: bool,
+    path: str,
+    starts: Sequence[int] | None = None,
+) -> FirstRead:
+    """Run pass 0 over rows as they are stored; errors are those of :func:`first_read`, and name ``path``."""
+    chain = first_steps(steps, columns)
+    if not chain.steps:
+        summary = summarize_rows(rows, seed, columns, drop=drop, starts=starts)
+        return FirstRead(summary, summary, (0,) * len(columns))
+    draw = draw_of(rows, seed, drop=drop, starts=starts)
     part: TransformedPart = map_reduce(rows, summarize_transformed, (draw, chain), TASK)
     held_out = part.summary.held_out
     n_fitted = sum(part.summary.chunk_rows) - (held_out.n_rows if held_out else 0)
     if part.outside.any() and (not drop or n_fitted < LEAST_ROWS):
-        raise UserError(_not_taken(part.outside, chain, source, n_fitted if drop else None))
-    summary = finish_summary(part.summary, source.columns, drop, rows.gaps)
+        raise UserError(_not_taken(part.outside, chain, columns, path, n_fitted if drop else None))
+    summary = finish_summary(part.summary, columns, drop, rows.gaps)
     return FirstRead(summary, part.transformed.summary(summary, chain), tuple(part.outside.tolist()))
 
 
-def _not_taken(outside: NDArray[np.int64], chain: Chain, source: Source, n_left: int | None) -> str:
+def _not_taken(outside: NDArray[np.int64], chain: Chain, columns: Sequence[str], path: str, n_left: int | None) -> str:
     """Return the error about values that a transform does not take; ``n_left`` rows are left without them, if known."""
     named = ", ".join(
-        f"{outside[i]:,} in {source.columns[i]!r}, where {chain.domain_of(i)[1]} takes values {chain.domain_of(i)[0]}"
+        f"{outside[i]:,} in {columns[i]!r}, where {chain.domain_of(i)[1]} takes values {chain.domain_of(i)[0]}"
         for i in np.flatnonzero(outside).tolist()
     )
-    found = f"data.transform: {source.path} has values that cannot be transformed: {named}."
+    found = f"data.transform: {path} has values that cannot be transformed: {named}."
     if n_left is not None:
         return (
             f"{found} Without the rows that cannot be used, which data.missing: drop leaves out, {n_left or 'no'} "
@@ -179,12 +190,18 @@ def fit_transform(config: JobConfig, source: Source, found: FirstRead) -> tuple[
         rows, starts = replace(open_rows(source), gaps=config.data.has_gaps), first_rows(found.summary.read_rows)
         drop = config.data.missing == "drop"
         rows = hold_out(rows, config.search.held_out, config.search.random_state, starts=starts, drop=drop)
-        shared = chain, rows.holdout, rows.gaps
-        sums: TransformedSums = map_reduce(rows, sum_transformed, shared, "transformed-summary")
+        summary = read_transformed(rows, found, chain)
         release_freed()
-        return sums.summary(found.summary, chain)
+        return summary
 
     return fit_steps(config.data.steps, source.columns, found.transformed, read)
+
+
+def read_transformed(rows: Rows, found: FirstRead, chain: Chain) -> DataSummary:
+    """Read rows as they are stored once more, for their summary in the units after a chain."""
+    shared = chain, rows.holdout, rows.gaps
+    sums: TransformedSums = map_reduce(rows, sum_transformed, shared, "transformed-summary")
+    return sums.summary(found.summary, chain)
 
 
 def source_sample(data_summary: DataSummary, chain: Chain) -> NDArray[np.float64]:

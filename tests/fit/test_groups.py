@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -19,7 +21,9 @@ from pipeline.fit.groups.search import GroupSearch
 from pipeline.fit.job import run
 from pipeline.fit.plan import estimate_job, grid_of
 from pipeline.progress import GroupsDone
+from pipeline.report.page import write_report
 from pipeline.score.group_scores import score_groups
+from pipeline.score.settings import ScoreSettings
 from pipeline.sources import open_source
 from pipeline.sources.group_keys import open_group_keys
 from pipeline.sources.partition import partition_rows
@@ -92,7 +96,7 @@ def require_same(view, single):
     """Require that a group's result is that of a job of its rows."""
     assert view.best == single.best
     numbers = single.table.select_dtypes(np.number).columns.difference(["slim_gain", "slim_price"])
-    np.testing.assert_allclose(view.table[numbers], single.table[numbers], rtol=1e-9)
+    np.testing.assert_allclose(view.table[numbers], single.table[numbers], rtol=1e-9, atol=1e-9)
     assert view.table["status"].tolist() == single.table["status"].tolist()
     mixtures = [result.best_model.unscaled[1].arrays().values() for result in (view, single)]
     for mine, other in zip(*mixtures, strict=True):
@@ -125,6 +129,10 @@ def test_groups_are_as_jobs_of_their_rows(tmp_path, frame, summary):
         ({}, {"inference": "variational", "n_components": [3]}),
         ({}, {"init_params": "auto", "start_effort": 0.05}),
         ({"missing": "drop", "weights": "weight"}, {"held_out": 0.3}),
+        ({"transform": [{"arcsinh": 2.0}, {"scale": "robust"}, "pca"]}, {"held_out": 0.3}),
+        ({"transform": ["scale", {"pca": 0.6}], "weights": "weight"}, {"covariance_types": ["spherical", "full"]}),
+        ({"transform": ["scale", {"clip": {"minimum": -1}}]}, {"inference": "variational", "n_components": [3]}),
+        ({"transform": [{"log": {"columns": ["a"]}}], "missing": "drop"}, {"held_out": 0.3}),
     ],
 )
 def test_settings_apply_to_each_group(tmp_path, frame, data, search):
@@ -140,6 +148,40 @@ def test_settings_apply_to_each_group(tmp_path, frame, data, search):
         require_same(found.group(store), single)
         np.testing.assert_array_equal(labels[mine], stored_rows(single)["label"])
         assert found.group(store).held_out_rows == single.held_out_rows
+
+
+def test_what_follows_knows_the_transform_of_each_group(tmp_path, frame):
+    rows = frame[frame["store"].isin([4, 5])].reset_index(drop=True).assign(a=lambda table: np.exp(table["a"]))
+    rows.loc[[3, 8], "a"] = -1.0
+    rows.to_parquet(tmp_path / "rows.parquet", index=False)
+    steps = [{"log": {"columns": ["a"]}}, "scale", {"pca": 0.7}]
+    data = {"transform": steps, "missing": "drop"}
+    found = run(job(tmp_path, tmp_path / "rows.parquet", data=data, output={"report": True}))
+    stored = stored_rows(found).load()
+    assert set(np.flatnonzero(stored.label.to_numpy() == -1)) == {3, 8}
+    assert sum(found.overview["n_left_out"]) == 2
+    score_groups(found.store, str(tmp_path / "rows.parquet"), tmp_path / "scores.zarr")
+    scores = xr.open_zarr(tmp_path / "scores.zarr", group="rows", consolidated=False)
+    np.testing.assert_allclose(scores.log_density, stored.log_density, rtol=1e-9, atol=1e-9)
+    for store in (4, 5):
+        mine = (rows["store"] == store).to_numpy(bool) & (rows["a"] > 0.0).to_numpy()
+        view, loaded = found.group(store), gmm_dask.load(found.store, group=store)
+        np.testing.assert_array_equal(loaded.predict(rows.loc[mine, COLUMNS]), stored.label[mine])
+        assert view.transform_note.startswith("the features of the fit are pc1")
+        page = write_report(found.store, group=str(store))
+        assert "The components in the units of the data" in Path(page).read_text()
+    told = ScoreSettings.from_overrides(["data.missing=error"])
+    with pytest.raises(UserError, match=names("data.transform", "'a'", "log", "data.missing=drop")):
+        score_groups(found.store, str(tmp_path / "rows.parquet"), tmp_path / "other.zarr", settings=told)
+
+
+def test_a_group_whose_values_no_step_takes_has_no_model(tmp_path, frame):
+    rows = frame[frame["store"].isin([4, 5])].assign(a=lambda table: np.where(table["store"] == 4, -1.0, 1.0))
+    rows = rows.assign(a=lambda table: table["a"] * np.exp(table["b"]))
+    rows.to_parquet(tmp_path / "rows.parquet", index=False)
+    found = run(job(tmp_path, tmp_path / "rows.parquet", data={"transform": [{"log": {"columns": ["a"]}}]}))
+    message = found.overview.set_index("group").loc["4", "message"]
+    assert re.search(names("data.transform", "group 4", "160 in 'a'", "greater than 0"), message)
 
 
 def write(kind, folder, frame):
@@ -242,7 +284,7 @@ def test_large_groups_take_passes(tmp_path, source, frame):
     config = job(tmp_path, source)
     opened = open_source(config.data)
     partition = partition_rows(opened, open_group_keys(config.data, opened))
-    search = GroupSearch(config.search, config.data, tuple(COLUMNS), tuple(grid_of(config)), 50)
+    search = GroupSearch(config.search, config.data, partition.keys, tuple(COLUMNS), tuple(grid_of(config)), 50)
     mine = partition.rows(1)[0]
     np.testing.assert_array_equal(mine, frame.loc[(frame["store"] == 4).fillna(value=False), COLUMNS])
     chunks = partition.chunks(1, 16 * 40)
@@ -261,10 +303,7 @@ def test_large_groups_take_passes(tmp_path, source, frame):
     [
         ({"search": {"extend": True}}, ("search.extend: expected false, got true", "data.by")),
         ({"search": {"resamples": 5}}, ("search.resamples: expected 0, got 5", "data.by")),
-        (
-            {"data": {"transform": [{"log": {"columns": ["a"]}}]}},
-            ("data.transform: expected no value, got", '"log": {"columns": ["a"]', "data.by"),
-        ),
+        ({"search": {"noise": True}}, ("search.noise: expected false, got true", "data.by")),
         ({"data": {"variables": ["temp"]}}, ("data.variables", "data.by")),
         ({"output": {"clusters": "merged"}}, ("output.clusters", "data.by")),
         ({"output": {"anomaly_quantile": 0.1}}, ("output.anomaly_quantile", "data.by")),

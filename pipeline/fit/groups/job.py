@@ -245,6 +245,7 @@ def _searched(
         config.search,
         # how the data are reached is of no use to a group, and may be secret
         config.data.model_copy(update={"source": "-", "storage_options": {}}),
+        partition.keys,
         partition.selection.columns,
         plan.candidates,
         plan.sample_rows(n_groups),

@@ -78,7 +78,7 @@ class GroupsPlan:
     @property
     def small_rows(self) -> int:
         """Groups of at most so many rows are searched side by side."""
-        return max(1, CHUNK_BYTES // (8 * self.shape.n_features))
+        return max(1, CHUNK_BYTES // (8 * max(self.shape.n_features, self.shape.n_columns)))
 
     @property
     def waves(self) -> tuple[int, ...]:
@@ -102,13 +102,16 @@ class GroupsPlan:
 
     def sample_rows(self, n_groups: int) -> int:
         """Rows of each group that are stored."""
-        each = SAMPLE_BYTES // (8 * (self.shape.n_features + 2) * max(1, n_groups))
+        width = max(self.shape.n_features, self.shape.n_columns) + 2
+        each = SAMPLE_BYTES // (8 * width * max(1, n_groups))
         return min(MOST_SAMPLED, max(LEAST_SAMPLED, each))
 
     def results_bytes(self, n_groups: int, max_iter: int) -> int:
         """What the results of all groups take, with the checkpoint that is made of them."""
         d, k = self.shape.n_features, max(self.candidates, key=lambda one: one.n_components).n_components
         model = 2 * max(covariance_values(self.shape, one) for one in self.candidates) + (k + 4) * (d + 1) + max_iter
+        if columns := self.shape.n_columns:  # a transform, such as the axes of principal components
+            model, d = model + (d + 4) * columns, max(d, columns)
         numbers = len(self.candidates) * (len(NUMBERS) + self.n_init) + model + self.sample_rows(n_groups) * (d + 2)
         return n_groups * (_OBJECT_BYTES + (1 + CHECKPOINT_COPIES) * 8 * numbers)
 

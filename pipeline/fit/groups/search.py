@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from gmm_dask.errors import FaultError, UserError
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import first_states
-from gmm_dask.passes.data_summary import DataSummary, summarize_rows
+from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import Rows, as_rows, hold_out
 from gmm_dask.selection.diagnostics import agreement
@@ -26,15 +27,15 @@ from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS
 from gmm_dask.variational.inference import Variational
 from pipeline.config.data import DataConfig
 from pipeline.config.search import SearchConfig
-from pipeline.config.transforms import ScaleOfData
 from pipeline.fit.initialization import settings_of
 from pipeline.sources.base import Chunks, Selection, lazy_rows
+from pipeline.sources.group_keys import Key
 from pipeline.sources.preparation import Preparation
+from pipeline.sources.rows import FirstRead, read_first, read_transformed, source_sample
 from pipeline.store.contents.models import by_weight
 from pipeline.store.groups.models import FACTS, GroupModel, GroupResult, GroupSample, nothing_found
-from pipeline.transforms import NO_TRANSFORM, Chain
-from pipeline.transforms.fitting import scaled_summary
-from pipeline.transforms.scale import Scale
+from pipeline.transforms import Chain
+from pipeline.transforms.fitting import fit_steps
 
 # opens the rows of a group as they are fitted
 OpenPrepared = Callable[[Preparation], Rows]
@@ -51,6 +52,8 @@ class GroupSearch:
     search : SearchConfig
     data : DataConfig
         How rows are prepared.
+    keys : tuple of int or str
+        Of the groups, by their positions, for messages.
     columns : tuple of str
     candidates : tuple of Candidate
     sample_rows : int
@@ -59,6 +62,7 @@ class GroupSearch:
 
     search: SearchConfig
     data: DataConfig
+    keys: tuple[Key, ...]
     columns: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     sample_rows: int
@@ -84,34 +88,42 @@ class GroupSearch:
         """Return what was found; where no fit is possible the reason is."""
         known: dict[str, Any] = {}
         try:
-            found = self._summary(raw)
+            rows, first = self._first_read(group, raw)
+            found = first.summary
             left_out = found.unusable.n_rows if found.unusable else 0
             held_out = found.held_out.n_rows if found.held_out else 0
             known = {"n_rows": found.n_rows, "n_left_out": left_out, "n_held_out": held_out}
             known["total_weight"] = found.total_weight
-            return self._searched(group, found, prepared, waves, known)
+            transform, data_summary = self._transform(rows, first)
+            return self._searched(group, found, transform, data_summary, prepared, waves, known)
         except FaultError:
             raise
         except UserError as error:
             return nothing_found(group, str(error), **(known or _all_rows(raw)))
 
-    def _summary(self, raw: Rows) -> DataSummary:
+    def _first_read(self, group: int, raw: Rows) -> tuple[Rows, FirstRead]:
+        """Return the rows with those that are held out, and what pass 0 over them finds."""
         seed, drop = self.search.random_state, self.data.missing == "drop"
-        return summarize_rows(hold_out(raw, self.search.held_out, seed, drop=drop), seed, self.columns, drop=drop)
+        rows = hold_out(raw, self.search.held_out, seed, drop=drop)
+        path = f"the group {self.keys[group]}"
+        return rows, read_first(rows, self.data.steps, self.columns, seed, drop=drop, path=path)
+
+    def _transform(self, rows: Rows, found: FirstRead) -> tuple[Chain, DataSummary]:
+        """Fit the transform to the rows of the group."""
+        read = partial(read_transformed, rows, found)
+        return fit_steps(self.data.steps, self.columns, found.transformed, read)
 
     def _searched(
         self,
         group: int,
         found: DataSummary,
+        transform: Chain,
+        data_summary: DataSummary,
         prepared: OpenPrepared,
         waves: Waves | None,
         known: dict[str, Any],
     ) -> GroupResult:
         search, facts = self.search, facts_of(found)
-        transform, data_summary = NO_TRANSFORM, found
-        if self.data.scale == "standard":
-            scaling = Scale.fit(ScaleOfData(), self.columns, found)
-            transform, data_summary = Chain((scaling,)), scaled_summary(found, scaling)
         preparation = Preparation(transform, drop=self.data.missing == "drop")
         settings = settings_of(search, data_summary)
         drop, share = preparation.drop, search.held_out
@@ -157,9 +169,10 @@ class GroupSearch:
         """Return some of the sample's rows, evenly spread, with the winner's labels."""
         step = -(-len(data_summary.sample) // self.sample_rows)
         rows = np.ascontiguousarray(data_summary.sample[::step])
+        stored = source_sample(data_summary, model.transform)[::step]
         found = predict_rows(Rows(rows), *model.state.model, ["label", "responsibility"])
         uncertainty = 1.0 - found["responsibility"].max(axis=1)
-        return GroupSample(model.transform.undo(rows), found["label"].astype(np.int64), uncertainty)
+        return GroupSample(stored, found["label"].astype(np.int64), uncertainty)
 
 
 def _all_rows(raw: Rows) -> dict[str, Any]:
@@ -198,12 +211,10 @@ def _effort(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
 
 
 def _model(state: State, transform: Chain, log_scale: float, inference: Inference) -> GroupModel:
-    parameters, scaling, priors = by_weight(state), transform.scaling, None
+    parameters, priors = by_weight(state), None
     if isinstance(inference, Variational):
         priors = inference.priors(get_family(state.covariance_type), state.n_components)
-        log_scale *= priors.counted_rows(state.parameters)  # type: ignore[arg-type]
+        log_scale *= priors.counted_rows(state.parameters) if transform.folds else 1.0  # type: ignore[arg-type]
     bounds = tuple(bound - log_scale for bound in state.lower_bounds)
     after = replace(state, parameters=parameters, lower_bounds=bounds, history=None)
-    if scaling is None:
-        return GroupModel(after, priors=priors)
-    return GroupModel(after, scaling.center, scaling.scale, priors)
+    return GroupModel(after, cast(Any, transform.steps), priors)

@@ -18,7 +18,13 @@ from gmm_dask.variational.priors import Priors
 from pipeline.store.arrays import as_json, get, new_group, open_root, put
 from pipeline.store.dataclass_arrays import from_columns, pack, to_columns, unpack
 from pipeline.store.places import StorePath, place_of
-from pipeline.transforms import NO_TRANSFORM, Chain
+from pipeline.transforms import Chain
+from pipeline.transforms.arcsinh import Arcsinh
+from pipeline.transforms.clip import Clip
+from pipeline.transforms.log import Log
+from pipeline.transforms.log1p import Log1p
+from pipeline.transforms.logit import Logit
+from pipeline.transforms.pca import Pca
 from pipeline.transforms.scale import Scale
 
 Array = NDArray[np.float64]
@@ -38,23 +44,29 @@ class GroupModel:
     Attributes
     ----------
     state : State
-    center, scale : ndarray of shape (n_features,), or None
-        The parameters are those of rows ``(x - center) / scale``.
+    steps : tuple of transforms
+        By which rows come to the units of the parameters, as they were fitted to the rows of the group.
     priors : Priors or None
         Of a variational mixture.
     """
 
     state: State
-    center: Array | None = None
-    scale: Array | None = None
+    steps: tuple[Scale | Log | Log1p | Logit | Arcsinh | Clip | Pca, ...] = ()
     priors: Priors | None = None
 
     @property
     def transform(self) -> Chain:
         """How rows come to the units of the parameters."""
-        if self.center is None or self.scale is None:
-            return NO_TRANSFORM
-        return Chain((Scale(self.center, self.scale),))
+        return Chain(self.steps)
+
+    @property
+    def in_units(self) -> tuple[Array, Array, Array]:
+        """Weights, means and full covariances, in the user's units where columns are scaled only."""
+        (family, parameters), scaling = self.state.model, self.transform.scaling
+        if scaling is not None:
+            name, parameters = family.unscaled(parameters, scaling.center, scaling.scale)
+            family = get_family(name)
+        return parameters.weights, parameters.means, family.full_covariances(parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +188,12 @@ class FoundGroups:
     candidates: tuple[Candidate, ...]
     results: tuple[GroupResult, ...]
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the features of the models are called; the most that a group has."""
+        labels = [one.model.transform.labels(self.columns) for one in self.results if one.model is not None]
+        return max(labels, key=len, default=self.columns)
+
 
 def write_groups(path: StorePath, found: FoundGroups) -> None:
     """Write the results of all groups: arrays over the groups for every reader, and exact results for this program."""
@@ -222,28 +240,32 @@ def _put_facts(group: zarr.Group, found: FoundGroups) -> None:
 
 
 def _put_winners(group: zarr.Group, found: FoundGroups) -> None:
-    """Each group's model, in the user's units, with full covariances; NaN beyond its components."""
+    """Each group's model, with full covariances; NaN beyond its components and features.
+
+    Where columns are scaled only, or not transformed, the features are the columns, in the user's units.
+    """
     models = [result.model for result in found.results]
     most = max((model.state.n_components for model in models if model), default=1)
-    n, d = len(models), len(found.columns)
-    weights, means, covariances = np.full((n, most), np.nan), np.full((n, most, d), np.nan), None
+    n, d = len(models), len(found.features)
+    weights, means = np.full((n, most), np.nan), np.full((n, most, d), np.nan)
     covariances = np.full((n, most, d, d), np.nan)
     for i, model in enumerate(models):
         if model is None:
             continue
-        k, (family, parameters) = model.state.n_components, model.state.model
-        if model.center is not None and model.scale is not None:
-            name, parameters = get_family(family.name).unscaled(parameters, model.center, model.scale)
-            family = get_family(name)
-        weights[i, :k], means[i, :k] = parameters.weights, parameters.means
-        covariances[i, :k] = family.full_covariances(parameters)
+        k, (of_weights, of_means, full) = model.state.n_components, model.in_units
+        own = of_means.shape[1]
+        weights[i, :k], means[i, :k, :own], covariances[i, :k, :own, :own] = of_weights, of_means, full
     best = ["" if model is None else model.state.candidate.name for model in models]
     put(group, "best", best, ("group",))
     put(group, "n_components", [0 if model is None else model.state.n_components for model in models], ("group",))
     put(group, "component", np.arange(most), ("component",))
     put(group, "weights", weights, ("group", "component"))
-    put(group, "means", means, ("group", "component", "feature"))
-    put(group, "covariances", covariances, ("group", "component", "feature", "feature_other"))
+    feature = "feature"
+    if found.features != found.columns:
+        feature = "fitted_feature"
+        put(group, feature, list(found.features), (feature,))
+    put(group, "means", means, ("group", "component", feature))
+    put(group, "covariances", covariances, ("group", "component", feature, f"{feature}_other"))
 
 
 def _put_candidates(group: zarr.Group, found: FoundGroups) -> None:

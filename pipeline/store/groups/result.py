@@ -25,6 +25,7 @@ from pipeline.store.contents.models import Sample, StoredModel
 from pipeline.store.groups.models import FACTS, FAILED, NUMBERS, FoundGroups, GroupResult, read_groups
 from pipeline.store.groups.values import GroupValues
 from pipeline.store.result import Result
+from pipeline.transforms import Chain
 
 # of the columns of a table of candidates, those that are whole numbers
 _WHOLE = frozenset(column.name for column in (*COLUMNS, *EFFORT_COLUMNS) if column.dtype is np.int64)
@@ -231,12 +232,16 @@ class GroupView(Result):
         assert model is not None
         return StoredModel(
             **vars(model.state),
-            columns=tuple(self.data["columns"]),
+            columns=model.transform.labels(self.data["columns"]),
             sources=tuple(self.data["columns"]),
             transform=model.transform,
             numbers=tuple(range(model.state.n_components)),
             priors=model.priors,
         )
+
+    @cached_property
+    def _stored_transform(self) -> Chain | None:
+        return None if self.result.model is None else self.result.model.transform
 
     @cached_property
     def errors(self) -> StandardErrors | None:
