@@ -348,10 +348,10 @@ class UniformNoise(BaseModel):
     """The uniform component: its density is weight / volume for all rows, also for those outside the box."""
 
     weight: float = Field(description="What the weights of the components leave of one.")
-    log_volume: float = Field(description="Natural logarithm of the volume, in the user's units.")
+    log_volume: float = Field(description="Natural logarithm of the volume, in the units of the features.")
     box: Nested = Field(
         description="(n_features + 1, n_features): a corner of the box that contains the fitted rows, or of the box of "
-        "the volume that was given, and its edges from there, in the user's units."
+        "the volume that was given, and its edges from there, in the units of the features."
     )
 
 

@@ -184,7 +184,7 @@ def to_estimator(result: Result, model: StoredModel) -> GaussianMixture | Bayesi
 
 
 def noise_box_of(result: Result, model: StoredModel) -> Box | None:
-    """Return what a model's noise is uniform in, in the units of the data."""
+    """Return what a model's noise is uniform in, in the units of its features."""
     if not model.candidate.noise or (box := result.noise_box) is None:
         return None
     scaling = model.transform.scaling

@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 
 # a principal axis whose variance is a smaller share of the largest is lost in the rounding of the scatter
 LEAST_SHARE = 1e-13
+# variances that differ by a smaller share differ by their rounding
+ISOTROPIC = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,8 @@ def noise_box(
         return box
     variances, axes = np.linalg.eigh(data_summary.scatter)
     if not variances[0] > LEAST_SHARE * variances[-1]:
+        return box
+    if variances[-1] - variances[0] <= ISOTROPIC * variances[-1]:  # whitened: any axes are principal ones
         return box
     opened = rows()
     shared = opened.holdout, data_summary.center, axes

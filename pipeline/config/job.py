@@ -114,12 +114,6 @@ class JobConfig(Section):
             raise ValueError(f"expected no {what}, as data.missing is likelihood")
         if data is not None and data.has_gaps and search.has_noise:
             raise ValueError("expected no noise, as data.missing is likelihood")
-        steps = () if data is None else data.steps
-        if search.has_noise and not (not steps or (len(steps) == 1 and steps[0].scale is not None)):
-            raise ValueError(
-                "noise: expected false, as data.transform does more than scale columns: noise is uniform in the units "
-                "of the data. Leave out search.noise, or all steps but one of scale"
-            )
         return search
 
     @pydantic.field_validator("output")

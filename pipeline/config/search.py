@@ -130,9 +130,10 @@ class SearchConfig(Section):
         description="Whether a uniform component stands beside the others, for rows that belong to none of them: true, "
         "false, or [false, true] to try each candidate without and with it. It is uniform in the bounding box of the "
         "fitted rows, along the columns or along their principal axes, whichever is smaller, which takes one more "
-        "pass; a number is its volume instead, in the columns' units. Its weight is one more parameter. Rows of the "
-        "noise have the label -1, and rows that are left out -2. The density of the noise is the same everywhere, for "
-        "new rows outside the box, too.",
+        "pass; a number is its volume instead, in the columns' units. Behind a data.transform that does more than "
+        "scale columns, box and volume are of the features that it makes, so that the noise is uniform in these. Its "
+        "weight is one more parameter. Rows of the noise have the label -1, and rows that are left out -2. The density "
+        "of the noise is the same everywhere, for new rows outside the box, too.",
     )
     criterion: CriterionName = Field(
         default="bic",

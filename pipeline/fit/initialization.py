@@ -79,12 +79,12 @@ class FittedRows:
         return self._open()
 
 
-def _noise_box(config: JobConfig, source: Source, data_summary: DataSummary, rows: Callable[[], Rows]) -> Box:
+def _noise_box(config: JobConfig, source: Source, data_summary: DataSummary, rows: FittedRows) -> Box:
     log_volume = noise_choices(config.search.noise)[1]
-    if log_volume is not None:  # in the user's units
+    if log_volume is not None and rows.transform.folds:  # in the user's units
         log_volume -= data_summary.log_scale
     try:
-        return noise_box(rows, data_summary, log_volume, source.columns)
+        return noise_box(rows, data_summary, log_volume, rows.transform.labels(source.columns))
     except UserError as error:
         raise UserError(f"search.{error}") from None
 
@@ -129,7 +129,7 @@ def seed_states(config: JobConfig, make_states: MakeStates, progress: Progress) 
             f"{states[0].status.remedy}"
         )
     if any(state.candidate.noise for state in states):
-        store.write_noise_box(path, rows.noise, source.columns, transform)
+        store.write_noise_box(path, rows.noise, transform.labels(source.columns), transform)
     if sum(waves) != len(states):  # a refresh fits the last winner alone
         waves = (1,) * len(states)
     store.update_attributes(

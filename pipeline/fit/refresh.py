@@ -21,7 +21,6 @@ from gmm_dask.families import Noise, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.noise import beside_noise
 from gmm_dask.init.responsibilities import start_parameters
-from gmm_dask.passes.bounding_box import Box
 from gmm_dask.passes.data_summary import DataSummary, summarize_rows
 from gmm_dask.passes.gaps.chunks import draw_incomplete
 from gmm_dask.passes.model_batch import Model
@@ -164,7 +163,7 @@ def _decide(
     change = _change_of_job(config, previous, source)
     if change:
         return search(f"{change}: all candidates are fitted"), None
-    transform, noise = rows.transform, rows.noise if model.candidate.noise else None
+    transform, noise = rows.transform, rows.noise.log_volume if model.candidate.noise else None
     refit = _refit(config, model, _half_of_sample(found, 0), transform, found.total_weight, noise)
     if refit is None:
         return search(f"{best} cannot be fitted to these rows: all candidates are"), None
@@ -222,12 +221,12 @@ def _refit(
     half: Rows,
     transform: Chain,
     total_weight: float,
-    noise: Box | None,
+    noise: float | None,
 ) -> State | None:
     """Fit the winner to some rows, from the responsibilities that it gives them; None if that is not possible.
 
-    ``total_weight`` is that of all rows, for which these stand; ``noise`` what the noise of the winner, if it has some,
-    is uniform in among these.
+    ``total_weight`` is that of all rows, for which these stand; ``noise`` the logarithm of the volume that the noise of
+    the winner, if it has some, is uniform in among these.
     """
     raw, weights = half
     if len(raw) <= model.n_components:
@@ -259,18 +258,20 @@ def _refit(
 
 
 def _start(
-    candidate: Candidate, x: Array, weights: Array | None, resp: Array, settings: Settings, noise: Box | None
+    candidate: Candidate, x: Array, weights: Array | None, resp: Array, settings: Settings, noise: float | None
 ) -> State:
     """Return the start that responsibilities give; raises :class:`SingularError` if a covariance is."""
     family, mine = get_family(candidate.covariance_type), resp[:, : candidate.n_components]
-    taken = mine.any(axis=1) if noise else slice(None)  # rows that the noise has alone are no part of a covariance
+    taken = (
+        slice(None) if noise is None else mine.any(axis=1)
+    )  # rows that the noise has alone are no part of a covariance
     given = None if weights is None else weights[taken]
     parameters = start_parameters(family, x[taken], given, mine[taken], settings.reg_covar, settings.inference)
     start = State(candidate._replace(noise=False), 0, parameters)
     if noise is None:
         return start
     whole = replace(start, parameters=replace(parameters, weights=parameters.weights / parameters.weights.sum()))
-    return beside_noise(whole, Noise(float(np.average(resp[:, -1], weights=weights)), noise.log_volume))
+    return beside_noise(whole, Noise(float(np.average(resp[:, -1], weights=weights)), noise))
 
 
 def _measured(
@@ -282,7 +283,9 @@ def _measured(
     """
     if model.transform.keeps_density and transform.keeps_density:
         return refit, transform
-    there = _refit(config, model, _half_of_sample(found, 0), model.transform, found.total_weight, None)
+    known = model.model[1].noise
+    noise = None if known is None else known.log_volume
+    there = _refit(config, model, _half_of_sample(found, 0), model.transform, found.total_weight, noise)
     return (refit, transform) if there is None else (there, model.transform)
 
 

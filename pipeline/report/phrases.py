@@ -111,6 +111,7 @@ def _noise(report: ReportContents) -> Iterator[str]:
     if noise is None:
         return
     box = "the box around the rows" if noise_choices(report.store.config["search"]["noise"])[1] is None else "a box"
+    box += "" if report.model.transform.folds else " in the features of the fit"
     yield (
         f"Noise: {noise.weight:.1%} of the weight, {size_words(report, report.noise_size)}, belongs to no component. "
         f"Its density is the same everywhere, one over the volume of {box} ({_power(noise.log_volume)}), and its rows "

@@ -190,7 +190,7 @@ class Result(StoreAttributes):
         if self.is_complete and not self.criteria["noise"].any():  # a refresh kept a winner without noise
             return None
         with self._reading(GROUP):
-            return read_noise_box(self.store, len(self.data["columns"]))
+            return read_noise_box(self.store, len(self.transform.labels(self.data["columns"])))
 
     @cached_property
     def best_model(self) -> StoredModel:

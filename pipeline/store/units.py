@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,7 +87,13 @@ def carried(model: Model, from_units: Chain, to_units: Chain) -> Model:
     is_lost = _ranks(derivatives * steps[:, None, :]) < means.shape[1]
     if is_lost.any() or not (np.isfinite(factors).all() and np.isfinite(means).all()):
         raise UserError("of their transforms (data.transform), one drops, clips or does not take what the other does")
-    return full, Parameters(parameters.weights, means, moved, factors)
+    found = Parameters(parameters.weights, means, moved, factors)
+    if (noise := parameters.noise) is not None:
+        # the volume grows as around the components, on average
+        slopes = 0.5 * np.linalg.slogdet(derivatives @ np.swapaxes(derivatives, 1, 2))[1]
+        grown = float(np.average(slopes, weights=parameters.weights))
+        found = replace(found, noise=noise._replace(log_volume=noise.log_volume + grown))
+    return family_of(FULL, found), found
 
 
 def _ranks(maps: Array) -> NDArray[np.int64]:

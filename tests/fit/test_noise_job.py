@@ -443,11 +443,65 @@ def test_what_is_no_noise_is_refused(tmp_path, source, search, named):
         job(tmp_path, source, search=search)
 
 
-def test_transforms_that_do_more_than_scale_are_refused(source, tmp_path):
-    for steps in ([{"log1p": {}}], [{"scale": "standard"}, {"pca": {"n_components": 1}}]):
-        with pytest.raises(ValueError, match=names("noise", "data.transform")):
-            job(tmp_path, source, scale="none", transform=steps)
-    job(tmp_path, source, scale="none", transform=[{"scale": "robust"}])
+def test_noise_behind_transforms_is_uniform_in_the_features(source, tmp_path):
+    X = np.delete(noisy_groups()[0], GAPS, axis=0)
+    z = np.arcsinh(X / 50.0)
+    z, log_slope = z / z.std(axis=0), -0.5 * np.log(X**2 + 2500.0).sum(axis=1) - np.log(z.std(axis=0)).sum()
+    search = {"n_components": 3, "covariance_types": "full", "reg_covar": 1e-6}
+    steps = [{"arcsinh": 50.0}, "scale", {"pca": {"whiten": True}}]
+    for noise in (True, 40.0):  # of the whitened features
+        config = job(tmp_path, source, f"{noise}.zarr", {**search, "noise": noise}, scale="none", transform=steps)
+        found = run(config)
+        centred = z - z.mean(axis=0)
+        axes = np.linalg.eigh(np.cov(centred.T))[1].T[::-1]
+        axes *= np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
+        w = centred @ axes.T
+        scale = w.std(axis=0, ddof=1)
+        settings = {"init_params": "kmeans", "random_state": 1, "tol": 1e-6, "reg_covar": 1e-6}
+        theirs = GaussianMixtureSearch([3], ["full"], noise=noise, **settings).fit(w / scale)
+        jacobian = log_slope.sum() - len(X) * np.log(scale).sum()
+        assert found.row()["bic"] == pytest.approx(theirs.bic(w / scale) - 2.0 * jacobian, rel=1e-9)
+        stored, loaded = rows_of(found.store), gmm_dask.load(found.store)
+        valued = stored["label"] != -2
+        assert (~valued).sum() == len(GAPS)
+        np.testing.assert_array_equal(
+            loaded.predict(table_of(noisy_groups()[0])[COLUMNS])[valued], stored["label"][valued]
+        )
+        expected = theirs.score_samples(w / scale) + log_slope - np.log(scale).sum()
+        np.testing.assert_allclose(stored["log_density"][valued], expected, rtol=1e-7)
+        assert loaded[-1].noise_volume_ == pytest.approx(theirs.best_estimator_.noise_volume_, rel=1e-7)
+    score(found.store, str(source), tmp_path / "scores.zarr")
+    np.testing.assert_array_equal(rows_of(tmp_path / "scores.zarr")["label"], stored["label"])
+    assert "in the features of the fit" in Path(write_report(found.store)).read_text()
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file = export(found.store, Target.ONNX, tmp_path / "mixture.onnx")
+    onnx = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    label, density = onnx.run(["label", "log_density"], {"X": X})
+    np.testing.assert_array_equal(label, stored["label"][valued])
+    np.testing.assert_allclose(density, stored["log_density"][valued], rtol=1e-7)
+
+
+def test_a_refresh_keeps_noise_behind_principal_components(tmp_path):
+    template = {"store": f"{tmp_path}/{{started:%Y-%m-%dT%H%M%S%f}}.zarr", "responsibilities": False}
+    search = {"n_components": [2, 3], "covariance_types": "full", "noise": True}
+    stores = []
+    for night in range(2):
+        rows = noisy_groups(seed=night)[0]
+        wide = np.column_stack([rows, rows.sum(axis=1) + np.random.RandomState(night).normal(size=len(rows))])
+        pd.DataFrame(wide, columns=[*COLUMNS, "sum"]).to_parquet(tmp_path / "rows.parquet")
+        steps = ["scale", {"pca": 2}]
+        config = job(
+            tmp_path,
+            tmp_path / "rows.parquet",
+            search=search,
+            output=template,
+            scale="none",
+            transform=steps,
+            columns=None,
+        )
+        stores.append(refresh(config))
+    assert not stores[1].decision.searched, stores[1].decision.reason
+    assert stores[1].summary.best == stores[0].summary.best
 
 
 def test_groups_take_no_noise(source, tmp_path):
