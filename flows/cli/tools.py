@@ -1,4 +1,4 @@
-"""Commands around jobs: synthetic data, and schemas."""
+"""Commands around jobs: a first config, synthetic data, and schemas."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -24,21 +25,20 @@ MAX_COLUMN_NAMES = 12
 
 def show_estimate(estimate: Estimate) -> None:
     """Print what a job would read and need."""
-    grid = Table.grid(padding=(0, 2))
-    for name, text in _estimate_lines(estimate).items():
-        grid.add_row(name, Text(printable(text)))
-    console_for().print(grid)
-    for note in estimate.notes:
-        print_paragraph(f"note: {note}", "yellow")
+    _show(_estimate_lines(estimate), estimate.notes)
 
 
 def show_score_estimate(estimate: ScoreEstimate) -> None:
     """Print what a run of score-batch would read and need."""
+    _show(_score_lines(estimate), estimate.notes)
+
+
+def _show(lines: Mapping[str, str], notes: Sequence[str]) -> None:
     grid = Table.grid(padding=(0, 2))
-    for name, text in _score_lines(estimate).items():
+    for name, text in lines.items():
         grid.add_row(name, Text(printable(text)))
     console_for().print(grid)
-    for note in estimate.notes:
+    for note in notes:
         print_paragraph(f"note: {note}", "yellow")
 
 

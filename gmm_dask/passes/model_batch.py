@@ -115,6 +115,10 @@ class Group:
         """Memory for the lines, log densities and shares of a block, of a chunk with so many rows."""
         return block_memory(self.n_lines, self.n_components, len(self.members), n_rows, self.eta.dtype)
 
+    def inputs(self, center: Array, n_rows: int) -> dict[str, Any]:
+        """What the kernels take of the models, about the centre, for a chunk of so many rows."""
+        return _inputs(center[None], self.eta, self.factors, self.workspace(n_rows))
+
 
 @dataclass(frozen=True, eq=False)
 class ModelBatch:
@@ -353,21 +357,12 @@ def chunk_sums(
     """
     sums, given = BatchSums.zeros(batch, statistics), NO_WEIGHTS if weights is None else weights
     for g, group in enumerate(batch.groups):
-        first, second = group.factors
-        z, logits, shares = group.workspace(len(rows))
         totals = np.zeros((2, len(group.members)))
         kernels.add_chunk(
             rows=rows,
             row_weights=given,
-            origins=batch.center[None],
-            eta=group.eta,
-            first=first,
-            second=second,
+            **group.inputs(batch.center, len(rows)),
             edges=group.edges,
-            z=z,
-            logits=logits,
-            shares=shares,
-            row_multiple=ROW_MULTIPLE,
             totals=totals,
             sums=sums.groups[g] if statistics else NO_SUMS,
         )
@@ -380,7 +375,6 @@ def chunk_sums(
             row_weights=given,
             **centred_inputs(rows, family, parameters),
             edges=np.array([0, parameters.n_densities]),
-            row_multiple=ROW_MULTIPLE,
             totals=totals,
             sums=sums.centred[c] if statistics else NO_SUMS,
         )
@@ -390,19 +384,20 @@ def chunk_sums(
 
 def centred_inputs(rows: NDArray[np.floating], family: Family, parameters: Parameters) -> dict[str, Any]:
     """What the kernels take of a model that is computed about its own means: coefficients, monomials and memory."""
-    first, second = filled_factors(rows.shape[1], family.density_columns(rows.shape[1]))
+    lines = filled_factors(rows.shape[1], family.density_columns(rows.shape[1]))
     # about a component's own mean the linear coefficients are zero
     origins = np.ascontiguousarray(family.own_origins(parameters))
     eta = np.ascontiguousarray(family.natural(parameters, origins)[:, :, None])
-    z, logits, shares = block_memory(1 + int(second.max()), len(eta), 1, len(rows), DOUBLE)
+    return _inputs(origins, eta, lines, block_memory(1 + int(lines[1].max()), len(eta), 1, len(rows), DOUBLE))
+
+
+def _inputs(origins: Array, eta: NDArray[Any], lines: Factors, memory: Sequence[NDArray[Any]]) -> dict[str, Any]:
     return {
+        **dict(zip(("first", "second"), lines, strict=True)),
+        **dict(zip(("z", "logits", "shares"), memory, strict=True)),
         "origins": origins,
         "eta": eta,
-        "first": first,
-        "second": second,
-        "z": z,
-        "logits": logits,
-        "shares": shares,
+        "row_multiple": ROW_MULTIPLE,
     }
 
 

@@ -18,7 +18,6 @@ from gmm_dask.passes.gaps.chunks import predict_incomplete, split_rows, sums_of_
 from gmm_dask.passes.holdout import usable_rows
 from gmm_dask.passes.map_reduce import map_in_memory, map_reduce
 from gmm_dask.passes.model_batch import (
-    ROW_MULTIPLE,
     BatchSums,
     ModelBatch,
     Totals,
@@ -155,23 +154,9 @@ def _complete_outputs(rows: NDArray[np.floating], batch: ModelBatch, requested: 
     n_components = len(parameters.weights)
     buffers = _buffers(requested, len(rows), parameters.n_densities)
     for group in batch.groups:
-        first, second = group.factors
-        z, logits, shares = group.workspace(len(rows))
-        kernels.predict_chunk(
-            rows=rows,
-            origins=batch.center[None],
-            eta=group.eta,
-            first=first,
-            second=second,
-            z=z,
-            logits=logits,
-            shares=shares,
-            row_multiple=ROW_MULTIPLE,
-            **buffers,
-        )
+        kernels.predict_chunk(rows=rows, **group.inputs(batch.center, len(rows)), **buffers)
     if batch.centred:
-        inputs = centred_inputs(rows, family, parameters)
-        kernels.predict_chunk(rows=rows, **inputs, row_multiple=ROW_MULTIPLE, **buffers)
+        kernels.predict_chunk(rows=rows, **centred_inputs(rows, family, parameters), **buffers)
     if parameters.noise is not None:
         labels = buffers[LABEL.name]
         labels[labels == n_components] = NOISE_LABEL

@@ -421,16 +421,15 @@ def fit_wave(config: JobConfig, wave: int, checkpoint_seconds: float, progress: 
     source, data_summary = open_job(config), checkpoint.data_summary
     settings, refits = em_settings(config, data_summary), plan_of(config, source, checkpoint).refits
     checkpointer = Checkpointer(
-        path,
-        source,
-        checkpoint,
-        part,
-        settings,
-        config.search.criterion,
-        progress,
-        checkpoint_seconds,
-        closing_passes(config) + bool(refits),  # one sums resamples up
-        refits.waves if refits else (),
+        config=config,
+        source=source,
+        checkpoint=checkpoint,
+        part=part,
+        settings=settings,
+        progress=progress,
+        seconds=checkpoint_seconds,
+        closing_passes=closing_passes(config) + bool(refits),  # one sums resamples up
+        later_waves=refits.waves if refits else (),
     )
     with computing(config, source, shape_of(config, source, checkpoint)):
         collect = partial(collect_statistics, fitted_rows(config, source, checkpoint), data_summary)

@@ -94,20 +94,19 @@ def _fit_wave(
     progress: Progress,
 ) -> Checkpoint:
     """Run the fits of one wave until none of them is running; returns the checkpoint, which is saved."""
-    path, data_summary = config.output.store, checkpoint.data_summary
+    data_summary = checkpoint.data_summary
     if all(refit.state.status is not Status.RUNNING for refit in checkpoint.refits[part]):
         return checkpoint
     settings = em_settings(config, data_summary)
     checkpointer = RefitCheckpointer(
-        path,
-        source,
-        checkpoint,
-        part,
-        settings,
-        config.search.criterion,
-        progress,
-        checkpoint_seconds,
-        closing_passes(config) - 1,
+        config=config,
+        source=source,
+        checkpoint=checkpoint,
+        part=part,
+        settings=settings,
+        progress=progress,
+        seconds=checkpoint_seconds,
+        closing_passes=closing_passes(config) - 1,
     )
     wave = checkpoint.refits[part]
     wave = resamples.run(

@@ -21,8 +21,8 @@
 
 Every array has dimension names, so that xarray opens a group: ``open_zarr(STORE, group=..., consolidated=False)``.
 ``result`` reads a store; ``lifecycle`` makes, checks and completes one; ``integrity`` tells whether it is whole;
-``locks`` keeps it to one run; ``checkpoint`` saves the state of a run; ``criteria``, ``models`` and the two kinds of
-rows are what it consists of.
+``locks`` keeps it to one run; ``checkpoint`` saves the state of a run; the folders ``contents``, ``groups`` and
+``rows`` have its parts.
 """
 
 from pipeline.store.attributes import Identity, RefreshDecision, RowSummary, Totals, Widening

@@ -399,11 +399,15 @@ class Result(StoreAttributes):
             self._known_files.update(self._manifest.sha256)
         self.require_whole()
         self.require_parquet()
-        for kind in type(self).__mro__:
-            for name, value in vars(kind).items():
-                if isinstance(value, cached_property):
-                    getattr(self, name)
+        for name in self._read_later:
+            getattr(self, name)
         return self
+
+    @property
+    def _read_later(self) -> tuple[str, ...]:
+        """Names of what is read when it is asked for."""
+        every = {name: value for kind in type(self).__mro__ for name, value in vars(kind).items()}
+        return tuple(name for name, value in every.items() if isinstance(value, cached_property))
 
 
 def open_result(path: StorePath, *, unfinished: bool = False) -> Result:

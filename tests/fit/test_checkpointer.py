@@ -7,10 +7,12 @@ import pipeline.fit.checkpointer
 from gmm_dask.em.loop import Settings
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.resolution import Resolution
+from pipeline.config.job import JobConfig
 from pipeline.fit.checkpointer import Checkpointer
 from pipeline.store import Checkpoint
 from trends import halving
 
+CONFIG = JobConfig.model_validate({"data": {"source": "r.npy"}, "output": {"store": "r.zarr"}})
 SETTINGS = Settings(tol=1e-3, max_iter=100)
 
 
@@ -24,7 +26,14 @@ def test_a_checkpointer_counts_the_fits_of_its_wave(monkeypatch):
     )
     checkpoint = Checkpoint(states, data_summary, 4, (1, 2))
     checkpointer = Checkpointer(
-        "r.zarr", None, checkpoint, slice(0, 1), SETTINGS, "bic", events.append, closing_passes=2
+        config=CONFIG,
+        source=None,
+        checkpoint=checkpoint,
+        part=slice(0, 1),
+        settings=SETTINGS,
+        progress=events.append,
+        seconds=10.0,
+        closing_passes=2,
     )
     checkpointer.after_pass([halving(6)])
     assert (events[0].running, events[0].seconds) == (3, 2.0)

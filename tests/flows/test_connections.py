@@ -15,7 +15,7 @@ from gmm_dask.errors import FaultError, UserError
 from messages import names
 from pipeline.config.job import load_config
 from prefects import free_port
-from s3 import Bucket, s3_server
+from s3 import bucket_in_environment
 
 SEARCH = "search: {n_components: [2], covariance_types: [diag]}\n"
 
@@ -80,10 +80,7 @@ def test_a_schedule_needs_a_server(job):
 
 @pytest.fixture(scope="module")
 def bucket():
-    with s3_server() as url, pytest.MonkeyPatch.context() as patched:
-        bucket = Bucket(url)
-        for name, value in bucket.environment.items():
-            patched.setenv(name, value)
+    with bucket_in_environment() as bucket:
         yield bucket
 
 

@@ -45,7 +45,7 @@ from pipeline.store.places.lease import Lease, Witness
 from pipeline.store.places.objects.place import ObjectPlace
 from pipeline.store.places.objects.requests import StoredObject, connect
 from runs import everything_in
-from s3 import Bucket, in_trouble, s3_server
+from s3 import bucket_in_environment, in_trouble
 
 SECONDS = 1.5
 runner = CliRunner(env={"COLUMNS": "400"})
@@ -85,10 +85,7 @@ run(JobConfig.model_validate(config), progress=listen, checkpoint_seconds=0.0, l
 
 @pytest.fixture(scope="module")
 def bucket():
-    with s3_server() as url, pytest.MonkeyPatch.context() as patched:
-        bucket = Bucket(url)
-        for name, value in bucket.environment.items():
-            patched.setenv(name, value)
+    with bucket_in_environment() as bucket:
         yield bucket
 
 

@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 
 def free_port() -> int:
     with socket.socket() as listening:
@@ -34,6 +36,16 @@ def s3_server() -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=10)
+
+
+@contextmanager
+def bucket_in_environment():
+    """A bucket of a server of its own, which this process may write to."""
+    with s3_server() as url, pytest.MonkeyPatch.context() as patched:
+        bucket = Bucket(url)
+        for name, value in bucket.environment.items():
+            patched.setenv(name, value)
+        yield bucket
 
 
 class Bucket:

@@ -92,18 +92,10 @@ def condition_incomplete(
 
     A value that is there has itself as mean, and no variance; both are NaN of rows without any value.
     """
-    family, parameters = batch.models[0]
     present = np.isfinite(rows)
     mean, variance = np.where(present, rows, np.nan).astype(np.float64), np.where(present, 0.0, np.nan)
     kernels.condition_incomplete(
-        kind=family.kind,
-        rows=rows,
-        starts=patterns.starts,
-        present=patterns.present,
-        mixture=parameters.vector(),
-        responsibility=responsibility,
-        mean=mean,
-        variance=variance,
+        rows=rows, **_mixture(patterns, *batch.models[0]), responsibility=responsibility, mean=mean, variance=variance
     )
     return mean, variance
 
@@ -124,11 +116,8 @@ def draw_incomplete(rows: Array, family: Family, parameters: Parameters, random:
     chosen = np.count_nonzero(shares[:, :-1] < random.uniform(size=(len(x), 1)) * shares[:, -1:], axis=1)
     drawn = x.copy()
     kernels.draw_incomplete(
-        kind=family.kind,
         rows=x,
-        starts=patterns.starts,
-        present=patterns.present,
-        mixture=parameters.vector(),
+        **_mixture(patterns, family, parameters),
         chosen=chosen,
         normals=random.standard_normal(x.shape),
         drawn=drawn,
@@ -144,10 +133,7 @@ def _inputs(batch: ModelBatch, i: int, patterns: Patterns, n_rows: int) -> dict[
     first, second = _factor_table(family, len(batch.center))
     z, logits, shares = block_memory(1 + int(second.max()), len(parameters.weights), 1, n_rows, DOUBLE)
     return {
-        "kind": family.kind,
-        "starts": patterns.starts,
-        "present": patterns.present,
-        "mixture": parameters.vector(),
+        **_mixture(patterns, family, parameters),
         "origins": np.ascontiguousarray(parameters.means if i in batch.centred else batch.center[None]),
         "first": first,
         "second": second,
@@ -155,6 +141,16 @@ def _inputs(batch: ModelBatch, i: int, patterns: Patterns, n_rows: int) -> dict[
         "logits": logits,
         "shares": shares,
         "row_multiple": ROW_MULTIPLE,
+    }
+
+
+def _mixture(patterns: Patterns, family: Family, parameters: Parameters) -> dict[str, Any]:
+    """The patterns of some rows, and the mixture, as all kernels of gaps take them."""
+    return {
+        "kind": family.kind,
+        "starts": patterns.starts,
+        "present": patterns.present,
+        "mixture": parameters.vector(),
     }
 
 

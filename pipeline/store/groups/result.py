@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,8 @@ from pipeline.transforms import Chain
 
 # of the columns of a table of candidates, those that are whole numbers
 _WHOLE = frozenset(column.name for column in (*COLUMNS, *EFFORT_COLUMNS) if column.dtype is np.int64)
+# numbers of a group's winner that the table of all groups has
+_SHOWN = ("bic", "aic", "icl", "elbo", "held_out", "log_likelihood", "n_parameters", "n_iter")
 # groups that a message names
 _NAMED = 8
 
@@ -122,7 +124,10 @@ class GroupsResult(Result):
         return f"{total - self.statuses.get(FAILED, 0):,} of {total:,} groups of {self.by} have a model"
 
     def _require_best(self) -> str:
-        raise UserError(
+        raise self._no_single_model()
+
+    def _no_single_model(self) -> UserError:
+        return UserError(
             f"{self.store} has a model for each value of {self.by}: name one, with --group VALUE of the command or "
             "group= of the function."
         )
@@ -131,13 +136,6 @@ class GroupsResult(Result):
     def criteria(self) -> pd.DataFrame:
         """Refused: each group has its own."""
         raise self._no_single_model()
-
-    def _no_single_model(self) -> UserError:
-        try:
-            self._require_best()
-        except UserError as error:
-            return error
-        raise AssertionError
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -159,18 +157,9 @@ class GroupsResult(Result):
         with self._reading("rows"):
             return self._stored_row_summary()
 
-    def loaded(self, *, just_completed: bool = False) -> Self:
-        """Read all that is read when it is asked for, so that the store may change afterwards."""
-        if just_completed and self._manifest:
-            self._known_files.update(self._manifest.sha256)
-        self.require_whole()
-        self.require_parquet()
-        for name in ("found", "overview", "row_summary", "row_shapes"):
-            getattr(self, name)
-        return self
-
-
-_SHOWN = ("bic", "aic", "icl", "elbo", "held_out", "log_likelihood", "n_parameters", "n_iter")
+    @property
+    def _read_later(self) -> tuple[str, ...]:
+        return "found", "overview", "row_summary", "row_shapes"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -263,7 +252,7 @@ class GroupView(Result):
 
     @cached_property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
-        """None of a group alone."""
+        """Nothing: the rows' values are those of all groups."""
         return {}
 
     @cached_property
