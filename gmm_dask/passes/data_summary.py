@@ -456,7 +456,7 @@ def moments_of(one: Moments, gaps: GapSums | None) -> tuple[float, Array, Array,
     complete = one.scatter + one.weight * np.outer(off, off)
     sums = np.diagonal(pairs.scatter)
     variances = np.divide(sums, weights, out=np.zeros_like(weights), where=weights > 0.0)
-    found = Gaps(gaps.n_rows, gaps.columns, weights, variances, one.weight, complete)
+    found = Gaps(gaps.n_rows, gaps.columns, weights, variances, complete)
     return total_weight, center, pairs.common_scatter(total_weight), found
 
 

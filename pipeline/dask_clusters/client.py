@@ -26,7 +26,7 @@ from pipeline.dask_clusters.checks import (
 )
 from pipeline.progress import Progress, StageStarted, silent
 from pipeline.sources import Source
-from pipeline.sources.patience import TOPIC, failed_on_worker
+from pipeline.sources.retries import TOPIC, failed_on_worker
 from pipeline.store.places import is_url
 
 

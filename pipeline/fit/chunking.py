@@ -21,7 +21,7 @@ from pipeline.config.job import JobConfig
 from pipeline.sources import ChunkPolicy, Source, open_source
 from pipeline.sources.base import require_any_row
 from pipeline.sources.cache import through_cache
-from pipeline.sources.patience import read_patiently
+from pipeline.sources.retries import read_with_retries
 
 # a task costs about a millisecond; with this much work in it, that is 2 %
 TASK_SECONDS = 0.05
@@ -48,7 +48,7 @@ def open_job(config: JobConfig, *, fresh: bool = False, first: bool = False) -> 
         data = data if data.version is not None else data.at(known.get("version"))
     opened = partial(open_source, data)
     try:
-        source = opened(policy) if first and is_new else read_patiently(opened, policy)
+        source = opened(policy) if first and is_new else read_with_retries(opened, policy)
     except UserError as error:
         if data.version == config.data.version:
             raise

@@ -61,7 +61,7 @@ from pipeline.sources import Source
 from pipeline.sources.cache import caching, make_cache
 from pipeline.sources.fingerprint import contents_of, header_of, require_same_contents
 from pipeline.sources.overlap import require_apart
-from pipeline.sources.patience import repeated_reads_reported
+from pipeline.sources.retries import repeated_reads_reported
 from pipeline.sources.rows import (
     fits_in_memory,
     read_data_summary,

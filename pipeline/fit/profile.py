@@ -12,8 +12,8 @@ from pipeline.fit.plan import data_shape
 from pipeline.progress import Progress, StageStarted, chunks_reported, silent
 from pipeline.sources.column_facts import ColumnFacts, column_facts
 from pipeline.sources.fingerprint import contents_of
-from pipeline.sources.patience import repeated_reads_reported
 from pipeline.sources.preparation import column_notes, missing_of
+from pipeline.sources.retries import repeated_reads_reported
 from pipeline.sources.rows import read_data_summary
 
 

@@ -24,7 +24,7 @@ from pipeline.score.new_rows import prepare_writer
 from pipeline.score.settings import ScoreSettings, score_config
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.group_keys import NO_GROUP, KeyColumn, open_group_keys
-from pipeline.sources.patience import repeated_reads_reported
+from pipeline.sources.retries import repeated_reads_reported
 from pipeline.store import GroupsResult, RowSummary
 
 # groups without a model that the summary names: those of the most rows

@@ -23,7 +23,7 @@ from pipeline.score.writers import require_free_names
 from pipeline.sources import MissingColumnsError, Source, open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.overlap import require_apart, require_outside
-from pipeline.sources.patience import read_patiently, repeated_reads_reported
+from pipeline.sources.retries import read_with_retries, repeated_reads_reported
 from pipeline.store import Result, StoredModel
 from pipeline.store.arrays import require_local
 from pipeline.store.paths import report_folder, require_no_group_around, results_of
@@ -202,7 +202,7 @@ def open_new_rows(data: DataConfig, columns: tuple[str, ...], owner: str = "the 
     Scores run on a schedule: a server that does not answer is asked again for a while.
     """
     try:
-        return read_patiently(open_source, data)
+        return read_with_retries(open_source, data)
     except MissingColumnsError as error:
         missing = error.columns
         raise UserError(

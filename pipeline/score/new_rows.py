@@ -28,7 +28,7 @@ from pipeline.score.settings import ScoreSettings
 from pipeline.score.writers import parquet_writer, row_writer
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of
-from pipeline.sources.patience import repeated_reads_reported
+from pipeline.sources.retries import repeated_reads_reported
 from pipeline.store import Result, RowPlan, RowSummary, RowWriter, Totals
 from pipeline.store.integrity import reading
 from pipeline.store.paths import PAGE, report_folder, with_store

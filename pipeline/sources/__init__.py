@@ -14,7 +14,7 @@ from pipeline.sources.base import ChunkPolicy, MissingColumnsError, Source
 from pipeline.sources.files import table_format
 from pipeline.sources.grids.proposal import Proposal, propose
 from pipeline.sources.location import Location, find_location, url_path
-from pipeline.sources.patience import read_patiently
+from pipeline.sources.retries import read_with_retries
 
 AUTOMATIC = ChunkPolicy()
 
@@ -112,7 +112,7 @@ def open_keys(source: Source, names: Sequence[str], key: str = "output.key_colum
         From the number of a chunk to its columns, as a :class:`pyarrow.Table`.
     """
     opened = partial(resolve_name(str(source.format.key_opener)), source, key=key)
-    return partial(read_patiently, read_patiently(opened, names))
+    return partial(read_with_retries, read_with_retries(opened, names))
 
 
 __all__ = ["ChunkPolicy", "MissingColumnsError", "Source", "open_keys", "open_source", "propose_grid"]

@@ -25,8 +25,8 @@ from gmm_dask.memory import CHUNK_COPIES, reading_bytes
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import Format
 from pipeline.sources.location import Location
-from pipeline.sources.patience import read_patiently
 from pipeline.sources.preparation import Preparation
+from pipeline.sources.retries import read_with_retries
 
 if TYPE_CHECKING:
     from pipeline.sources.grids.boxes import Grid
@@ -194,7 +194,7 @@ class Source:
         if self.n_rows is not None:
             return self
         self.reads.add(len(self.chunks.pieces))
-        counts = [read_patiently(self.chunks.reader.count_rows, piece) for piece in self.chunks.pieces]
+        counts = [read_with_retries(self.chunks.reader.count_rows, piece) for piece in self.chunks.pieces]
         return replace(self, n_rows=sum(counts), chunks=replace(self.chunks, lengths=counts))
 
     def take_bytes_read(self) -> int:
@@ -534,7 +534,7 @@ class _ReadRows:
     preparation: Preparation
 
     def __call__(self, piece: Any) -> Any:
-        block = read_patiently(self.reader.read, piece)
+        block = read_with_retries(self.reader.read, piece)
         if self.selection.weights is None:
             return self.preparation.chunk(block)[0]
         # a copy: the rows must not keep the column of weights alive in their stride

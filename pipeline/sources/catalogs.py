@@ -6,7 +6,7 @@ from typing import Any
 
 from gmm_dask.errors import UserError
 from pipeline.config.secrets import hide
-from pipeline.sources.patience import UnreachableError
+from pipeline.sources.retries import UnreachableError
 
 CATALOG_SCHEME = "iceberg://"
 # the properties of a catalogue for S3, and the options of fsspec's file system that say the same

@@ -12,7 +12,7 @@ from gmm_dask.errors import ChangedRowsError
 from gmm_dask.passes.data_summary import DataSummary
 from pipeline.sources import Source
 from pipeline.sources.location import Location, stored_files
-from pipeline.sources.patience import read_patiently
+from pipeline.sources.retries import read_with_retries
 
 # relative: moments of the same rows, summed by other versions or processors, agree to better than this
 TOLERANCE = 1e-9
@@ -39,7 +39,7 @@ def _digest_of_files(source: Source) -> str:
     """Return a hash of the files' names, sizes and times, or etags; of Parquet's footers and Zarr's metadata, too."""
     found = hashlib.sha256(repr(source.chunks.identity).encode())
     if source.format.is_store:
-        for file in read_patiently(_files, source.location):  # they could be opened before
+        for file in read_with_retries(_files, source.location):  # they could be opened before
             found.update(repr(file).encode())
     return found.hexdigest()
 

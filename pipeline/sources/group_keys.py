@@ -18,7 +18,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.formats import CSV
 from pipeline.sources import AUTOMATIC, open_keys, open_source
 from pipeline.sources.base import MissingColumnsError, Source
-from pipeline.sources.patience import read_patiently
+from pipeline.sources.retries import read_with_retries
 
 # a value of the column: a whole number, or what it is as text
 Key = int | str
@@ -119,7 +119,7 @@ def open_group_keys(data: DataConfig, source: Source) -> KeyColumn:
         return KeyColumn(by, source.path, partial(_first_column, reader))
     if source.format is CSV:
         opener = resolve_name("pipeline.sources.formats.csv:open_text")
-        return KeyColumn(by, source.path, partial(read_patiently, opener(source, by)))
+        return KeyColumn(by, source.path, partial(read_with_retries, opener(source, by)))
     return KeyColumn(by, source.path, _open_numbers(data, source))
 
 
@@ -158,7 +158,7 @@ class _Numbers:
     pieces: tuple[Any, ...]
 
     def __call__(self, number: int) -> pa.Array:
-        block = read_patiently(self.reader.read, self.pieces[number])
+        block = read_with_retries(self.reader.read, self.pieces[number])
         return pa.array(np.ascontiguousarray(block[:, 0]))
 
 

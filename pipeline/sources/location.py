@@ -25,7 +25,7 @@ from pipeline.config.environment import fill_in
 from pipeline.config.formats import format_of
 from pipeline.config.secrets import hide, require_known
 from pipeline.sources.catalogs import CATALOG_SCHEME, metadata_in_catalog
-from pipeline.sources.patience import UnreachableError
+from pipeline.sources.retries import UnreachableError
 
 # after which a web server that sends nothing has failed
 SILENCE_SECONDS = 60.0

@@ -21,7 +21,7 @@ from gmm_dask.passes.holdout import usable_rows
 from gmm_dask.passes.map_reduce import map_on_threads
 from pipeline.sources.base import Block, Chunks, Selection, Source
 from pipeline.sources.group_keys import NO_GROUP, Key, KeyColumn, in_order
-from pipeline.sources.patience import read_patiently
+from pipeline.sources.retries import read_with_retries
 
 # of a file, or in memory; Path where the rows of a chunk are in a file
 Stored = Block | Path
@@ -182,7 +182,7 @@ def partition_rows(
 
 
 def _sorted_chunk(source: Source, keys: KeyColumn, number: int) -> _Chunk:
-    block, found = read_patiently(source.chunks.reader.read, source.chunks.pieces[number]), keys(number)
+    block, found = read_with_retries(source.chunks.reader.read, source.chunks.pieces[number]), keys(number)
     if len(block) != len(found.codes):
         raise UserError(
             f"data.source: {source.path} was changed while it was read: a chunk has {len(block):,} rows, and "

@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +31,7 @@ from gmm_dask.memory import (
 )
 from gmm_dask.passes.data_summary import sample_limit
 from messages import names
+from peaks import peak_of
 from pipeline.config.job import JobConfig
 from pipeline.fit.plan import FitPlan, estimate_job
 from pipeline.synth import Plan, draw_chunks, draw_truth, write_synthetic
@@ -138,18 +136,6 @@ def test_a_limit_that_is_too_small_is_told_with_the_blocks_of_many_components():
     assert f"{thread_bytes(SHAPE) / MIB:,.0f} for 1 thread(s)" != expected
 
 
-# the peak of the process itself; getrusage would count what its parent held when it was started
-PEAK = """
-import re, sys
-from flows.cli import app
-try:
-    app()
-finally:
-    status = open("/proc/self/status").read()
-    print("PEAK", re.search(r"VmHWM:\\s+(\\d+)", status).group(1), file=sys.stderr)
-"""
-
-
 def write_csv(path, plan):
     rows = np.concatenate(list(draw_chunks(draw_truth(plan), plan)))
     pd.DataFrame(rows, columns=[f"x{i}" for i in range(plan.n_features)]).to_csv(path, index=False)
@@ -182,12 +168,6 @@ CASES = {
         {"responsibilities": True},
     ),
 }
-
-
-def peak_of(*command):
-    """The peak of the process that runs a command."""
-    ended = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True)
-    return 1024 * int(re.search(r"PEAK (\d+)", ended.stderr).group(1))
 
 
 @pytest.mark.slow

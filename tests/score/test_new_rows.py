@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from typer.testing import CliRunner
 from flows import cli
 from gmm_dask.errors import UserError
 from messages import names
+from peaks import peak_of
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.load import load
@@ -570,17 +570,6 @@ def test_the_command_fails_in_a_paragraph(tmp_path, store):
 
 # -- memory ------------------------------------------------------------------------------------------------------
 
-# the peak of the process itself; getrusage would count what its parent held when it was started
-PEAK = """
-import re, sys
-from flows.cli import app
-try:
-    app()
-finally:
-    status = open("/proc/self/status").read()
-    print("PEAK", re.search(r"VmHWM:\\s+(\\d+)", status).group(1), file=sys.stderr)
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -607,9 +596,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, kind):
             str(tmp_path / f"{name}-out.{kind}"),
         ]
         # a quantile of its own: the sketch is merged over all chunks
-        command = [sys.executable, "-c", PEAK, *arguments, "--set", "output.anomaly_quantile=0.01"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks.append(int(re.search(r"PEAK (\d+)", done.stderr).group(1)) >> 10)
+        peaks.append(peak_of(*arguments, "--set", "output.anomaly_quantile=0.01") >> 20)
     print(f"{kind}: {peaks} MiB")
     assert peaks[1] < 1024
     assert peaks[1] - peaks[0] < 120  # of 500 MB more rows and answers

@@ -24,7 +24,7 @@ from pipeline.score.new_rows import score
 from pipeline.score.settings import ScoreSettings
 from pipeline.sources import open_keys, open_source
 from pipeline.sources.fingerprint import header_of
-from pipeline.sources.patience import UnreachableError, read_patiently, repeated_reads_reported
+from pipeline.sources.retries import UnreachableError, read_with_retries, repeated_reads_reported
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 2))
 KINDS = ["rows.csv", "rows.npy", "rows.parquet", "rows.zarr"]
@@ -169,7 +169,7 @@ def test_a_request_that_fails_once_is_sent_again(files, name, code):
 @pytest.mark.parametrize("silent", [False, True], ids=["closed", "silent"])
 @pytest.mark.parametrize("name", KINDS)
 def test_bodies_that_are_always_half_sent_are_a_fault(files, name, silent, monkeypatch):
-    monkeypatch.setattr("pipeline.sources.patience.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.sources.retries.RETRY_SECONDS", 0.0)
     begin = time.monotonic()
     with (
         serving(files, 10**6, silent) as url,
@@ -182,7 +182,7 @@ def test_bodies_that_are_always_half_sent_are_a_fault(files, name, silent, monke
 @pytest.mark.parametrize("name", KINDS)
 def test_a_web_server_that_falls_silent_is_a_fault(files, name, monkeypatch):
     monkeypatch.setattr("pipeline.sources.location.SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr("pipeline.sources.patience.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.sources.retries.RETRY_SECONDS", 0.0)
     with (
         serving(files, 10**6, silent=True) as url,
         pytest.raises(FaultError, match=names("data.source", f"{url}/{name}")),
@@ -194,7 +194,7 @@ def test_a_web_server_that_falls_silent_is_a_fault(files, name, monkeypatch):
 
 
 def test_a_read_is_repeated_for_a_while_and_counted(monkeypatch):
-    monkeypatch.setattr("pipeline.sources.patience.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("pipeline.sources.retries.FIRST_WAIT", 0.001)
     told, tries = [], iter([False, False, True])
 
     def read(piece):
@@ -203,14 +203,14 @@ def test_a_read_is_repeated_for_a_while_and_counted(monkeypatch):
         return piece
 
     with repeated_reads_reported(told.append):
-        assert read_patiently(read, 7) == 7
+        assert read_with_retries(read, 7) == 7
     assert [event.name for event in told] == ["retry", "retry"]
     assert "no answer" in told[0].detail
     assert "2 failed reads" in told[1].detail
-    monkeypatch.setattr("pipeline.sources.patience.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.sources.retries.RETRY_SECONDS", 0.0)
     tries = iter([False, True])
     with pytest.raises(UnreachableError):
-        read_patiently(read, 7)
+        read_with_retries(read, 7)
 
 
 def options_for(url):

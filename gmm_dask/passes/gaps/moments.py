@@ -135,17 +135,14 @@ class Gaps:
         Total weight of the rows that have the column.
     variances : ndarray of shape (n_features,)
         Of the values that each column has.
-    complete_weight : float
-        That of the rows without gaps.
     complete_scatter : ndarray of shape (n_features, n_features)
-        Their scatter about the centre of the data.
+        The scatter of the rows without gaps about the centre of the data.
     """
 
     n_rows: int
     columns: NDArray[np.int64]
     weights: Array
     variances: Array
-    complete_weight: float
     complete_scatter: Array
 
     def scaled(self, scale: Array) -> Gaps:

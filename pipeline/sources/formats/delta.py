@@ -23,7 +23,7 @@ from pipeline.sources.base import ChunkPolicy, Source
 from pipeline.sources.formats.parquet import Table, TableFile, open_files
 from pipeline.sources.formats.row_filter import require_columns
 from pipeline.sources.location import Location, filled_in
-from pipeline.sources.patience import UnreachableError
+from pipeline.sources.retries import UnreachableError
 
 # features of a table that change nothing about the rows of its files; rows that are deleted are looked for
 _HARMLESS = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "variantType", "deletionVectors"})

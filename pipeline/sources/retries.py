@@ -18,8 +18,8 @@ from pipeline.progress import Message, Progress
 Piece = TypeVar("Piece")
 Read = TypeVar("Read")
 
-# a read is not begun again later than this after the first
-PATIENCE_SECONDS = 60.0
+# a read is not repeated later than this after the first
+RETRY_SECONDS = 60.0
 # between two reads: twice as long each time, and up to a half less, so that threads do not come all at once
 FIRST_WAIT, LONGEST_WAIT = 1.0, 16.0
 # under which workers of a cluster tell the client of a read that failed
@@ -33,9 +33,9 @@ class UnreachableError(FaultError):
     """A remote file could not be read: a network, or a server, failed."""
 
 
-def read_patiently(read: Callable[[Piece], Read], piece: Piece) -> Read:
+def read_with_retries(read: Callable[[Piece], Read], piece: Piece) -> Read:
     """Return ``read(piece)``; after an :class:`UnreachableError` it is tried again, with pauses that grow."""
-    last, wait = time.monotonic() + PATIENCE_SECONDS, FIRST_WAIT
+    last, wait = time.monotonic() + RETRY_SECONDS, FIRST_WAIT
     while True:
         try:
             return read(piece)
@@ -79,7 +79,7 @@ def repeated_reads_reported(progress: Progress) -> Iterator[None]:
         nonlocal count
         count += 1
         if count == 1:
-            progress(Message("retry", f"{error} The read is repeated for {PATIENCE_SECONDS:g} s"))
+            progress(Message("retry", f"{error} The read is repeated for {RETRY_SECONDS:g} s"))
 
     _listeners.append(listener)
     try:
