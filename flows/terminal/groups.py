@@ -10,7 +10,7 @@ from rich.text import Text
 
 from flows.terminal.candidates import rows_on_screen, status_style
 from flows.terminal.console import console_for, print_line, print_paragraph
-from flows.terminal.results import REUSED, show_paths
+from flows.terminal.results import REUSED, how_unfinished, show_paths
 from gmm_dask.formatting import counted
 from pipeline.printable import printable
 
@@ -44,8 +44,7 @@ def show_groups(result: GroupsResult, max_rows: int | None = None, *, with_store
     """Print a row per group; of a store that is not complete, how many are done."""
     if not result.is_complete:
         print_paragraph(
-            f"UNFINISHED: {result.headline}; the run is still working or was stopped (the same gmm-dask run resumes "
-            "it).",
+            f"UNFINISHED: {result.headline}; {how_unfinished(result)}.",
             "bold yellow",
         )
         print_line(f"store: {result.store}")

@@ -94,14 +94,21 @@ def show_result(result: Result) -> None:
     """Print the candidates of a store, with a warning if it is not complete."""
     if not result.is_complete:
         print_paragraph(
-            f"UNFINISHED after {counted(result.passes, 'pass', 'passes')}: the run is still working or was stopped "
-            "(the same gmm-dask run resumes it). Values and order may still change.",
+            f"UNFINISHED after {counted(result.passes, 'pass', 'passes')}: {how_unfinished(result)}. Values and order "
+            "may still change.",
             "bold yellow",
         )
     show_choice(result)
     if result.identity and result.identity.note:
         print_paragraph(f"  {result.identity.note}")
     print_line(f"store: {result.store}")
+
+
+def how_unfinished(result: Result) -> str:
+    """Say what becomes of a store that is not complete."""
+    if result.checkpoint is not None:
+        return "the run is still working or was stopped (the same gmm-dask run resumes it)"
+    return "the run has saved nothing yet; if it was stopped, the next one starts over"
 
 
 def show_names(result: Result) -> None:

@@ -169,8 +169,8 @@ class ScoreConfig(Section):
 
     source: Annotated[LocalPath, HiddenInJson] = Field(
         description="Path or URL of the rows, as data.source; data.storage_options apply here, too. Where "
-        "data.filter, data.missing, data.chunk_rows, data.dataset or keys of output are set, they apply to these rows; "
-        "all else is taken from the store."
+        "data.filter, data.missing, data.missing_chunks, data.chunk_rows, data.dataset or keys of output are set, they "
+        "apply to these rows; all else is taken from the store."
     )
     out: Annotated[LocalPath, AfterValidator(check_template)] = Field(
         default="results/{name}-scores-{started:%Y-%m-%d}.zarr",

@@ -17,7 +17,7 @@ from typing import Any
 
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Status
-from gmm_dask.errors import ChangedRowsError, FaultError, UserError
+from gmm_dask.errors import ChangedRowsError, FaultError, LockedError, UserError
 from gmm_dask.merging import merge_sampled
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import sampled_rows
@@ -186,7 +186,11 @@ def run(
         of_groups = _stages_of_groups() if config.data.by is not None else None
         found = as_task(of_groups.prepare if of_groups else prepare)(working, fresh, progress)
         if found is not StoreStatus.COMPLETE:
-            with _noticing_changes(working), _kernels_made(working, progress):
+            with (
+                _without_empty_store(working.output.store),
+                _noticing_changes(working),
+                _kernels_made(working, progress),
+            ):
                 if of_groups:
                     of_groups.run_groups(working, begin, checkpoint_seconds, progress, as_task)
                 else:
@@ -292,6 +296,18 @@ def _report_identity(path: str, progress: Progress) -> None:
     identity = store.open_result(path, unfinished=True).identity
     if identity and identity.note:
         progress(Message("components", identity.note))
+
+
+@contextmanager
+def _without_empty_store(path: str) -> Iterator[None]:
+    """Remove the store of a run that is refused before it has saved anything: there is nothing to resume."""
+    try:
+        yield
+    except LockedError:  # the store is another run's now
+        raise
+    except UserError:
+        store.remove_empty(path)
+        raise
 
 
 @contextmanager
@@ -453,7 +469,11 @@ def select(config: JobConfig, earlier: str | None, progress: Progress) -> str:
     best_starts = [best_outcome(starts).state for starts in by_candidate(outcomes).values()]
     store.write_criteria(path, outcomes)
     fitted = [state for state in best_starts if state.usable]
-    best, result = choose(outcomes, config.search.criterion).state, store.open_result(path, unfinished=True)
+    try:
+        best = choose(outcomes, config.search.criterion).state
+    except UserError as error:
+        raise UserError(f"{error} Then run it with --fresh: the store has these fits.") from None
+    result = store.open_result(path, unfinished=True)
     identity, numbers = identify(result, best, earlier, preparation, checkpoint.data_summary)
     name = best.candidate.name
     store.write_models(

@@ -18,7 +18,8 @@ from pipeline.store import Result, StoredModel
 
 # what may be replaced: how the new data are read, and which outputs are written
 SETTABLE = (
-    *("data.chunk_rows", "data.filter", "data.missing", "data.version", "data.dataset", "data.storage_options"),
+    *("data.chunk_rows", "data.filter", "data.missing", "data.missing_chunks", "data.version", "data.dataset"),
+    "data.storage_options",
     "cluster",
     *(f"output.{key}" for key in (*SWITCHES, "clusters", "anomaly_quantile", "key_columns", "report", "metrics")),
 )
@@ -66,6 +67,7 @@ class ScoreSettings:
         # these belong to one format, which the new rows need not have
         source_format = format_of(score.source)
         keys["data.dataset"] &= source_format is not None and source_format.has_datasets
+        keys["data.missing_chunks"] &= source_format is not None and source_format.missing_chunks
         keys["data.version"] = False  # of the table that the job fits
         keys["output.key_columns"] &= is_parquet(score.out)
         values = config.model_dump()
@@ -93,6 +95,8 @@ def score_config(
         )
     stored = result.config
     rows = "parquet" if is_parquet(out) else "zarr"
+    kind = format_of(data)
+    fills = stored["data"]["missing_chunks"] if kind is not None and kind.missing_chunks else "error"
     dropped = {"keep", "metrics", *(["key_columns"] if rows != "parquet" else [])}
     output = {key: value for key, value in stored["output"].items() if key not in dropped}
     values = {
@@ -104,6 +108,7 @@ def score_config(
             "feature_dims": stored["data"].get("feature_dims", []),
             "filter": stored["data"]["filter"],
             "missing": stored["data"]["missing"],
+            "missing_chunks": fills,
             "by": stored["data"]["by"],
         },
         "search": stored["search"],

@@ -45,6 +45,7 @@ from pipeline.store.lifecycle import (
     is_same_job,
     is_store,
     prepare_store,
+    remove_empty,
     update_attributes,
 )
 from pipeline.store.locks import LEASE_SECONDS, is_locked, lock
@@ -109,6 +110,7 @@ __all__ = [
     "read_noise_box",
     "read_scores",
     "read_summary",
+    "remove_empty",
     "replacement_of",
     "row_of",
     "rows_folder",

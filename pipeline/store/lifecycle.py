@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -126,6 +127,13 @@ def find_store(path: StorePath) -> StoreStatus:
     if store.is_complete:
         return StoreStatus.COMPLETE
     return StoreStatus.NEW if store.checkpoint is None else StoreStatus.UNFINISHED
+
+
+def remove_empty(path: StorePath) -> None:
+    """Remove a store in which a run has saved nothing that another could resume; call it while :func:`lock` is held."""
+    with suppress(UserError):
+        if _is_ours(path) and find_store(path) is StoreStatus.NEW:
+            place_of(path).remove_at_once()
 
 
 def _first_attributes(config: dict[str, Any], data: dict[str, Any], attempts: int) -> StoreAttributes:

@@ -16,6 +16,7 @@ import zarr
 import pipeline.fit.initialization
 import pipeline.sources.rows
 import pipeline.store
+from flows.terminal.results import how_unfinished
 from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.memory import Machine, copies_of_sums, model_bytes, resting_bytes
@@ -249,7 +250,7 @@ def test_data_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", ["nan", "components"])
-def test_a_run_that_saved_nothing_does_not_block_the_corrected_one(tmp_path, wrong):
+def test_a_refused_run_that_saved_nothing_leaves_nothing(tmp_path, wrong):
     rows = some_rows()
     good = csv_config(tmp_path, rows)
     bad = csv_config(tmp_path, rows, **({"n_components": [101]} if wrong == "components" else {}))
@@ -257,11 +258,38 @@ def test_a_run_that_saved_nothing_does_not_block_the_corrected_one(tmp_path, wro
         csv_config(tmp_path, np.where(rows == rows.max(), np.nan, rows))
     with pytest.raises(UserError):
         run(bad)
+    assert not Path(good.output.store).exists()
     csv_config(tmp_path, rows)
+    assert not run(good).reused
+    kept = everything_in(good.output.store)[0]
+    with pytest.raises(UserError):
+        run(csv_config(tmp_path, rows, n_components=[101]), fresh=True)
+    csv_config(tmp_path, rows)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".csv", ".zarr", ".lock"}
+    assert run(good).reused
+    assert everything_in(good.output.store)[0] == kept
+
+
+def test_a_run_that_was_stopped_before_it_saved_anything_begins_anew(tmp_path):
+    config = csv_config(tmp_path, some_rows())
+
+    def stop(event):
+        if isinstance(event, StageStarted) and event.name == "seed":
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(config, progress=stop)
+    assert "nothing yet" in how_unfinished(open_result(config.output.store, unfinished=True))
     events = []
-    assert not run(good, progress=events.append).reused
+    assert not run(config, progress=events.append).reused
     assert events[0].name == "resume"
-    assert re.search(names(good.output.store, "no checkpoint"), events[0].detail)
+    assert re.search(names(config.output.store, "no checkpoint"), events[0].detail)
+
+
+def test_fits_that_all_fail_are_begun_anew_by_fresh(tmp_path):
+    config = csv_config(tmp_path, np.repeat(some_rows()[:3], 40, axis=0), reg_covar=0.0, n_components=[3])
+    with pytest.raises(UserError, match=names("could be fitted", "--fresh")):
+        run(config)
 
 
 def test_a_second_run_on_a_store_is_refused(tmp_path, in_project):

@@ -255,6 +255,34 @@ def test_the_filter_of_the_job_is_named_where_new_rows_lack_its_column(tmp_path)
     assert score(model, new, tmp_path / "s.zarr", settings=settings).rows.n_rows == 600
 
 
+def test_chunks_of_new_rows_that_are_not_stored(tmp_path, store):
+    """They are lost, unless the job, or the command, says that they are fill values; only Zarr has such chunks."""
+    rows = zarr.create_group(tmp_path / "new.zarr")
+    for name, values in zip(COLUMNS, some_rows(600, 1).T, strict=True):
+        rows.create_array(name, data=values, chunks=200, fill_value=0.5)
+    (tmp_path / "new.zarr/a/c/1").unlink()
+    new, out = str(tmp_path / "new.zarr"), tmp_path / "s.zarr"
+    with pytest.raises(UserError, match=names("a/c/1", "data.missing_chunks")):
+        score(store, new, out, fresh=True)
+    fill = ScoreSettings.from_overrides(["data.missing_chunks=fill"])
+    filled = score(store, new, out, settings=fill, fresh=True)
+    assert filled.rows.n_rows == 600
+    with pytest.raises(UserError, match=names("data.missing_chunks", "fit.csv", "Zarr")):
+        score(store, str(Path(store).with_name("fit.csv")), tmp_path / "t.zarr", settings=fill)
+
+    values = {
+        "data": {"source": new, "missing_chunks": "fill"},
+        "search": {"n_components": [2], "covariance_types": ["full"], "init_params": "kmeans"},
+        "output": {"store": str(tmp_path / "model.zarr"), "report": False},
+    }
+    model = run(JobConfig.model_validate(values)).store
+    labels = rows_of(model)["label"]
+    assert rows_of(score(model, new, tmp_path / "u.zarr").out)["label"].equals(labels)
+    rows = pd.DataFrame({name: np.nan_to_num(zarr.open(new)[name][:]) for name in COLUMNS})
+    rows.to_parquet(tmp_path / "new.parquet")
+    assert rows_of(score(model, str(tmp_path / "new.parquet"), tmp_path / "v.zarr").out)["label"].equals(labels)
+
+
 # -- stopped, again, other ---------------------------------------------------------------------------------------
 
 
