@@ -19,8 +19,8 @@ TAKEN = {
         *("missing", "missing_chunks", "cache", "scale", "transform"),
     },
     "search": {
-        *("n_components", "covariance_types", "inference", "prior", "criterion", "held_out", "n_init", "init_params"),
-        *("start_effort", "tol", "max_iter", "reg_covar", "accelerate", "random_state"),
+        *("n_components", "covariance_types", "noise", "inference", "prior", "criterion", "held_out", "n_init"),
+        *("init_params", "start_effort", "tol", "max_iter", "reg_covar", "accelerate", "random_state"),
     },
     "output": {
         *("store", "labels", "log_density", "responsibilities", "rows", "key_columns", "report", "metrics", "keep"),

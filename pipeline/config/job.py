@@ -109,11 +109,19 @@ class JobConfig(Section):
     @classmethod
     def _goes_with_data(cls, search: SearchConfig, info: ValidationInfo) -> SearchConfig:
         data = info.data.get("data")
-        if data is not None and data.has_gaps and (search.resamples or search.inference != "em"):
+        if data is None or not data.has_gaps:
+            return search
+        if search.has_noise:
+            raise ValueError(
+                "expected no noise, as data.missing is likelihood: noise would need a volume for each pattern of gaps. "
+                "Leave it out, or set data.missing: drop"
+            )
+        if search.resamples or search.inference != "em":
             what = f"resamples: {search.resamples}" if search.resamples else f"inference: {search.inference}"
-            raise ValueError(f"expected no {what}, as data.missing is likelihood")
-        if data is not None and data.has_gaps and search.has_noise:
-            raise ValueError("expected no noise, as data.missing is likelihood")
+            raise ValueError(
+                f"expected no {what}, as data.missing is likelihood: these fits are of complete rows. Leave it out, or "
+                "set data.missing: drop"
+            )
         return search
 
     @pydantic.field_validator("output")

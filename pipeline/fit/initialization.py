@@ -28,6 +28,7 @@ from pipeline.sources.fingerprint import contents_of, header_of
 from pipeline.sources.preparation import Preparation, column_notes, missing_of
 from pipeline.sources.rows import first_read, fit_transform, open_prepared_rows
 from pipeline.store import Checkpoint
+from pipeline.transforms import Chain
 from pipeline.transforms.fitting import more_reads
 
 # of the sample of pass 0, so many rows are stored, for pictures and to compare new rows with: fewer of many columns,
@@ -62,7 +63,7 @@ class FittedRows:
     ) -> None:
         self._open = partial(open_prepared_rows, config, source, preparation, data_summary)
         self.transform = preparation.transform
-        self._find_noise = partial(_noise_box, config, source, data_summary)
+        self._find_noise = partial(box_of_noise, config.search, data_summary, preparation.transform, source.columns)
         self._noise = noise
         self.passes = 0
 
@@ -79,12 +80,19 @@ class FittedRows:
         return self._open()
 
 
-def _noise_box(config: JobConfig, source: Source, data_summary: DataSummary, rows: FittedRows) -> Box:
-    log_volume = noise_choices(config.search.noise)[1]
-    if log_volume is not None and rows.transform.folds:  # in the user's units
+def box_of_noise(
+    search: SearchConfig,
+    data_summary: DataSummary,
+    transform: Chain,
+    columns: Sequence[str],
+    rows: Callable[[], Rows],
+) -> Box:
+    """Return what the noise of a search is uniform in, in the units of the fit; ``rows`` are opened for a pass."""
+    log_volume = noise_choices(search.noise)[1]
+    if log_volume is not None and transform.folds:  # in the user's units
         log_volume -= data_summary.log_scale
     try:
-        return noise_box(rows, data_summary, log_volume, rows.transform.labels(source.columns))
+        return noise_box(rows, data_summary, log_volume, transform.labels(columns))
     except UserError as error:
         raise UserError(f"search.{error}") from None
 

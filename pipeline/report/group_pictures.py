@@ -10,6 +10,8 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from gmm_dask.passes.row_outputs import NOISE_LABEL
+from gmm_dask.plotting.drawing import FAINT
 from gmm_dask.plotting.marks import color_of
 from pipeline.printable import printable
 from pipeline.store.groups.models import FoundGroups, GroupResult
@@ -63,7 +65,7 @@ def choose_axes(found: FoundGroups) -> Axes:
     """Choose the columns that separate the components of the groups most, on average, and their common range."""
     with_model = [result for result in found.results if result.model is not None]
     samples = [shown_rows(result) for result in with_model]
-    models = [result.model.in_units for result in with_model if result.model is not None]
+    models = [result.model.shown for result in with_model if result.model is not None]
     # groups may keep different numbers of principal components
     least = min(means.shape[1] for _, means, _ in models)
     share = np.mean([_between(*model)[:least] for model in models], axis=0)
@@ -80,6 +82,7 @@ def choose_axes(found: FoundGroups) -> Axes:
 
 def _between(weights: Array, means: Array, covariances: Array) -> Array:
     """Return the share of each column's variance that is between components."""
+    weights = weights / weights.sum()  # noise has the rest
     between = weights @ (means - weights @ means) ** 2
     within = weights @ np.diagonal(covariances, axis1=1, axis2=2)
     return np.asarray(between / (between + within))
@@ -105,12 +108,12 @@ def _scatter(result: GroupResult, rows: Array, low: Array, high: Array, features
     origin = np.array([MARGIN, HEIGHT - MARGIN]) - low * scale
     step = -(-len(rows) // MOST_POINTS)
     marks = [
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.6" fill="{color_of(int(label))}" fill-opacity=".55"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.6" fill="{_color(int(label))}" fill-opacity=".55"/>'
         for (x, y), label in zip(
             (rows[::step] * scale + origin).tolist(), result.sample.label[::step].tolist(), strict=True
         )
     ]
-    _, means, covariances = result.model.in_units
+    _, means, covariances = result.model.shown
     two = np.ix_(features, features)
     for k, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
         variances, vectors = np.linalg.eigh(covariance[two] * np.outer(scale, scale))
@@ -124,12 +127,16 @@ def _scatter(result: GroupResult, rows: Array, low: Array, high: Array, features
     return marks
 
 
+def _color(label: int) -> str:
+    return FAINT if label == NOISE_LABEL else color_of(label)
+
+
 def _histogram(result: GroupResult, rows: Array, low: Array, high: Array, features: Sequence[int]) -> list[str]:
     assert result.model is not None
     counts, edges = np.histogram(rows[:, 0], BARS, (low[0], high[0]))
     density = counts / max(1, counts.sum()) / (edges[1] - edges[0])
     x = np.linspace(low[0], high[0], 80)
-    weights, means, covariances = result.model.in_units
+    weights, means, covariances = result.model.shown
     d = features[0]
     parts = [
         w * np.exp(-0.5 * (x - mean[d]) ** 2 / variance) / math.sqrt(2.0 * math.pi * variance)

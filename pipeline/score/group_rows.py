@@ -16,8 +16,8 @@ from gmm_dask.errors import ChangedRowsError, UserError
 from gmm_dask.memory import Shape
 from gmm_dask.passes.holdout import usable_rows
 from gmm_dask.passes.model_batch import ModelBatch
-from gmm_dask.passes.predict import kernel_outputs, prediction_batch
-from gmm_dask.passes.row_outputs import LABEL, LOG_DENSITY, Outputs, empty_outputs, kernel_inputs
+from gmm_dask.passes.predict import kernel_outputs, overflown_to_noise, prediction_batch
+from gmm_dask.passes.row_outputs import LABEL, LOG_DENSITY, NOISE_LABEL, Outputs, empty_outputs, kernel_inputs
 from gmm_dask.passes.rows import as_rows
 from pipeline.config.job import JobConfig
 from pipeline.dask_clusters import computing
@@ -47,6 +47,8 @@ class GroupPredictors:
     keys : tuple of str
         Of all groups, by their positions.
     columns : tuple of str
+    noise : bool
+        Whether models may have noise.
     drop : bool
         Whether rows with missing values get fill values; otherwise they are an error.
     batches : dict of str to ModelBatch
@@ -57,6 +59,7 @@ class GroupPredictors:
     values: GroupValues
     keys: tuple[str, ...]
     columns: tuple[str, ...]
+    noise: bool
     drop: bool
     batches: dict[str, ModelBatch] = field(default_factory=dict)
 
@@ -65,7 +68,7 @@ class GroupPredictors:
         """Return those of the groups that have a model."""
         pairs = zip(found.keys, found.results, strict=True)
         models = {key: result.model for key, result in pairs if result.model is not None}
-        return cls(models, GroupValues.of(found.keys), found.keys, found.columns, drop)
+        return cls(models, GroupValues.of(found.keys), found.keys, found.columns, found.has_noise, drop)
 
     @property
     def n_components(self) -> int:
@@ -79,7 +82,7 @@ class GroupPredictors:
 
     def outputs(self, rows: NDArray[np.floating[Any]], keys: ChunkKeys, names: Sequence[str]) -> Outputs:
         """Return row outputs of usable rows (n_rows, n_features); fill values where the group has no model."""
-        found = empty_outputs(names, len(rows), self.n_components, noise=False)
+        found = empty_outputs(names, len(rows), self.n_components + self.noise, self.noise)
         order = np.argsort(keys.codes, kind="stable")
         edges = np.searchsorted(keys.codes[order], np.arange(len(keys.keys) + 1))
         for value, start, stop in zip(keys.keys, edges[:-1], edges[1:], strict=True):
@@ -94,9 +97,12 @@ class GroupPredictors:
                     raise self._not_taken(key, model, rows[mine])
                 mine, x = mine[usable], x[usable]
             for name, values in self._of_group(key, model, rows[mine], x, names).items():
-                if values.ndim == 2:  # zeros beyond the components of the group
+                if values.ndim == 2:  # zeros beyond the components of the group, the noise last
+                    n = model.state.n_components
                     found[name][mine] = 0.0
-                    found[name][mine, : values.shape[1]] = values
+                    found[name][mine, :n] = values[:, :n]
+                    if model.state.candidate.noise:
+                        found[name][mine, -1] = values[:, n]
                 else:
                     found[name][mine] = values
         return found
@@ -122,6 +128,8 @@ class GroupPredictors:
         if batch is None:
             batch = self.batches[key] = prediction_batch(*model.state.model)
         computed = kernel_outputs(x, batch, kernel_inputs(names))
+        if model.state.candidate.noise:
+            overflown_to_noise(computed, model.state.model[1])
         density = computed[LOG_DENSITY.name]
         density += model.transform.log_slopes(rows)
         density[np.isnan(density)] = -np.inf  # rows so far away that their squares overflow
@@ -150,11 +158,13 @@ def plan_rows(config: JobConfig, source: Source, predictors: GroupPredictors) ->
     for key, model in predictors.models.items():
         token.update(key.encode())
         parameters = model.state.model[1]
-        arrays = parameters.weights, parameters.means, parameters.covariances, *model.transform.arrays()
+        noise = np.array(parameters.noise or ())
+        arrays = parameters.weights, parameters.means, parameters.covariances, noise, *model.transform.arrays()
         for array in arrays:
             token.update(np.ascontiguousarray(array))
     components = tuple(range(predictors.n_components))
-    return RowPlan(tuple(lengths), components, names, token.hexdigest(), 0, source.file_starts(lengths))
+    starts = source.file_starts(lengths)
+    return RowPlan(tuple(lengths), components, names, token.hexdigest(), 0, starts, noise=predictors.noise)
 
 
 def write_rows(
@@ -220,14 +230,14 @@ def _write_chunk(rows: Any, weights: Any, task: _Task, number: int) -> int:
     names = computed_outputs(plan.names)
     codes = np.where(usable, keys.codes, NO_GROUP)
     found = task.predictors.outputs(array, ChunkKeys(keys.keys, codes), names)
-    totals = _totals(found, plan.n_densities)
+    totals = _totals(found, len(plan.components), plan.noise)
     task.writer.write(number, {name: found[name] for name in plan.names}, totals)
     return totals.usable
 
 
-def _totals(found: Outputs, n_components: int) -> Totals:
+def _totals(found: Outputs, n_components: int, noise: bool) -> Totals:
     labels, density = found[LABEL.name], found[LOG_DENSITY.name]
-    has_label = labels != LABEL.fill_value
-    density = density[has_label]
-    counts = np.bincount(labels[has_label], minlength=n_components)
+    has_label = labels != LABEL.missing(noise)
+    labels, density = labels[has_label], density[has_label]
+    counts = np.bincount(np.where(labels == NOISE_LABEL, n_components, labels), minlength=n_components + noise)
     return Totals(len(density), math.fsum(density), float(density @ density), counts)

@@ -133,6 +133,8 @@ def test_groups_are_as_jobs_of_their_rows(tmp_path, frame, summary):
         ({"transform": ["scale", {"pca": 0.6}], "weights": "weight"}, {"covariance_types": ["spherical", "full"]}),
         ({"transform": ["scale", {"clip": {"minimum": -1}}]}, {"inference": "variational", "n_components": [3]}),
         ({"transform": [{"log": {"columns": ["a"]}}], "missing": "drop"}, {"held_out": 0.3}),
+        ({"scale": "standard", "missing": "drop"}, {"noise": True, "n_components": [1, 2]}),
+        ({"transform": [{"arcsinh": 2.0}, "pca"]}, {"noise": [False, True], "n_components": [1, 2]}),
     ],
 )
 def test_settings_apply_to_each_group(tmp_path, frame, data, search):
@@ -173,6 +175,40 @@ def test_what_follows_knows_the_transform_of_each_group(tmp_path, frame):
     told = ScoreSettings.from_overrides(["data.missing=error"])
     with pytest.raises(UserError, match=names("data.transform", "'a'", "log", "data.missing=drop")):
         score_groups(found.store, str(tmp_path / "rows.parquet"), tmp_path / "other.zarr", settings=told)
+
+
+@pytest.mark.parametrize("noise", [True, 2000.0])
+def test_noise_of_groups_is_told_apart(tmp_path, frame, noise):
+    rows = frame[frame["store"].isin([4, 5])].reset_index(drop=True)
+    rows.loc[::20, COLUMNS] = np.random.RandomState(0).uniform(-30.0, 30.0, (len(rows[::20]), 2))
+    rows.loc[[3, 8], "a"] = np.nan
+    rows.to_parquet(tmp_path / "rows.parquet", index=False)
+    search, output = {"noise": noise, "n_components": [1, 2]}, {"responsibilities": True, "report": True}
+    config = job(tmp_path, tmp_path / "rows.parquet", data={"missing": "drop"}, search=search, output=output)
+    found = run(config)
+    stored = stored_rows(found).load()
+    assert set(np.flatnonzero(stored.label == -2)) == {3, 8}
+    assert stored.component.to_numpy()[-1] == -1
+    assert found.row_summary.noise == np.count_nonzero(stored.label == -1) > 10
+    for store in (4, 5):
+        mine = (rows["store"] == store).to_numpy(bool) & rows["a"].notna().to_numpy()
+        loaded = gmm_dask.load(found.store, group=store)
+        chosen = rows.loc[mine, COLUMNS]
+        np.testing.assert_array_equal(loaded.predict(chosen), stored.label[mine])
+        mixed = stored.responsibility[mine].to_numpy()
+        k = loaded.n_components
+        np.testing.assert_allclose(mixed[:, [*range(k), -1]], loaded.predict_proba(chosen), rtol=1e-9, atol=1e-12)
+        assert not mixed[:, k:-1].any()
+        if noise is not True:
+            assert loaded.noise_volume_ == pytest.approx(noise)
+        view = found.group(store)
+        assert view.best.endswith("-noise")
+    groups = stored_rows(found, "groups").load()
+    assert (groups.noise_weight > 0.0).all()
+    np.testing.assert_allclose(groups.weights.sum("component") + groups.noise_weight, 1.0)
+    score_groups(found.store, str(tmp_path / "rows.parquet"), tmp_path / "scores.zarr")
+    scores = xr.open_zarr(tmp_path / "scores.zarr", group="rows", consolidated=False)
+    np.testing.assert_array_equal(scores.label, stored.label)
 
 
 def test_a_group_whose_values_no_step_takes_has_no_model(tmp_path, frame):
@@ -303,7 +339,7 @@ def test_large_groups_take_passes(tmp_path, source, frame):
     [
         ({"search": {"extend": True}}, ("search.extend: expected false, got true", "data.by")),
         ({"search": {"resamples": 5}}, ("search.resamples: expected 0, got 5", "data.by")),
-        ({"search": {"noise": True}}, ("search.noise: expected false, got true", "data.by")),
+        ({"data": {"missing": "likelihood"}}, ("data.missing: expected", "got likelihood", "data.by")),
         ({"data": {"variables": ["temp"]}}, ("data.variables", "data.by")),
         ({"output": {"clusters": "merged"}}, ("output.clusters", "data.by")),
         ({"output": {"anomaly_quantile": 0.1}}, ("output.anomaly_quantile", "data.by")),

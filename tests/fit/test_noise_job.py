@@ -504,12 +504,6 @@ def test_a_refresh_keeps_noise_behind_principal_components(tmp_path):
     assert stores[1].summary.best == stores[0].summary.best
 
 
-def test_groups_take_no_noise(source, tmp_path):
-    config = job(tmp_path, source, by="key", scale="none", output={"log_density": False, "responsibilities": False})
-    with pytest.raises(UserError, match=names("search.noise", "data.by")):
-        estimate_job(config)
-
-
 def test_a_constant_column_has_no_box(tmp_path):
     np.save(tmp_path / "rows.npy", np.column_stack([noisy_groups(100)[0], np.full(100, 3.0)]))
     config = nightly_job(tmp_path, search={"noise": True}, output={"store": str(tmp_path / "r.zarr")})

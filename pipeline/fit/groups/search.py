@@ -27,7 +27,7 @@ from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS
 from gmm_dask.variational.inference import Variational
 from pipeline.config.data import DataConfig
 from pipeline.config.search import SearchConfig
-from pipeline.fit.initialization import settings_of
+from pipeline.fit.initialization import box_of_noise, settings_of
 from pipeline.sources.base import Chunks, Selection, lazy_rows
 from pipeline.sources.group_keys import Key
 from pipeline.sources.preparation import Preparation
@@ -130,7 +130,10 @@ class GroupSearch:
         # a held-out row is known by its number among all rows: the passes drop rows, and not the read
         rows = prepared(replace(preparation, drop=False) if share else preparation)
         rows = hold_out(rows, share, search.random_state, drop=drop)
-        states = self._fitted(rows, data_summary, settings, waves)
+        box = None
+        if any(candidate.noise for candidate in self.candidates):
+            box = box_of_noise(search, data_summary, transform, self.columns, lambda: rows)
+        states = self._fitted(rows, data_summary, settings, waves, None if box is None else box.log_volume)
         outcomes = in_grid_order(evaluate_states(rows, data_summary, states, settings.inference))
         best = [best_outcome(starts) for starts in by_candidate(outcomes).values()]
         statuses, numbers, agreeing = _table(outcomes, best, search.n_init)
@@ -138,6 +141,8 @@ class GroupSearch:
         known |= {"facts": facts, "copies": found.resolution.copies, "effort": _effort(outcomes), **table}
         winner = choose(outcomes, search.criterion).state
         model = _model(winner, transform, data_summary.log_scale, settings.inference)
+        if winner.candidate.noise:
+            model = replace(model, noise_box=box)
         return GroupResult(
             group,
             best=[outcome.state.candidate for outcome in best].index(winner.candidate),
@@ -146,7 +151,14 @@ class GroupSearch:
             **known,
         )
 
-    def _fitted(self, rows: Rows, data_summary: DataSummary, settings: Settings, waves: Waves | None) -> list[State]:
+    def _fitted(
+        self,
+        rows: Rows,
+        data_summary: DataSummary,
+        settings: Settings,
+        waves: Waves | None,
+        noise_log_volume: float | None,
+    ) -> list[State]:
         search = self.search
         states = first_states(
             self.candidates,
@@ -158,6 +170,7 @@ class GroupSearch:
             inference=settings.inference,
             effort=search.start_effort,
             rows=lambda: rows,
+            noise_log_volume=noise_log_volume,
         )
         fitted: list[State] = []
         for n_fits in [len(states)] if waves is None else waves(data_summary):

@@ -10,8 +10,10 @@ import zarr
 from numpy.typing import NDArray
 
 from gmm_dask.em.loop import State
-from gmm_dask.families import get_family
+from gmm_dask.families import Family, Noise, Parameters
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.families.noise import family_of
+from gmm_dask.passes.bounding_box import Box
 from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS
 from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS
 from gmm_dask.variational.priors import Priors
@@ -48,11 +50,14 @@ class GroupModel:
         By which rows come to the units of the parameters, as they were fitted to the rows of the group.
     priors : Priors or None
         Of a variational mixture.
+    noise_box : Box or None
+        What its noise is uniform in, in the units of the parameters; None of a mixture without noise.
     """
 
     state: State
     steps: tuple[Scale | Log | Log1p | Logit | Arcsinh | Clip | Pca, ...] = ()
     priors: Priors | None = None
+    noise_box: Box | None = None
 
     @property
     def transform(self) -> Chain:
@@ -60,12 +65,18 @@ class GroupModel:
         return Chain(self.steps)
 
     @property
-    def in_units(self) -> tuple[Array, Array, Array]:
-        """Weights, means and full covariances, in the user's units where columns are scaled only."""
+    def in_units(self) -> tuple[Family, Parameters]:
+        """Family and parameters, in the user's units where columns are scaled only."""
         (family, parameters), scaling = self.state.model, self.transform.scaling
-        if scaling is not None:
-            name, parameters = family.unscaled(parameters, scaling.center, scaling.scale)
-            family = get_family(name)
+        if scaling is None:
+            return family, parameters
+        name, parameters = family.unscaled(parameters, scaling.center, scaling.scale)
+        return family_of(name, parameters), parameters
+
+    @property
+    def shown(self) -> tuple[Array, Array, Array]:
+        """Weights, means and full covariances of :attr:`in_units`."""
+        family, parameters = self.in_units
         return parameters.weights, parameters.means, family.full_covariances(parameters)
 
 
@@ -189,6 +200,11 @@ class FoundGroups:
     results: tuple[GroupResult, ...]
 
     @property
+    def has_noise(self) -> bool:
+        """Whether candidates have noise: the label -1 is that of the noise then, and -2 that of rows without one."""
+        return any(candidate.noise for candidate in self.candidates)
+
+    @property
     def features(self) -> tuple[str, ...]:
         """What the features of the models are called; the most that a group has."""
         labels = [one.model.transform.labels(self.columns) for one in self.results if one.model is not None]
@@ -252,7 +268,7 @@ def _put_winners(group: zarr.Group, found: FoundGroups) -> None:
     for i, model in enumerate(models):
         if model is None:
             continue
-        k, (of_weights, of_means, full) = model.state.n_components, model.in_units
+        k, (of_weights, of_means, full) = model.state.n_components, model.shown
         own = of_means.shape[1]
         weights[i, :k], means[i, :k, :own], covariances[i, :k, :own, :own] = of_weights, of_means, full
     best = ["" if model is None else model.state.candidate.name for model in models]
@@ -260,6 +276,10 @@ def _put_winners(group: zarr.Group, found: FoundGroups) -> None:
     put(group, "n_components", [0 if model is None else model.state.n_components for model in models], ("group",))
     put(group, "component", np.arange(most), ("component",))
     put(group, "weights", weights, ("group", "component"))
+    if found.has_noise:
+        noise = [None if model is None else model.in_units[1].noise for model in models]
+        for name in Noise._fields:
+            put(group, f"noise_{name}", [np.nan if one is None else getattr(one, name) for one in noise], ("group",))
     feature = "feature"
     if found.features != found.columns:
         feature = "fitted_feature"
@@ -273,6 +293,8 @@ def _put_candidates(group: zarr.Group, found: FoundGroups) -> None:
     names = [candidate.name for candidate in found.candidates]
     put(group, "candidate", names, ("candidate",))
     put(group, "n_components", [candidate.n_components for candidate in found.candidates], ("candidate",))
+    if found.has_noise:
+        put(group, "noise", np.array([candidate.noise for candidate in found.candidates]), ("candidate",))
     put(group, "covariance_type", [candidate.covariance_type for candidate in found.candidates], ("candidate",))
     statuses = [result.statuses or ("",) * len(names) for result in found.results]
     put(group, "status", np.array(statuses).reshape(len(statuses), len(names)), ("group", "candidate"))

@@ -14,6 +14,7 @@ import pandas as pd
 
 from gmm_dask.errors import UserError
 from gmm_dask.formatting import listed
+from gmm_dask.passes.bounding_box import Box
 from gmm_dask.selection.cluster_tree import ClusterTree
 from gmm_dask.selection.diagnostics import WIDEN
 from gmm_dask.selection.results import AXES, COLUMNS, EFFORT_COLUMNS
@@ -227,6 +228,11 @@ class GroupView(Result):
             numbers=tuple(range(model.state.n_components)),
             priors=model.priors,
         )
+
+    @cached_property
+    def noise_box(self) -> Box | None:
+        """What the noise of the winner is uniform in; None if it has none."""
+        return None if self.result.model is None else self.result.model.noise_box
 
     @cached_property
     def _stored_transform(self) -> Chain | None:
