@@ -24,7 +24,6 @@ The numbers are those of :class:`gmm_dask.init.budget.SearchBudget`. All fits of
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.budget import BUDGET, SearchBudget, Work, searched_candidates
+from gmm_dask.init.clustering import k_means, nearest_of_distant_rows
 from gmm_dask.init.moves import neighbours
 from gmm_dask.init.rare import Fits, OpenRows, with_rare_groups
 from gmm_dask.init.responsibilities import kmeans, one_hot, start_states
@@ -249,7 +249,7 @@ def _from_kmeans(
     proposals: list[Proposals] = []
     for k in dict.fromkeys(candidate.n_components for candidate in candidates):
         random.set_state(state)  # the start draws the clusterings of every number of components from an equal one
-        resp = np.ascontiguousarray(_quiet_kmeans(subsample.x, subsample.weights, k, random).T)
+        resp = _responsibilities(k_means(subsample.x, subsample.weights, k, random), k)
         for candidate in candidates:
             if candidate.n_components == k:
                 proposals += subsample.start((candidate, 0), resp)
@@ -273,26 +273,11 @@ def _clusterings(subsample: Subsample, k: int) -> Iterator[Array]:
         return
     for _ in range(subsample.budget.clusterings):
         # k-means finds round groups: in whitened space also those that are long in the data's units
-        raw = _quiet_kmeans(subsample.x, subsample.weights, k, subsample.random)
-        whitened = _quiet_kmeans(subsample.whitened, subsample.weights, k, subsample.random)
-        for resp in (raw, whitened, _nearest(subsample, k)):
-            yield np.ascontiguousarray(resp.T)
+        raw = k_means(subsample.x, subsample.weights, k, subsample.random)
+        whitened = k_means(subsample.whitened, subsample.weights, k, subsample.random)
+        nearest = nearest_of_distant_rows(subsample.whitened, subsample.weights, k, subsample.random)
+        yield from (_responsibilities(labels, k) for labels in (raw, whitened, nearest))
 
 
-def _quiet_kmeans(x: Array, weights: Array | None, k: int, random: np.random.RandomState) -> Array:
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():  # fewer distinct rows than clusters leave some of them empty
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return kmeans(x, weights, k, random)
-
-
-def _nearest(subsample: Subsample, k: int) -> Array:
-    """Return responsibilities that assign each row to the nearest of k rows, drawn far from each other (k-means++)."""
-    from sklearn.cluster import kmeans_plusplus
-
-    z = subsample.whitened
-    centers, _ = kmeans_plusplus(z, k, sample_weight=subsample.weights, random_state=subsample.random, n_local_trials=1)
-    # |z - c|^2 without |z|^2, which all centers share
-    distances = np.sum(centers**2, axis=1) - 2.0 * z @ centers.T
-    return one_hot(distances.argmin(axis=1), k)
+def _responsibilities(labels: NDArray[np.intp], k: int) -> Array:
+    return np.ascontiguousarray(one_hot(labels, k).T)

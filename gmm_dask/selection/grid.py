@@ -66,10 +66,10 @@ def noise_choices(noise: Any) -> tuple[list[bool], float | None]:
 
 def generator_copies(random_state: Any) -> Callable[[], np.random.RandomState]:
     """Return a source of equal generators, so that a candidate's starts do not depend on the other candidates."""
-    from sklearn.utils import check_random_state  # a plan of a job takes the grid alone
-
     if isinstance(random_state, Integral):  # a new one takes a tenth of the time of a copy
         return lambda: np.random.RandomState(int(random_state))
+    from sklearn.utils import check_random_state  # it takes a second, and jobs have numbers
+
     if random_state is None:  # NumPy's global generator must advance, or every search would draw the same numbers
         random_state = check_random_state(None).randint(2**31 - 1)
     original = copy.deepcopy(check_random_state(random_state))
