@@ -254,3 +254,26 @@ class ColumnByColumn(Transform):
         found = np.full(n_columns, fill)
         found[self.columns] = values
         return found
+
+
+class Function(ColumnByColumn):
+    """A function and its inverse, NumPy's or SciPy's, which nothing is fitted for."""
+
+    functions: ClassVar[tuple[np.ufunc, np.ufunc]]
+
+    @classmethod
+    def fit(cls, settings: Any, names: Sequence[str], summary: DataSummary | None) -> Self:
+        return cls(np.sort(positions_of(settings.columns, names, cls.kind)))
+
+    def image(self, values: Array) -> Array:
+        found: Array = self.functions[0](values)
+        return found
+
+    def preimage(self, images: Array) -> Array:
+        found: Array = self.functions[1](images)
+        return found
+
+    def sklearn_function(self) -> Any:
+        from sklearn.preprocessing import FunctionTransformer
+
+        return FunctionTransformer(*self.functions, validate=True, check_inverse=False)

@@ -105,8 +105,8 @@ def change(attributes, path, value):
         attributes[last] = value
 
 
-def change_attributes_of(store, group, original, step, slow):
-    """Change each attribute of a group in some of the ways."""
+def changed_attributes(store, group, step):
+    """Change the attributes of a group in some of the ways, one at a time; yields what each change is."""
     file = store / group / "zarr.json"
     text = file.read_text()
     changes = [(path, value) for path in paths_in(json.loads(text)["attributes"]) for value in (..., *WRONG)]
@@ -115,11 +115,18 @@ def change_attributes_of(store, group, original, step, slow):
         change(metadata["attributes"], path, value)
         file.write_text(json.dumps(metadata))
         seal(store)
+        yield f"{group} {'.'.join(path)} = {value!r}"
+    file.write_text(text)
+    seal(store)
+
+
+def change_attributes_of(store, group, original, step, slow):
+    """Read a store after each change of the attributes of a group."""
+    for what in changed_attributes(store, group, step):
         try:
             read_with_all(store, original, slow=slow)
         except AssertionError as error:
-            raise AssertionError(f"{group} {'.'.join(path)} = {value!r}: {error}") from None
-    file.write_text(text)
+            raise AssertionError(f"{what}: {error}") from None
 
 
 GROUPS = ["", BEST, "sample", "rows"]
@@ -341,15 +348,6 @@ def test_scores_of_other_types(store, original):
     score = ("score", store, source, "-o", out)
     assert assert_answered_or_refused(*score).exit_code == 0
     for group, step in ("", 53), ("rows", 31):
-        file = out / group / "zarr.json"
-        text = file.read_text()
-        changes = [(path, value) for path in paths_in(json.loads(text)["attributes"]) for value in (..., *WRONG)]
-        for path, value in changes[::step]:
-            metadata = json.loads(text)
-            change(metadata["attributes"], path, value)
-            file.write_text(json.dumps(metadata))
-            seal(out)
+        for what in changed_attributes(out, group, step):
             result = runner.invoke(cli.app, list(map(str, score)))
-            assert result.exit_code in (0, 2), f"{group} {'.'.join(path)} = {value!r}: {result.output}"
-        file.write_text(text)
-        seal(out)
+            assert result.exit_code in (0, 2), f"{what}: {result.output}"
