@@ -113,9 +113,10 @@ def first_read(config: JobConfig, source: Source) -> FirstRead:
     try:
         found = read_first(rows, steps, source.columns, seed, drop=drop, starts=starts, path=source.path)
     except TooLargeError as error:
+        or_filter = f" Or leave such rows out by data.filter, such as COLUMN < {LARGEST:g}."
         raise UserError(
             f"{error} Do that where {source.path} is written: data.scale and data.transform come after the sums of the "
-            f"columns as they are stored. Or leave such rows out by data.filter, such as COLUMN < {LARGEST:g}."
+            f"columns as they are stored.{or_filter * source.format.has_filter}"
         ) from None
     except UnusableError as error:
         raise UserError(

@@ -180,6 +180,7 @@ REFUSED = {
         ("data.feature_dims", "'time'"),
     ),
     "files of one time": (ON_GRID, "same-*.nc", ("same-*.nc", "no dimension")),
+    "files that overlap": (ON_GRID, "over-*.nc", ("over-*.nc", "over-0.nc", "over-1.nc", "time", "1 that two files")),
     "a file of another grid": (ON_GRID, "other-*.nc", ("other-*.nc", "several dimensions (time, lat)")),
     "a file that lacks a variable": (ON_GRID, "short-*.nc", ("short-1.nc", "lacks it", "salt(")),
     "columns of no coordinate": ({**ON_GRID, "columns": ["temp[depth=7]"]}, "o.nc", ("data.columns", "temp[depth=7]")),
@@ -198,6 +199,7 @@ def written(tmp_path_factory, data):
         part = data.isel(time=[i])
         write_netcdf(part, folder / f"part-{i}.nc")
         write_netcdf(data, folder / f"same-{i}.nc")
+        write_netcdf(data.isel(time=slice(i, 2 + i)), folder / f"over-{i}.nc")
         write_netcdf(part.assign_coords(lat=part.lat + i), folder / f"other-{i}.nc")
         write_netcdf(part.drop_vars("salt") if i else part, folder / f"short-{i}.nc")
     zarr.create_group(folder / "bare.zarr").create_array("v", data=np.zeros((3, 2)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from pipeline.config.data import DataConfig
@@ -29,13 +31,16 @@ def join_files(paths: Sequence[str], files: Sequence[Variables], data: DataConfi
     Raises
     ------
     UserError
-        If a file lacks a variable of the first one that is needed, or has it on another grid.
+        If a file lacks a variable of the first one that is needed, or has it on another grid, or a coordinate of
+        another file.
     """
     if len(files) == 1:
         return files[0]
     _require_variables(paths, files, data)
     dim = _dimension(files, data)
-    order = sorted(range(len(files)), key=lambda i: _first(files[i][dim], files[0][dim]))
+    coordinates = [_in_units_of(file[dim], files[0][dim]) for file in files]
+    _require_apart(paths, coordinates, files[0][dim], data)
+    order = sorted(range(len(files)), key=lambda i: coordinates[i][0] if len(coordinates[i]) else -np.inf)
     files = [files[i] for i in order]
     return {
         name: JoinedVariable.along(dim, [file[name] for file in files]) if dim in first.dims else first
@@ -82,10 +87,26 @@ def _dimension(files: Sequence[Variables], data: DataConfig) -> str:
 def _same(a: Variable | None, b: Variable | None) -> bool:
     if a is None or b is None:
         return a is b
-    there = in_units(b.coordinate_values(), b.attributes, a.attributes)
-    return bool(np.array_equal(a.coordinate_values(), there))
+    return bool(np.array_equal(a.coordinate_values(), _in_units_of(b, a)))
 
 
-def _first(variable: Variable, units_of: Variable) -> float:
-    values = in_units(variable.coordinate_values(), variable.attributes, units_of.attributes)
-    return values[0] if len(values) else -np.inf
+def _in_units_of(variable: Variable, other: Variable) -> NDArray[Any]:
+    return in_units(variable.coordinate_values(), variable.attributes, other.attributes)
+
+
+def _require_apart(
+    paths: Sequence[str], coordinates: Sequence[NDArray[Any]], first: Variable, data: DataConfig
+) -> None:
+    """Raise :class:`UserError` if a coordinate is in two files: its rows would count twice."""
+    values = np.concatenate(coordinates)
+    order, file = np.argsort(values, kind="stable"), np.repeat(np.arange(len(paths)), list(map(len, coordinates)))
+    values, file = values[order], file[order]
+    twice = np.flatnonzero((values[1:] == values[:-1]) & (file[1:] != file[:-1]))
+    if len(twice):
+        at = int(twice[0])
+        units = first.attributes.get("units", "")
+        raise UserError(
+            f"data.source: the files of {data.shown} overlap: {paths[file[at]]} and {paths[file[at + 1]]} both have "
+            f"{first.name} {values[at]} {units}".rstrip()
+            + f", of {len(twice):,} that two files have. Their rows would count twice: name files that do not overlap."
+        )
