@@ -38,8 +38,7 @@ def k_means(x: Array, weights: Array | None, k: int, random: np.random.RandomSta
     if k == 1:  # whatever is drawn
         return np.zeros(len(x), dtype=np.intp)
     shares = np.ones(len(x)) if weights is None else weights
-    x = x - x.mean(axis=0)
-    weighted = np.ascontiguousarray((x * shares[:, None]).T)
+    x = np.asfortranarray(x - x.mean(axis=0))  # sums are taken column by column
     tol = TOL * float(x.var(axis=0).mean())
     with one_blas_thread():
         centers = x[_distant_rows(x, shares, k, random, 2 + int(np.log(k)))]
@@ -48,7 +47,7 @@ def k_means(x: Array, weights: Array | None, k: int, random: np.random.RandomSta
             before, labels = labels, _nearest(x, centers)
             filled = _without_empty(x, shares, labels, centers)
             totals = np.bincount(filled, weights=shares, minlength=k)
-            sums = np.stack([np.bincount(filled, weights=column, minlength=k) for column in weighted], axis=1)
+            sums = np.stack([np.bincount(filled, weights=shares * column, minlength=k) for column in x.T], axis=1)
             held = totals > 0.0
             moved = np.where(held[:, None], sums / np.where(held, totals, 1.0)[:, None], centers)
             shift, centers = np.sum((moved - centers) ** 2), moved
