@@ -78,6 +78,7 @@ def kernels_of_job(config: JobConfig, source: Source) -> list[Missing]:
         of_fits,
         of_mixtures_from_parts,
         of_predictions,
+        of_priors,
         of_sums,
         of_whole_fit,
     )
@@ -93,7 +94,11 @@ def kernels_of_job(config: JobConfig, source: Source) -> list[Missing]:
         screening = screening_dtype(n_features * (n_rows if source.n_rows is None else min(source.n_rows, n_rows)))
         fits = [of_whole_fit(precision) for precision in dict.fromkeys([DOUBLE, screening])]
         found, others = [assemble, *found, *fits], [*others, fill]
+    elif search.has_noise:  # its starts are fits over the sample
+        found.append(of_whole_fit(DOUBLE))
     found += others
+    if search.has_noise and search.prior != "none":
+        found += of_priors()
     if rows != DOUBLE:  # models that need it are computed in double precision
         found += [of_predictions(rows), of_sums(rows, rows), of_sums(rows, DOUBLE)]
     found += [*_of_constraints(candidates), *_of_gaps(config, source)]

@@ -6,6 +6,7 @@ A fit runs on one thread from its begin to its end, so that its bits do not depe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from gmm_dask import kernels
 from gmm_dask.em import loop
 from gmm_dask.em.acceleration import BEGIN, ORDER, REGULARIZATION, FeatureScale, covariance_scale
+from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, Inference
 from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.em.spurious import is_beyond_doubt
-from gmm_dask.families import Family, Parameters, get_family
+from gmm_dask.families import Family, Noise, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.kernels.constants import CONVERGED, FAILED, INNER_MAX_ITER, MAX_ITER, NEEDS_DOUBLE, SINGULAR
 from gmm_dask.passes.data_summary import DataSummary
@@ -95,7 +97,7 @@ def run(
     settings: Settings,
     dtype: np.dtype[Any] = DOUBLE,
 ) -> list[State]:
-    """Run fits until none is running, as :func:`gmm_dask.em.loop.run`; those with noise are run by it.
+    """Run fits until none is running, as :func:`gmm_dask.em.loop.run`.
 
     Parameters
     ----------
@@ -113,12 +115,6 @@ def run(
         return loop.run(states, lambda models: [], data_summary.total_weight, settings)
     data = FitData.of(rows, data_summary, settings.reg_covar)
     after = list(states)
-    # the compiled fit knows no noise
-    noisy = [i for i, state in enumerate(states) if state.candidate.noise]
-    collect = partial(collect_statistics, rows, data_summary, dtype=dtype)
-    found = loop.run([states[i] for i in noisy], collect, data_summary.total_weight, settings)
-    for i, state in zip(noisy, found, strict=True):
-        after[i] = state
     groups = list(_groups(after))
     ran = map_on_threads(lambda group: _run([states[i] for i in group], data, settings, dtype), groups)
     for group, ended in zip(groups, ran, strict=True):
@@ -129,10 +125,10 @@ def run(
 
 def _groups(states: Sequence[State]) -> Iterator[list[int]]:
     """Yield the positions of running states of one candidate, a few at a time."""
-    positions: dict[Candidate, list[int]] = {}
+    positions: dict[tuple[Candidate, Family], list[int]] = {}
     for i, state in enumerate(states):
-        if state.status is Status.RUNNING:
-            positions.setdefault(state.candidate, []).append(i)
+        if state.status is Status.RUNNING:  # the family is that of one volume of the noise
+            positions.setdefault((state.candidate, state.family), []).append(i)
     for mine in positions.values():
         n_bytes = sum(array.nbytes for array in states[mine[0]].model[1].arrays().values())
         size = group_size(n_bytes)
@@ -165,7 +161,8 @@ class FitData:
 def _run(states: Sequence[State], data: FitData, settings: Settings, dtype: np.dtype[Any]) -> list[State]:
     """Run fits of one candidate, first in one precision, then in double where it would lose too much."""
     prior_bounds = np.array([state.lower_bounds[-1] if state.lower_bounds else state.prior_bound for state in states])
-    ends = fit(Mixtures.of(*states), data, settings, dtype, np.array([state.n_iter for state in states]), prior_bounds)
+    mixtures = Mixtures.of(*states, inference=settings.inference)
+    ends = fit(mixtures, data, settings, dtype, np.array([state.n_iter for state in states]), prior_bounds)
     ended = [ends.after(i, state, data, settings) for i, state in enumerate(states)]
     again = [i for i in range(len(states)) if ends.counts[i, 0] == NEEDS_DOUBLE]
     for i, state in zip(again, _run([ended[i] for i in again], data, settings, DOUBLE) if again else (), strict=True):
@@ -181,27 +178,31 @@ class Mixtures:
     ----------
     candidate : Candidate
     vectors : ndarray of shape (n_mixtures, n_values)
-        Weights, means and covariances, one after another.
+        Weights, means and covariances, one after another, and what :mod:`gmm_dask.kernels.fit` keeps beside.
     factors : ndarray of shape (n_mixtures, n_factor_values)
         Those of the precisions.
+    log_volume : float or None
+        Of the noise; None without it.
     """
 
     candidate: Candidate
     vectors: Array
     factors: Array
+    log_volume: float | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __getitem__(self, chosen: Any) -> Mixtures:
-        return Mixtures(self.candidate, self.vectors[chosen], self.factors[chosen])
+        return replace(self, vectors=self.vectors[chosen], factors=self.factors[chosen])
 
     @classmethod
-    def of(cls, *states: State) -> Self:
-        """Return those of states of one candidate."""
+    def of(cls, *states: State, inference: Inference = MAXIMUM_LIKELIHOOD) -> Self:
+        """Return those of states of one candidate and one volume of the noise."""
         models = [state.model[1] for state in states]
-        vectors = np.stack([parameters.vector() for parameters in models])
-        return cls(states[0].candidate, vectors, np.stack([p.precisions_cholesky.ravel() for p in models]))
+        vectors = np.stack([_vector(parameters, inference) for parameters in models])
+        factors, noise = np.stack([p.precisions_cholesky.ravel() for p in models]), models[0].noise
+        return cls(states[0].candidate, vectors, factors, noise and noise.log_volume)
 
     def groups(self) -> Iterator[Mixtures]:
         """Yield them a few at a time, as many as a call takes."""
@@ -213,8 +214,10 @@ class Mixtures:
         k, vector = self.candidate.n_components, self.vectors[i].copy()
         shape = get_family(self.candidate.covariance_type).covariance_shape(k, n_features)
         first = k + k * n_features
-        means, covariances = vector[k:first].reshape(k, n_features), vector[first:].reshape(shape)
-        return Parameters(vector[:k], means, covariances, self.factors[i].copy().reshape(shape))
+        means, covariances = vector[k:first].reshape(k, n_features), vector[first : first + math.prod(shape)]
+        noise = None if self.log_volume is None else Noise(float(vector[-1]), self.log_volume)
+        factors = self.factors[i].copy().reshape(shape)
+        return Parameters(vector[:k], means, covariances.reshape(shape), factors, noise=noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,8 +242,12 @@ class Ends:
     def after(self, i: int, state: State, data: FitData, settings: Settings) -> State:
         """Return a state, which began a fit, at its end."""
         end, n_bounds, n_falls, n_extrapolations = self.counts[i].tolist()
-        status = _ENDS.get(end, Status.RUNNING)
-        parameters = self.mixtures.parameters(i, data.x.shape[1])
+        status, total_weight = _ENDS.get(end, Status.RUNNING), data.summary.total_weight
+        if state.parameters is not None and not n_bounds:
+            parameters = state.parameters.alone()
+        else:
+            family, left = get_family(state.covariance_type), self.mixtures.parameters(i, data.x.shape[1])
+            parameters = settings.inference.of_compiled(family, left, total_weight)
         after = replace(
             state,
             parameters=parameters,
@@ -252,7 +259,6 @@ class Ends:
         )
         if end not in _ENDS or not status.usable:
             return after
-        total_weight = data.summary.total_weight
         if is_beyond_doubt(parameters.weights, total_weight, float(self.traces[i])):
             return after
         return loop.end(after, status, total_weight, settings)
@@ -274,16 +280,25 @@ def fit(
     """
     family, k = get_family(mixtures.candidate.covariance_type), mixtures.candidate.n_components
     n, d = len(mixtures), data.x.shape[1]
-    first, second, n_lines = monomials(family, d)
+    is_noisy = mixtures.log_volume is not None  # noise has no part in what components share
+    first, second, n_lines = monomials(family, d, complete=is_noisy)
     centred_first, centred_second, _ = monomials(family, d, complete=True)
+    prior = settings.inference.compiled_prior(family, k, data.summary.total_weight)
     scale = settings.acceleration
-    origin, unit = _plain_scale(mixtures.vectors.shape[1]) if scale is None else _vector_scale(family, k, scale)
+    n_values = mixtures.vectors.shape[1]
+    origin, unit = _plain_scale(n_values) if scale is None else _vector_scale(family, k, scale, is_noisy)
     most = np.full(n, settings.max_iter) - n_iter
     ends = Ends(mixtures, np.empty((n, most.max())), np.empty((n, 4), dtype=np.int64), np.empty(n))
     kernels.fit_many(
         family.kind,
         family.constraint,
         family.constrain_address,
+        k,
+        mixtures.log_volume or 0.0,
+        prior.move_address,
+        prior.terms_address,
+        int(not settings.inference.of_likelihood),
+        prior.values,
         data.x,
         data.weights,
         data.summary.total_weight,
@@ -305,7 +320,7 @@ def fit(
         unit,
         mixtures.vectors,
         mixtures.factors,
-        *block_memory(n_lines, k, 1, len(data.x), dtype),
+        *block_memory(n_lines, k + is_noisy, 1, len(data.x), dtype),
         ROW_MULTIPLE,
         most,
         ends.bounds,
@@ -328,13 +343,28 @@ def monomials(
     return first, second, 1 + int(second.max())
 
 
+def _vector(parameters: Parameters, inference: Inference) -> Array:
+    """Return a mixture as one vector, as :mod:`gmm_dask.kernels.fit` has it."""
+    if not inference.of_likelihood:  # a posterior, whose log weights are not those of the weights
+        ones = np.ones_like(parameters.weights)
+        return np.append(replace(parameters, weights=ones).vector(), parameters.log_weights())
+    vector = parameters.vector()
+    return vector if parameters.noise is None else np.append(vector, parameters.noise.weight)
+
+
 @lru_cache(maxsize=64)
-def _vector_scale(family: Family, n_components: int, scale: FeatureScale) -> tuple[Array, Array]:
+def _vector_scale(family: Family, n_components: int, scale: FeatureScale, is_noisy: bool) -> tuple[Array, Array]:
     """Return the origin and the unit of each number of a vector, in which mixtures are extrapolated."""
     covariances = covariance_scale(family, scale)
     n_covariances = int(np.prod(family.covariance_shape(n_components, len(scale.center))))
-    unit = [np.ones(n_components), np.tile(scale.deviations, n_components), np.resize(covariances, n_covariances)]
-    origin = [np.zeros(n_components), np.tile(scale.center, n_components), np.zeros(n_covariances)]
+    noise = np.ones(int(is_noisy))
+    unit = [
+        np.ones(n_components),
+        np.tile(scale.deviations, n_components),
+        np.resize(covariances, n_covariances),
+        noise,
+    ]
+    origin = [np.zeros(n_components), np.tile(scale.center, n_components), np.zeros(n_covariances), 0.0 * noise]
     return np.concatenate(origin), np.concatenate(unit)
 
 

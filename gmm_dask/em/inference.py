@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,27 @@ from gmm_dask.families import Family, Parameters, Statistics
 from gmm_dask.kernels.constants import NK_FLOOR
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledPrior:
+    """A prior as compiled fits take it; see :mod:`gmm_dask.kernels.priors`.
+
+    Attributes
+    ----------
+    move_address, terms_address : int
+        Of what moves the parameters of an M-step towards the prior, and of what the prior adds to the bound; 0 without
+        one.
+    values : ndarray
+        The numbers of the prior.
+    """
+
+    move_address: int
+    terms_address: int
+    values: Array
+
+
+NO_PRIOR = CompiledPrior(0, 0, np.zeros(0))
 
 
 class Inference(ABC):
@@ -34,7 +55,7 @@ class Inference(ABC):
         likelihood and its penalties.
     """
 
-    is_compiled = False
+    is_compiled = True
     of_likelihood = True
 
     @abstractmethod
@@ -52,6 +73,14 @@ class Inference(ABC):
 
     def restored(self, parameters: Parameters) -> Parameters:
         """Extrapolated parameters, with those that no step moves as they were."""
+        return parameters
+
+    def compiled_prior(self, family: Family, n_components: int, total_weight: float) -> CompiledPrior:
+        """What a compiled fit of mixtures takes of a prior."""
+        return NO_PRIOR
+
+    def of_compiled(self, family: Family, parameters: Parameters, total_weight: float) -> Parameters:
+        """What a compiled fit ends with, given the parameters that it leaves."""
         return parameters
 
     @abstractmethod
@@ -96,8 +125,6 @@ class Inference(ABC):
 
 class MaximumLikelihood(Inference):
     """Expectation-maximisation: the parameters of largest likelihood."""
-
-    is_compiled = True
 
     def maximise_all(
         self,

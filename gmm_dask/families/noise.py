@@ -8,7 +8,6 @@ monomial 1. So noise is one more line of coefficients and of sums, the last one,
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -18,9 +17,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.families import get_family
 from gmm_dask.families.base import Array, Family, Noise, NoiseSums, Parameters, Statistics, slices_of
-
-# of all Gaussians together
-LEAST_WEIGHT = 1e-300
+from gmm_dask.kernels.constants import LEAST_WEIGHT, TINY
 
 
 @cache
@@ -140,7 +137,7 @@ class WithNoise(Family):
         return parameters.noise.weight
 
     def _log_weight(self, parameters: Parameters) -> float:
-        return math.log(max(self._weight(parameters), sys.float_info.min))  # noise of no weight has no part in any row
+        return math.log(max(self._weight(parameters), TINY))
 
     # -- the family's own ------------------------------------------------------------------------------------
     @property

@@ -20,6 +20,8 @@ _COMPILED = {
     "constrain_address": "parsimonious",
     "assemble": "assembly",
     "condition_incomplete": "gaps.conditional",
+    "mode_addresses": "priors",
+    "posterior_addresses": "priors",
     "predict_chunk": "chunks",
     "predict_incomplete": "gaps.sums",
     "draw_incomplete": "gaps.conditional",

@@ -15,6 +15,11 @@ INNER_ITERATIONS, INNER_TOLERANCE = 10_000, 1e-11
 UNSOUND, SETTLED, UNSETTLED = range(3)
 # how a compiled fit ends; after the last it goes on in double precision from the parameters that it leaves
 CONVERGED, MAX_ITER, SINGULAR, FAILED, INNER_MAX_ITER, NEEDS_DOUBLE = range(6)
+# places of the numbers of a prior, as compiled fits take it: the rows that the prior of a mean counts as; the numbers
+# that each row of a component tells of its covariance, and those that the prior of a covariance counts as; what the
+# prior of the weights adds to the rows of each component, and whether it is a Dirichlet process; the rows of all
+# components. The mean and the scale of the covariances follow
+MEAN_PRECISION, PER_ROW, COUNTED, CONCENTRATION, IS_PROCESS, TOTAL, PRIOR_HEADER = range(7)
 # whether a mixture is spurious by its parameters
 SOUND, SPURIOUS, UNDECIDED = range(3)
 
@@ -23,6 +28,8 @@ LOG_2PI = float(np.log(2.0 * np.pi))
 NK_FLOOR = 10.0 * float(np.finfo(np.float64).eps)
 # a mean is off by up to about two ulps: one of the product and one of the sum that it is computed from
 ROUNDING = 4.0
+# noise of no weight has no part in any row; the Gaussians that it leaves nothing to have weights with a logarithm
+TINY, LEAST_WEIGHT = float(np.finfo(np.float64).tiny), 1e-300
 # the squares of larger numbers, and their sums, may overflow
 LARGEST = 1e150
 # an extrapolated point that is no mixture is tried again at a quarter of the distance, this many times in all

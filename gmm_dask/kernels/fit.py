@@ -3,7 +3,9 @@
 It takes the path of :func:`gmm_dask.em.loop.run`, which explains the decisions. There, a fit of few rows spends its
 time in Python around small arrays; here it has none.
 
-A mixture is one vector, as in :mod:`gmm_dask.kernels.m_step`, so that it is copied and extrapolated as a whole.
+A mixture is one vector, as in :mod:`gmm_dask.kernels.m_step`, so that it is copied and extrapolated as a whole. Its
+end is the weight of the noise, where there is noise; of a variational posterior, what is added to the log weight of
+each component (:mod:`gmm_dask.kernels.priors`).
 """
 
 from __future__ import annotations
@@ -20,16 +22,20 @@ from gmm_dask.kernels.constants import (
     CONVERGED,
     FAILED,
     INNER_MAX_ITER,
+    LEAST_WEIGHT,
     MAX_ITER,
     NEEDS_DOUBLE,
     SETTLED,
     SINGULAR,
+    SPHERICAL,
     TIED,
+    TINY,
     TRIES,
     UNCONSTRAINED,
     UNSOUND,
 )
 from gmm_dask.kernels.jit import ZERO, compiled, compiled_part
+from gmm_dask.kernels.llvm.calls import call_prior
 from gmm_dask.kernels.m_step import (
     constrained,
     covariance_start,
@@ -53,6 +59,12 @@ def fit_many(
     kind: int,
     constraint: int,
     constrain_at: int,
+    n_components: int,
+    log_volume: float,
+    prior_at: int,
+    terms_at: int,
+    is_posterior: int,
+    prior: Array,
     rows: NDArray[Any],
     row_weights: Array,
     total_weight: float,
@@ -89,6 +101,12 @@ def fit_many(
     ----------
     kind, constraint, constrain_at : int
         As in :mod:`gmm_dask.kernels.m_step`.
+    n_components : int
+    log_volume : float
+        Minus the log density of the noise, which there is where ``logits`` have a line more than there are components.
+    prior_at, terms_at, is_posterior, prior : int, int, int, ndarray
+        The addresses of what moves parameters towards a prior and of its terms of the bound, 0 without a prior; whether
+        mixtures are variational posteriors; the numbers of the prior (:mod:`gmm_dask.kernels.priors`).
     rows : ndarray of shape (n_rows, n_features)
     row_weights : ndarray of shape (n_rows,), or (0,)
     total_weight : float
@@ -96,7 +114,7 @@ def fit_many(
         Of the rows: the origin of the feature map, and the scatter about it.
     reg_covar : ndarray of shape (n_features,)
     first, second : ndarray
-        The factors of the monomials, filled up to a multiple of 3.
+        The factors of the monomials, filled up to a multiple of 3; beside noise those of the complete density.
     centred_first, centred_second : ndarray
         The same of the monomials about the components' own means.
     max_kappa, max_single : float
@@ -125,14 +143,16 @@ def fit_many(
     traces : ndarray of shape (n_fits,)
         Receives :func:`gmm_dask.kernels.m_step.largest_trace` of each end.
     """
-    n_components, d = len(logits), rows.shape[1]
+    n_densities, d = len(logits), rows.shape[1]
+    # noise has no part in the quadratic term that tied components share
+    is_noisy, zero = n_densities > n_components, 1 if kind == SPHERICAL else 0
     n_columns, n_values, n_factors = len(first), mixtures.shape[1], all_factors.shape[1]
-    edges = np.array([0, n_components])
-    origins, means = np.empty((1, d)), np.empty((n_components, d))
+    edges = np.array([0, n_densities])
+    origins, means = np.empty((1, d)), np.empty((n_densities, d))
     for a in range(d):
         origins[0, a] = center[a]
-    eta = np.zeros((1, n_columns, n_components), dtype=z.dtype)
-    sums, totals, within = np.empty((n_components, n_columns)), np.empty((2, 1)), np.empty((d, d))
+    eta = np.zeros((1, n_columns, n_densities), dtype=z.dtype)
+    sums, totals, within = np.empty((n_densities, n_columns)), np.empty((2, 1)), np.empty((d, d))
     # of a pass about the components' own means, which most fits do not need
     centred_eta, centred_sums = np.empty((0, 0, 0), dtype=z.dtype), np.empty((0, 0))
     mixture, factors = np.empty(n_values), np.empty(n_factors)
@@ -146,21 +166,26 @@ def fit_many(
         end, n_bounds, n_falls, n_extrapolations, n_remembered = RUNNING, 0, 0, 0, ZERO
         extrapolated = False
         while end == RUNNING:
-            kappa = fill_coefficients(kind, n_components, d, mixture, factors, origins, eta)
+            kappa = _fill(kind, n_components, d, is_noisy, log_volume, is_posterior, mixture, factors, origins, eta)
             is_tight = not kappa <= max_kappa
-            if z.itemsize == 4 and (is_tight or not _is_safe(eta, mixture, d, center, first, second, max_single)):
+            if z.itemsize == 4 and (
+                is_tight or not _is_safe(eta, n_components, mixture, d, center, first, second, max_single)
+            ):
                 end = NEEDS_DOUBLE
                 if extrapolated:  # it goes on from the last plain step
                     _copy(plain, plain_factors, mixture, factors)
                 break
             if is_tight:
                 if not len(centred_sums):
-                    centred_eta = np.zeros((n_components, len(centred_first), 1), dtype=z.dtype)
-                    centred_sums = np.empty((n_components, len(centred_first)))
-                _fill_centred(kind, mixture, factors, means, centred_eta)
+                    centred_eta = np.zeros((n_densities, len(centred_first), 1), dtype=z.dtype)
+                    centred_sums = np.empty((n_densities, len(centred_first)))
+                for k in range(n_densities):  # the noise has no mean; it is the same about any
+                    for a in range(d):
+                        means[k, a] = mixture[n_components + k % n_components * d + a]
+                _fill(kind, n_components, d, is_tight, log_volume, is_posterior, mixture, factors, means, centred_eta)
                 now = means, centred_eta, centred_first, centred_second, centred_sums, within
             else:
-                now = origins, eta, first, second, sums, scatter
+                now = origins, eta, first, second, sums, within if is_noisy else scatter
             about, coefficients, one, other, found, spread = now
             totals[:] = 0.0
             found[:] = 0.0
@@ -179,10 +204,10 @@ def fit_many(
                 totals,
                 found,
             )
-            if is_tight and kind == TIED:
+            is_whole = is_tight or is_noisy
+            if is_whole and kind == TIED:
                 fill_scatter(n_components, d, found, within)
-            bound = totals[0, 0] if is_tight else totals[0, 0] + log_likelihood_correction(kind, d, factors, scatter)
-            bound /= total_weight
+            bound = totals[0, 0] if is_whole else totals[0, 0] + log_likelihood_correction(kind, d, factors, scatter)
             inner = UNSOUND
             if math.isfinite(bound):
                 inner = maximise(
@@ -195,11 +220,22 @@ def fit_many(
                     about,
                     spread,
                     reg_covar,
+                    prior_at,
+                    prior,
                     mixture,
                     image,
                     image_factors,
                 )
             sound = inner != UNSOUND
+            if sound and is_noisy:
+                _put_beside_noise(n_components, zero, found, image)
+            if sound and is_posterior:
+                # the entropy of the responsibilities, and what the posteriors add
+                bound = totals[0, 0] - _expected_log_joint(n_components, zero, found, coefficients)
+                bound += call_prior(terms_at, kind, n_components, d, image, image_factors, prior)
+            elif sound and terms_at != 0:
+                bound += call_prior(terms_at, kind, n_components, d, mixture, factors, prior)
+            bound /= total_weight
             n_extrapolations += extrapolated
             if extrapolated and (not sound or bound < bounds[i, n_bounds - 1]):
                 # EM's likelihood never falls: back to the plain step that was replaced
@@ -231,6 +267,7 @@ def fit_many(
                         constrain_at,
                         n_components,
                         d,
+                        is_noisy,
                         points,
                         images,
                         n_remembered,
@@ -252,16 +289,54 @@ def fit_many(
 
 
 @compiled_part
-def _fill_centred(kind: int, mixture: Array, factors: Array, means: Array, eta: NDArray[Any]) -> None:
-    """Fill the means of the components, and the coefficients of their complete log densities about them."""
-    n_components, d = means.shape
-    for k in range(n_components):
-        for a in range(d):
-            means[k, a] = mixture[n_components + k * d + a]
-    fill_coefficients(kind, n_components, d, mixture, factors, means, eta)
-    if kind == TIED:
+def _fill(
+    kind: int,
+    n_components: int,
+    d: int,
+    is_whole: bool,
+    log_volume: float,
+    is_posterior: int,
+    mixture: Array,
+    factors: Array,
+    origins: Array,
+    eta: NDArray[Any],
+) -> float:
+    """Fill the coefficients of all densities, as :func:`fill_coefficients` does; all of them where they are whole."""
+    kappa = fill_coefficients(kind, n_components, d, mixture, factors, origins, eta)
+    size, constant = eta.shape[2], 1 if kind == SPHERICAL else 0
+    if is_whole and kind == TIED:
         for k in range(n_components):
             fill_quadratic(d, factors, covariance_start(kind, k, d), k, eta)
+    if is_posterior:
+        for k in range(n_components):
+            eta[k // size, constant, k % size] += mixture[len(mixture) - n_components + k]
+    if len(eta) * size > n_components:
+        weight = max(mixture[len(mixture) - 1], TINY)
+        eta[n_components // size, constant, n_components % size] = math.log(weight) - log_volume
+    return kappa
+
+
+@compiled_part
+def _put_beside_noise(n_components: int, zero: int, sums: Array, mixture: Array) -> None:
+    """Fill the weight of the noise, and leave the others the rest; column ``zero`` of the sums is that of 1."""
+    total = 0.0
+    for k in range(n_components):
+        total += sums[k, zero]
+    weight = sums[n_components, zero] / (sums[n_components, zero] + total)
+    for k in range(n_components):
+        mixture[k] *= max(1.0 - weight, LEAST_WEIGHT)
+    mixture[len(mixture) - 1] = weight
+
+
+@compiled_part
+def _expected_log_joint(n_components: int, zero: int, sums: Array, eta: NDArray[Any]) -> float:
+    """``sum r (log weight + log density)`` over the rows and the components."""
+    size, total = eta.shape[2], 0.0
+    for k in range(n_components):
+        if sums[k, zero] > 0.0:  # the log weight of an empty component may be infinite
+            for p in range(eta.shape[1]):
+                total += eta[k // size, p, k % size] * sums[k, p]
+    return total
 
 
 @compiled_part
@@ -276,6 +351,7 @@ def _copy(mixture: Array, factors: Array, to_mixture: Array, to_factors: Array) 
 @compiled_part
 def _is_safe(
     eta: NDArray[Any],
+    n_components: int,
     mixture: Array,
     d: int,
     center: Array,
@@ -284,7 +360,6 @@ def _is_safe(
     max_single: float,
 ) -> bool:
     """Whether the sizes of the terms of each log density, at its component's mean, stay below ``max_single`` in sum."""
-    n_components = eta.shape[2]
     lines = np.empty(d + 2)
     for k in range(n_components):
         lines[0], lines[d + 1] = 1.0, 0.0
@@ -335,6 +410,7 @@ def _extrapolate(
     constrain_at: int,
     n_components: int,
     d: int,
+    is_noisy: bool,
     points: Array,
     images: Array,
     n_remembered: int,
@@ -384,7 +460,7 @@ def _extrapolate(
         for i in range(n_values):
             found[i] = (images[n, i] + damping * move[i]) * scale[i] + origin[i]
         damping *= 0.25
-        if not (_is_mixture(found, n_components) and fill_factors(kind, n_components, d, found, factors)):
+        if not (_is_mixture(found, n_components, is_noisy) and fill_factors(kind, n_components, d, found, factors)):
             continue
         # sums of covariances of a model need not be of it: what describes them best is taken
         if constraint == UNCONSTRAINED or (
@@ -396,16 +472,21 @@ def _extrapolate(
 
 
 @compiled_part
-def _is_mixture(mixture: Array, n_components: int) -> bool:
+def _is_mixture(mixture: Array, n_components: int, is_noisy: bool) -> bool:
     """Whether all numbers are finite and all weights positive; normalises the weights."""
     for i in range(len(mixture)):
         if not math.isfinite(mixture[i]):
             return False
-    total = 0.0
+    total, noise = 0.0, len(mixture) - 1
     for k in range(n_components):
         if not mixture[k] > 0.0:
             return False
         total += mixture[k]
+    if is_noisy:
+        if not mixture[noise] > 0.0:
+            return False
+        total += mixture[noise]
+        mixture[noise] /= total
     for k in range(n_components):
         mixture[k] /= total
     return True

@@ -4,8 +4,8 @@ They compute what the methods ``natural`` and ``maximise_all`` of :class:`gmm_da
 which many small arrays take longer than the arithmetic. All arrays are flat, and indices are written out: views and
 array expressions would take most of the time that Numba compiles.
 
-A mixture is a vector: weights (n_components,), means (n_components, D), covariances. Covariances, and the factors U of
-the precisions ``U U'``, are
+A mixture is a vector: weights (n_components,), means (n_components, D), covariances, and what a fit keeps beside
+(:mod:`gmm_dask.kernels.fit`). Covariances, and the factors U of the precisions ``U U'``, are
 
 ========= ========================= =====================================
 kind      covariances, factors      columns of the feature map
@@ -40,7 +40,7 @@ from gmm_dask.kernels.constants import (
     UNSOUND,
 )
 from gmm_dask.kernels.jit import compiled, compiled_part
-from gmm_dask.kernels.llvm.calls import call_constrain
+from gmm_dask.kernels.llvm.calls import call_constrain, call_prior
 
 Array = NDArray[np.float64]
 
@@ -159,6 +159,8 @@ def maximise(
     origins: Array,
     scatter: Array,
     reg_covar: Array,
+    prior_at: int,
+    prior: Array,
     previous: Array,
     mixture: Array,
     factors: Array,
@@ -178,6 +180,10 @@ def maximise(
         Of the data, each row's about the origins of its components; upper triangle.
     reg_covar : ndarray of shape (n_features,)
         Added to the variances.
+    prior_at : int
+        The address of what moves the parameters towards a prior (:mod:`gmm_dask.kernels.priors`); 0 without one.
+    prior : ndarray
+        The numbers of the prior.
     previous : ndarray of the shape of mixture, or (0,)
         The mixture before.
     mixture, factors : ndarray
@@ -188,9 +194,9 @@ def maximise(
     end : int
         UNSOUND where a covariance is not positive definite, else how the iterations within the M-step ended.
     """
-    zero, size = 1 if kind == SPHERICAL else 0, n_components // len(origins)
+    zero, size = 1 if kind == SPHERICAL else 0, n_components if len(origins) == 1 else 1
     shift, added = np.empty((n_components, d)), np.empty((n_components, d))
-    all_positive = True
+    all_positive = prior_at == 0  # a prior keeps all covariances wide
     for a in range(d):
         all_positive &= reg_covar[a] > 0.0
     total = 0.0
@@ -239,6 +245,9 @@ def maximise(
             for a in range(d):
                 square += added[k, a] - shift[k, a] * shift[k, a]
             mixture[c] = square / d
+    if prior_at != 0:
+        call_prior(prior_at, kind, n_components, d, mixture, factors, prior)
+    for k in range(n_components):
         mixture[k] /= total
     end = constrained(constraint, constrain_at, n_components, d, mixture, previous)
     sound = end != UNSOUND and fill_factors(kind, n_components, d, mixture, factors)
@@ -286,7 +295,7 @@ def fill_factors(kind: int, n_components: int, d: int, mixture: Array, factors: 
     """Fill the factors U of the precisions; whether all covariances are positive definite, and far from overflow."""
     first = n_components * (d + 1)
     if kind == DIAG or kind == SPHERICAL:  # noqa: SIM109
-        for i in range(len(mixture) - first):
+        for i in range(covariance_start(kind, n_components, d)):
             if not 0.0 < mixture[first + i] < np.inf:
                 return False
             factors[i] = 1.0 / math.sqrt(mixture[first + i])
@@ -294,7 +303,7 @@ def fill_factors(kind: int, n_components: int, d: int, mixture: Array, factors: 
                 return False
         return True
     work = np.empty(d * d)
-    for i in range((len(mixture) - first) // (d * d)):
+    for i in range(1 if kind == TIED else n_components):
         c = i * d * d
         for j in range(d * d):
             work[j] = mixture[first + c + j]

@@ -137,8 +137,11 @@ def _constrain_mixture(
 ) -> int:
     """:func:`constrain` for mixtures as vectors, at addresses; the second may be empty."""
     values, others = numba.carray(mixture, (n_values,)), numba.carray(previous, (n_previous,))
-    first = n_components * (d + 1)
-    return constrain(constraint, n_components, d, values[:n_components], values[first:], others[first:])
+    first, size = n_components * (d + 1), d * d
+    if constraint == EII or constraint == EEI or constraint == VEI or constraint == EVI:  # noqa: SIM109
+        size = 1 if constraint == EII else d
+    stop = first + n_components * size
+    return constrain(constraint, n_components, d, values[:n_components], values[first:stop], others[first:stop])
 
 
 # -- variances along axes that are known: EEI, VEI and EVI ----------------------------------------------------------

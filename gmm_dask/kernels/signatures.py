@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import boolean, float64, from_dtype, int64
 
-from gmm_dask.kernels import parsimonious
+from gmm_dask.kernels import parsimonious, priors
 from gmm_dask.kernels.jit import Missing
 
 VALUES, MATRIX, STACK = float64[::1], float64[:, ::1], float64[:, :, ::1]
@@ -92,7 +92,8 @@ def of_whole_fit(precision: np.dtype[Any]) -> Missing:
     data = [MATRIX, VALUES, float64, VALUES, MATRIX, VALUES, *[INDICES] * 4]
     settings = [float64, float64, float64, VALUES, float64, int64, float64, *vectors]
     ends = [INDICES, MATRIX, int64[:, ::1], VALUES]
-    return _of("fit", "fit_many", *[int64] * 3, *data, *settings, MATRIX, MATRIX, *[block] * 3, int64, *ends)
+    model = [*[int64] * 4, float64, *[int64] * 3, VALUES]
+    return _of("fit", "fit_many", *model, *data, *settings, MATRIX, MATRIX, *[block] * 3, int64, *ends)
 
 
 def of_mixtures_from_parts() -> tuple[Missing, Missing]:
@@ -111,6 +112,11 @@ def of_constraints() -> list[Missing]:
         _of("parsimonious", "constrain", *[int64] * 3, *[VALUES] * 3),
         Missing(parsimonious.__name__, "_constrain_mixture", parsimonious.MIXTURE_SIGNATURE),
     ]
+
+
+def of_priors() -> list[Missing]:
+    """Return the kernels that whole fits with a prior of EM call."""
+    return [Missing(priors.__name__, name, priors.SIGNATURE) for name in ("_move_to_prior", "_log_prior")]
 
 
 def _of(module: str, name: str, *types: Any) -> Missing:

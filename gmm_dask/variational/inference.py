@@ -12,14 +12,25 @@ from typing import Self
 
 import numpy as np
 
-from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, Inference
+from gmm_dask import kernels
+from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, CompiledPrior, Inference
 from gmm_dask.em.prior import DefaultPrior
 from gmm_dask.em.status import Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import Family, Parameters, Posterior, Statistics
 from gmm_dask.families.base import Array
 from gmm_dask.families.posterior import expected_weights
-from gmm_dask.kernels.constants import LARGEST
+from gmm_dask.kernels.constants import (
+    CONCENTRATION,
+    COUNTED,
+    IS_PROCESS,
+    LARGEST,
+    MEAN_PRECISION,
+    NK_FLOOR,
+    PER_ROW,
+    PRIOR_HEADER,
+    TOTAL,
+)
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.variational.evidence import log_evidence_terms, log_normalisers
 from gmm_dask.variational.priors import DISTRIBUTION, NO_PRIORS, GivenPriors, Priors
@@ -83,6 +94,21 @@ class Variational(Inference):
     ) -> list[Parameters | None]:
         return [self._posterior(family, one, reg_covar) for one in statistics]
 
+    def compiled_prior(self, family: Family, n_components: int, total_weight: float) -> CompiledPrior:
+        priors, header = self.priors(family, n_components), np.zeros(PRIOR_HEADER)
+        header[MEAN_PRECISION], header[COUNTED] = priors.mean_precision, priors.degrees_of_freedom
+        header[CONCENTRATION], header[IS_PROCESS] = priors.weight_concentration, priors.is_process
+        header[PER_ROW] = 1.0 / n_components if family.is_shared else 1.0
+        header[TOTAL] = _all_rows(n_components, total_weight)
+        values = np.concatenate([header, priors.mean, np.ravel(priors.covariance)])
+        move, terms = kernels.posterior_addresses()
+        return CompiledPrior(move, terms, values)
+
+    def of_compiled(self, family: Family, parameters: Parameters, total_weight: float) -> Parameters:
+        nk = parameters.weights * _all_rows(len(parameters.weights), total_weight)
+        moments = parameters.means, parameters.covariances, parameters.precisions_cholesky
+        return _posterior_of(self.priors(family, len(nk)), family, nk, *moments)
+
     def bound(self, family: Family, statistics: Statistics, before: Parameters, after: Parameters) -> float:
         # without the constants that scikit-learn leaves out, too
         assert isinstance(after, Posterior)
@@ -120,24 +146,41 @@ class Variational(Inference):
             np.sqrt(priors.mean_precision / mean_precision)[:, None] * from_prior,
             0.0,
         )
-        # a covariance of all components is as if each had its share of the rows
-        n_rows = np.asarray(nk.mean()) if family.is_shared else nk
+        n_rows = _rows_of_covariances(family, nk)
         dof = priors.degrees_of_freedom + n_rows
         each = partial(np.reshape, shape=(*n_rows.shape, *[1] * (covariances.ndim - n_rows.ndim)))
         covariances = (priors.covariance + each(n_rows) * covariances) / each(dof)
         factors = family.precisions_cholesky(covariances)
         if not np.abs(factors).max() < LARGEST:
             return None
-        concentration = _weight_concentration(priors, nk)
-        return Posterior(
-            weights=expected_weights(concentration),
-            means=(priors.mean_precision * priors.mean + nk[:, None] * means) / mean_precision[:, None],
-            covariances=covariances,
-            precisions_cholesky=factors,
-            weight_concentration=concentration,
-            mean_precision=mean_precision,
-            degrees_of_freedom=dof,
-        )
+        means = (priors.mean_precision * priors.mean + nk[:, None] * means) / mean_precision[:, None]
+        return _posterior_of(priors, family, nk, means, covariances, factors)
+
+
+def _posterior_of(
+    priors: Priors, family: Family, nk: Array, means: Array, covariances: Array, factors: Array
+) -> Posterior:
+    """The posterior of components of so many rows, with these means and inverses of the expected precisions."""
+    concentration = _weight_concentration(priors, nk)
+    return Posterior(
+        weights=expected_weights(concentration),
+        means=means,
+        covariances=covariances,
+        precisions_cholesky=factors,
+        weight_concentration=concentration,
+        mean_precision=priors.mean_precision + nk,
+        degrees_of_freedom=priors.degrees_of_freedom + _rows_of_covariances(family, nk),
+    )
+
+
+def _rows_of_covariances(family: Family, nk: Array) -> Array:
+    """The rows of each covariance: one of all components is as if each had its share of the rows."""
+    return np.asarray(nk.mean()) if family.is_shared else nk
+
+
+def _all_rows(n_components: int, total_weight: float) -> float:
+    """The rows of all components, as the M-step counts them."""
+    return total_weight + n_components * NK_FLOOR
 
 
 def _weight_concentration(priors: Priors, nk: Array) -> Array:

@@ -44,6 +44,7 @@ JOBS = {
     "single precision": (ROWS.astype(np.float32), {}),
     "fourteen models": (ROWS[:300], {"covariance_types": ["mclust"]}),
     "k-means": (ROWS, {"init_params": "kmeans"}),
+    "noise": (ROWS, {"init_params": "kmeans", "noise": True, "prior": "default"}),
     "gaps": (with_gaps(ROWS[:300], 0.2), {}),
 }
 
@@ -56,7 +57,7 @@ def config_of(folder, name, memory_limit="1GiB"):
         "search": {
             "n_components": [2, 3],
             "max_iter": 20,
-            **({} if name == "k-means" else {"start_effort": 0.1}),
+            **({} if "init_params" in search else {"start_effort": 0.1}),
             **search,
         },
         "cluster": {"memory_limit": memory_limit},
@@ -85,7 +86,9 @@ def called_by(printed):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
-@pytest.mark.parametrize("name", ["few rows", *slow(["single precision", "fourteen models", "k-means", "gaps"])])
+@pytest.mark.parametrize(
+    "name", ["few rows", *slow(["single precision", "fourteen models", "k-means", "noise", "gaps"])]
+)
 def test_a_job_calls_what_is_compiled_before_it(tmp_path, name):
     config = config_of(tmp_path, name)
     wanted = {(one.name, str(one.signature)) for one in kernels_of_job(config, open_source(config.data))}
