@@ -251,6 +251,12 @@ def _require_rows(X: Any) -> None:
     if getattr(X, "shape", ()) is None:
         raise UserError(f"X has no values: an empty dataset of HDF5 ({type(X).__name__}) has no rows and columns.")
     kind, ndim = type(X).__name__, getattr(X, "ndim", None)
+    if is_labelled(X) and (ndim is None or ndim > 2):
+        what = "xarray.Dataset" if ndim is None else f"an xarray.DataArray of {ndim} dimensions"
+        raise UserError(
+            f"X must be an array of two dimensions or a DataFrame; got {what}. Name the dimensions that are columns in "
+            "the parameter feature_dims, such as ['depth'], or [] for a column for each variable; all others are rows."
+        )
     if is_dask_collection(X) and not isinstance(ndim, int):
         raise UserError(f"X must be an array or a DataFrame; got a {kind} of Dask. Convert it first.")
     if ndim == 1 and is_dask_frame(X):
@@ -260,11 +266,6 @@ def _require_rows(X: Any) -> None:
         )
     if is_of("polars", "LazyFrame", X):
         raise UserError("X must be an array or a DataFrame; got polars.LazyFrame. Collect it first: X.collect().")
-    if is_of("xarray", "Dataset", X):
-        raise UserError(
-            "X must be an array or a DataFrame; got xarray.Dataset. Name the dimensions that are columns in the "
-            "parameter feature_dims, such as ['depth'], or [] for a column for each variable; all others are rows."
-        )
 
 
 def _require_number_columns(frame: Any) -> None:

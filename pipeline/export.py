@@ -203,7 +203,8 @@ def to_onnx(result: Result, model: StoredModel) -> Any:
         last = [transform.nodes[-1], ("Squeeze", [of_user, "second"], "log_density", {})]
         steps = [*transform.nodes[:-1], (kind, [rows, place], gives, options), *middle, *last]
     values = _onnx_constants(model) | transform.constants
-    constants = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    used = {name for _, takes, _, _ in steps for name in takes}
+    constants = [numpy_helper.from_array(value, name) for name, value in values.items() if name in used]
     inputs = [helper.make_tensor_value_info("X", TensorProto.DOUBLE, ["rows", len(model.sources)])]
     outputs = [
         helper.make_tensor_value_info("label", TensorProto.INT64, ["rows"]),

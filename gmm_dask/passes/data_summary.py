@@ -425,7 +425,7 @@ def finish_summary(
         _refuse_bad_values(part, columns)
     n_rows = sum(part.chunk_rows) - (part.held_out.n_rows if part.held_out else 0)
     _refuse_bad_weights(part, n_rows, drop)
-    _refuse_few_rows(part, n_rows)
+    _refuse_few_rows(part, n_rows, columns)
     _refuse_empty_columns(part, columns)
     total_weight, center, scatter, missing = moments_of(part.moments, part.gaps)
     _refuse_overflow(part, scatter, columns)
@@ -468,25 +468,33 @@ def _refuse_empty_columns(part: SummaryPart, columns: Sequence[str] | None) -> N
         raise UserError(f"The column {name} has no value in any row of positive weight. Leave it out.")
 
 
-def _refuse_few_rows(part: SummaryPart, n_rows: int) -> None:
+def _refuse_few_rows(part: SummaryPart, n_rows: int, columns: Sequence[str] | None) -> None:
     n_usable, left_out, held_out = sum(part.chunk_rows), part.unusable.n_rows, part.held_out
     if n_rows < 2:
         of = f" that are usable, of {n_usable + left_out:,}" if left_out else ""
         of += f", {held_out.n_rows:,} of them held out" if held_out and n_usable else ""
-        raise UserError(f"The data has {n_usable or 'no'} rows{of} (n_samples = {n_rows}); a fit needs at least two.")
+        _, counts = _unusable_by_column(part, columns)
+        why = f" Missing or infinite values: {counts}." if counts else ""
+        raise UserError(
+            f"The data has {n_usable or 'no'} rows{of} (n_samples = {n_rows}); a fit needs at least two.{why}"
+        )
     if held_out and not held_out.total_weight:
         raise UserError(
             f"held_out: so small a share holds out none of {n_usable:,} rows of positive weight. Take a larger share."
         )
 
 
+def _unusable_by_column(part: SummaryPart, columns: Sequence[str] | None) -> tuple[list[str], str]:
+    """Return the columns' names for messages, and how many values of each are missing."""
+    found = part.unusable.columns
+    names = [str(i) for i in range(len(found))] if columns is None else [repr(name) for name in columns]
+    return names, ", ".join(f"{found[i]} in column {names[i]}" for i in np.flatnonzero(found))
+
+
 def _refuse_bad_values(part: SummaryPart, columns: Sequence[str] | None) -> None:
     if part.unusable.first is None:
         return
-    names = [str(i) for i in range(len(part.unusable.columns))] if columns is None else [repr(name) for name in columns]
-    counts = ", ".join(
-        f"{part.unusable.columns[i]} in column {names[i]}" for i in np.flatnonzero(part.unusable.columns)
-    )
+    names, counts = _unusable_by_column(part, columns)
     chunk, row, column = part.unusable.first
     row += sum(part.chunk_rows[:chunk]) + sum(part.unusable.chunk_rows[:chunk])
     n_rows = sum(part.chunk_rows) + part.unusable.n_rows

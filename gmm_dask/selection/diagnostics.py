@@ -131,7 +131,8 @@ def _on_the_edge(table: pd.DataFrame, winner: Mapping[Any, Any], stopped: str | 
     if k == counts.min() and k > 1:
         return f"The winner has {k} components, the fewest that were tried: fewer may be better. {advice}"
     if k == counts[table["delta"].notna()].max() < counts.max():
-        return f"No candidate with more than {k} components can be trusted: whether more are better is not known."
+        than = f"{k} component{'s' * (k > 1)}"
+        return f"No candidate with more than {than} can be trusted: whether more are better is not known."
     return ""
 
 

@@ -164,7 +164,7 @@ class Comparison(Attributes):
         return self.rows.anomaly_rank_error is None
 
 
-def compare(rows: RowSummary, sums: ComponentSums, reference: Reference) -> Comparison:
+def compare(rows: RowSummary, sums: ComponentSums, reference: Reference, *, gaps: bool = False) -> Comparison:
     """Compare new rows with the reference.
 
     Parameters
@@ -173,13 +173,15 @@ def compare(rows: RowSummary, sums: ComponentSums, reference: Reference) -> Comp
     sums : ComponentSums
         Over them.
     reference : Reference
+    gaps : bool
+        Whether rows may have missing values.
     """
     tests = _Tests.of(rows, sums, reference)
     here = _Groups.of(sums, np.array(rows.label_shares), reference)
     fit = _Groups.of(reference.sums, reference.shares, reference)
     moved = [tests.moved(k) for k in range(reference.model.n_components)]
     noise = _noise_change(rows, tests, reference)
-    lines = [*_unlikely_rows(rows, tests, reference), *_moved_together(sums, tests, reference)]
+    lines = [*_unlikely_rows(rows, sums, tests, reference, gaps), *_moved_together(sums, tests, reference)]
     lines += [here.describe(k, kinds, fit, reference.model) for k, kinds in enumerate(moved) if kinds]
     if noise and noise.moved:
         lines.append(f"noise: its share is {noise.share:.2%} here and {noise.fit_share:.2%} in the fit")
@@ -320,7 +322,7 @@ def _tails_and_optimism(means: _Means, reference: Reference) -> tuple[Array, Arr
 # -- what is said of them ------------------------------------------------------------------------------------------
 
 
-def _unlikely_rows(rows: RowSummary, tests: _Tests, reference: Reference) -> list[str]:
+def _unlikely_rows(rows: RowSummary, sums: ComponentSums, tests: _Tests, reference: Reference, gaps: bool) -> list[str]:
     """Describe drift of the densities."""
     if rows.usable and rows.mean_log_density is None:
         return ["some rows are so far from all components that their density is zero in float64"]
@@ -328,10 +330,18 @@ def _unlikely_rows(rows: RowSummary, tests: _Tests, reference: Reference) -> lis
         return []
     assert rows.mean_log_density is not None
     off = rows.mean_log_density - reference.mean
-    return [
+    lines = [
         f"the rows are {'less' if off < 0 else 'more'} likely than those of the fit: the mean log density is "
         f"{rows.mean_log_density:.4f} here and {reference.mean:.4f} in the fit"
+        + (", which may come of other values that are missing" if gaps else "")
     ]
+    if tests.errors.outliers > tests.bound:
+        share = sums.n_outliers / sums.n_rows
+        lines.append(
+            f"{share:.2%} of the rows are less likely than all but {OUTLIERS:.1%} of the fit's; "
+            "means and deviations of components are those of the others"
+        )
+    return lines
 
 
 def _noise_change(rows: RowSummary, tests: _Tests, reference: Reference) -> NoiseChange | None:
@@ -379,7 +389,7 @@ class _Groups:
         total = reference.standardized(sums)
         with np.errstate(divide="ignore", invalid="ignore"):
             u = total[:, 1 : d + 1] / total[:, :1]
-            squares = _matrices(total[:, d + 1 :] / total[:, :1], d) + np.eye(d) - u[:, :, None] * u[:, None, :]
+            squares = _scatters(total[:, d + 1 :] / total[:, :1], u)
         # with the Cholesky factor A of the covariance, x = mean + A u
         factors = np.linalg.cholesky(family.full_covariances(parameters))
         means = parameters.means + np.einsum("kij,kj->ki", factors, u)
@@ -439,15 +449,20 @@ class _Groups:
         return f"standard deviations: {', '.join(named)}"
 
 
-def _matrices(numbers: Array, d: int) -> Array:
-    """Return symmetric matrices from the numbers on and above the diagonal, on it, or their mean on it."""
-    n_numbers = numbers.shape[1]
-    if n_numbers <= d:
-        return np.broadcast_to(numbers, (len(numbers), d))[:, :, None] * np.eye(d)
-    a, b = np.triu_indices(d)
-    found = np.empty((len(numbers), d, d))
-    found[:, a, b] = found[:, b, a] = numbers
-    return found
+def _scatters(numbers: Array, u: Array) -> Array:
+    """Return covariances (n_components, d, d) of standardized rows about their means u.
+
+    From the numbers on and above the diagonal of the mean of u u^T - I, those on it, or their mean. Of the latter two
+    no correlations are known: there are none.
+    """
+    k, d = u.shape
+    if numbers.shape[1] > d:
+        a, b = np.triu_indices(d)
+        found = np.empty((k, d, d))
+        found[:, a, b] = found[:, b, a] = numbers
+        return found + np.eye(d) - u[:, :, None] * u[:, None, :]
+    squares = u * u if numbers.shape[1] == d else np.mean(u * u, axis=1, keepdims=True)
+    return np.broadcast_to(numbers + 1.0 - squares, (k, d))[:, :, None] * np.eye(d)
 
 
 def _numbers(values: Array) -> tuple[float, ...] | None:

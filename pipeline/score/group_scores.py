@@ -97,8 +97,8 @@ class GroupScores:
         if self.n_unknown:
             named = [f"{key} ({count:,})" for key, count in self.unknown.items()]
             notes.append(
-                f"{self.unknown_rows:,} rows are of {self.n_unknown:,} groups without a model, and have no label: "
-                f"{listed(named)}"
+                f"{self.unknown_rows:,} rows are of {self.n_unknown:,} group{'s' * (self.n_unknown != 1)} without a "
+                f"model, and have no label: {listed(named)}"
             )
         if self.n_without:
             notes.append(f"{self.n_without:,} rows have no value in {self.by}, and no label")

@@ -33,15 +33,17 @@ def repeat_notes(data_summary: DataSummary, columns: Sequence[str]) -> Iterator[
     """Yield remarks of pass 0 about what repeats in its sample, except in constant columns."""
     sample, resolution = data_summary.sample, data_summary.resolution
     varying = np.flatnonzero(data_summary.minimum < data_summary.maximum).tolist()
+    fills = {i: _fill_values(sample[:, i]) for i in varying}
     for i in varying:
-        for value, share in _fill_values(sample[:, i]):
+        for value, share in fills[i]:
             yield (
                 f"the column {columns[i]!r} has the value {value:.7g} in {share:.2%} of the rows, far from all others: "
                 "it looks like a fill value. It is clustered like a measurement; write NaN in its place and set "
                 "data.missing: drop to leave these rows out, or likelihood to use what else they have"
             )
     for i in varying:
-        if resolution.frequent_share[i] >= FREQUENT:
+        told = any(value == resolution.frequent[i] for value, _ in fills[i])
+        if resolution.frequent_share[i] >= FREQUENT and not told:
             yield (
                 f"the column {columns[i]!r} has the value {resolution.frequent[i]:.7g} in "
                 f"{resolution.frequent_share[i]:.0%} of the rows"

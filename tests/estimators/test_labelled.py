@@ -153,6 +153,9 @@ def test_what_does_not_fit_is_named(data):
         GaussianMixture(2, feature_dims=["depth"]).fit(stacked(data))
     with pytest.raises(UserError, match=names("real numbers", "'name'")):
         GaussianMixture(2, feature_dims=["depth"]).fit(data.assign(name=("lat", list("abcdefghijkl"))))
+    for several in (data, data.chunk(), data["temp"], data["temp"].chunk()):
+        with pytest.raises(UserError, match=names("xarray", "feature_dims")):
+            GaussianMixture(2).fit(several)
     with pytest.raises(UserError, match=names("feature_dims", "once", "depth")):
         GaussianMixture(2, feature_dims=["depth", "depth"]).fit(data)
     with pytest.raises(UserError, match=names("feature_dims", "'depth'", "no entries")):

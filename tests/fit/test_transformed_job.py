@@ -8,6 +8,7 @@ import math
 import joblib
 import jsonschema
 import numpy as np
+import onnx
 import onnxruntime
 import pandas as pd
 import pytest
@@ -258,7 +259,9 @@ def test_exports_and_loaded_models_take_the_rows_as_they_are(tmp_path, request, 
         np.testing.assert_array_equal(mixture.component_numbers_[mixture.predict(frame)], rows.label)
         np.testing.assert_allclose(mixture.predict_proba(frame), rows.responsibility, atol=1e-9)
         np.testing.assert_allclose(mixture.score_samples(frame) + slopes, rows.log_density, rtol=1e-9, atol=1e-9)
-    session = onnxruntime.InferenceSession(export(store, Target.ONNX, tmp_path / "m.onnx"))
+    graph = onnx.load(export(store, Target.ONNX, tmp_path / "m.onnx")).graph
+    assert {one.name for one in graph.initializer} <= {name for node in graph.node for name in node.input}
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     label, probabilities, density = session.run(None, {"X": frame.to_numpy()})
     np.testing.assert_array_equal(label, rows.label)
     np.testing.assert_allclose(probabilities, rows.responsibility, atol=1e-9)

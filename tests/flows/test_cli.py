@@ -307,6 +307,7 @@ def test_a_profile_has_the_facts_of_each_column(job):
     text = " ".join(result.stdout.split())
     assert "400 rows, 2 of them left out; 0.3% are copies" in text
     assert re.search(names("tenths", "-9999", "fill value"), text)
+    assert text.count("value -9999") == 1
     assert "reading rows.parquet" in result.stderr
     assert not Path("results").exists()
 

@@ -145,6 +145,8 @@ def test_weights_that_are_no_weights(value, drop):
 def test_no_usable_row():
     with pytest.raises(UserError, match=names("no rows", "usable", 5)):
         summary_of(np.full((5, 2), np.nan), drop=True)
+    with pytest.raises(UserError, match=names("no rows", "5 in column 1")):
+        summary_of(np.column_stack([np.arange(5.0), np.full(5, np.nan)]), drop=True)
 
 
 def test_merging_associates_in_the_sample_too(monkeypatch):

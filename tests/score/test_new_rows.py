@@ -40,7 +40,7 @@ def some_rows(n_rows, seed, shift=0.0):
     return np.round(centres[rng.choice(3, n_rows, p=[0.5, 0.3, 0.2])] + rng.normal(size=(n_rows, 3)), 4) + shift
 
 
-def fit(folder, scale="none", columns=COLUMNS, n_components=(3,), **output):
+def fit(folder, scale="none", columns=COLUMNS, n_components=(3,), covariance_type="full", **output):
     """A store fitted to 2000 rows, with log densities and anomalies."""
     frame = pd.DataFrame(some_rows(2000, 0), columns=columns)
     folder.mkdir(exist_ok=True)
@@ -49,7 +49,11 @@ def fit(folder, scale="none", columns=COLUMNS, n_components=(3,), **output):
     config = JobConfig.model_validate(
         {
             "data": {"source": str(folder / "fit.csv"), "scale": scale},
-            "search": {"n_components": list(n_components), "covariance_types": ["full"], "init_params": "kmeans"},
+            "search": {
+                "n_components": list(n_components),
+                "covariance_types": [covariance_type],
+                "init_params": "kmeans",
+            },
             "output": {"store": str(folder / "model.zarr"), **output},
         }
     )
@@ -478,6 +482,25 @@ def test_a_component_that_has_moved_is_named_in_the_users_units(tmp_path, unheld
     stored = read_scores(tmp_path / "out.zarr").summary
     assert stored["components"][k]["moved"] == list(moved.moved)
     assert stored["drift"] == list(summary.drift)
+
+
+@pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
+def test_a_mean_that_has_moved_is_no_change_of_shape(tmp_path, covariance_type):
+    """Sums for diagonal covariances tell of no correlation, and what lies beside the fit is no outlier yet."""
+    rows = some_rows(3000, 7) + [0.9, 0.7, 0.0]
+    store = fit(tmp_path / "fit", covariance_type=covariance_type)
+    summary = score(store, write_new(tmp_path, "csv", rows), tmp_path / "out.zarr")
+    assert all("mean" in one.moved for one in summary.components)
+    for one in summary.components:
+        assert one.deviation == pytest.approx((1.0, 1.0, 1.0), abs=0.15)
+    assert "correlation" not in " ".join(summary.drift)
+
+
+def test_the_share_of_outliers_is_told(tmp_path, store):
+    rows = np.concatenate([some_rows(3000, 7), some_rows(1000, 8, shift=40.0)])
+    summary = score(store, write_new(tmp_path, "csv", rows), tmp_path / "out.zarr")
+    (line,) = [line for line in summary.drift if "of the others" in line]
+    assert float(line.split("%")[0]) == pytest.approx(25.0, abs=0.3)
 
 
 def test_shares_that_have_changed(tmp_path, store):

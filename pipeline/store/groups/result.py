@@ -121,7 +121,7 @@ class GroupsResult(Result):
         """How many groups have a model: ``12 of 13 groups of store_id have a model``."""
         total = self.groups.n_groups if self.groups else 0
         if not self.is_complete:
-            return f"{self.n_done:,} of {total:,} groups of {self.by} are done"
+            return f"{self.n_done:,} of {total:,} groups of {self.by} are done" if total else "no group is done"
         return f"{total - self.statuses.get(FAILED, 0):,} of {total:,} groups of {self.by} have a model"
 
     def _require_best(self) -> str:
