@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from gmm_dask.em.loop import Settings, State
 from gmm_dask.em.regularization import settings_for
@@ -174,6 +175,21 @@ def initial_states(
 ) -> list[State]:
     """Return the initial states of all starts of some candidates, from what pass 0 found and from all rows."""
     search, settings = config.search, em_settings(config, data_summary)
+    return starts_of(
+        search,
+        settings,
+        candidates,
+        data_summary,
+        report=lambda text: progress(StageAdvanced("starts", text)),
+        rows=rows,
+        noise_log_volume=rows.noise.log_volume if any(one.noise for one in candidates) else None,
+    )
+
+
+def starts_of(
+    search: SearchConfig, settings: Settings, candidates: Sequence[Candidate], data_summary: DataSummary, **more: Any
+) -> list[State]:
+    """Return the first states of candidates by the settings of a search; ``more`` is for ``first_states``."""
     return first_states(
         candidates,
         data_summary,
@@ -183,9 +199,7 @@ def initial_states(
         reg_covar=settings.reg_covar,
         inference=settings.inference,
         effort=search.start_effort,
-        report=lambda text: progress(StageAdvanced("starts", text)),
-        rows=rows,
-        noise_log_volume=rows.noise.log_volume if any(one.noise for one in candidates) else None,
+        **more,
     )
 
 

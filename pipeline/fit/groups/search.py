@@ -16,18 +16,17 @@ from gmm_dask.em.loop import Settings, State
 from gmm_dask.errors import FaultError, UserError
 from gmm_dask.families import get_family
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.init.starts import first_states
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import Rows, as_rows, hold_out
 from gmm_dask.selection.diagnostics import agreement
-from gmm_dask.selection.grid import generator_copies, in_grid_order
+from gmm_dask.selection.grid import in_grid_order
 from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate, choose, evaluate_states
 from gmm_dask.selection.results import COLUMNS, EFFORT_COLUMNS
 from gmm_dask.variational.inference import Variational
 from pipeline.config.data import DataConfig
 from pipeline.config.search import SearchConfig
-from pipeline.fit.initialization import box_of_noise, settings_of
+from pipeline.fit.initialization import box_of_noise, settings_of, starts_of
 from pipeline.sources.base import Chunks, Selection, lazy_rows
 from pipeline.sources.group_keys import Key
 from pipeline.sources.preparation import Preparation
@@ -159,19 +158,8 @@ class GroupSearch:
         waves: Waves | None,
         noise_log_volume: float | None,
     ) -> list[State]:
-        search = self.search
-        states = first_states(
-            self.candidates,
-            data_summary,
-            init_params=search.init_params,
-            n_init=search.n_init,
-            random_state=generator_copies(search.random_state),
-            reg_covar=settings.reg_covar,
-            inference=settings.inference,
-            effort=search.start_effort,
-            rows=lambda: rows,
-            noise_log_volume=noise_log_volume,
-        )
+        more = {"rows": lambda: rows, "noise_log_volume": noise_log_volume}
+        states = starts_of(self.search, settings, self.candidates, data_summary, **more)
         fitted: list[State] = []
         for n_fits in [len(states)] if waves is None else waves(data_summary):
             part = states[len(fitted) : len(fitted) + n_fits]
