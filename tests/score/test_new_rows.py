@@ -487,7 +487,7 @@ def test_a_component_that_has_moved_is_named_in_the_users_units(tmp_path, unheld
 @pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
 def test_a_mean_that_has_moved_is_no_change_of_shape(tmp_path, covariance_type):
     """Sums for diagonal covariances tell of no correlation, and what lies beside the fit is no outlier yet."""
-    rows = some_rows(3000, 7) + [0.9, 0.7, 0.0]
+    rows = some_rows(3000, 7) + np.array([0.9, 0.7, 0.0])
     store = fit(tmp_path / "fit", covariance_type=covariance_type)
     summary = score(store, write_new(tmp_path, "csv", rows), tmp_path / "out.zarr")
     assert all("mean" in one.moved for one in summary.components)
