@@ -94,7 +94,7 @@ def kernels_of_job(config: JobConfig, source: Source) -> list[Missing]:
         screening = screening_dtype(n_features * (n_rows if source.n_rows is None else min(source.n_rows, n_rows)))
         fits = [of_whole_fit(precision) for precision in dict.fromkeys([DOUBLE, screening])]
         found, others = [assemble, *found, *fits], [*others, fill]
-    elif search.has_noise:  # its starts are fits over the sample
+    elif search.has_noise or config.data.by is not None:  # of starts over the sample, of the rows of a group
         found.append(of_whole_fit(DOUBLE))
     found += others
     if search.has_noise and search.prior != "none":

@@ -24,6 +24,7 @@ from gmm_dask.em.spurious import is_beyond_doubt
 from gmm_dask.families import Family, Noise, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.kernels.constants import CONVERGED, FAILED, INNER_MAX_ITER, MAX_ITER, NEEDS_DOUBLE, SINGULAR
+from gmm_dask.kernels.feature_map import Factors
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.map_reduce import map_on_threads
 from gmm_dask.passes.model_batch import (
@@ -339,8 +340,14 @@ def monomials(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Return the factors of a fit's monomials, or all of the density's, and how many lines of a block they take."""
     columns = family.density_columns(n_features) if complete else family.in_memory_columns(n_features)
-    first, second = filled_factors(n_features, columns)
+    first, second = filled_columns(n_features, columns.start, columns.stop)
     return first, second, 1 + int(second.max())
+
+
+@lru_cache(maxsize=64)
+def filled_columns(n_features: int, start: int, stop: int) -> Factors:
+    """Return the factors of columns of the feature map, as kernels take them."""
+    return filled_factors(n_features, slice(start, stop))
 
 
 def _vector(parameters: Parameters, inference: Inference) -> Array:

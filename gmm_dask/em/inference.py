@@ -111,10 +111,10 @@ class Inference(ABC):
         return math.nan
 
     @abstractmethod
-    def start(
-        self, family: Family, statistics: Statistics, total_weight: float, reg_covar: float | Array
-    ) -> Parameters | None:
-        """First parameters from the statistics of first responsibilities; None where a covariance is singular."""
+    def start_all(
+        self, family: Family, statistics: Sequence[Statistics], total_weight: float, reg_covar: float | Array
+    ) -> list[Parameters | None]:
+        """First parameters of mixtures from the statistics of first responsibilities; None where one is singular."""
 
     @abstractmethod
     def objection(
@@ -138,14 +138,14 @@ class MaximumLikelihood(Inference):
     def bound(self, family: Family, statistics: Statistics, before: Parameters, after: Parameters) -> float:
         return statistics.log_likelihood
 
-    def start(
-        self, family: Family, statistics: Statistics, total_weight: float, reg_covar: float | Array
-    ) -> Parameters | None:
-        (found,) = self.maximise_all(family, [statistics], reg_covar)
-        if found is None:
-            return None
+    def start_all(
+        self, family: Family, statistics: Sequence[Statistics], total_weight: float, reg_covar: float | Array
+    ) -> list[Parameters | None]:
         # sums over the number of rows, as in scikit-learn: with one row per component they add up to less than one
-        return replace(found, weights=(statistics.s0 + NK_FLOOR) / total_weight)
+        return [
+            found and replace(found, weights=(one.s0 + NK_FLOOR) / total_weight)
+            for found, one in zip(self.maximise_all(family, statistics, reg_covar), statistics, strict=True)
+        ]
 
     def objection(
         self, family: Family, parameters: Parameters, total_weight: float, reg_covar: float | Array

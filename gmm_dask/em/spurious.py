@@ -378,7 +378,10 @@ def _unproven_components(state: State, n_distinct: float) -> list[int]:
     family, parameters = state.model
     if state.n_components == 1 or not state.status.trusted:
         return []
-    few = np.flatnonzero(parameters.weights * n_distinct < ROWS_PER_PRICE * _price(state, n_distinct))
+    most = ROWS_PER_PRICE * _price(state, n_distinct)
+    if parameters.weights.min() * n_distinct >= most:
+        return []
+    few = np.flatnonzero(parameters.weights * n_distinct < most)
     return slim_components(*gaussians_of(family, parameters), few) if len(few) else []
 
 

@@ -528,7 +528,12 @@ def joined(models: Sequence[Parameters]) -> Parameters:
         return models[0]
     names = ("weights", "means", "covariances", "precisions_cholesky")
     every: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in models]) for name in names}
-    return JoinedParameters(**every, logs=np.concatenate([p.log_weights() for p in models]))
+    if all(type(p) is Parameters for p in models):  # a call takes longer than what it computes
+        with np.errstate(divide="ignore"):
+            logs = np.log(every["weights"])
+    else:
+        logs = np.concatenate([p.log_weights() for p in models])
+    return JoinedParameters(**every, logs=logs)
 
 
 def at_least_rounding(reg_covar: float | Array, means: Array) -> float | Array:
@@ -560,7 +565,7 @@ def slices_of(edges: NDArray[np.int64]) -> list[slice]:
 
 def edges_of(sizes: Sequence[int]) -> NDArray[np.int64]:
     """Where each of several parts begins, and where the last one ends."""
-    return np.cumsum([0, *sizes])
+    return np.array([0, *itertools.accumulate(sizes)], dtype=np.int64)
 
 
 def upper_factor(precision: Array) -> Array:

@@ -260,7 +260,7 @@ class Subsample:
         return parts.sums[:, 0], parts.means + shifts, covariances
 
     def _sums(self, x: Array, family: Family, resp: Array) -> Parts:
-        return Parts(*sums_of_parts(family, x, self.weights, resp, self.budget.negligible))
+        return Parts(*sums_of_parts(family.density_columns(x.shape[1]), x, self.weights, resp, self.budget.negligible))
 
     def assemble(self, slot: Slot, parts: Parts, chosen: Sequence[Sequence[int]]) -> Iterator[Proposals]:
         """Yield the mixtures of a slot that are made of chosen parts, without those that would be singular."""

@@ -59,6 +59,8 @@ def agreement(outcomes: Sequence[Outcome]) -> Agreement:
     outcomes : sequence of Outcome
         All starts of the candidate.
     """
+    if len(outcomes) == 1 and math.isfinite(outcomes[0].state.lower_bound) and outcomes[0].state.usable:
+        return Agreement(1, 0, 1, 0.0, (outcomes[0].state.start,))
     best = best_outcome(outcomes).state
     states = [o.state for o in outcomes if o.state.usable and o.state.status.trusted >= best.status.trusted]
     counts = len(outcomes), len(outcomes) - len(states)

@@ -20,6 +20,7 @@ from gmm_dask.selection.criteria import CRITERIA, best_position, criteria_of
 
 # with a smaller share of distinct rows than this, BIC is compared with each row counted once, too
 MANY_COPIES = 0.8
+_NO_CRITERIA = dict.fromkeys(CRITERIA, math.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +65,11 @@ def evaluate(
     of_likelihood = totals is None or math.isnan(totals.log_evidence)
     n_parameters = state.candidate.n_parameters(n_features)
     if totals is None:
-        return Outcome(state, n_parameters, dict.fromkeys(CRITERIA, math.nan))
+        return Outcome(state, n_parameters, _NO_CRITERIA)
     return Outcome(
         state=state,
         n_parameters=n_parameters,
-        criteria=dict.fromkeys(CRITERIA, math.nan)
+        criteria=_NO_CRITERIA
         | {name: CRITERIA[name].formula(totals, n_parameters, total_weight) for name in criteria_of(of_likelihood)},
         log_likelihood=totals.log_likelihood,
         held_out_log_likelihood=totals.held_out / held_out_weight,
@@ -85,10 +86,10 @@ def evaluate_states(
     """
     weight, log_scale, held_out = data_summary.total_weight, data_summary.log_scale, data_summary.held_out
     held_out_weight = held_out.total_weight if held_out else math.nan
-    outcomes = [evaluate(state, rows.n_features, None, weight) for state in states]
     usable = [i for i, state in enumerate(states) if state.usable]
     if not usable:
-        return outcomes
+        return [evaluate(state, rows.n_features, None, weight) for state in states]
+    found: dict[int, Outcome] = {}
     # the same pass also evaluates mixtures without their doubtful components, which shows whether these are spurious
     collect = partial(collect_totals, rows, data_summary)
     distinct_share = data_summary.resolution.distinct_share
@@ -100,7 +101,10 @@ def evaluate_states(
             held_out=total.held_out - (held_out_weight * held_out.log_scale if held_out else math.nan),
             log_evidence=log_evidence(state, data_summary, inference),
         )
-        outcomes[i] = evaluate(state, rows.n_features, unscaled, weight, held_out_weight, verdict)
+        found[i] = evaluate(state, rows.n_features, unscaled, weight, held_out_weight, verdict)
+    outcomes = [
+        found[i] if i in found else evaluate(state, rows.n_features, None, weight) for i, state in enumerate(states)
+    ]
     if inference.of_likelihood:
         outcomes = without_gains_of_copies(outcomes, weight, distinct_share)
     return (
@@ -160,6 +164,8 @@ def by_candidate(outcomes: Sequence[Outcome]) -> dict[Candidate, list[Outcome]]:
 
 def best_outcome(starts: Sequence[Outcome]) -> Outcome:
     """Return the outcome of a candidate's best start, a trusted one if there is; the first's if none is usable."""
+    if len(starts) == 1:
+        return starts[0]
     best = best_start([outcome.state for outcome in starts], trusted=True)
     return next((outcome for outcome in starts if outcome.state is best), starts[0])
 

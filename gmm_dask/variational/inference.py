@@ -121,10 +121,10 @@ class Variational(Inference):
         priors = self.priors(family, len(parameters.weights))
         return entropy + log_evidence_terms(family, parameters, priors, total_weight)
 
-    def start(
-        self, family: Family, statistics: Statistics, total_weight: float, reg_covar: float | Array
-    ) -> Parameters | None:
-        return self._posterior(family, statistics, reg_covar)
+    def start_all(
+        self, family: Family, statistics: Sequence[Statistics], total_weight: float, reg_covar: float | Array
+    ) -> list[Parameters | None]:
+        return [self._posterior(family, one, reg_covar) for one in statistics]
 
     def objection(
         self, family: Family, parameters: Parameters, total_weight: float, reg_covar: float | Array

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import dask.array as da
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 
 from gmm_dask import GaussianMixture
 from gmm_dask.em.loop import Status
 from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.init.responsibilities import kmeans
 from gmm_dask.init.starts import STARTS, first_states, require_rows
 from gmm_dask.passes import data_summary as data_summary_module
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
 from messages import names
 from mixtures import assert_identical, assert_same_parameters
-from paths import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -108,26 +105,14 @@ def test_rows_without_weight_are_as_good_as_absent(init_params, blobs):
     np.testing.assert_allclose(weighted.means_, alone.means_, rtol=1e-9)
 
 
-A_LATE_IMPORT = """
-import numpy as np, threadpoolctl
-from gmm_dask.init.responsibilities import kmeans
-from gmm_dask.passes.map_reduce import one_blas_thread
-with one_blas_thread():
-    import sklearn.cluster
-
-    class Watched(sklearn.cluster.KMeans):
-        def fit(self, *arguments, **options):
-            print(max(pool["num_threads"] for pool in threadpoolctl.threadpool_info()))
-            return super().fit(*arguments, **options)
-
-    sklearn.cluster.KMeans = Watched
-    kmeans(np.random.RandomState(0).standard_normal((50, 2)), None, 2, np.random.RandomState(0))
-"""
-
-
-def test_kmeans_runs_on_one_thread_wherever_it_is_imported():
-    """Libraries that are loaded after the limit was set do not know it: their threads would wait for each other."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "3"}
-    command = [sys.executable, "-c", A_LATE_IMPORT]
-    found = subprocess.run(command, check=True, env=environment, capture_output=True, text=True, cwd=ROOT)
-    assert found.stdout.strip() == "1"
+@pytest.mark.parametrize("weighted", [False, True])
+def test_kmeans_clusters_as_scikit_learn_does(weighted):
+    """Label by label, and random number for random number."""
+    rng = np.random.RandomState(0)
+    for n_rows, d, k in ((300, 2, 2), (500, 5, 7), (20_000, 3, 4), (12, 4, 12)):
+        X = rng.normal(size=(n_rows, d)) + 4.0 * rng.randint(3, size=(n_rows, 1))
+        weights = rng.uniform(0.1, 3.0, n_rows) if weighted else None
+        ours, theirs = np.random.RandomState(1), np.random.RandomState(1)
+        expected = KMeans(k, n_init=1, random_state=theirs).fit(X, sample_weight=weights).labels_
+        np.testing.assert_array_equal(kmeans(X, weights, k, ours).argmax(axis=1), expected)
+        assert ours.random_sample() == theirs.random_sample()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -271,21 +272,25 @@ def _in_waves(
             stop += 1
         begin = time.monotonic()
         chosen = groups[position:stop]
-        tasks = [
-            dask.delayed(search.in_memory, pure=False, traverse=False)(group, *partition.rows(group))
-            for group in chosen
-        ]
-        yield list(_compute(config, plan, tasks))
+        with_rows = [(group, *partition.rows(group)) for group in chosen]
+        yield _side_by_side(config, search, with_rows, plan.machine.threads)
         each = max(1e-4, (time.monotonic() - begin) / len(chosen))
         position, wanted = stop, max(least, int(WAVE_SECONDS / each))
 
 
-def _compute(config: JobConfig, plan: GroupsPlan, tasks: Sequence[Any]) -> Any:
-    if config.cluster.kind != "threads":
-        return dask.compute(*tasks)
-    # within a task everything runs on its thread
-    with dask.config.set(scheduler="sync"):
-        return dask.compute(*tasks, scheduler=dask.threaded.get, num_workers=plan.machine.threads)
+def _side_by_side(
+    config: JobConfig, search: GroupSearch, groups: Sequence[tuple[Any, ...]], n_threads: int
+) -> list[GroupResult]:
+    """Search groups, each with its rows and weights, by threads of this process or by the cluster's workers."""
+    if config.cluster.kind == "threads":
+        # within a search everything runs on its thread
+        with dask.config.set(scheduler="sync"), ThreadPoolExecutor(n_threads) as pool:
+            return list(pool.map(lambda one: search.in_memory(*one), groups))
+    # a task costs as much as the search of a small group: it takes several, of which each thread gets a few
+    size = max(1, len(groups) // (LEAST_PER_THREAD * n_threads))
+    several = dask.delayed(search.several, pure=False, traverse=False)
+    found = dask.compute(*(several(groups[start : start + size]) for start in range(0, len(groups), size)))
+    return [result for results in found for result in results]
 
 
 def _one_by_one(

@@ -74,6 +74,10 @@ class GroupSearch:
 
         return self._result(group, Rows(array, weights), prepared)
 
+    def several(self, groups: Sequence[tuple[Any, ...]]) -> list[GroupResult]:
+        """Search groups one after another, each given with its rows and weights as :meth:`in_memory` takes them."""
+        return [self.in_memory(*one) for one in groups]
+
     def by_passes(self, group: int, chunks: Chunks, selection: Selection, waves: Waves) -> GroupResult:
         """Search a group by passes over its chunks, in waves of fits that fit the memory."""
         raw = as_rows(*lazy_rows(chunks, selection))
