@@ -151,10 +151,12 @@ def _least_table(report: ReportContents, sample: Sample, log_density: Array) -> 
             [Cell(number(log_density[i], 2)), Cell(titles[sample.label[i]]), _unusual_cell(report, sample, i)]
             for i in least
         ]
-        note = (
-            f"Of {len(log_density):,} sampled rows. With output.log_density: true, the report shows the least likely "
-            "ones of all rows, by their positions and key columns."
-        )
+        note = f"Of {len(log_density):,} sampled rows."
+        if not report.store.config["output"]["log_density"]:
+            note += (
+                " With output.log_density: true, the report shows the least likely ones of all rows, by their positions"
+                " and key columns."
+            )
         return Table("The least likely rows of the sample", ["log density", "component", UNUSUAL_HEAD], rows, note)
     # in their order, if the sample is all of them
     on_grid = read_grid(report.store.store) is not None

@@ -87,3 +87,10 @@ def test_without_stored_densities_the_sample_is_shown_with_what_is_unusual(tmp_p
     assert shown.least.head == ["log density", "component", UNUSUAL_HEAD]
     assert re.search("x0 40.*above|x1 .40.*below", shown.least.rows[0][2].text)
     assert re.search(names("sampled", "output.log_density"), shown.least.note)
+
+
+def test_densities_that_are_too_many_to_be_read_are_not_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.report.anomalies.MOST_READ", 10)
+    shown = read_anomalies(read_contents(store_of(tmp_path, report=False, log_density=True)))
+    assert re.search("sampled", shown.least.note)
+    assert "output.log_density" not in shown.least.note
