@@ -10,6 +10,7 @@ import pandas as pd
 
 from gmm_dask.em.loop import State, Status
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.formatting import counted
 from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY, TIE
 from gmm_dask.selection.outcomes import Outcome, best_outcome
 
@@ -133,7 +134,7 @@ def _on_the_edge(table: pd.DataFrame, winner: Mapping[Any, Any], stopped: str | 
     if k == counts.min() and k > 1:
         return f"The winner has {k} components, the fewest that were tried: fewer may be better. {advice}"
     if k == counts[table["delta"].notna()].max() < counts.max():
-        than = f"{k} component{'s' * (k > 1)}"
+        than = counted(k, "component")
         return f"No candidate with more than {than} can be trusted: whether more are better is not known."
     return ""
 

@@ -18,6 +18,7 @@ from typing import Any
 from gmm_dask.em import loop
 from gmm_dask.em.loop import Status
 from gmm_dask.errors import ChangedRowsError, FaultError, LockedError, UserError
+from gmm_dask.formatting import counted
 from gmm_dask.merging import merge_sampled
 from gmm_dask.passes.predict import predict_rows
 from gmm_dask.passes.rows import sampled_rows
@@ -433,7 +434,7 @@ def fit_wave(config: JobConfig, wave: int, checkpoint_seconds: float, progress: 
     if all(state.status is not Status.RUNNING for state in states):
         return
     count = "" if len(checkpoint.waves) == 1 else f", wave {wave + 1} of {len(checkpoint.waves)}"
-    progress(StageStarted("fit", f"{n_fits} fit{'s' * (n_fits != 1)}{count}, after pass {checkpoint.passes}"))
+    progress(StageStarted("fit", f"{counted(n_fits, 'fit')}{count}, after pass {checkpoint.passes}"))
     source, data_summary = open_job(config), checkpoint.data_summary
     settings, refits = em_settings(config, data_summary), plan_of(config, source, checkpoint).refits
     checkpointer = Checkpointer(

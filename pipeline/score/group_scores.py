@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gmm_dask.errors import UserError
-from gmm_dask.formatting import listed
+from gmm_dask.formatting import counted, listed
 from pipeline import store
 from pipeline.compilation import kernels_made, kernels_of_scores
 from pipeline.config.secrets import secrets_hidden
@@ -97,8 +97,8 @@ class GroupScores:
         if self.n_unknown:
             named = [f"{key} ({count:,})" for key, count in self.unknown.items()]
             notes.append(
-                f"{self.unknown_rows:,} rows are of {self.n_unknown:,} group{'s' * (self.n_unknown != 1)} without a "
-                f"model, and have no label: {listed(named)}"
+                f"{self.unknown_rows:,} rows are of {counted(self.n_unknown, 'group')} without a model, and have "
+                f"no label: {listed(named)}"
             )
         if self.n_without:
             notes.append(f"{self.n_without:,} rows have no value in {self.by}, and no label")

@@ -330,7 +330,7 @@ class Result(StoreAttributes):
     def effort_note(self) -> str:
         """How many iterations the fits took; a pass over the data is an iteration of each fit that is running."""
         effort = self.effort
-        note = f"{effort.iterations:,} iterations of {effort.fits:,} fit{'s' * (effort.fits != 1)}, which share passes"
+        note = f"{effort.iterations:,} iterations of {counted(effort.fits, 'fit')}, which share passes"
         if self.config["search"]["accelerate"]:
             note += (
                 f"; {effort.extrapolations:,} of them at extrapolated parameters, {effort.falls:,} of those given up"

@@ -1,6 +1,7 @@
 """How many results of a job are kept."""
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,12 @@ def left(folder="out"):
 def job(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "rows.npy")
-    return lambda **sections: nightly_job(Path(), **sections)
+
+    def make(**sections):
+        time.sleep(1.0 - time.time() % 1.0)  # the names of stores tell seconds
+        return nightly_job(Path(), **sections)
+
+    return make
 
 
 def test_a_run_removes_older_stores_with_what_lies_beside_them(job):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from s3fs import S3FileSystem
 
 
 def free_port() -> int:
@@ -30,10 +31,13 @@ def s3_server() -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # file systems that read the address in the environment are kept by s3fs, with that of an earlier server
+    S3FileSystem.clear_instance_cache()
     try:
         _wait_for(url, server)
         yield url
     finally:
+        S3FileSystem.clear_instance_cache()
         server.terminate()
         server.wait(timeout=10)
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import dataset, parquet
 
 from gmm_dask.errors import UserError
+from gmm_dask.formatting import counted
 from pipeline.config.fields import in_utc
 from pipeline.config.row_filter import AllOf, AnyOf, Comparison, Condition, Missing, Value, columns_of, leaves_of
 from pipeline.sources.formats.hive import Constants
@@ -40,8 +41,8 @@ def require_columns(condition: Condition, schema: pa.Schema, path: str) -> None:
             close = get_close_matches(leaf.column, schema.names, n=1)
             hint = f" (did you mean {close[0]}?)" if close and not count else ""
             raise UserError(
-                f"data.filter: {path} has {count or 'no'} column{'s' * (count > 1)} {leaf.column!r}{hint}; its columns "
-                f"are {', '.join(schema.names)}."
+                f"data.filter: {path} has {counted(count, 'column') if count else 'no column'} {leaf.column!r}{hint}; "
+                f"its columns are {', '.join(schema.names)}."
             )
         kind = schema.field(leaf.column).type
         if isinstance(leaf, Comparison) and not _can_compare(kind, leaf):
