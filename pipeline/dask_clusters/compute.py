@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,8 +69,9 @@ class ClusterGet:
     def __call__(self, graph: Any, keys: Any, **options: Any) -> Any:
         """Compute the keys, as any of Dask's scheduler functions does."""
         try:
+            workers = set(self._client.ncores())
             futures = self._client.get(graph, keys, sync=False, **options)
-            self._wait(futures)
+            self._wait(futures, workers)
             self._require_workers()  # before any result, or error, of an unsuitable worker is used
             return self._client.gather(futures)
         except KilledWorker as error:
@@ -78,15 +80,22 @@ class ClusterGet:
                 "Give the workers more, or use smaller chunks: data.chunk_rows. " + RESUME
             ) from error
 
-    def _wait(self, futures: Any) -> None:
-        """Wait for futures as long as there are workers, or new ones may join within the timeout."""
+    def _wait(self, futures: Any, known: set[str]) -> None:
+        """Wait for futures as long as there are workers, or new ones may join within the timeout.
+
+        ``known`` are the workers before the futures were asked for.
+        """
         seen = time.monotonic()
         while True:
             try:
                 wait(futures, timeout=POLL_SECONDS)
             except TimeoutError:
                 self._require_workers()
-                if self._client.ncores():
+                workers = set(self._client.ncores())
+                if not known <= workers:
+                    self._wake_scheduler()
+                known |= workers
+                if workers:
                     seen = time.monotonic()
                 elif time.monotonic() - seen > self._timeout:
                     raise ClusterError(
@@ -95,3 +104,12 @@ class ClusterGet:
                     ) from None
             else:
                 return
+
+    def _wake_scheduler(self) -> None:
+        """Let the scheduler look for tasks that it could start.
+
+        When a worker is lost, it may leave tasks queued although another worker is free (distributed 2026.8: the tasks
+        that a lost worker's data held back give up their places, and nothing follows), until a task ends or a client
+        gives up a key.
+        """
+        self._client.submit(int, key=f"wake-scheduler-{uuid.uuid4().hex}").release()

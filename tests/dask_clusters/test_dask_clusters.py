@@ -285,6 +285,39 @@ def test_the_worker_with_the_parameters_is_killed_in_a_pass(data, on_threads, tm
     assert result(tmp_path / "a.zarr") == on_threads
 
 
+def slow_square(number):
+    time.sleep(0.05)
+    return number**2
+
+
+def test_tasks_that_the_scheduler_leaves_queued_when_a_worker_is_lost_are_started(monkeypatch):
+    monkeypatch.setattr("pipeline.dask_clusters.compute.POLL_SECONDS", 0.1)
+    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(n_workers=2, **options) as cluster, distributed.Client(cluster) as client:
+        scheduler = cluster.scheduler
+        start = scheduler.stimulus_queue_slots_maybe_opened
+        left = []
+
+        def leave(*, stimulus_id):
+            """Leave what is queued once a worker is lost, until a client gives up a key."""
+            if len(scheduler.workers) == 2 or "client-releases-keys" in stimulus_id:
+                left.clear()
+            else:
+                left.append(stimulus_id)
+            if not left:
+                start(stimulus_id=stimulus_id)
+
+        def lose():
+            while not any(state.state == "memory" for state in list(scheduler.tasks.values())):
+                time.sleep(0.01)
+            cluster.sync(cluster.workers[1].close, nanny=False)
+
+        monkeypatch.setattr(scheduler, "stimulus_queue_slots_maybe_opened", leave)
+        threading.Thread(target=lose).start()
+        graph = {("square", i): (slow_square, i) for i in range(30)}
+        assert ClusterGet(client, "here", RECONNECT, lambda: None)(graph, list(graph)) == [i**2 for i in range(30)]
+
+
 @pytest.mark.slow
 def test_a_killed_scheduler_is_said_and_the_next_run_resumes(data, on_threads, tmp_path, processes):
     address = processes.start_scheduler()
