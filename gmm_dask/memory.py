@@ -179,6 +179,11 @@ def thread_bytes(shape: Shape) -> int:
     return reading + copied + 2 * block + 3 * shape.output_bytes * shape.chunk_rows
 
 
+def working_bytes(shape: Shape, machine: Machine) -> int:
+    """What all threads work on; a thread without a chunk holds nothing."""
+    return min(machine.threads, shape.n_chunks) * thread_bytes(shape)
+
+
 def affordable_threads(shape: Shape, memory_limit: int, most: int) -> int:
     """How many threads, up to ``most``, leave a quarter of the memory that data may use to sums and states."""
     idle, one = (summary_bytes(shape, Machine(threads, memory_limit)) for threads in (0, 1))
@@ -210,7 +215,7 @@ def resting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate
     """
     tables = PAIR_TABLES * shape.matrix_bytes
     states = 2 * state_bytes(shape, candidates, n_init)
-    working = machine.threads * (thread_bytes(shape) + pattern_bytes(shape, candidates))
+    working = working_bytes(shape, machine) + machine.threads * pattern_bytes(shape, candidates)
     return program_bytes() + tables + working + step_bytes(shape, candidates) + states
 
 
@@ -306,7 +311,7 @@ def starting_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidat
         affordable = BUDGET.affords_search(candidates, _sampled(shape), shape.n_features, shape.search_effort)
         searched = searched_candidates(candidates) if affordable else candidates
         initialization += BUDGET.search_bytes(searched, _sampled(shape), shape.n_features, n_init, machine.threads)
-    summary = machine.threads * thread_bytes(replace(shape, n_components=1)) + summary_bytes(shape, machine)
+    summary = working_bytes(replace(shape, n_components=1), machine) + summary_bytes(shape, machine)
     return program_bytes() + max(summary, initialization)
 
 
@@ -403,10 +408,11 @@ def _sizes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> list[i
 
 def _too_small(shape: Shape, machine: Machine, needed: int) -> UserError:
     mib = 1 << 20
+    threads = min(machine.threads, shape.n_chunks)
     return UserError(
         f"the memory limit is {machine.memory_limit / mib:,.0f} MiB, and {needed / mib:,.0f} MiB are needed: "
-        f"{program_bytes() / mib:,.0f} for the program, {machine.threads * thread_bytes(shape) / mib:,.0f} for "
-        f"{machine.threads} thread(s) at work on chunks of {shape.chunk_rows:,} rows (to read one takes "
+        f"{program_bytes() / mib:,.0f} for the program, {working_bytes(shape, machine) / mib:,.0f} for "
+        f"{threads} thread(s) at work on chunks of {shape.chunk_rows:,} rows (to read one takes "
         f"{(shape.chunk_bytes + shape.read_bytes) / mib:,.0f}), the rest for starts, sums and states. Raise "
         "cluster.memory_limit, search fewer components or columns, or use smaller chunks: data.chunk_rows, and in the "
         "data smaller storage chunks, pages or lines."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gmm_dask.errors import UserError
-from gmm_dask.memory import Machine, Shape, program_bytes, thread_bytes
+from gmm_dask.memory import Machine, Shape, program_bytes, thread_bytes, working_bytes
 from pipeline import store
 from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
@@ -98,7 +98,7 @@ class ScoreInputs:
     @property
     def memory_bytes(self) -> int:
         """Projected peak of the process, or of a worker of a cluster."""
-        return program_bytes() + self.machine.threads * thread_bytes(self.shape)
+        return program_bytes() + working_bytes(self.shape, self.machine)
 
 
 def open_inputs(

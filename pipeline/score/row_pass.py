@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import ChangedRowsError, UserError
-from gmm_dask.memory import Shape, program_bytes, thread_bytes
+from gmm_dask.memory import Shape, program_bytes, working_bytes
 from gmm_dask.passes.component_sums import ComponentSums, Floor, n_sums
 from gmm_dask.passes.gaps.condition import condition_chunk
 from gmm_dask.passes.holdout import usable_rows
@@ -232,7 +232,7 @@ def map_chunks(
         chosen = list(numbers)
         weights = None if rows.weights is None else rows.weights.blocks[chosen]
         rows = replace(rows, array=rows.array.blocks[chosen], weights=weights)
-    needed = program_bytes() + machine_of(config, shape).threads * thread_bytes(shape)
+    needed = program_bytes() + working_bytes(shape, machine_of(config, shape))
     return map_reduce(with_read_ahead(config, rows, shape, needed), write, task, name)
 
 

@@ -28,6 +28,7 @@ from gmm_dask.memory import (
     saving_bytes,
     starting_bytes,
     thread_bytes,
+    working_bytes,
 )
 from gmm_dask.passes.data_summary import sample_limit
 from messages import names
@@ -110,6 +111,13 @@ def test_the_chunks_that_are_read_ahead_count():
     assert plan.memory_bytes == plan.needed_bytes + 3 * SHAPE.chunk_bytes
     full = replace(plan, machine=replace(plan.machine, memory_limit=plan.needed_bytes))
     assert full.memory_bytes == full.needed_bytes
+
+
+def test_threads_without_a_chunk_hold_nothing():
+    one, two = (replace(SHAPE, n_chunks=n, chunk_rows=100_000) for n in (1, 2))
+    few, many = (working_bytes(shape, Machine(8, 0)) for shape in (one, two))
+    assert few == thread_bytes(one)
+    assert many == 2 * few
 
 
 def test_components_take_threads():

@@ -25,6 +25,7 @@ from pipeline.score.settings import ScoreSettings
 from pipeline.sources import open_keys, open_source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.retries import UnreachableError, read_with_retries, repeated_reads_reported
+from s3 import forget_file_systems
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 2))
 KINDS = ["rows.csv", "rows.npy", "rows.parquet", "rows.zarr"]
@@ -140,6 +141,7 @@ def serving(files, halves=0, silent=False, errors=0, code=503):
     try:
         yield Served(f"http://127.0.0.1:{server.server_address[1]}", server.down)
     finally:
+        forget_file_systems()
         server.ended.set()
         server.shutdown()
         server.server_close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import http.server
 import socket
@@ -16,12 +17,25 @@ from contextlib import contextmanager
 
 import pytest
 from s3fs import S3FileSystem
+from zarr.core.sync import _get_loop
 
 
 def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return listening.getsockname()[1]
+
+
+def forget_file_systems() -> None:
+    """Close the file systems that s3fs keeps: some have read the address of an earlier server in the environment.
+
+    Those of Zarr, which run in its loop, nobody closes; the others have a tenth of a second for it when they go.
+    """
+    for kept in list(S3FileSystem._cache.values()):
+        if (session := getattr(kept, "_s3creator", None)) is not None:
+            loop = _get_loop() if kept.asynchronous else kept.loop
+            asyncio.run_coroutine_threadsafe(session.__aexit__(None, None, None), loop).result(timeout=10)
+    S3FileSystem.clear_instance_cache()
 
 
 @contextmanager
@@ -31,13 +45,12 @@ def s3_server() -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # file systems that read the address in the environment are kept by s3fs, with that of an earlier server
-    S3FileSystem.clear_instance_cache()
+    forget_file_systems()
     try:
         _wait_for(url, server)
         yield url
     finally:
-        S3FileSystem.clear_instance_cache()
+        forget_file_systems()
         server.terminate()
         server.wait(timeout=10)
 

@@ -20,7 +20,7 @@ from gmm_dask.memory import (
     plan_waves,
     program_bytes,
     projected_bytes,
-    thread_bytes,
+    working_bytes,
 )
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.passes.rows import CHUNK_BYTES
@@ -187,7 +187,8 @@ def _folder_for(config: JobConfig, rows_bytes: int) -> Path:
 def _computing_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candidate], n_init: int) -> int:
     """The imports, and the most of: threads that sort chunks by group, threads with a group each, one with a large."""
     rows = max(1, CHUNK_BYTES // (8 * shape.n_features))
-    sorting = machine.threads * (thread_bytes(shape) + SORT_COPIES * (shape.chunk_bytes + 8 * shape.chunk_rows))
+    sorting = working_bytes(shape, machine)
+    sorting += min(machine.threads, shape.n_chunks) * SORT_COPIES * (shape.chunk_bytes + 8 * shape.chunk_rows)
     group = replace(shape, n_chunks=1, chunk_rows=rows, read_bytes=0, output_bytes=0)
     searching = machine.threads * _search_bytes(group, 1, candidates, n_init)
     large = replace(group, n_chunks=IN_MEMORY_BYTES // CHUNK_BYTES)
