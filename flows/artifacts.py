@@ -31,6 +31,7 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.markdown import as_code, as_text
 from flows.progress import describe
+from gmm_dask.formatting import counted
 from gmm_dask.selection.criteria import CRITERIA
 from gmm_dask.selection.distinct import distinct, same_models
 from pipeline.printable import printable
@@ -169,7 +170,7 @@ def publish_scores(name: str, summary: ScoreSummary) -> None:
         ]
         + _noise_shares(summary),
         key=artifact_key(name, "scores"),
-        description=f"{summary.rows.n_rows:,} rows by **{summary.model}**, in {as_code(summary.out)}; "
+        description=f"{counted(summary.rows.n_rows, 'row')} by **{summary.model}**, in {as_code(summary.out)}; "
         f"{'; '.join(drift)}.{page}",
     )
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 from prefect.settings import PREFECT_API_URL
 
 from flows.prefect_server.choice import direct_to_this_machine, require_server
+from gmm_dask.formatting import counted
 from pipeline.config.job import JobConfig, hiding_secrets
 from pipeline.config.templates import is_dated, with_name
 from pipeline.store.paths import dated_now
@@ -35,7 +36,7 @@ def _scheduler(config: JobConfig) -> Iterator[str]:
 
     with started(config.cluster, threads=1) as client:
         n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        yield f"scheduler: {client.scheduler.address} answers, with {n_workers} workers that have the same packages"
+        yield f"scheduler: {client.scheduler.address} answers, with the same packages on {counted(n_workers, 'worker')}"
 
 
 def _server(config: JobConfig) -> Iterator[str]:

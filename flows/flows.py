@@ -28,6 +28,7 @@ from flows.progress import LogLines
 from flows.serving.skipped_runs import skip_if_late
 from flows.terminal import winner_line
 from gmm_dask.errors import UserError
+from gmm_dask.formatting import counted
 from pipeline.config.job import JobConfig
 from pipeline.printable import printable
 from pipeline.progress import Event, Message, Progress, StageStarted, silent
@@ -138,10 +139,10 @@ def score_batch(config: ConfigParameter) -> Any:
 
     with ProgressArtifact(job.name, "scores-progress") as bar:
         summary = score(job, progress=listeners(bar), as_task=as_task(job), tell=tell)
-        bar.finish(f"{summary.rows.n_rows:,} rows by {summary.model}")
+        bar.finish(f"{counted(summary.rows.n_rows, 'row')} by {summary.model}")
     publish_scores(job.name, summary)
     drift = printable("; ".join(summary.drift)) or "none"
-    return completed(f"{summary.rows.n_rows:,} rows by {summary.model}; drift: {drift}", summary)
+    return completed(f"{counted(summary.rows.n_rows, 'row')} by {summary.model}; drift: {drift}", summary)
 
 
 def run_flow(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from gmm_dask.formatting import counted
 from pipeline.printable import printable
 from pipeline.progress import ChunksDone, Event, GroupsDone, Message, PassDone, StageAdvanced, StageStarted
 
@@ -20,9 +21,9 @@ def describe(event: Event) -> str:
     if isinstance(event, StageStarted | StageAdvanced):
         return printable(f"{event.name}: {event.detail}" if event.detail else event.name)
     if isinstance(event, ChunksDone):
-        return f"{event.done} of {event.total} chunks, {_rate(event)}"
+        return f"{event.done} of {counted(event.total, 'chunk')}, {_rate(event)}"
     if isinstance(event, GroupsDone):
-        return f"{event.done:,} of {event.total:,} groups{_groups_left(event)}"
+        return f"{event.done:,} of {counted(event.total, 'group')}{_groups_left(event)}"
     speed = f"took {event.seconds:.2g} s, {_rate(event)}"
     return f"pass {event.number} {speed}: {_counts(event)}; {_time_left(event)}{_leader(event)}"
 
@@ -121,7 +122,7 @@ class LiveLine:
     def __call__(self, event: Event) -> None:
         """Update the line."""
         if isinstance(event, PassDone):
-            text = f"pass {event.number}, {event.finished} of {event.total} fits done, {_time_left(event)}"
+            text = f"pass {event.number}, {event.finished} of {counted(event.total, 'fit')} done, {_time_left(event)}"
             text += f"\n{_counts(event)}\n{_rate(event)}{_leader(event)}"
             self._bar.update(self._task, total=event.total, completed=event.finished, text=text)
             return

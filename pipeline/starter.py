@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gmm_dask.errors import UserError
+from gmm_dask.formatting import counted
 from pipeline.config.job import JobConfig, validated
 from pipeline.config.yaml_file import Document, to_yaml
 from pipeline.fit.chunking import open_job
@@ -91,7 +92,7 @@ def starter(data: str, file: str, overrides: Sequence[str] = ()) -> str:
         [] if job.data.columns or job.data.variables else [name for name in source.columns if _IDENTIFIER.search(name)]
     )
     columns = [name for name in source.columns if name not in left_out] or list(source.columns)
-    rows = "rows that only a read counts" if source.n_rows is None else f"{source.n_rows:,} rows"
+    rows = "rows that only a read counts" if source.n_rows is None else counted(source.n_rows, "row")
     notes = [*([] if proposal is None else proposal.notes), *source.notes]
     notes += [f"left out, as its name is that of an identifier: {name}" for name in left_out]
     return _TEMPLATE.format(

@@ -63,7 +63,7 @@ class GroupsDocument(Document):
             by=str(result.by),
             n_groups=counts.n_groups if counts else None,
             n_done=result.n_done,
-            failed=counts.failed if counts else None,
+            failed=len(result.without_model) if result.has_failed else counts.failed if counts else None,
             n_without=counts.n_without if counts else None,
             groups=list(map(_group, result.overview.to_dict("records"))) if result.is_complete else [],
             n_rows=result.n_rows,

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from flows.terminal.candidates import rows_on_screen, status_style
 from flows.terminal.console import console_for, print_line, print_paragraph
-from flows.terminal.results import REUSED, how_unfinished, show_paths
+from flows.terminal.results import REPEAT, REUSED, how_unfinished, show_paths
 from gmm_dask.formatting import counted
 from pipeline.printable import printable
 
@@ -43,27 +43,33 @@ def show_groups_summary(summary: GroupsSummary) -> None:
 def show_groups(result: GroupsResult, max_rows: int | None = None, *, with_store: bool = True) -> None:
     """Print a row per group; of a store that is not complete, how many are done."""
     if not result.is_complete:
-        print_paragraph(
-            f"UNFINISHED: {result.headline}; {how_unfinished(result)}.",
-            "bold yellow",
-        )
+        if result.has_failed:
+            print_paragraph(f"FAILED: no group of {result.by} could be fitted. {REPEAT}", "bold red")
+            _explain(result)
+        else:
+            print_paragraph(f"UNFINISHED: {result.headline}; {how_unfinished(result)}.", "bold yellow")
         print_line(f"store: {result.store}")
         return
     rows = result.overview.to_dict("records")
     shown = rows if max_rows is None else rows[:max_rows]
     console_for().print(_groups_table(shown, str(result.by), result.criterion))
     if len(shown) < len(rows):
-        print_line(f"... and {len(rows) - len(shown):,} more groups: gmm-dask show {result.store}", "dim")
+        print_line(f"... and {counted(len(rows) - len(shown), 'more group')}: gmm-dask show {result.store}", "dim")
     print_line(result.headline, "bold green")
-    failed = [row for row in rows if row["message"]]
-    for row in failed[:_EXPLAINED]:
-        print_paragraph(printable(f"  {row['group']}: {row['message']}"), "yellow")
-    if len(failed) > _EXPLAINED:
-        print_paragraph(f"  and {len(failed) - _EXPLAINED:,} more without a model", "yellow")
+    _explain(result)
     if result.groups and result.groups.n_without:
         print_paragraph(f"  {counted(result.groups.n_without, 'row')} without a value in {result.by}")
     if with_store:
         print_line(f"store: {result.store}")
+
+
+def _explain(result: GroupsResult) -> None:
+    """Print why groups have no model."""
+    failed = result.without_model
+    for key, message in failed[:_EXPLAINED]:
+        print_paragraph(printable(f"  {key}: {message}"), "yellow")
+    if len(failed) > _EXPLAINED:
+        print_paragraph(f"  and {len(failed) - _EXPLAINED:,} more without a model", "yellow")
 
 
 def show_group_scores(scores: GroupScores) -> None:

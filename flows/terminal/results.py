@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.store.listing import ListedStore
 
 MOST_CANDIDATES = 8  # that a comparison of two stores shows
+REPEAT = "Change the config or the data, then run it with --fresh."
 REUSED = "The result is complete: nothing was computed. --fresh starts over."
 LISTING = ("store", "status", "winner", "rows", "finished")  # columns; a narrow terminal gets the first
 
@@ -92,7 +93,9 @@ def row_lines(rows: RowSummary | None) -> list[str]:
 
 def show_result(result: Result) -> None:
     """Print the candidates of a store, with a warning if it is not complete."""
-    if not result.is_complete:
+    if result.has_failed:
+        print_paragraph(f"FAILED: no candidate could be fitted. {REPEAT}", "bold red")
+    elif not result.is_complete:
         print_paragraph(
             f"UNFINISHED after {counted(result.passes, 'pass', 'passes')}: {how_unfinished(result)}. Values and order "
             "may still change.",
@@ -141,7 +144,7 @@ def show_difference(found: StoreDifference) -> None:
     heads = ("candidate", f"{label} of A", f"{label} of B", "B - A")
     console_for().print(_numbers_table(heads, [(name, *map(number_or_dash, rest)) for name, *rest in candidates]))
     if len(candidates) < len(found.candidates):
-        print_line(f"... and {len(found.candidates) - len(candidates)} more candidates", "dim")
+        print_line(f"... and {counted(len(found.candidates) - len(candidates), 'more candidate')}", "dim")
     if not found.same_rows:
         print_paragraph(f"  The stores are of other rows, so that {label} says nothing of A against B.")
     if not found.same_densities:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import TooLargeError, UnusableError, UserError
+from gmm_dask.formatting import counted
 from gmm_dask.kernels.constants import LARGEST
 from gmm_dask.passes.gaps.moments import Gaps, GapSums, PairMoments, added
 from gmm_dask.passes.holdout import SAMPLING, HeldOut, Holdout, Weighted, random_by_row, usable_rows
@@ -475,9 +476,8 @@ def _refuse_few_rows(part: SummaryPart, n_rows: int, columns: Sequence[str] | No
         of += f", {held_out.n_rows:,} of them held out" if held_out and n_usable else ""
         _, counts = _unusable_by_column(part, columns)
         why = f" Missing or infinite values: {counts}." if counts else ""
-        raise UserError(
-            f"The data has {n_usable or 'no'} rows{of} (n_samples = {n_rows}); a fit needs at least two.{why}"
-        )
+        has = counted(n_usable, "row") if n_usable else "no rows"
+        raise UserError(f"The data has {has}{of} (n_samples = {n_rows}); a fit needs at least two.{why}")
     if held_out and not held_out.total_weight:
         raise UserError(
             f"held_out: so small a share holds out none of {n_usable:,} rows of positive weight. Take a larger share."
@@ -499,9 +499,9 @@ def _refuse_bad_values(part: SummaryPart, columns: Sequence[str] | None) -> None
     row += sum(part.chunk_rows[:chunk]) + sum(part.unusable.chunk_rows[:chunk])
     n_rows = sum(part.chunk_rows) + part.unusable.n_rows
     raise UnusableError(
-        f"Input X contains NaN or infinity in {part.unusable.n_rows:,} of {n_rows:,} rows: {counts}; the first in row "
-        f"{row} (counted from 0), column {names[column]}. A mixture needs finite numbers: drop or impute these rows "
-        "first."
+        f"Input X contains NaN or infinity in {part.unusable.n_rows:,} of {counted(n_rows, 'row')}: {counts}; the "
+        f"first in row {row} (counted from 0), column {names[column]}. A mixture needs finite numbers: drop or impute "
+        "these rows first."
     )
 
 

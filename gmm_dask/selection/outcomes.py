@@ -183,7 +183,7 @@ def choose(outcomes: Sequence[Outcome], criterion: str) -> Outcome:
     best = [best_outcome(starts) for starts in by_candidate(outcomes).values()]
     position = leading(best, criterion)
     if position is None:
-        raise UserError(f"none of the {len(best)} candidates could be fitted: {best[0].state.status.remedy}")
+        raise UserError(f"no candidate could be fitted: {best[0].state.status.remedy}")
     return best[position]
 
 

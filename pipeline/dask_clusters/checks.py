@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gmm_dask.errors import FaultError, UserError
+from gmm_dask.formatting import counted
 from pipeline.store.places import place_of
 
 # packages that a worker needs
@@ -85,7 +86,8 @@ def require_visible(client: Any, path: str, key: str) -> None:
     if missing:
         relative = not os.path.isabs(path)
         raise UserError(
-            f"{key}: {path} exists here, but {len(missing)} of {len(found)} workers do not see it ({_some(missing)}). "
+            f"{key}: {path} exists here, but is not seen by {len(missing)} of {counted(len(found), 'worker')} "
+            f"({_some(missing)}). "
             "Put it where all machines find it under the same path"
             + (f", and give the absolute path: here it is {Path(path).absolute()}." if relative else ".")
         )
@@ -97,7 +99,7 @@ def require_reachable(client: Any, url: str, key: str) -> None:
     failed = {address: difficulty for address, difficulty in found.items() if difficulty}
     if failed:
         raise UserError(
-            f"{key}: {len(failed)} of {len(found)} workers ({_some(failed)}) do not reach {url}: "
+            f"{key}: {url} is not reached by {len(failed)} of {counted(len(found), 'worker')} ({_some(failed)}): "
             f"{next(iter(failed.values()))} Workers that write rows need the package obstore, and credentials of their "
             "own."
         )

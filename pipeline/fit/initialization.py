@@ -11,6 +11,7 @@ from gmm_dask.em.loop import Settings, State
 from gmm_dask.em.regularization import settings_for
 from gmm_dask.errors import UserError
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.formatting import counted
 from gmm_dask.init.starts import first_states
 from gmm_dask.passes.bounding_box import Box, noise_box
 from gmm_dask.passes.data_summary import DataSummary
@@ -133,10 +134,7 @@ def seed_states(config: JobConfig, make_states: MakeStates, progress: Progress) 
         rows = FittedRows(config, source, preparation, data_summary)
         states = make_states(source, found, data_summary, rows)
     if not any(state.usable for state in states):
-        raise UserError(
-            f"none of the {len(states)} fits can begin with n_samples = {data_summary.n_rows}: "
-            f"{states[0].status.remedy}"
-        )
+        raise UserError(f"no fit can begin with {counted(data_summary.n_rows, 'row')}: {states[0].status.remedy}")
     if any(state.candidate.noise for state in states):
         store.write_noise_box(path, rows.noise, transform.labels(source.columns), transform)
     if sum(waves) != len(states):  # a refresh fits the last winner alone

@@ -171,6 +171,8 @@ def run(
     """
     begin, template = time.monotonic(), config
     require_groupable(config)
+    if initialize is seed:  # a refresh has a stage of its own
+        report_notes(_notes_on_flow(config), progress)
     passed_over = reported_once(progress)
     config = placed(config, fresh=fresh, passed_over=passed_over)
     path = config.output.store
@@ -209,6 +211,15 @@ def run(
     if config.output.keep is not None and is_dated(template.output.store):  # a refresh removes them itself
         report_removed(remove_old_stores(template, config.output.keep), progress)
     return summary
+
+
+def _notes_on_flow(config: JobConfig) -> list[str]:
+    if config.schedule is None or config.schedule.flow == "bic-sweep":
+        return []
+    return [
+        f"schedule.flow: 'gmm-dask serve' runs the flow {config.schedule.flow}; this is a run of bic-sweep, which fits "
+        "all candidates"
+    ]
 
 
 def _stages_of_groups() -> ModuleType:
@@ -404,7 +415,7 @@ def _check_checkpoint(config: JobConfig, source: Source, progress: Progress) -> 
             "--fresh."
         )
     finished = sum(state.status is not Status.RUNNING for state in checkpoint.states)
-    detail = f"{path} after pass {checkpoint.passes}, {finished} of {len(checkpoint.states)} fits done"
+    detail = f"{path} after pass {checkpoint.passes}, {finished} of {counted(len(checkpoint.states), 'fit')} done"
     progress(Message("resume", detail))
 
 

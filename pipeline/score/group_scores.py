@@ -101,7 +101,7 @@ class GroupScores:
                 f"no label: {listed(named)}"
             )
         if self.n_without:
-            notes.append(f"{self.n_without:,} rows have no value in {self.by}, and no label")
+            notes.append(f"{counted(self.n_without, 'row')} without a value in {self.by}, and without a label")
         return notes
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import ChangedRowsError, UserError
+from gmm_dask.formatting import counted
 from gmm_dask.memory import Shape, program_bytes, working_bytes
 from gmm_dask.passes.component_sums import ComponentSums, Floor, n_sums
 from gmm_dask.passes.gaps.condition import condition_chunk
@@ -215,7 +216,7 @@ def write_row_outputs(
 
 def _detail(request: RowRequest, n_done: int, n_chunks: int) -> str:
     outputs = ", ".join(request.written)
-    return f"{outputs}, resuming after {n_done} of {n_chunks} chunks" if n_done else outputs
+    return f"{outputs}, resuming after {n_done} of {counted(n_chunks, 'chunk')}" if n_done else outputs
 
 
 def map_chunks(

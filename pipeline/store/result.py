@@ -99,6 +99,11 @@ class Result(StoreAttributes):
         """Name of the best candidate; of an unfinished store, of the best so far."""
         return self.best or self.chosen_by(self.criterion)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether all fits of an unfinished store have ended, none with parameters: no run can complete it."""
+        return not self.is_complete and self.checkpoint is not None and not self.models
+
     def row(self, name: str | None = None) -> dict[str, Any]:
         """Return a candidate's row of the table, by default the chosen one's."""
         with reading(self.store, "criteria"):

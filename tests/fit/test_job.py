@@ -290,6 +290,7 @@ def test_fits_that_all_fail_are_begun_anew_by_fresh(tmp_path):
     config = csv_config(tmp_path, np.repeat(some_rows()[:3], 40, axis=0), reg_covar=0.0, n_components=[3])
     with pytest.raises(UserError, match=names("could be fitted", "--fresh")):
         run(config)
+    assert read_candidates(config.output.store).has_failed
 
 
 def test_a_second_run_on_a_store_is_refused(tmp_path, in_project):

@@ -19,7 +19,7 @@ from pipeline import store
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.fit.refresh import refresh
-from pipeline.progress import ChunksDone, PassDone
+from pipeline.progress import ChunksDone, Message, PassDone
 from pipeline.score.batch import score_batch
 from pipeline.score.new_rows import score
 from prefects import write_rows
@@ -136,6 +136,15 @@ def test_losses_do_not_make_up_for_drift_to_come(night):
     for decision in decisions[1:]:
         sums.append(max(0.0, sums[-1] + decision.gain))
         assert decision.gained == pytest.approx(sums[-1])
+
+
+def test_a_run_says_that_the_flow_of_the_schedule_is_another(night, tmp_path):
+    events, scheduled = [], {"schedule": {"cron": "0 2 * * *", "flow": "refresh"}}
+    night(0, progress=events.append, **scheduled)
+    assert not any("schedule.flow" in event.detail for event in events if isinstance(event, Message))
+    run(job(tmp_path, **scheduled), progress=events.append)
+    (note,) = [event.detail for event in events if isinstance(event, Message) and "schedule.flow" in event.detail]
+    assert re.search(names("serve", "refresh", "bic-sweep", "all candidates"), note)
 
 
 def test_rows_are_held_out_of_a_refresh_too(night):

@@ -84,7 +84,7 @@ def test_documents_of_a_run_and_of_its_store(folder):
 def test_what_a_terminal_shows():
     shown = invoke("show", STORE).stdout
     assert "3 of 4 groups of day have a model" in shown
-    assert "<b>: The data has 1 rows" in " ".join(shown.split())
+    assert "<b>: The data has 1 row (" in " ".join(shown.split())
     assert "groups" in invoke("validate", "job.yaml").stdout
     assert "4 groups" in invoke("ls", "results").stdout
     again = invoke("run", "job.yaml", "--no-prefect").stdout
@@ -92,6 +92,25 @@ def test_what_a_terminal_shows():
     assert describe(GroupsDone(30, 90, 20, 10.0)) == "30 of 90 groups; about 30 s left"
     unknown = invoke("show", STORE, "--group", "2026-11-09", code=2).output
     assert "2026-11-02" in unknown
+
+
+def test_a_store_whose_groups_all_failed_is_not_one_to_resume(folder):
+    fails = ("--no-prefect", "--set", "search.n_components=[81]", "--set", "output.store=failed.zarr")
+    ran = invoke("run", "job.yaml", *fails, code=2)
+    assert "--fresh" in ran.stderr
+    shown = " ".join(invoke("show", "failed.zarr").stdout.split())
+    said = ("FAILED", "no group of day", "--fresh", "2026-11-01: no candidate", "<b>: The")
+    assert all(word in shown for word in said)
+    assert "resumes" not in shown
+    failed = document(invoke("show", "failed.zarr", "--json").stdout, "show-groups")
+    assert (failed["n_done"], failed["failed"]) == (4, 4)
+
+
+def test_a_group_is_one_in_messages(folder):
+    pd.read_parquet("rows.parquet").query("day == '2026-11-01'").to_parquet("one.parquet")
+    other = ("--set", "data.source=one.parquet", "--set", "output.store=one.zarr")
+    ran = invoke("run", "job.yaml", "--no-prefect", *other)
+    assert "1 of 1 group of day has a model" in ran.stdout
 
 
 def test_scores_count_the_groups_without_a_model():

@@ -326,7 +326,7 @@ def _found_groups(config: JobConfig, source: Source) -> FoundGroups:
     results = tuple(sorted(checkpoint.results, key=lambda one: one.group))
     if not any(result.model for result in results):
         raise UserError(
-            f"none of the {len(results):,} groups could be fitted; the first, {checkpoint.keys[0]}: "
+            f"no group could be fitted; the first of {len(results):,}, {checkpoint.keys[0]}: "
             f"{results[0].message} Then run it with --fresh: the store has these results."
         )
     return FoundGroups(checkpoint.keys, checkpoint.is_whole, source.columns, tuple(grid_of(config)), results)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from gmm_dask.errors import UserError
-from gmm_dask.formatting import listed
+from gmm_dask.formatting import counted, listed
 from gmm_dask.passes.bounding_box import Box
 from gmm_dask.selection.cluster_tree import ClusterTree
 from gmm_dask.selection.diagnostics import WIDEN
@@ -23,7 +23,7 @@ from pipeline.store.attributes import Identity, RowSummary, StoreAttributes
 from pipeline.store.checkpoint import load_group_checkpoint
 from pipeline.store.contents.criteria import Effort
 from pipeline.store.contents.models import Sample, StoredModel
-from pipeline.store.groups.models import FACTS, FAILED, NUMBERS, FoundGroups, GroupResult, read_groups
+from pipeline.store.groups.models import FACTS, FAILED, NUMBERS, FoundGroups, GroupCheckpoint, GroupResult, read_groups
 from pipeline.store.groups.values import GroupValues
 from pipeline.store.result import Result
 from pipeline.transforms import Chain
@@ -65,12 +65,30 @@ class GroupsResult(Result):
             rows.append(row | {"message": result.message})
         return pd.DataFrame(rows)
 
+    @cached_property
+    def _so_far(self) -> GroupCheckpoint | None:
+        """What an unfinished run has saved."""
+        return None if self.is_complete or self.checkpoint is None else load_group_checkpoint(self.store)
+
     @property
     def n_done(self) -> int:
         """Groups whose search has ended."""
         if self.is_complete:
             return self.groups.n_groups if self.groups else 0
-        return 0 if self.checkpoint is None else len(load_group_checkpoint(self.store).results)
+        return len(self._so_far.results) if self._so_far else 0
+
+    @property
+    def without_model(self) -> list[tuple[str, str]]:
+        """Groups without a model, each with the reason; of an unfinished run, those that it has saved."""
+        found = self.found if self.is_complete else self._so_far
+        results = sorted(found.results, key=lambda one: one.group) if found else []
+        return [(found.keys[one.group], one.message) for one in results if one.model is None] if found else []
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether all searches of an unfinished store have ended, none with a model: no run can complete it."""
+        total = self.groups.n_groups if self.groups else 0
+        return not self.is_complete and len(self.without_model) == total > 0
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -120,9 +138,10 @@ class GroupsResult(Result):
     def headline(self) -> str:
         """How many groups have a model: ``12 of 13 groups of store_id have a model``."""
         total = self.groups.n_groups if self.groups else 0
+        groups = f"{counted(total, 'group')} of {self.by}"
         if not self.is_complete:
-            return f"{self.n_done:,} of {total:,} groups of {self.by} are done" if total else "no group is done"
-        return f"{total - self.statuses.get(FAILED, 0):,} of {total:,} groups of {self.by} have a model"
+            return f"{self.n_done:,} of {groups} done" if total else "no group is done"
+        return f"{total - self.statuses.get(FAILED, 0):,} of {groups} {'has' if total == 1 else 'have'} a model"
 
     def _require_best(self) -> str:
         raise self._no_single_model()
