@@ -26,9 +26,9 @@ from sklearn.exceptions import ConvergenceWarning
 from gmm_dask import GaussianMixture
 from gmm_dask.families import Parameters
 from gmm_dask.families.candidate import Candidate
-from gmm_dask.passes.component_sums import ComponentSums
-from gmm_dask.passes.predict import predict_rows
+from gmm_dask.passes.predict import predict_rows, prediction_batch
 from gmm_dask.passes.rows import Rows
+from pipeline.score.completion import Scored
 from pipeline.score.drift import Comparison, compare
 from pipeline.score.reference import make_reference
 from pipeline.store import RowSummary, StoredModel, Totals
@@ -117,6 +117,7 @@ class Case:
     change: Callable[[Generator, Mixture], Mixture] = none
     covariance_type: str = "full"
     tails: float = np.inf
+    gaps: tuple[float, float] = (0.0, 0.0)  # share of the values that are missing at random, in the fit and in new rows
 
 
 CASES = [
@@ -132,6 +133,22 @@ CASES = [
     Case("none, rare component of 0.5 %, 10,000 and 2,000 rows", (0.5, 0.495, 0.005), 3, 8.0, 10_000, 2_000),
     Case("none, t with 3 degrees of freedom, 5,000 and 5,000 rows", (0.5, 0.5), 3, 8.0, 5_000, 5_000, tails=3.0),
     *(
+        Case(
+            f"none, gaps of {a:.0%} and {b:.0%}, {name}, D = {d}, {n:,} and {m:,} rows",
+            EQUAL,
+            d,
+            3.0,
+            n,
+            m,
+            none,
+            name,
+            gaps=(a, b),
+        )
+        for name in ("full", "diag")
+        for a, b in ((0.3, 0.3), (0.3, 0.0), (0.0, 0.3), (0.1, 0.5))
+        for d, n, m in ((3, 5_000, 5_000), (3, 5_000, 50_000), (8, 20_000, 5_000))
+    ),
+    *(
         Case(f"{change.__doc__} D = {d}, {n_fit:,} and 5,000 rows", EQUAL, d, 3.0, n_fit, 5_000, change)
         for change in (all_moved, one_moved, weights_changed, one_wider)
         for d in (2, 8)
@@ -143,8 +160,18 @@ CASES = [
 # -- one trial -----------------------------------------------------------------------------------------------------
 
 
+def with_gaps(rng: Generator, rows: Array, share: float) -> Array:
+    """Return the rows with values missing completely at random, without those that have none left."""
+    if not share:
+        return rows
+    found = np.where(rng.uniform(size=rows.shape) < share, np.nan, rows)
+    return found[np.isfinite(found).any(axis=1)]
+
+
 def fitted(case: Case, rows: Array, seed: int) -> StoredModel:
-    model = GaussianMixture(len(case.weights), covariance_type=case.covariance_type, random_state=seed).fit(rows)
+    model = GaussianMixture(
+        len(case.weights), covariance_type=case.covariance_type, missing="likelihood", random_state=seed
+    ).fit(rows)
     parameters = Parameters(model.weights_, model.means_, model.covariances_, model.precisions_cholesky_)
     columns = tuple(f"x{i}" for i in range(case.d))
     return StoredModel(
@@ -161,13 +188,15 @@ def comparison(case: Case, number: int) -> Comparison:
     rng = np.random.default_rng([zlib.crc32(case.name.encode()), number])
     truth = mixture(rng, case.weights, case.d, case.apart, case.tails)
     rows, new = truth.draw(rng, case.n_fit), case.change(rng, truth).draw(rng, case.n_new)
+    rows, new = (with_gaps(rng, x, share) for x, share in zip((rows, new), case.gaps, strict=True))
     model = fitted(case, rows, number)
     reference = make_reference(model, rows, len(rows))
-    found = predict_rows(Rows(new), *model.model, ["label", "log_density"])
+    found = predict_rows(Rows(new, gaps=True), *model.model, ["label", "log_density"])
     density = found["log_density"]
     off = density - reference.mean
     labels = np.bincount(found["label"], minlength=len(case.weights))
-    sums = ComponentSums.of(new, density, reference.floor, reference.batch)
+    scored = Scored(new, new, density, found["label"], np.arange(len(new)))
+    sums = scored.sums(model, reference.floor, prediction_batch(*model.model, gaps=True))
     totals = Totals(len(new), off.sum(), off @ off, labels)
     summary = RowSummary.of_totals(totals, model.numbers, len(new), reference.mean)
     return compare(summary, sums, reference)

@@ -157,6 +157,7 @@ def publish_refresh(name: str, result: Refreshed) -> None:
 def publish_scores(name: str, summary: ScoreSummary) -> None:
     """Create the table of the components' shares among new rows, with the drift in its description."""
     drift = [f"drift: {as_text(line)}" for line in summary.drift] or ["no drift"]
+    drift += [as_text(line) for line in summary.missing_lines]
     page = f" Report: {as_code(summary.page)}." if summary.page else ""
     create_table_artifact(
         [

@@ -16,6 +16,7 @@ from gmm_dask.init.budget import BUDGET, searched_candidates
 from gmm_dask.init.noise import MOST_ROWS as NOISE_ROWS
 from gmm_dask.init.noise import NEAREST
 from gmm_dask.kernels.folder import is_kept
+from gmm_dask.passes.component_sums import BLOCK_ROWS as FILLED_ROWS
 from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.passes.execution.graph import MERGE_WIDTH
 from gmm_dask.passes.execution.merge_tree import LONGEST, MOST_PER_THREAD
@@ -44,6 +45,9 @@ PATTERN_COPIES = 4
 PAIR_MOMENTS = 4
 # of the sample without its gaps: rows by pattern, normal numbers, draws, and the rows with them
 COMPLETED_COPIES = 4
+# of a block of rows whose gaps are filled, with what each component has of them: random numbers, draws, rows; measured
+# for up to 100 columns
+FILLED_COPIES = 8
 # of the covariances of a fit during its step, or its start: measured for 2 components of 2,000 columns
 STEP_COPIES = 9
 # of the rows that starts beside noise look at: scaled, those that are no noise, and both as samples
@@ -79,7 +83,8 @@ class Shape:
     what is computed and written for each row. ``copies_rows`` tells whether some of a chunk's rows are copied, as rows
     are held out or resampled, ``search_effort`` the effort of a search for starts on a subsample
     (``init_params="auto"``), 0 if there is none. ``n_components`` are those of the largest mixture, of which a block of
-    rows has the log densities. ``gaps`` tells whether rows may have missing values.
+    rows has the log densities. ``gaps`` tells whether rows may have missing values, ``fills`` whether these are drawn
+    block by block.
     """
 
     n_features: int
@@ -92,6 +97,7 @@ class Shape:
     n_components: int = 1
     n_columns: int = 0
     gaps: bool = False
+    fills: bool = False
 
     @property
     def as_read(self) -> Shape:
@@ -173,6 +179,9 @@ def thread_bytes(shape: Shape) -> int:
     if shape.gaps:
         # complete rows and the others, those of a pattern, what each row has and where it is
         copied += 2 * shape.chunk_bytes + shape.chunk_rows * (shape.n_features + POSITION_BYTES)
+    if shape.fills:
+        filled = shape.n_features + shape.n_columns + shape.n_components + 1
+        copied += FILLED_COPIES * 8 * min(FILLED_ROWS, shape.chunk_rows) * filled
     reading = reading_bytes(shape.chunk_bytes, shape.read_bytes)
     if shape.n_columns:  # the chunk after the transform, and blocks of rows on their way through its steps
         reading += 8 * shape.n_features * shape.chunk_rows + 4 * 8 * shape.n_columns * min(8192, shape.chunk_rows)

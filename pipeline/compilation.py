@@ -107,13 +107,14 @@ def kernels_of_job(config: JobConfig, source: Source) -> list[Missing]:
 
 def kernels_of_scores(config: JobConfig, source: Source) -> list[Missing]:
     """Return the kernels of the scores of rows."""
-    from gmm_dask.kernels.signatures import DOUBLE, of_predictions, of_sums
+    from gmm_dask.kernels.signatures import DOUBLE, of_draws, of_predictions, of_sums
     from gmm_dask.selection.grid import check_candidates
 
     candidates = check_candidates(config.search.n_components, config.search.covariance_types)
     dtypes = dict.fromkeys([source.array.dtype, DOUBLE])
     found = [one for rows in dtypes for one in (of_predictions(rows), of_sums(rows, DOUBLE))]
-    return [*found, *_of_constraints(candidates), *_of_gaps(config, source)]
+    found += [*_of_constraints(candidates), *_of_gaps(config, source)]
+    return [*found, *([of_draws()] if config.data.has_gaps else [])]
 
 
 def _of_constraints(candidates: Sequence[Candidate]) -> list[Missing]:

@@ -31,6 +31,14 @@ class NoisePart(Part):
     moved: list[str] = Field(description="share if they differ by more than chance explains.")
 
 
+class MissingPart(Part):
+    """A column of which more or fewer values are missing than in the fit, by more than chance explains."""
+
+    column: str
+    share: float = Field(description="Share of the rows with a label that lack it.")
+    fit_share: float
+
+
 class ScoreDocument(Document):
     """What ``score --json`` prints: the new rows compared with those of the fit."""
 
@@ -44,6 +52,7 @@ class ScoreDocument(Document):
     fit_sample: int | None = Field(description="Rows of the sample that stands for those of the fit; null for all.")
     components: list[ComponentPart]
     noise: NoisePart | None = Field(description="Null of a model without noise.")
+    missing: list[MissingPart] = Field(description="Columns with other gaps than in the fit, which are no drift.")
     gain: float | None = Field(description="By how much one M-step raises the mean log density, at least.")
     chance_gain: float | None = Field(description="What it would be about without drift.")
     drifted: bool
@@ -78,6 +87,7 @@ class ScoreDocument(Document):
             fit_sample=summary.fit_sample,
             components=components,
             noise=noise,
+            missing=[MissingPart(**vars(one)) for one in summary.missing],
             gain=known(summary.gain),
             chance_gain=known(summary.chance_gain),
             drifted=bool(summary.drift),

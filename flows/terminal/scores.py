@@ -41,6 +41,8 @@ def show_score(summary: ScoreSummary) -> None:
         print_paragraph(
             f"  one M-step on these rows gains {summary.gain:.4f} per row; about {summary.chance_gain:.4f} is chance"
         )
+    for line in summary.missing_lines:
+        print_paragraph(f"  {line}")
     for line in summary.drift:
         print_paragraph(f"drift: {line}", "bold yellow")
     if summary.drift:

@@ -14,8 +14,8 @@ Weighted = tuple[NDArray[np.floating[Any]], Array | None]
 
 # where chunks begin that are numbered only, apart from each other by more rows than any has
 APART = 1 << 40
-# the key's second half, one for each use of a seed; of resamples, for the first of them
-SAMPLING, HOLDING_OUT, RESAMPLING = 0, 1, 2
+# the key's second half, one for each use of a seed; of resamples and of columns that are filled, for the first of them
+SAMPLING, HOLDING_OUT, RESAMPLING, FILLING = 0, 1, 2, 1 << 32
 
 
 def usable_rows(

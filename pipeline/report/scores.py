@@ -179,5 +179,6 @@ def _facts(scores: ScoreSummary) -> dict[str, str]:
         "model": f"{scores.model} of {scores.store}",
         "scores": scores.out,
         "the fit": f"a sample of {counted(sample, 'row')} stands for it" if sample is not None else "",
+        "gaps": "; ".join(typeset(line) for line in scores.missing_lines),
         "took": "complete before" if scores.reused else duration(scores.seconds),
     }

@@ -3,7 +3,8 @@
 The share of a component is the share of the rows with its label, as they are stored. The sums of an M-step are means
 over the rows, too: of what they add to the mean and the covariance of each component. Each number is compared with the
 same mean over rows of the fit. Whatever the parameters are, the difference of two means over n and m rows of one
-distribution has the variance v (1/n + 1/m), with v that of one row.
+distribution has the variance v (1/n + 1/m), with v that of one row. Rows with gaps are compared when these are filled
+(:mod:`pipeline.score.completion`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 from scipy.stats import t as student
 
+from gmm_dask.formatting import listed
 from gmm_dask.passes.component_sums import ComponentSums
 from gmm_dask.passes.model_batch import origins_of_model
 from pipeline.score.reference import OUTLIERS, Reference
@@ -88,6 +91,22 @@ class NoiseChange(Attributes):
     moved: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class MissingChange(Attributes):
+    """A column of which more or fewer values are missing than in the fit, by more than chance explains.
+
+    Attributes
+    ----------
+    column : str
+    share, fit_share : float
+        Share of the usable rows that lack it.
+    """
+
+    column: str
+    share: float
+    fit_share: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Attributes):
     """New rows compared with the reference.
@@ -109,6 +128,8 @@ class Comparison(Attributes):
         A sentence for each difference that chance does not explain.
     noise : NoiseChange or None
         None of a model without noise.
+    missing : tuple of MissingChange
+        Other gaps than in the fit, which are no drift.
     """
 
     rows: RowSummary
@@ -119,6 +140,7 @@ class Comparison(Attributes):
     chance_gain: float
     drift: tuple[str, ...]
     noise: NoiseChange | None = None
+    missing: tuple[MissingChange, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as it is stored."""
@@ -134,6 +156,7 @@ class Comparison(Attributes):
             "chance_gain": self.chance_gain,
             "drift": list(self.drift),
             **({} if self.noise is None else {"noise_change": self.noise.to_dict()}),
+            **({"missing_changes": [one.to_dict() for one in self.missing]} if self.missing else {}),
         }
 
     @classmethod
@@ -147,6 +170,7 @@ class Comparison(Attributes):
                 "fit_mean_log_density": fit["mean_log_density"],
                 "fit_sample": fit["sampled_rows"],
                 "noise": values.get("noise_change"),
+                "missing": values.get("missing_changes", ()),
             }
         )
 
@@ -159,30 +183,41 @@ class Comparison(Attributes):
         return mean
 
     @property
+    def missing_lines(self) -> list[str]:
+        """Sentences about the columns with other gaps, those that differ most."""
+        if not self.missing:
+            return []
+        largest = sorted(self.missing, key=lambda one: -abs(one.share - one.fit_share))
+        named = [
+            f"{one.column} in {one.share:.1%} of the rows here and {one.fit_share:.1%} in the fit" for one in largest
+        ]
+        return [f"other values are missing: {listed(named, MOST_NAMED)}; drift is that of filled rows"]
+
+    @property
     def threshold_of_fit(self) -> bool:
         """Whether the threshold of anomalies is that of the fit, and not a quantile of these rows."""
         return self.rows.anomaly_rank_error is None
 
 
-def compare(rows: RowSummary, sums: ComponentSums, reference: Reference, *, gaps: bool = False) -> Comparison:
+def compare(rows: RowSummary, sums: ComponentSums, reference: Reference) -> Comparison:
     """Compare new rows with the reference.
 
     Parameters
     ----------
     rows : RowSummary
     sums : ComponentSums
-        Over them.
+        Over them, with their gaps filled.
     reference : Reference
-    gaps : bool
-        Whether rows may have missing values.
     """
-    tests = _Tests.of(rows, sums, reference)
+    tests = _Tests.of(sums, reference)
     here = _Groups.of(sums, np.array(rows.label_shares), reference)
     fit = _Groups.of(reference.sums, reference.shares, reference)
     moved = [tests.moved(k) for k in range(reference.model.n_components)]
     noise = _noise_change(rows, tests, reference)
-    lines = [*_unlikely_rows(rows, sums, tests, reference, gaps), *_moved_together(sums, tests, reference)]
-    lines += [here.describe(k, kinds, fit, reference.model) for k, kinds in enumerate(moved) if kinds]
+    lines = [*_unlikely_rows(rows, sums, tests, reference), *_moved_together(sums, tests, reference)]
+    # a component's share is that of the labels as they are stored; with gaps, what has moved is that of filled rows
+    filled = replace(here, shares=_shares(sums)), replace(fit, shares=reference.compared_shares[0])
+    lines += [filled[0].describe(k, kinds, filled[1], reference.model) for k, kinds in enumerate(moved) if kinds]
     if noise and noise.moved:
         lines.append(f"noise: its share is {noise.share:.2%} here and {noise.fit_share:.2%} in the fit")
     return Comparison(
@@ -194,7 +229,13 @@ def compare(rows: RowSummary, sums: ComponentSums, reference: Reference, *, gaps
         chance_gain=_chance_gain(sums, reference),
         drift=tuple(lines),
         noise=noise,
+        missing=_missing_changes(sums, reference),
     )
+
+
+def _shares(sums: ComponentSums) -> Array:
+    """Return the share of each label."""
+    return sums.labels / max(1, sums.n_rows)
 
 
 # -- the tests -----------------------------------------------------------------------------------------------------
@@ -259,20 +300,21 @@ class _Tests:
     bound: float
 
     @classmethod
-    def of(cls, rows: RowSummary, sums: ComponentSums, reference: Reference) -> Self:
+    def of(cls, sums: ComponentSums, reference: Reference) -> Self:
         """Compare new rows with the reference."""
         n, m = max(1, sums.n_rows), reference.sums.n_rows
-        here = _Means.of(sums, np.array(rows.label_shares), reference)
-        fit = _Means.of(reference.sums, reference.shares, reference)
+        shares, n_labels = reference.compared_shares
+        here, fit = _Means.of(sums, _shares(sums), reference), _Means.of(reference.sums, shares, reference)
         # by how the floor is chosen; how many rows of the sample lie under it is no more than chance. Many rows of the
         # noise have one density, the least, under which no row lies
         if not reference.model.candidate.noise:
             fit = replace(fit, outliers=max(OUTLIERS, 1.0 / (m + 1)))
-        tails, optimism = _tails_and_optimism(fit, reference)
+        lost = _lost_by_gaps(sums, reference)
+        tails, optimism = _tails_and_optimism(fit, reference, reference.n_fitted / lost)
         off = np.maximum(np.abs(here.flat() - fit.flat()) - optimism, 0.0) * (sums.n_rows > 0)
-        variances, sizes = _variances(fit, reference), np.full(off.shape, float(m))
+        variances, sizes = _variances(fit, reference), np.full(off.shape, m / lost)
         # the shares of labels are known of all rows of the fit. These and that of outliers are of rows that are counted
-        sizes[-len(fit.labels) :] = reference.n_labels
+        sizes[-len(fit.labels) :] = n_labels / lost
         counted = [0, *range(len(off) - len(fit.labels), len(off))]
         pooled = (n * here.flat()[counted] + sizes[counted] * fit.flat()[counted]) / (n + sizes[counted])
         variances[counted] = pooled * (1.0 - pooled)
@@ -300,7 +342,20 @@ def _variances(means: _Means, reference: Reference) -> Array:
     return found
 
 
-def _tails_and_optimism(means: _Means, reference: Reference) -> tuple[Array, Array]:
+def _lost_by_gaps(sums: ComponentSums, reference: Reference) -> float:
+    """Return by what factor the reference has fewer rows than it seems, of a column that new rows have more often.
+
+    Rows are filled by parameters that are known from the share a of values that the fit has: they are off by
+    1/(a m), in the variance of a complete row, and the means of new rows, which have the share b, by b^2 of that. To
+    these come the draws of the reference, (1 - a)/m. Where both have the same share, that is 1/m in all.
+    """
+    n, m = max(1, sums.n_rows), reference.sums.n_rows
+    a = np.maximum(1.0 - reference.sums.missing / m, 1.0 / m)
+    b = 1.0 - sums.missing / n
+    return max(1.0, float(np.max(b * b / a + 1.0 - a)))
+
+
+def _tails_and_optimism(means: _Means, reference: Reference, n_fitted: float) -> tuple[Array, Array]:
     """Return Bernstein's scale of each mean, and how much rows of the fit lie nearer to it than others would.
 
     Rows of the fit are more likely by it than others, by p/n on average, with p free parameters. Around a mean and a
@@ -308,7 +363,7 @@ def _tails_and_optimism(means: _Means, reference: Reference) -> tuple[Array, Arr
     """
     family, parameters = reference.model.model
     k, d = parameters.means.shape
-    n_numbers, n_fitted = means.components.shape[1] - d, reference.n_fitted
+    n_numbers = means.components.shape[1] - d
     spread = np.sqrt(np.einsum("kii,k->i", family.full_covariances(parameters), parameters.weights))
     tails = np.tile([*[MEAN_TAIL] * d, *[SCATTER_TAIL] * n_numbers], (k, 1))
     optimism = np.tile([0.0] * d + [(d + 3.0) / n_fitted] * n_numbers, (k, 1))
@@ -322,18 +377,23 @@ def _tails_and_optimism(means: _Means, reference: Reference) -> tuple[Array, Arr
 # -- what is said of them ------------------------------------------------------------------------------------------
 
 
-def _unlikely_rows(rows: RowSummary, sums: ComponentSums, tests: _Tests, reference: Reference, gaps: bool) -> list[str]:
+def _unlikely_rows(rows: RowSummary, sums: ComponentSums, tests: _Tests, reference: Reference) -> list[str]:
     """Describe drift of the densities."""
     if rows.usable and rows.mean_log_density is None:
         return ["some rows are so far from all components that their density is zero in float64"]
     if max(tests.errors.outliers, tests.errors.log_density) <= tests.bound:
         return []
     assert rows.mean_log_density is not None
-    off = rows.mean_log_density - reference.mean
+    here, fit, of = rows.mean_log_density, reference.mean, ""
+    if sums.missing.any() or reference.sums.missing.any():
+        here, fit = (
+            reference.floor.shift + one.log_density / max(1, one.n_rows - one.n_outliers)
+            for one in (sums, reference.sums)
+        )
+        of = " of rows whose gaps are filled"
     lines = [
-        f"the rows are {'less' if off < 0 else 'more'} likely than those of the fit: the mean log density is "
-        f"{rows.mean_log_density:.4f} here and {reference.mean:.4f} in the fit"
-        + (", which may come of other values that are missing" if gaps else "")
+        f"the rows are {'less' if here < fit else 'more'} likely than those of the fit: the mean log density{of} is "
+        f"{here:.4f} here and {fit:.4f} in the fit"
     ]
     if tests.errors.outliers > tests.bound:
         share = sums.n_outliers / sums.n_rows
@@ -342,6 +402,18 @@ def _unlikely_rows(rows: RowSummary, sums: ComponentSums, tests: _Tests, referen
             "means and deviations of components are those of the others"
         )
     return lines
+
+
+def _missing_changes(sums: ComponentSums, reference: Reference) -> tuple[MissingChange, ...]:
+    """Return the columns whose gaps are more or fewer; the bound is that of :class:`_Tests`, over the columns."""
+    n, m, columns = sums.n_rows, reference.sums.n_rows, reference.model.columns
+    if not n:
+        return ()
+    here, fit = sums.missing / n, reference.sums.missing / m
+    off, pooled = np.abs(here - fit), (sums.missing + reference.sums.missing) / (n + m)
+    squares = pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m) + SHARE_TAIL * off / min(n, m)
+    moved = np.flatnonzero(off > norm.isf(0.5 * LEVEL / len(columns)) * np.sqrt(squares)).tolist()
+    return tuple(MissingChange(columns[i], float(here[i]), float(fit[i])) for i in moved)
 
 
 def _noise_change(rows: RowSummary, tests: _Tests, reference: Reference) -> NoiseChange | None:

@@ -88,6 +88,7 @@ class ScoreInputs:
             output_bytes=output_bytes(self.config.output.row_outputs, n_components, len(self.model.columns)),
             n_components=n_components,
             gaps=self.config.data.has_gaps,
+            fills=self.config.data.has_gaps,
         )
 
     @property

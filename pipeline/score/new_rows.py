@@ -217,8 +217,8 @@ def _compare_unchanged(rows: RowSummary, totals: Totals, inputs: ScoreInputs, he
     """Compare the rows with those of the fit, if nobody has written to them since their header was read."""
     model = inputs.model
     require_unwritten(inputs.config.data, inputs.source, model.sources, header)
-    sums = ComponentSums.from_array(totals.more, model.model[1].n_densities)
-    return compare(rows, sums, inputs.reference, gaps=inputs.config.data.has_gaps)
+    sums = ComponentSums.from_array(totals.more, model.model[1].n_densities, len(model.columns))
+    return compare(rows, sums, inputs.reference)
 
 
 def _plan(inputs: ScoreInputs, progress: Progress) -> tuple[Rows, RowPlan]:

@@ -16,6 +16,7 @@ from gmm_dask.passes.model_batch import ModelBatch, origins_of_model
 from gmm_dask.passes.predict import count_labels, predict_rows, prediction_batch
 from gmm_dask.passes.row_outputs import LABEL, LOG_DENSITY
 from gmm_dask.passes.rows import sampled_rows
+from pipeline.score.completion import Scored
 from pipeline.store import Result, RowSummary, StoredModel
 
 Array = NDArray[np.float64]
@@ -50,7 +51,7 @@ class Reference:
         Rows of the sample that stand for all rows; None if mean, shares and threshold are those of all rows.
     floor : Floor
     sums : ComponentSums
-        Of the store's sample of rows.
+        Of the store's sample of rows, with their gaps filled.
     groups : tuple of ComponentSums
         Of parts of the sample.
     has_prior : bool
@@ -69,6 +70,13 @@ class Reference:
     sums: ComponentSums
     groups: tuple[ComponentSums, ...]
     has_prior: bool = False
+
+    @property
+    def compared_shares(self) -> tuple[Array, int]:
+        """Share of each label, and the rows that have one, as new rows are compared: of rows with gaps when filled."""
+        if self.sums.missing.any():
+            return self.sums.labels / self.sums.n_rows, self.sums.n_rows
+        return self.shares, self.n_labels
 
     @cached_property
     def batch(self) -> ModelBatch:
@@ -133,9 +141,15 @@ def make_reference(
             # that of all rows; how much lower it is for rows that were left out, the sample shows
             place = min(round(quantile * len(x)), len(x) - 1)
             threshold += min(0.0, lower - float(np.partition(density, place)[place]))
-    floor = Floor(leave_one_out_quantile(x, density, model.model, n_fitted, OUTLIERS), mean)
+    scored = Scored(rows, x, density, found[LABEL.name], np.arange(len(x)))
+    shift = mean
+    if not scored.complete:
+        full = scored.filled(model, batch)
+        x, density = full.images.astype(np.float64), full.log_density
+        shift = float(density[np.isfinite(density)].mean())
+    floor = Floor(leave_one_out_quantile(x, density, model.model, n_fitted, OUTLIERS), shift)
     groups = tuple(
-        ComponentSums.of(x[part], density[part], floor, batch)
+        scored[part].sums(model, floor, batch)
         for part in np.array_split(np.arange(len(x)), min(_n_groups(batch), len(x)))
     )
     total = functools.reduce(operator.add, groups)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gmm_dask.errors import ChangedRowsError, UserError
 from gmm_dask.formatting import counted
 from gmm_dask.memory import Shape, program_bytes, working_bytes
-from gmm_dask.passes.component_sums import ComponentSums, Floor, n_sums
+from gmm_dask.passes.component_sums import Floor, n_sums
 from gmm_dask.passes.gaps.condition import condition_chunk
 from gmm_dask.passes.holdout import usable_rows
 from gmm_dask.passes.map_reduce import map_reduce
@@ -39,6 +39,7 @@ from gmm_dask.selection.cluster_tree import cluster_labels
 from pipeline.config.job import JobConfig
 from pipeline.dask_clusters import computing, machine_of, with_read_ahead
 from pipeline.progress import Progress, StageStarted, chunks_reported
+from pipeline.score.completion import Scored
 from pipeline.sources import Source
 from pipeline.sources.fingerprint import header_of
 from pipeline.sources.rows import open_rows
@@ -132,12 +133,12 @@ def plan_rows(config: JobConfig, request: RowRequest, source: Source, lengths: S
     settings: list[Any] = [request.names, request.drop, request.quantile, request.threshold, config.output.key_columns]
     settings += [] if request.clusters is None else [request.clusters]
     settings += ["gaps"] if request.gaps else []
-    settings += [] if request.floor is None else astuple(request.floor)
+    n_more = 0 if request.floor is None else n_sums(prediction_batch(*request.model.model))
+    settings += [] if request.floor is None else [*astuple(request.floor), n_more]
     token = hashlib.sha256(json.dumps([header_of(source), settings, list(lengths)], sort_keys=True).encode())
     parameters, model = request.model.model[1], request.model
     for array in (*astuple(parameters), *model.transform.arrays(), np.array(model.numbers)):
         token.update(b"none" if array is None else np.ascontiguousarray(array))
-    n_more = 0 if request.floor is None else n_sums(prediction_batch(*model.model))
     rows = tuple(map(int, lengths))
     return RowPlan(
         lengths=rows,
@@ -199,6 +200,7 @@ def write_row_outputs(
         output_bytes=output_bytes(request.names, plan.n_densities, len(plan.features)),
         n_components=plan.n_densities,
         gaps=request.gaps,
+        fills=request.gaps and request.floor is not None,
     )
     sketch = NO_VALUES
     reported = chunks_reported(progress, _TASK, plan.lengths, missing)
@@ -270,7 +272,7 @@ def _write_chunk(rows: Any, weights: Any, task: _Task, number: int) -> Sketch:
     usable = usable_rows(x, None if weights is None else np.asarray(weights), gaps=request.gaps)
     if not (request.drop or usable.all()):
         raise _unusable(array, int(task.writer.plan.starts[number]), task)
-    found, more = _outputs(array, x, usable, request, task.batch)
+    found, more = _outputs(array, x, usable, int(task.writer.plan.starts[number]), request, task.batch)
     density = found[LOG_DENSITY.name]
     totals = _totals(found, usable, more, request)
     for name in found.keys() & {LABEL.name, CLUSTER.name}:
@@ -283,12 +285,14 @@ def _outputs(
     array: NDArray[np.floating[Any]],
     x: NDArray[np.floating[Any]],
     usable: NDArray[np.bool_],
+    first_row: int,
     request: RowRequest,
     batch: ModelBatch,
 ) -> tuple[Outputs, Array]:
     """Return what is stored and summarised of each row, in the user's units, and the components' sums, if requested.
 
-    ``x`` are the rows in the units of the fit. Unusable rows have fill values.
+    ``x`` are the rows in the units of the fit, the first of which has the number ``first_row``. Unusable rows have fill
+    values.
     """
     names = computed_outputs(request.names)
     _, parameters = batch.models[0]
@@ -302,7 +306,10 @@ def _outputs(
         overflown_to_noise(computed, parameters)
     density += request.model.transform.log_slopes(array)
     known = np.where(lost | np.isnan(density), -np.inf, density)
-    sums = np.zeros(0) if request.floor is None else ComponentSums.of(x, known, request.floor, batch).to_array()
+    sums = np.zeros(0)
+    if request.floor is not None:
+        scored = Scored(array, x, known, computed[LABEL.name], first_row + np.flatnonzero(usable))
+        sums = scored.sums(request.model, request.floor, batch).to_array()
     if parameters.noise is None:
         density[:] = known
     if CLUSTER.name in names:

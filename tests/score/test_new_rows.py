@@ -17,6 +17,8 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from flows import cli
+from flows.documents.scores import ScoreDocument
+from gaps import with_gaps
 from gmm_dask.errors import UserError
 from messages import names
 from peaks import peak_of
@@ -40,15 +42,17 @@ def some_rows(n_rows, seed, shift=0.0):
     return np.round(centres[rng.choice(3, n_rows, p=[0.5, 0.3, 0.2])] + rng.normal(size=(n_rows, 3)), 4) + shift
 
 
-def fit(folder, scale="none", columns=COLUMNS, n_components=(3,), covariance_type="full", **output):
+def fit(
+    folder, scale="none", columns=COLUMNS, n_components=(3,), covariance_type="full", rows=None, data=None, **output
+):
     """A store fitted to 2000 rows, with log densities and anomalies."""
-    frame = pd.DataFrame(some_rows(2000, 0), columns=columns)
+    frame = pd.DataFrame(some_rows(2000, 0) if rows is None else rows, columns=columns)
     folder.mkdir(exist_ok=True)
     frame.to_csv(folder / "fit.csv", index=False)
     output = {"log_density": True, "responsibilities": True, "anomaly_quantile": 0.01, "report": False, **output}
     config = JobConfig.model_validate(
         {
-            "data": {"source": str(folder / "fit.csv"), "scale": scale},
+            "data": {"source": str(folder / "fit.csv"), "scale": scale, **(data or {})},
             "search": {
                 "n_components": list(n_components),
                 "covariance_types": [covariance_type],
@@ -577,6 +581,65 @@ def test_the_scores_of_two_models_are_not_taken_for_each_other(tmp_path, two_mod
         score(two_models, data, out)
     with pytest.raises(UserError, match=names("'tied-k2'", "full-k2", "full-k3")):
         score(two_models, data, tmp_path / "other.zarr", model="tied-k2")
+
+
+# -- rows with gaps ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[[], [{"arcsinh": {"cofactor": 2.0}}]], ids=["plain", "arcsinh"])
+def gappy_store(tmp_path_factory, request):
+    """A store fitted to rows of which 30 % of the values are missing."""
+    rows, data = with_gaps(some_rows(4000, 0), 0.3), {"missing": "likelihood", "transform": request.param}
+    return fit(tmp_path_factory.mktemp("gappy"), rows=rows, data=data)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.0, 0.6])
+def test_rows_with_other_gaps_have_not_drifted(tmp_path, gappy_store, share):
+    rows = with_gaps(some_rows(4000, 1), share, seed=1)
+    summary = score(gappy_store, write_new(tmp_path, "csv", rows), tmp_path / "out.zarr")
+    assert not summary.drift
+    changed = {one.column: (one.share, one.fit_share) for one in summary.missing}
+    assert set(changed) == (set(summary.columns) if share != 0.3 else set())
+    present = np.isfinite(rows).any(axis=1)
+    for name, column in zip(summary.columns, rows[present].T, strict=True):
+        if name in changed:
+            assert changed[name] == pytest.approx((np.isnan(column).mean(), 0.29), abs=0.03)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.0, 0.6])
+def test_drift_is_found_behind_other_gaps(tmp_path, gappy_store, share):
+    rows = with_gaps(some_rows(4000, 1, shift=[0.0, 0.5, 0.0]), share, seed=1)
+    summary = score(gappy_store, write_new(tmp_path, "csv", rows), tmp_path / "out.zarr")
+    assert any(
+        "all rows have moved within their components: b by +0." in line.replace("arcsinh(b)", "b")
+        for line in summary.drift
+    )
+
+
+def test_gaps_in_new_rows_alone_are_no_drift(tmp_path, store):
+    rows = with_gaps(some_rows(4000, 1), 0.4)
+    told = ScoreSettings.from_overrides(["data.missing=likelihood"])
+    data = write_new(tmp_path, "csv", rows)
+    summary = score(store, data, tmp_path / "out.zarr", settings=told)
+    assert not summary.drift
+    assert {(one.column, one.fit_share) for one in summary.missing} == {("a", 0.0), ("b", 0.0), ("c", 0.0)}
+    again = ScoreDocument.of(score(store, data, tmp_path / "out.zarr", settings=told))
+    assert again.reused
+    assert [one.column for one in again.missing] == ["a", "b", "c"]
+
+
+def test_how_gaps_are_filled_does_not_depend_on_chunks(tmp_path, gappy_store):
+    rows = with_gaps(some_rows(1500, 1), 0.5, seed=1)
+    rows[100:400] = np.nan
+    data = write_new(tmp_path, "csv", rows)
+    one, other = (
+        score(
+            gappy_store, data, tmp_path / f"{n}.zarr", settings=ScoreSettings.from_overrides([f"data.chunk_rows={n}"])
+        )
+        for n in (77, 1500)
+    )
+    np.testing.assert_allclose([c.mean for c in one.components], [c.mean for c in other.components], rtol=1e-9)
+    assert one.gain == pytest.approx(other.gain, rel=1e-6)
 
 
 # -- the command -------------------------------------------------------------------------------------------------

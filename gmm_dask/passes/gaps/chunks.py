@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from gmm_dask import kernels
 from gmm_dask.families import Family, Parameters
+from gmm_dask.passes.holdout import FILLING, random_by_row
 from gmm_dask.passes.model_batch import (
     DOUBLE,
     NO_SUMS,
@@ -106,6 +108,33 @@ def draw_incomplete(rows: Array, family: Family, parameters: Parameters, random:
     if split is None:
         return rows
     _, patterns = split
+    n_incomplete, d = len(patterns.positions), rows.shape[1]
+    uniform = random.uniform(size=n_incomplete)
+    return _filled(rows, patterns, family, parameters, uniform, random.standard_normal((n_incomplete, d)))
+
+
+def draw_by_row(rows: Array, family: Family, parameters: Parameters, numbers: NDArray[np.int64]) -> Array:
+    """:func:`draw_incomplete`, with draws that follow from the number of each row, ascending, among all rows.
+
+    They do not depend on chunks, and need random numbers for all rows from the first to the last.
+    """
+    split = split_rows(rows)
+    if split is None:
+        return rows
+    _, patterns = split
+    first, n_rows = int(numbers[0]), int(numbers[-1] - numbers[0]) + 1
+    chosen = numbers[patterns.positions] - first
+    uniform, *others = (
+        random_by_row(0, FILLING + i, (first,), 0, n_rows)[chosen] for i in range(1 + rows.shape[1])
+    )  # one to choose the component, and one for each column
+    normals = ndtri(np.maximum(np.column_stack(others), np.finfo(np.float64).tiny))
+    return _filled(rows, patterns, family, parameters, uniform, normals)
+
+
+def _filled(
+    rows: Array, patterns: Patterns, family: Family, parameters: Parameters, uniform: Array, normals: Array
+) -> Array:
+    """Rows with their gaps filled by random numbers of incomplete rows, in the order of the patterns."""
     x = rows[patterns.positions]
     batch = build_batch([(family, parameters)], parameters.means.mean(axis=0), NO_SUMS, densities=True, gaps=True)
     responsibility = np.empty((len(x), len(parameters.weights)))
@@ -113,14 +142,10 @@ def draw_incomplete(rows: Array, family: Family, parameters: Parameters, random:
         x, patterns, batch, {"label": NO_LABELS, "log_density": NO_WEIGHTS, "responsibility": responsibility}
     )
     shares = np.cumsum(responsibility, axis=1)
-    chosen = np.count_nonzero(shares[:, :-1] < random.uniform(size=(len(x), 1)) * shares[:, -1:], axis=1)
+    chosen = np.count_nonzero(shares[:, :-1] < uniform[:, None] * shares[:, -1:], axis=1)
     drawn = x.copy()
     kernels.draw_incomplete(
-        rows=x,
-        **_mixture(patterns, family, parameters),
-        chosen=chosen,
-        normals=random.standard_normal(x.shape),
-        drawn=drawn,
+        rows=x, **_mixture(patterns, family, parameters), chosen=chosen, normals=normals, drawn=drawn
     )
     found = rows.copy()
     found[patterns.positions] = drawn
