@@ -29,6 +29,7 @@ from gmm_dask.init.starts import STARTS, first_states, require_rows, require_sea
 from gmm_dask.inputs import (
     BY_LIKELIHOOD,
     FIT_CONSTRAINTS,
+    GAPS_REMEDY,
     REFUSED,
     at_least,
     check_frame,
@@ -75,6 +76,11 @@ class MixtureMethods(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Whether rows may have missing values."""
         return bool(getattr(self, "missing", REFUSED) == BY_LIKELIHOOD)
 
+    @property
+    def _may_have_gaps(self) -> bool:
+        """Whether ``missing="likelihood"`` goes with the other parameters."""
+        return False
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self._gaps
@@ -85,9 +91,9 @@ class MixtureMethods(DensityMixin, BaseEstimator):  # type: ignore[misc]
         try:
             data_summary = summarize_rows(rows, seed, getattr(self, "feature_names_in_", None))
         except UnusableError as error:
-            if getattr(self, "feature_dims", None) is None:
-                raise
-            raise UserError(f"{error} {CELLS_REMEDY}") from None
+            of_cells = getattr(self, "feature_dims", None) is not None
+            remedies = [*([CELLS_REMEDY] if of_cells else []), *([GAPS_REMEDY] if self._may_have_gaps else [])]
+            raise UnusableError(" ".join([str(error), *remedies])) from None
         if note := weights_warning(data_summary.total_weight, data_summary.n_rows):
             warnings.warn(note, UserWarning, stacklevel=3)
         return data_summary

@@ -218,6 +218,10 @@ class GaussianMixture(CriterionMethods, ImputationMethods, BaseMixture):
         self.prior = prior
         self.missing = missing
 
+    @property
+    def _may_have_gaps(self) -> bool:
+        return not any(noise_choices(self.noise)[0])
+
     def _given(self, n_features: int) -> GivenParameters:
         require_combinable(self.missing, noise=any(noise_choices(self.noise)[0]))
         inits = self.weights_init, self.means_init, self.precisions_init

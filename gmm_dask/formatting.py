@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+# the last zeros of a fraction of a second, before the zone if there is one
+_ZEROS = re.compile(r"(?:\.0+|(\.\d*?[1-9])0+)(?=$|Z$|[+-]\d\d:?\d\d$)")
 
 # of more names than this, messages show the first ones and the number of the others
 MOST_NAMES = 12
@@ -23,6 +28,24 @@ def listed(names: Sequence[str], most: int = MOST_NAMES) -> str:
 def joined(names: Sequence[str]) -> str:
     """Return names as a sentence lists them: ``a``, ``a and b``, ``a, b and c``."""
     return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like a misspelled one, in letters of either case; None if none is close."""
+    names = {one.casefold(): one for one in known}
+    return next((names[one] for one in get_close_matches(name.casefold(), names, n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the closest of the known names: `` (did you mean diag?)``; empty if none is close."""
+    close = closest(name, known)
+    return f" (did you mean {close}?)" if close else ""
+
+
+def short_time(text: str) -> str:
+    """Return a time without zeros that say nothing: ``2026-01-01 00:00:00.000000`` is ``2026-01-01``."""
+    text = _ZEROS.sub(r"\1", text)
+    return text.removesuffix(" 00:00:00")
 
 
 def capital(text: str) -> str:

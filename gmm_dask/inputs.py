@@ -17,12 +17,13 @@ import numpy as np
 from dask.base import is_dask_collection
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from gmm_dask.arrays import is_number, is_of, lazy_of_xarray, plain_array
 from gmm_dask.em.regularization import AUTO
 from gmm_dask.errors import UserError
+from gmm_dask.formatting import did_you_mean
 from gmm_dask.init.starts import INIT_PARAMS
 from gmm_dask.labelled import LabelledRows, is_labelled, labelled_rows
 from gmm_dask.passes.rows import Rows, as_rows
@@ -67,7 +68,16 @@ FIT_CONSTRAINTS: dict[str, list[Any]] = {
 
 def check_parameters(estimator: BaseEstimator) -> None:
     """Compare an estimator's parameters with its ``_parameter_constraints``; raises ValueError, which names them."""
-    estimator._validate_params()
+    try:
+        estimator._validate_params()
+    except InvalidParameterError as error:
+        for name, value in estimator.get_params(deep=False).items():
+            constraints = estimator._parameter_constraints[name]
+            choices = {text for one in constraints if isinstance(one, StrOptions) for text in one.options}
+            if choices and isinstance(value, str) and value not in choices:
+                hint = did_you_mean(value, sorted(choices))
+                raise InvalidParameterError(f"{str(error).rstrip('.')}{hint}.") from None
+        raise
 
 
 def sample_seed(random_state: Any) -> int:
@@ -96,6 +106,8 @@ def require_mixture(model: Any) -> None:
 
 # how an estimator treats missing values
 REFUSED, BY_LIKELIHOOD = MISSING = ("error", "likelihood")
+# what to do about them where that goes with the other parameters
+GAPS_REMEDY = f"Or set missing={BY_LIKELIHOOD!r}, by which rows take part with the values that they have."
 
 
 def require_combinable(missing: str, **others: Any) -> None:

@@ -291,6 +291,10 @@ class GaussianMixtureSearch(CriterionMethods, ImputationMethods):
         self.remarks_ = remarks(self.results_, criterion, winner, extension.stopped if self.extend else None)
         return self
 
+    @property
+    def _may_have_gaps(self) -> bool:
+        return not (any(noise_choices(self.noise)[0]) or self.resamples or self.inference != INFERENCES[0])
+
     def _require_estimable(self, candidates: Sequence[Candidate]) -> None:
         """Raise :class:`UserError` for a covariance model that has no variational inference, or no prior."""
         names = [candidate.covariance_type for candidate in candidates]

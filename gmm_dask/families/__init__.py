@@ -12,6 +12,7 @@ from gmm_dask.families.parsimonious import EEI, EEV, EII, EVE, EVI, EVV, VEE, VE
 from gmm_dask.families.posterior import Posterior
 from gmm_dask.families.spherical import Spherical
 from gmm_dask.families.tied import Tied
+from gmm_dask.formatting import did_you_mean
 
 _SKLEARN: tuple[Family, ...] = (Full(), Tied(), Diag(), Spherical())
 _PARSIMONIOUS: tuple[Family, ...] = (EII(), EEI(), VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV())
@@ -30,7 +31,8 @@ def get_family(name: str) -> Family:
     try:
         return NAMES[name]
     except (KeyError, TypeError):
-        raise UserError(f"covariance_type must be one of {', '.join(NAMES)}; got {name!r}.") from None
+        hint = did_you_mean(name, NAMES) if isinstance(name, str) else ""
+        raise UserError(f"covariance_type must be one of {', '.join(NAMES)}; got {name!r}{hint}.") from None
 
 
 def require_default_types(names: Iterable[str], asked: str, instead: str) -> None:

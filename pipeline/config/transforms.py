@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
+from gmm_dask.formatting import did_you_mean
 from pipeline.config.fields import Count, Positive, Section, Switch, Text, distinct
 
 
@@ -160,7 +161,9 @@ class TransformStep(Section):
         if isinstance(value, str):
             value = {value: None}
         if isinstance(value, Mapping) and (len(value) != 1 or not set(value) <= set(cls.model_fields)):
-            raise ValueError(f"expected one step, such as {{log: {{columns: [a]}}}}: one of {names}")
+            unknown = next((str(name) for name in value if name not in cls.model_fields), "")
+            hint = did_you_mean(unknown, cls.model_fields)
+            raise ValueError(f"expected one step, such as {{log: {{columns: [a]}}}}: one of {names}{hint}")
         return value
 
     @pydantic.model_serializer

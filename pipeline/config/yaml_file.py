@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from gmm_dask.errors import UserError
+from gmm_dask.formatting import closest, did_you_mean
 from pipeline.config.secrets import HIDDEN, shown_at, shown_text
 
 # a file whose aliases expand to more nodes is refused: nested aliases multiply ("billion laughs"), and every later
@@ -262,7 +262,15 @@ def _problem(path: str, found: list[tuple[type[BaseModel], Any]]) -> str:
     if details["type"] == "missing":
         return f"this key is required. {(section.model_fields[key].description or '').rstrip('.')}"
     expected = " or ".join(dict.fromkeys(_expected(details) for _, details in found))
-    return f"expected {expected}; got {_shown(path, details['input'])}"
+    return f"expected {expected}; got {_shown(path, details['input'])}{_nearest_choice(found)}"
+
+
+def _nearest_choice(found: list[tuple[type[BaseModel], Any]]) -> str:
+    """Suggest one of the texts that a key may be."""
+    for _, details in found:
+        if details["type"] == "literal_error" and isinstance(details["input"], str):
+            return did_you_mean(details["input"], _QUOTED.findall(details["ctx"]["expected"]))
+    return ""
 
 
 def _nearest(key: str, section: type[BaseModel]) -> str:
@@ -274,9 +282,12 @@ def _nearest(key: str, section: type[BaseModel]) -> str:
         for name in of.model_fields
     }
     known = inner | {name: name for name in section.model_fields}
-    close = get_close_matches(key, known, n=1)
-    return f" (did you mean {known[close[0]]}?)" if close else ""
+    close = closest(key, known)
+    return f" (did you mean {known[close]}?)" if close else ""
 
+
+# a choice, in pydantic's list of them
+_QUOTED = re.compile("'([^']*)'")
 
 _EXPECTED = {
     "bool_type": "true or false",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.formatting import decimals, number
+from gmm_dask.formatting import decimals, number, short_time
 from gmm_dask.passes.row_outputs import NOISE_LABEL
 from gmm_dask.plotting.feature_pairs import Components
 from pipeline.printable import printable
@@ -165,7 +167,7 @@ def _least_table(report: ReportContents, sample: Sample, log_density: Array) -> 
     rows = [
         [
             *([] if on_grid else [Cell(f"{row.position:,}")]),
-            *(Cell(printable(str(value))) for value in row.keys.values()),
+            *(Cell(_key(value)) for value in row.keys.values()),
             Cell(number(row.log_density, 2)),
             Cell(NOTHING if row.label is None else named[row.label]),
             *([_unusual_cell(report, report.sample, row.position)] if has_values else []),
@@ -177,6 +179,10 @@ def _least_table(report: ReportContents, sample: Sample, log_density: Array) -> 
     head = [*first, *keys, "log density", "component", *([UNUSUAL_HEAD] if has_values else [])]
     note = "Rows are named by their coordinates." if on_grid else "Rows are counted from 0, as in the data."
     return Table("The least likely rows", head, rows, note)
+
+
+def _key(value: Any) -> str:
+    return short_time(str(value)) if isinstance(value, datetime) else printable(str(value))
 
 
 def _stored(report: ReportContents) -> list[UnlikelyRow]:

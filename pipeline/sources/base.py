@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from operator import itemgetter
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.conventions import Encoding, date_units, decoded_dtype, read_encoding
 from gmm_dask.errors import UserError
+from gmm_dask.formatting import did_you_mean
 from gmm_dask.memory import CHUNK_COPIES, reading_bytes
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import Format
@@ -377,8 +377,7 @@ def _first_few(names: Sequence[str]) -> str:
 def _require_numeric(names: Sequence[str], by_name: dict[str, Column], key: str, path: str) -> list[Column]:
     missing = [name for name in names if name not in by_name]
     if missing:
-        close = get_close_matches(missing[0], by_name, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = did_you_mean(missing[0], by_name)
         what = f"column {missing[0]!r}{hint}" if len(missing) == 1 else f"columns {', '.join(map(repr, missing))}"
         raise MissingColumnsError(f"{key}: {path} has no {what}; its columns are {', '.join(by_name)}.", missing)
     for name in names:

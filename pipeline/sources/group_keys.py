@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
+from gmm_dask.formatting import short_time
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import CSV
 from pipeline.sources import AUTOMATIC, open_keys, open_source
@@ -70,7 +71,10 @@ class KeyColumn:
             values = values.dictionary_decode()
         found = pc.dictionary_encode(self._whole_or_text(values))
         codes = found.indices.fill_null(NO_GROUP).to_numpy(zero_copy_only=False).astype(np.int64)
-        return _without_empty(tuple(found.dictionary.to_pylist()), codes)
+        keys = found.dictionary.to_pylist()
+        if pa.types.is_temporal(values.type):
+            keys = list(map(short_time, keys))
+        return _without_empty(tuple(keys), codes)
 
     def _whole_or_text(self, values: pa.Array) -> pa.Array:
         kind = values.type

@@ -6,7 +6,6 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
+from gmm_dask.formatting import did_you_mean
 from gmm_dask.passes.data_summary import DataSummary
 from pipeline.transforms.onnx_graph import OnnxGraph
 
@@ -117,8 +117,7 @@ def positions_of(columns: Sequence[str] | None, names: Sequence[str], kind: str)
     place = {name: i for i, name in enumerate(names)}
     missing = [name for name in columns if name not in place]
     if missing:
-        close = get_close_matches(missing[0], names, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = did_you_mean(missing[0], names)
         raise UserError(
             f"data.transform: {kind} is to take the column {missing[0]!r}{hint}, and at that step there are "
             f"{', '.join(names)}."

@@ -605,6 +605,11 @@ def test_a_secret_in_a_variable_is_not_shown(load, monkeypatch):
         ("n_init=5", ("did you mean search.n_init?",)),
         ("search.n_inti=5", ("did you mean n_init?",)),
         ("memory_limt=5", ("did you mean cluster.memory_limit?",)),
+        ("search.covariance_types=[full, diagg]", ("did you mean diag?",)),
+        ("search.criterion=BIC", ("did you mean bic?",)),
+        ("search.prior=defualt", ("did you mean default?",)),
+        ("data.transform=[{scle: robust}]", ("one of scale, log", "did you mean scale?")),
+        ("data.transform=[{scale: robsut}]", ("did you mean robust?",)),
     ],
 )
 def test_an_override_of_an_unknown_key_suggests_one(load, override, parts):

@@ -11,7 +11,14 @@ import sklearn.cluster
 import sklearn.mixture
 from sklearn.exceptions import ConvergenceWarning
 
-from gmm_dask import GaussianMixture, GaussianMixtureSearch, UserError, match_components, merge_components
+from gmm_dask import (
+    BayesianGaussianMixture,
+    GaussianMixture,
+    GaussianMixtureSearch,
+    UserError,
+    match_components,
+    merge_components,
+)
 from gmm_dask.families import FAMILIES
 from gmm_dask.plotting import plot_criteria, plot_means
 from messages import names
@@ -57,6 +64,38 @@ def test_values_that_are_not_finite(holes, estimator, chunks):
         estimator.fit(da.from_array(holes, chunks=chunks) if chunks else holes)
 
 
+@pytest.mark.parametrize(
+    ("other", "takes_gaps"),
+    [
+        (GaussianMixture(), True),
+        (GaussianMixtureSearch([1]), True),
+        (GaussianMixture(noise=True), False),
+        (GaussianMixtureSearch([1], resamples=5), False),
+        (GaussianMixtureSearch([1], inference="variational"), False),
+        (BayesianGaussianMixture(), False),
+    ],
+)
+def test_gaps_are_offered_where_they_can_be(holes, other, takes_gaps):
+    with pytest.raises(UserError, match="NaN") as refused:
+        other.fit(holes)
+    assert ("missing='likelihood'" in str(refused.value)) == takes_gaps
+
+
+@pytest.mark.parametrize(
+    ("other", "meant"),
+    [
+        (GaussianMixture(covariance_type="diagg"), "diag"),
+        (GaussianMixture(prior="defualt"), "default"),
+        (BayesianGaussianMixture(init_params="KMeans"), "kmeans"),
+        (GaussianMixtureSearch(covariance_types=["full", "diagg"]), "diag"),
+        (GaussianMixtureSearch(criterion="BIC"), "bic"),
+    ],
+)
+def test_a_misspelled_choice_is_known(X, other, meant):
+    with pytest.raises(ValueError, match=names(f"did you mean {meant}?")):
+        other.fit(X)
+
+
 @pytest.mark.parametrize("make", [lambda f: f, lambda f: dd.from_pandas(f, npartitions=4)], ids=["pandas", "dask"])
 def test_values_that_are_not_finite_in_named_columns(holes, estimator, make):
     with pytest.raises(UserError, match=bad_values("'width'", "'length'")):
@@ -74,7 +113,7 @@ def test_answers_refuse_values_that_are_not_finite(X):
 def test_fewer_rows_than_components(X, as_array):
     with pytest.raises(UserError, match=names("n_components = 7", "n_samples = 5", "fewer components")):
         GaussianMixture(7).fit(as_array(X[:5]))
-    with pytest.raises(UserError, match=names("8 candidates", "rows", "fewer components")):
+    with pytest.raises(UserError, match=names("no candidate", "rows", "fewer components")):
         GaussianMixtureSearch([6, 7], init_params="kmeans").fit(as_array(X[:5]))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import dask
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import xarray as xr
 
@@ -25,7 +26,7 @@ from pipeline.report.page import write_report
 from pipeline.score.group_scores import score_groups
 from pipeline.score.settings import ScoreSettings
 from pipeline.sources import open_source
-from pipeline.sources.group_keys import open_group_keys
+from pipeline.sources.group_keys import KeyColumn, open_group_keys
 from pipeline.sources.partition import partition_rows
 from pipeline.store import open_result, rows_folder
 from pipeline.store.groups.values import GroupValues
@@ -410,6 +411,28 @@ def test_large_whole_numbers_are_groups(tmp_path, frame):
     stored = stored_rows(found, "groups")["group"].to_numpy()
     assert (stored.dtype, stored.tolist()) == (np.uint64, keys)
     assert found.group(keys[1]).n_rows == 160
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        (pa.timestamp("us"), ["2026-01-01", "2026-01-01 10:30:00", "2026-01-01 10:30:00.5"]),
+        (pa.timestamp("ns", "UTC"), ["2026-01-01 00:00:00Z", "2026-01-01 10:30:00Z", "2026-01-01 10:30:00.5Z"]),
+        (
+            pa.timestamp("ms", "Asia/Tokyo"),
+            [f"2026-01-01 {hour}+0900" for hour in ("09:00:00", "19:30:00", "19:30:00.5")],
+        ),
+        (pa.time64("us"), ["00:00:00", "10:30:00", "10:30:00.5"]),
+        (pa.date64(), ["2026-01-01"] * 3),
+        (pa.string(), ["2026-01-01 00:00:00.000", "2026-01-01 10:30:00.000", "2026-01-01 10:30:00.500"]),
+    ],
+    ids=str,
+)
+def test_dates_are_groups_without_zeros_that_say_nothing(kind, texts):
+    moments = pa.array(np.array(["2026-01-01T00:00", "2026-01-01T10:30", "2026-01-01T10:30:00.5"], "M8[ms]"))
+    found = KeyColumn("at", "rows", lambda number: moments.cast(kind))(0)
+    assert [found.keys[code] for code in found.codes] == texts
+    assert len(found.keys) == len(set(texts))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from difflib import get_close_matches
 from functools import reduce
 from operator import and_, eq, ge, gt, le, lt, ne, or_
 
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 from pyarrow import dataset, parquet
 
 from gmm_dask.errors import UserError
-from gmm_dask.formatting import counted
+from gmm_dask.formatting import counted, did_you_mean
 from pipeline.config.fields import in_utc
 from pipeline.config.row_filter import AllOf, AnyOf, Comparison, Condition, Missing, Value, columns_of, leaves_of
 from pipeline.sources.formats.hive import Constants
@@ -38,8 +37,7 @@ def require_columns(condition: Condition, schema: pa.Schema, path: str) -> None:
     for leaf in leaves_of(condition):
         if schema.names.count(leaf.column) != 1:
             count = schema.names.count(leaf.column)
-            close = get_close_matches(leaf.column, schema.names, n=1)
-            hint = f" (did you mean {close[0]}?)" if close and not count else ""
+            hint = "" if count else did_you_mean(leaf.column, schema.names)
             raise UserError(
                 f"data.filter: {path} has {counted(count, 'column') if count else 'no column'} {leaf.column!r}{hint}; "
                 f"its columns are {', '.join(schema.names)}."

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from gmm_dask.conventions import date_units
 from gmm_dask.errors import UserError
-from gmm_dask.formatting import listed
+from gmm_dask.formatting import did_you_mean, listed
 from pipeline.config.data import DataConfig
 from pipeline.sources.base import Column
 from pipeline.sources.grids.dates import shown_values
@@ -62,7 +61,7 @@ def lay_out(found: Variables, data: DataConfig) -> Layout:
         if dim not in known:
             raise UserError(
                 f"data.feature_dims: {listed([one.shown for one in chosen])} of {data.shown} have no dimension {dim!r}"
-                f"{_hint(dim, known)}. Name some of {listed(list(known))}."
+                f"{did_you_mean(dim, known)}. Name some of {listed(list(known))}."
             )
     sizes = _sizes(chosen + weights, data)
     rows = {dim: sizes[dim] for dim in known if dim not in data.feature_dims}
@@ -93,7 +92,8 @@ def _variable(found: Variables, name: str, key: str, data: DataConfig) -> Variab
     variable = found.get(name)
     if variable is None:
         raise UserError(
-            f"{key}: {data.shown} has no variable {name!r}{_hint(name, found)}; it has {describe(found.values())}."
+            f"{key}: {data.shown} has no variable {name!r}{did_you_mean(name, found)}; it has "
+            f"{describe(found.values())}."
         )
     if not variable.is_numeric:
         what = f"dates ({units})" if (units := date_units(variable.attributes)) else str(variable.dtype)
@@ -101,11 +101,6 @@ def _variable(found: Variables, name: str, key: str, data: DataConfig) -> Variab
     if not variable.dims:
         raise UserError(f"{key}: {name} of {data.shown} is a single number, without dimensions. Name others.")
     return variable
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _sizes(variables: Sequence[Variable], data: DataConfig) -> dict[str, int]:
