@@ -91,10 +91,16 @@ class Encoding:
             np.copyto(values, np.nan, where=numbers == missing)
 
 
+def attribute_text(attributes: Mapping[str, Any], key: str) -> str:
+    """Return an attribute as text, which HDF5 has as bytes and in arrays, too; empty if it is not there, or no text."""
+    found = _text(attributes.get(key))
+    return found if isinstance(found, str) else ""
+
+
 def date_units(attributes: Mapping[str, Any]) -> str:
     """Return the units of an array of dates, such as ``days since 1950-01-01``; empty if it holds none."""
-    units = _text(attributes.get("units"))
-    return units if isinstance(units, str) and " since " in units.casefold() else ""
+    units = attribute_text(attributes, "units")
+    return units if " since " in units.casefold() else ""
 
 
 def decoded_dtype(attributes: Mapping[str, Any], stored: np.dtype[Any]) -> np.dtype[Any]:

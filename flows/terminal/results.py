@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows.terminal.candidates import rows_on_screen, show_choice, winner_line
 from flows.terminal.console import console_for, print_line, print_paragraph
-from gmm_dask.formatting import counted
+from gmm_dask.formatting import counted, listed
 from pipeline.printable import printable
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MOST_CANDIDATES = 8  # that a comparison of two stores shows
 REPEAT = "Change the config or the data, then run it with --fresh."
 REUSED = "The result is complete: nothing was computed. --fresh starts over."
+MOST_WEIGHTS = 30
 LISTING = ("store", "status", "winner", "rows", "finished")  # columns; a narrow terminal gets the first
 
 
@@ -55,13 +56,13 @@ def show_paths(summary: Summary | GroupsSummary) -> None:
         print_line(f"report: {summary.page}")
 
 
-def _weights(summary: Summary) -> str:
+def _weights(result: Result) -> str:
     """Return the weights of the components, with their numbers and names where these do not follow from the order."""
-    model, weights = summary.best_model, [f"{weight:.3f}" for weight in summary.weights]
-    noise = [] if summary.noise_weight is None else [f"noise: {summary.noise_weight:.3f}"]
-    if not model.component_names and model.numbers == tuple(range(model.n_components)):
-        return ", ".join([*weights, *noise])
-    return ", ".join([*(f"{title}: {weight}" for title, weight in zip(model.titles, weights, strict=True)), *noise])
+    model, weights = result.best_model, [f"{weight:.3f}" for weight in result.weights]
+    if model.component_names or model.numbers != tuple(range(model.n_components)):
+        weights = [f"{title}: {weight}" for title, weight in zip(model.titles, weights, strict=True)]
+    noise = "" if result.noise_weight is None else f", noise: {result.noise_weight:.3f}"
+    return listed(weights, MOST_WEIGHTS) + noise
 
 
 def _cost_line(summary: Summary) -> str:
@@ -102,6 +103,8 @@ def show_result(result: Result) -> None:
             "bold yellow",
         )
     show_choice(result)
+    if result.is_complete:
+        print_paragraph(f"  weights {_weights(result)}")
     if result.identity and result.identity.note:
         print_paragraph(f"  {result.identity.note}")
     print_line(f"store: {result.store}")

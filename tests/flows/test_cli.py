@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +190,14 @@ def test_criteria_of_an_unfinished_store_come_from_its_lower_bounds(job):
     assert before.leader == after.best
     pd.testing.assert_series_equal(before.table["bic"], after.table["bic"], atol=0.1)
     assert "UNFINISHED" not in invoke("show", config.output.store).stdout
+
+
+def test_show_prints_the_weights_of_components_with_their_names(finished, tmp_path):
+    store = shutil.copytree("results/small.zarr", tmp_path / "named.zarr")
+    assert re.search(r"^  weights 0\.\d{3}, 0\.\d{3}, 0\.\d{3}$", invoke("show", str(store)).stdout, re.MULTILINE)
+    assert invoke("name", str(store), "1", "late flights").exit_code == 0
+    shown = invoke("show", str(store)).stdout
+    assert re.search(r"^  weights 0: 0\.\d{3}, 1 \(late flights\): 0\.\d{3}, 2: 0\.\d{3}$", shown, re.MULTILINE)
 
 
 def test_set_replaces_values_of_the_config(job):

@@ -1,5 +1,6 @@
 """The first configuration that ``gmm-dask init`` writes."""
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,6 +77,34 @@ def test_the_command(data):
     missing = invoke("nowhere.csv")
     assert missing.exit_code == 2
     assert "nowhere.csv" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("dim", "attributes", "is_feature"),
+    [
+        ("depth", {}, True),
+        ("level depth", {}, True),
+        ("N_LEVELS", {}, True),
+        ("q", {"axis": "Z"}, True),
+        ("q", {"axis": np.bytes_("Z")}, True),
+        ("q", {"positive": "down"}, True),
+        ("q", {"units": "dbar"}, True),
+        ("q", {"standard_name": "ocean_sigma_coordinate"}, True),
+        ("q", {"units": "m", "standard_name": "projection_x_coordinate"}, False),
+        ("height", {"axis": "Y"}, False),
+        ("station", {}, False),
+    ],
+)
+def test_vertical_dimensions_are_proposed_as_columns(data, dim, attributes, is_feature):
+    with h5py.File("some.nc", "w") as file:
+        for name, size in (("time", 6), (dim, 4)):
+            file[name] = np.arange(float(size))
+            file[name].make_scale(name)
+        file[dim].attrs.update(attributes)
+        file["temp"] = np.random.default_rng(0).normal(size=(6, 4))
+        for axis, name in enumerate(("time", dim)):
+            file["temp"].dims[axis].attach_scale(file[name])
+    assert load_config(write_starter("some.nc", None)).data.feature_dims == ((dim,) if is_feature else ())
 
 
 @pytest.mark.parametrize("kind", ["zarr", "nc"])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.conventions import date_units
+from gmm_dask.conventions import attribute_text, date_units
 from gmm_dask.errors import UserError
 
 _SECONDS: dict[str, float] = {"second": 1, "sec": 1, "s": 1, "minute": 60, "min": 60, "hour": 3600, "hr": 3600}
@@ -64,8 +64,7 @@ def _shown(value: Any) -> str:
 def _origin(attributes: Mapping[str, Any]) -> tuple[float, datetime] | None:
     """Return the seconds of a unit, and the moment since which it counts; None if they are not known."""
     found = _UNITS.fullmatch(date_units(attributes).strip())
-    calendar = attributes.get("calendar", _CALENDARS[0])
-    calendar = calendar.decode() if isinstance(calendar, bytes) else str(calendar)
+    calendar = attribute_text(attributes, "calendar") or _CALENDARS[0]
     if not found or calendar.casefold() not in _CALENDARS or found["unit"].casefold() not in _SECONDS:
         return None
     moment = re.sub(r"\s*UTC$", "", found["moment"].strip())

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from gmm_dask.conventions import attribute_text
 from gmm_dask.errors import UserError
 from gmm_dask.passes.row_outputs import ROW_OUTPUTS
 from pipeline.config.data import DataConfig
@@ -114,7 +115,7 @@ def _coordinates(found: Variables, layout: Layout) -> tuple[Variable, ...]:
     These are the indexes of their dimensions, and what the attribute ``coordinates`` of a variable names, as the CF
     conventions have it (section 5).
     """
-    named = [str(variable.attributes.get("coordinates", "")).split() for variable in layout.variables]
+    named = [attribute_text(variable.attributes, "coordinates").split() for variable in layout.variables]
     names = dict.fromkeys([*layout.sizes, *(name for names in named for name in names)])
     chosen = {variable.name for variable in layout.variables}
     return tuple(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gmm_dask.conventions import attribute_text
 from gmm_dask.formatting import joined, listed
 from pipeline.sources.grids.columns import Variables
 from pipeline.sources.grids.variables import Variable
@@ -16,6 +17,9 @@ _FEATURES = re.compile(
     r"(?i)(depth|lev|level|levels|z|zc|plev|pressure|pres|height|altitude|sigma|band|bands|channel|wavelength|"
     r"frequency|bin|bins|marker|feature|features)(_?[0-9a-z])?"
 )
+# of names of several words, such as N_LEVELS and ocean_sigma_coordinate
+_VERTICAL = {"depth", "level", "levels", "lev", "layer", "pressure", "height", "altitude", "sigma"}
+_PRESSURE = re.compile(r"(?i)(d|deci|m|milli|h|hecto|k|kilo)?(pa|pascals?|bars?)")
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,19 @@ def propose(found: Variables) -> Proposal | None:
 def _named(variable: Variable) -> Iterator[str]:
     """Yield the variables that attributes of one name: coordinates and bounds are no data."""
     for key in ("coordinates", "bounds"):
-        yield from str(variable.attributes.get(key, "")).split()
+        yield from attribute_text(variable.attributes, key).split()
 
 
 def _is_feature(dim: str, index: Variable | None) -> bool:
+    """Whether a dimension is a vertical one by its coordinate (CF conventions, 4.3), or a known one by its name."""
     attributes = {} if index is None else index.attributes
-    return bool(_FEATURES.fullmatch(dim)) or "positive" in attributes or attributes.get("axis") == "Z"
+    axis, positive, units, name = (
+        attribute_text(attributes, key) for key in ("axis", "positive", "units", "standard_name")
+    )
+    if axis:
+        return axis.upper() == "Z"
+    is_named = any(_VERTICAL & set(re.findall("[a-z]+", one.casefold())) for one in (dim, name))
+    return bool(positive or is_named or _FEATURES.fullmatch(dim) or _PRESSURE.fullmatch(units))
 
 
 def _notes(data: list[Variable], chosen: list[Variable], dims: tuple[str, ...], features: list[str]) -> Iterator[str]:
