@@ -163,7 +163,7 @@ def read_labelled(estimator: BaseEstimator, X: Any, *, reset: bool) -> LabelledR
         return None
     import pandas as pd
 
-    found = labelled_rows(X, feature_dims)
+    found = labelled_rows(X, feature_dims, () if reset else getattr(estimator, "feature_names_in_", ()))
     template = pd.DataFrame(np.empty((0, len(found.names))), columns=list(found.names))
     validate_data(estimator, template, reset=reset, skip_check_array=True)
     return found

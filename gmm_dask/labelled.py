@@ -52,15 +52,18 @@ class LabelledRows:
     names : tuple of str
         Of the columns, such as ``temp[depth=10.0]``.
     variables : tuple of xarray.DataArray
-        As they are given; each has columns, in this order.
+        As they are given; each has columns.
     feature_dims : tuple of str
         The dimensions whose coordinates are columns.
+    places : ndarray of shape (n_columns,)
+        Where the columns of the variables, one after the other, are in the array.
     """
 
     array: Any
     names: tuple[str, ...]
     variables: tuple[Any, ...]
     feature_dims: tuple[str, ...]
+    places: NDArray[np.intp]
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -174,6 +177,7 @@ class LabelledRows:
         """Return columns as the variables that they are of."""
         import xarray as xr
 
+        columns = columns.isel({_COLUMN: self.places})
         found, first = {}, 0
         for variable in self.variables:
             own = [dim for dim in self.feature_dims if dim in variable.dims]
@@ -189,7 +193,7 @@ class LabelledRows:
         return xr.Dataset(found)
 
 
-def labelled_rows(X: Any, feature_dims: str | Sequence[str]) -> LabelledRows:
+def labelled_rows(X: Any, feature_dims: str | Sequence[str], names: Sequence[str] = ()) -> LabelledRows:
     """Read an array or a data set of xarray as rows.
 
     Parameters
@@ -198,6 +202,9 @@ def labelled_rows(X: Any, feature_dims: str | Sequence[str]) -> LabelledRows:
         Each variable of a data set has columns; one that lacks a dimension of the rows has the same value along it.
     feature_dims : str or sequence of str
         The dimensions whose coordinates become columns. All others are rows, in the order in which variables have them.
+    names : sequence of str
+        Of the columns of a fit, whose order these take if they are the same: neither the order of variables nor that
+        of coordinates has a meaning in xarray.
 
     Raises
     ------
@@ -222,15 +229,19 @@ def labelled_rows(X: Any, feature_dims: str | Sequence[str]) -> LabelledRows:
             f"feature_dims: all dimensions of X are columns ({', '.join(known) or 'none'}), and none is left for the "
             "rows."
         )
-    parts, names = [], []
+    parts, found = list[Any](), list[str]()
     for variable in variables:
         _require_numbers(variable)
         own = [dim for dim in features if dim in variable.dims]
-        names += _names(variable, own)
+        found += _names(variable, own)
         parts.append(_stacked(variable, own))
     parts = list(xr.broadcast(*parts, exclude=[_COLUMN]))
     array = xr.concat(parts, _COLUMN, coords="minimal", compat="override").transpose(*rows, _COLUMN)
-    return LabelledRows(_merged(array), tuple(names), tuple(variables), tuple(features))
+    order = np.arange(len(found))
+    if len(set(found)) == len(found) and list(names) != found and set(names) == set(found):
+        order = np.array([found.index(name) for name in names])
+        array, found = array.isel({_COLUMN: order}), list(names)
+    return LabelledRows(_merged(array), tuple(found), tuple(variables), tuple(features), np.argsort(order))
 
 
 def _require_numbers(variable: Any) -> None:

@@ -197,6 +197,23 @@ def test_cells_that_lack_some_values_take_part_by_likelihood(data, chunks):
     np.testing.assert_array_equal(temp.notnull().any("depth"), data.temp.notnull().any("depth"))
 
 
+@pytest.mark.parametrize("chunks", [None, {"time": 1, "depth": 2}], ids=["numpy", "dask"])
+def test_variables_and_coordinates_in_another_order_are_taken_by_name(data, chunks):
+    mixture = GaussianMixture(2, missing="likelihood", feature_dims="depth", **SETTINGS).fit(data)
+    other = data[VARIABLES[::-1]].isel(depth=slice(None, None, -1))
+    X = other if chunks is None else other.chunk(chunks)
+    xr.testing.assert_equal(mixture.predict(X).compute(), mixture.predict(data))
+    assert mixture.score(X) == pytest.approx(mixture.score(data), rel=1e-12)
+    found, expected = mixture.impute(X).compute(), mixture.impute(data)
+    xr.testing.assert_allclose(found.sortby("depth"), expected)
+    assert found.temp.dims == data.temp.dims
+    np.testing.assert_array_equal(found.depth, other.depth)
+    temp = GaussianMixture(2, feature_dims="depth", **SETTINGS).fit(data.temp)
+    xr.testing.assert_equal(temp.predict(X.temp).compute(), temp.predict(data.temp))
+    with pytest.raises(ValueError, match=names("feature names")):
+        mixture.predict(X.assign_coords(depth=X.depth + 1))
+
+
 @pytest.mark.parametrize("chunks", [None, {"time": 1}], ids=["numpy", "dask"])
 def test_a_grid_of_no_rows(data, chunks):
     mixture = GaussianMixture(2, feature_dims="depth", **SETTINGS).fit(data)

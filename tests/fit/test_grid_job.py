@@ -94,12 +94,15 @@ def test_the_grid_comes_back_with_its_coordinates_and_attributes(done, data):
     assert int(found.anomaly.sum()) == found.attrs["anomalies"] > 0
 
 
-@pytest.mark.parametrize("kind", ["zarr v2", "one file", "files"])
+@pytest.mark.parametrize("kind", ["zarr v2", "one file", "files", "another order"])
 def test_other_formats_and_other_times_give_the_same_labels(done, data, folder, tmp_path, kind):
     """Of a new grid: the first two times, and the storage chunks of another shape."""
     part, path = data.isel(time=[0, 1]), tmp_path / "new"
     if kind == "zarr v2":
         write_zarr(part, path := path.with_suffix(".zarr"), zarr_format=2)
+    elif kind == "another order":
+        turned = part[[*part.data_vars][::-1]].isel(depth=slice(None, None, -1))
+        write_netcdf(turned, path := path.with_suffix(".nc"))
     elif kind == "one file":
         write_netcdf(part, path := path.with_suffix(".nc"))
     else:

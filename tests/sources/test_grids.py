@@ -85,6 +85,17 @@ def test_files_are_joined_along_time_each_with_its_own_origin_and_packing(here, 
     assert time.public_attributes["units"] == "days since 2020-01-01 00:00:00"
 
 
+@pytest.mark.parametrize(("dim", "parts"), [("lat", (slice(6), slice(6, None))), ("time", (slice(3), slice(3, None)))])
+def test_files_whose_coordinate_descends_are_joined_descending(here, data, dim, parts):
+    down = data.isel({dim: slice(None, None, -1)})
+    for i, part in enumerate(parts):
+        write_netcdf(down.isel({dim: part}), f"part-{i}.nc")
+    opened = source("part-*.nc", **ON_GRID, chunk_rows=500)
+    np.testing.assert_allclose(rows_of(opened), stacked(down), atol=0.001, rtol=0)
+    (coordinate,) = (one.coordinate_values() for one in opened.grid.coordinates if one.name == dim)
+    assert (np.diff(coordinate) < 0).all()
+
+
 def test_columns_weights_and_variables_that_lack_a_dimension(here, data):
     decoded = write_zarr(data, "o.zarr")
     chosen = ["salt[depth=20.0]", "area", "temp[depth=100.0]"]
@@ -181,6 +192,7 @@ REFUSED = {
     ),
     "files of one time": (ON_GRID, "same-*.nc", ("same-*.nc", "no dimension")),
     "files that overlap": (ON_GRID, "over-*.nc", ("over-*.nc", "over-0.nc", "over-1.nc", "time", "1 that two files")),
+    "files in two directions": (ON_GRID, "turn-*.nc", ("turn-*.nc", "lat", "turn-0.nc", "turn-1.nc", "sortby('lat')")),
     "a file of another grid": (ON_GRID, "other-*.nc", ("other-*.nc", "several dimensions (time, lat)")),
     "a file that lacks a variable": (ON_GRID, "short-*.nc", ("short-1.nc", "lacks it", "salt(")),
     "columns of no coordinate": ({**ON_GRID, "columns": ["temp[depth=7]"]}, "o.nc", ("data.columns", "temp[depth=7]")),
@@ -200,6 +212,7 @@ def written(tmp_path_factory, data):
         write_netcdf(part, folder / f"part-{i}.nc")
         write_netcdf(data, folder / f"same-{i}.nc")
         write_netcdf(data.isel(time=slice(i, 2 + i)), folder / f"over-{i}.nc")
+        write_netcdf(data.isel(lat=slice(6) if i else slice(None, 5, -1)), folder / f"turn-{i}.nc")
         write_netcdf(part.assign_coords(lat=part.lat + i), folder / f"other-{i}.nc")
         write_netcdf(part.drop_vars("salt") if i else part, folder / f"short-{i}.nc")
     zarr.create_group(folder / "bare.zarr").create_array("v", data=np.zeros((3, 2)))

@@ -18,7 +18,8 @@ from pipeline.sources.grids.variables import JoinedVariable, Variable
 def join_files(paths: Sequence[str], files: Sequence[Variables], data: DataConfig) -> Variables:
     """Return the variables of several files, joined along the dimension in whose coordinate the files differ.
 
-    The files are in the order of that coordinate. Variables without the dimension are those of the first file.
+    The files are in the order of that coordinate, descending if it descends in each of them. Variables without the
+    dimension are those of the first file.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ def join_files(paths: Sequence[str], files: Sequence[Variables], data: DataConfi
     ------
     UserError
         If a file lacks a variable of the first one that is needed, or has it on another grid, or a coordinate of
-        another file.
+        another file, or if the coordinate ascends in one file and descends in another.
     """
     if len(files) == 1:
         return files[0]
@@ -40,7 +41,12 @@ def join_files(paths: Sequence[str], files: Sequence[Variables], data: DataConfi
     dim = _dimension(files, data)
     coordinates = [_in_units_of(file[dim], files[0][dim]) for file in files]
     _require_apart(paths, coordinates, files[0][dim], data)
-    order = sorted(range(len(files)), key=lambda i: coordinates[i][0] if len(coordinates[i]) else -np.inf)
+    descending = _descends(paths, coordinates, dim, data)
+    order = sorted(
+        range(len(files)),
+        key=lambda i: coordinates[i][0] if len(coordinates[i]) else -np.inf,
+        reverse=descending,
+    )
     files = [files[i] for i in order]
     return {
         name: JoinedVariable.along(dim, [file[name] for file in files]) if dim in first.dims else first
@@ -82,6 +88,21 @@ def _dimension(files: Sequence[Variables], data: DataConfig) -> str:
             "Write the coordinate to each of them."
         )
     return differing[0]
+
+
+def _descends(paths: Sequence[str], coordinates: Sequence[NDArray[Any]], dim: str, data: DataConfig) -> bool:
+    """Whether the coordinate descends within the files that have several values of it."""
+    ascending, descending = (
+        [path for path, one in zip(paths, coordinates, strict=True) if len(one) > 1 and (one[0] > one[-1]) == down]
+        for down in (False, True)
+    )
+    if ascending and descending:
+        raise UserError(
+            f"data.source: the files of {data.shown} are joined along {dim!r}, whose coordinate ascends in "
+            f"{ascending[0]} and descends in {descending[0]}. Write it in one direction, as "
+            f"xarray.open_dataset(PATH).sortby({dim!r}) has it."
+        )
+    return bool(descending)
 
 
 def _same(a: Variable | None, b: Variable | None) -> bool:
