@@ -183,10 +183,14 @@ def match_overlaps(distances: Array, table: NDArray[np.int64]) -> ComponentMatch
 
 def _matching(scores: Array, distances: Array, table: NDArray[np.int64] | None) -> ComponentMatching:
     """Pair the components so that the sum of the scores is the largest; those with a score of 0 are no pair."""
-    from scipy.optimize import linear_sum_assignment
+    rows = np.flatnonzero(scores.max(axis=1) > 0.0)
+    columns = scores.argmax(axis=1)[rows]
+    if len(np.unique(columns)) < len(columns):
+        from scipy.optimize import linear_sum_assignment  # most mixtures do without, and its import takes a while
 
-    assigned = zip(*(side.tolist() for side in linear_sum_assignment(scores, maximize=True)), strict=True)
-    return _describe([(i, j) for i, j in assigned if scores[i, j] > 0.0], distances, table)
+        rows, columns = linear_sum_assignment(scores, maximize=True)
+    paired = zip(rows.tolist(), columns.tolist(), strict=True)
+    return _describe([(i, j) for i, j in paired if scores[i, j] > 0.0], distances, table)
 
 
 def _describe(

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from gmm_dask.em.in_memory import fit_states
 from gmm_dask.em.loop import Settings, State, best_start
@@ -111,6 +110,8 @@ def beside_noise(state: State, noise: Noise) -> State:
 
 def thin_places(x: Array) -> NDArray[np.bool_]:
     """Return which rows (n_rows, n_features) lie where rows are thin."""
+    from scipy.spatial import cKDTree
+
     n_rows, d = x.shape
     if n_rows <= NEAREST:
         return np.zeros(n_rows, dtype=bool)

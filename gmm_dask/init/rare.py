@@ -16,7 +16,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from gmm_dask.em.loop import Settings, State
 from gmm_dask.em.spurious import Evaluate, least_gain
@@ -184,6 +183,8 @@ def _groups(subsample: Subsample, best: State, least: LeastLikely) -> list[Mask]
     is taken as 1 / r^D, with r the distance to the row that is nearest but for some, in units of the components' mean
     covariance.
     """
+    from scipy.spatial.distance import cdist
+
     family, parameters = best.model
     within = np.linalg.cholesky(np.tensordot(parameters.weights, family.full_covariances(parameters), axes=1))
     z = np.linalg.solve(within, (least.rows - least.rows.mean(axis=0)).T).T

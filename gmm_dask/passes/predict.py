@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +35,9 @@ from gmm_dask.passes.row_outputs import (
     empty_outputs,
 )
 from gmm_dask.passes.rows import Rows
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 Array = NDArray[np.float64]
 
@@ -183,6 +185,8 @@ def finite_rows(rows: Any, gaps: bool = False) -> NDArray[np.floating[Any]]:
 
 
 def _join(found: list[Any], name: str, sizes: Sequence[float], n_components: int) -> da.Array:
+    import dask.array as da
+
     output = ROW_OUTPUTS[name]
     parts = [
         da.from_delayed(part[name], shape=output.shape(size, n_components), dtype=output.dtype)

@@ -6,14 +6,16 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
 from gmm_dask.passes.holdout import Holdout
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 # rows in memory are cut into at most so many chunks, none of them smaller than this but the last
 MOST_CHUNKS = 32
@@ -113,6 +115,8 @@ def rows_bytes(rows: Rows, chunk_rows: int) -> int:
 
 
 def _align_weights(weights: Any, array: da.Array) -> da.Array:
+    import dask.array as da
+
     unknown = any(np.isnan(size) for size in array.chunks[0])
     if not isinstance(weights, da.Array):
         if unknown:

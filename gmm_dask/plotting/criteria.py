@@ -195,14 +195,29 @@ def spread(places: list[float], least: float) -> list[float]:
     """
     if not places:
         return []
-    from scipy.optimize import isotonic_regression
-
     order = np.argsort(places, kind="stable")
     needed = least * np.arange(len(places))
-    free = isotonic_regression(np.array(places)[order] - needed).x
+    free = isotonic(np.array(places)[order] - needed)
     found: NDArray[np.float64] = np.empty(len(places))
     found[order] = np.clip(free, 0.0, max(0.0, 1.0 - needed[-1])) + needed
     return [float(place) for place in found]
+
+
+def isotonic(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ascending values that are nearest in sum of squares (pool adjacent violators).
+
+    They are those of ``scipy.optimize.isotonic_regression``, whose import takes longer than a picture.
+    """
+    means: list[float] = []
+    sizes: list[int] = []
+    for value in values.tolist():
+        mean, size = value, 1
+        while means and means[-1] > mean:
+            total = size + sizes[-1]
+            mean, size = (size * mean + sizes.pop() * means.pop()) / total, total
+        means.append(mean)
+        sizes.append(size)
+    return np.repeat(means, sizes)
 
 
 def _label_axes(axes: Axes, criterion: str, counts: list[int]) -> None:

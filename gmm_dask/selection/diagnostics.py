@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gmm_dask.em.loop import State, Status
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.formatting import counted
 from gmm_dask.selection.criteria import CRITERIA, KASS_RAFTERY, TIE
 from gmm_dask.selection.outcomes import Outcome, best_outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # mean log-likelihoods per row that are closer than this are the same optimum: a tenth of the default tol, at which
 # starts stop on their way to it

@@ -6,13 +6,15 @@ Which are is decided by the mathematics, not by equal numbers: fits of one model
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from gmm_dask.em.status import Status
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.formatting import capital, joined
 from gmm_dask.selection.criteria import best_position
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EVERY = "all covariance types"
 
@@ -38,6 +40,8 @@ def distinct(table: pd.DataFrame, criterion: str, n_features: int) -> pd.DataFra
     DataFrame
         A part of the table, with the column ``also``: a list of the names of the model's other forms.
     """
+    import pandas as pd
+
     groups: dict[Candidate, list[int]] = {}
     candidates = candidates_of(table)
     for i, candidate in enumerate(candidates):

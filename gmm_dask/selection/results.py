@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from gmm_dask.em.loop import Status
 from gmm_dask.families.candidate import Candidate
@@ -16,6 +15,9 @@ from gmm_dask.selection.criteria import CRITERIA, best_position, differences
 from gmm_dask.selection.diagnostics import AGREEMENT_NUMBERS, agreement
 from gmm_dask.selection.outcomes import Outcome, best_outcome, by_candidate
 from gmm_dask.selection.stability import STABILITY_NUMBERS, Stability
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def outcome_table(best: Sequence[Outcome]) -> pd.DataFrame:
     best : sequence of Outcome
         One for each candidate.
     """
+    import pandas as pd
+
     candidates = [outcome.state.candidate for outcome in best]
     values: dict[str, list[Any]] = {name: [getattr(one, name) for one in candidates] for name in AXES}
     values |= {column.name: [column.value(outcome) for outcome in best] for column in COLUMNS}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from gmm_dask.em.loop import Status
@@ -26,6 +25,9 @@ from pipeline.store import Result, RowSummary, Sample, StoredModel, of_group, op
 from pipeline.store.contents.criteria import names_of
 from pipeline.store.contents.models import titled
 from pipeline.store.integrity import damaged
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 

@@ -12,7 +12,6 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import dask.array as da
 import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
@@ -29,6 +28,8 @@ from pipeline.sources.preparation import Preparation
 from pipeline.sources.retries import read_with_retries
 
 if TYPE_CHECKING:
+    import dask.array as da
+
     from pipeline.sources.grids.boxes import Grid
 
 Block = NDArray[np.floating[Any]]
@@ -545,6 +546,8 @@ def lazy_rows(
     chunks: Chunks, selection: Selection, preparation: Preparation | None = None
 ) -> tuple[da.Array, da.Array | None]:
     """The rows of a source, and their weights, as Dask arrays of one task a chunk."""
+    import dask.array as da
+
     preparation = preparation or Preparation()
     transform = preparation.transform
     how = [step.kind for step in transform.steps], transform.arrays(), preparation.drop, preparation.gaps

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import dask
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +24,9 @@ from pipeline.sources.preparation import Preparation
 from pipeline.transforms import Chain
 from pipeline.transforms.fitting import first_steps, fit_steps
 from pipeline.transforms.sums import TransformedPart, TransformedSums, sum_transformed, summarize_transformed
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 # data of up to this many bytes are read once per stage and stay in memory: passes over them need no graph
 IN_MEMORY_BYTES = 16 << 20

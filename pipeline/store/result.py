@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 
 from gmm_dask.em.status import Status
 from gmm_dask.errors import UserError
@@ -36,6 +35,9 @@ from pipeline.store.places import StorePath, place_of
 from pipeline.store.places.base import METADATA
 from pipeline.store.rows.zarr import read_summary, require_row_arrays, row_shapes, rows_folder
 from pipeline.transforms import Chain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # a run at work may replace the checkpoint while it is read
 ATTEMPTS = 5

@@ -13,7 +13,6 @@ from pipeline.config.job import JobConfig
 from pipeline.config.templates import is_dated, with_name
 from pipeline.store.paths import existing_paths, report_folder, stores_of
 from pipeline.store.places import place_of
-from pipeline.store.rows.parquet import require_parts
 from pipeline.store.rows.scores import read_scores
 from pipeline.store.rows.zarr import SUMMARY
 
@@ -67,6 +66,8 @@ def remove_old_scores(config: JobConfig, keep: int) -> tuple[str, ...]:
 
 def _job_of_scores(path: str) -> str | None:
     """Return the name of the job of complete scores; None of anything else."""
+    from pipeline.store.rows.parquet import require_parts
+
     try:
         if place_of(path).has(SUMMARY):
             require_parts(place_of(path))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from gmm_dask.errors import UserError
@@ -135,6 +134,8 @@ def check_positions(columns: Positions, n_columns: int) -> None:
 
 def example_of(rows: Array, names: Sequence[str] | None) -> Any:
     """Return rows as scikit-learn is fitted to them: a table, if their columns have names."""
+    import pandas as pd
+
     return rows if names is None else pd.DataFrame(rows, columns=list(names))
 
 

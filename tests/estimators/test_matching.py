@@ -98,6 +98,12 @@ def test_a_component_without_a_near_partner_has_none(with_rows):
     assert matching.numbers([7, 2, 9, 4], 11) == (11, 4, 9, 2)
 
 
+def test_two_components_that_are_nearest_to_the_same_one_are_paired_by_the_sum_of_all():
+    first = gaussian_model([[0.0], [0.5]], np.ones((2, 1, 1)))
+    later = gaussian_model([[0.4], [-1.0]], np.ones((2, 1, 1)))
+    assert [(pair.a, pair.b) for pair in match_models(first, later).pairs] == [(0, 1), (1, 0)]
+
+
 def test_the_larger_part_of_a_component_that_is_split_is_its_partner():
     rng = np.random.default_rng(1)
     X = np.concatenate([rng.normal((0, 0), 1.0, (400, 2)), rng.normal((6, 0), 1.0, (200, 2))])

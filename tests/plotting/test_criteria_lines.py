@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from gmm_dask.families import FAMILIES
 from gmm_dask.families.full import Full
-from gmm_dask.plotting.criteria import DASHES, NAME_HEIGHT, draw_criteria, line_key, spread
+from gmm_dask.plotting.criteria import DASHES, NAME_HEIGHT, draw_criteria, isotonic, line_key, spread
 from messages import names
 
 ALIASES = {"VVV": "full", "EEE": "tied", "VVI": "diag", "VII": "spherical"}
@@ -120,6 +121,12 @@ def test_places_are_spread_and_keep_their_order(places):
     assert min(np.diff(np.sort(found)), default=0.1) >= 0.1 - 1e-12
     assert min(found) >= 0.0
     assert max(found) <= 1.0
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 60])
+def test_the_nearest_ascending_values_are_those_of_scipy(size):
+    values = np.random.default_rng(size).normal(size=size) + 0.02 * np.arange(size)
+    np.testing.assert_allclose(isotonic(values), isotonic_regression(values).x)
 
 
 def test_places_that_are_apart_stay():

@@ -22,7 +22,6 @@ from weakref import WeakKeyDictionary
 
 import cloudpickle
 import dask
-import dask.array as da
 from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_legacy_graph
 from dask.core import flatten
 from dask.delayed import Delayed
@@ -160,6 +159,8 @@ def keep_in_runs(rows: Rows, persist: Callable[[list[Delayed]], Iterable[Delayed
     n_threads : int or None
         Threads of the cluster, by which the runs are cut; None makes each chunk a run.
     """
+    import dask.array as da
+
     token = uuid4().hex
     graph, runs = _run_tasks(rows, _in_list, None, "read-chunk", token, n_threads)
     layer = _layer(graph, token)

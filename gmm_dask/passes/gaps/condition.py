@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import dask
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +36,8 @@ class Conditional(NamedTuple):
 
 def condition_rows(rows: Rows, family: Family, parameters: Parameters) -> Conditional:
     """Condition rows: ndarrays for rows in memory, otherwise lazy Dask arrays that share one read of each chunk."""
+    import dask.array as da
+
     batch = prediction_batch(family, parameters, gaps=True)
     if rows.in_memory:
         parts = list(map_in_memory(rows, _condition, batch))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
-import pandas as pd
 import zarr
 
 from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, Inference
@@ -24,6 +23,9 @@ from gmm_dask.selection.results import AXES, COLUMNS, EFFORT_COLUMNS, outcome_ta
 from pipeline.store.arrays import get, new_group, open_root, put
 from pipeline.store.contents.candidate_axes import CandidateAxes
 from pipeline.store.places import StorePath, place_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _COLUMNS = (*COLUMNS, *EFFORT_COLUMNS)
 # what stores of earlier versions lack
@@ -128,6 +130,8 @@ def read_criteria(path: StorePath) -> pd.DataFrame:
     KeyError, ValueError
         If they are not those of a search.
     """
+    import pandas as pd
+
     root = open_root(path)
     if "criteria" not in root:
         raise UserError(

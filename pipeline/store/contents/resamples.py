@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
@@ -14,6 +13,9 @@ from gmm_dask.selection.stability import STABILITY_NUMBERS, ResampledSearch, Sta
 from pipeline.store.arrays import get, new_group, open_root, put
 from pipeline.store.contents.candidate_axes import CandidateAxes
 from pipeline.store.places import StorePath, place_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GROUP = "resamples"
 

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from gmm_dask.errors import UserError
 from gmm_dask.formatting import counted, listed
@@ -27,6 +26,9 @@ from pipeline.store.groups.models import FACTS, FAILED, NUMBERS, FoundGroups, Gr
 from pipeline.store.groups.values import GroupValues
 from pipeline.store.result import Result
 from pipeline.transforms import Chain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # of the columns of a table of candidates, those that are whole numbers
 _WHOLE = frozenset(column.name for column in (*COLUMNS, *EFFORT_COLUMNS) if column.dtype is np.int64)
@@ -54,6 +56,8 @@ class GroupsResult(Result):
     @cached_property
     def overview(self) -> pd.DataFrame:
         """A row per group: ``group, n_rows, n_left_out, status, best, n_components``, the criteria, ``message``."""
+        import pandas as pd
+
         found, rows = self.found, []
         for key, result in zip(found.keys, found.results, strict=True):
             row: dict[str, Any] = {"group": key, "n_rows": result.n_rows, "n_left_out": result.n_left_out}
@@ -206,6 +210,8 @@ class GroupView(Result):
     @cached_property
     def criteria(self) -> pd.DataFrame:
         """The group's candidates, as :func:`pipeline.store.contents.criteria.read_criteria` gives them."""
+        import pandas as pd
+
         columns: dict[str, Any] = {name: [getattr(one, name) for one in self.candidates] for name in AXES}
         columns["status"] = list(self.result.statuses)
         for i, name in enumerate(NUMBERS):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # one without leading zeros, which a code has; with decimals that are zeros, as pandas writes a column with gaps
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0*)?", re.ASCII)
@@ -33,6 +34,8 @@ def _boolean_or_number(text: str) -> bool | None:
 
 def _date(text: str) -> pd.Timestamp | None:
     """Return a day or a time; a day is the beginning of it, and times of other zones are the same where they are."""
+    import pandas as pd
+
     text = text.strip()
     if not _DATE.fullmatch(text):
         return None

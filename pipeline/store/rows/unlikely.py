@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pyarrow as pa
 import zarr
 from numpy.typing import NDArray
-from pyarrow import parquet
 
 from gmm_dask.passes.row_outputs import LABEL, LOG_DENSITY
 from pipeline.sources.grids.boxes import Grid, choose_box
@@ -19,8 +17,10 @@ from pipeline.store.arrays import open_root
 from pipeline.store.integrity import reading
 from pipeline.store.places import StorePath, place_of
 from pipeline.store.rows.grid import read_grid
-from pipeline.store.rows.parquet import parts_of
 from pipeline.store.rows.zarr import rows_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # rows of a block that is read at once
 BLOCK_ROWS = 1 << 20
@@ -114,6 +114,10 @@ def _zarr_blocks(path: StorePath) -> Iterator[_Block]:
 
 
 def _parquet_blocks(path: StorePath, keys: Sequence[str]) -> Iterator[_Block]:
+    from pyarrow import parquet
+
+    from pipeline.store.rows.parquet import parts_of
+
     folder, start = place_of(rows_folder(path)), 0
     for name in parts_of(folder):
         with folder.open(name) as file:
