@@ -52,9 +52,9 @@ def _time_left(event: PassDone) -> str:
 
 def _groups_left(event: GroupsDone) -> str:
     """Return the projected time until the last group is done: ``; about 40 s left``."""
-    if event.done >= event.total or not event.searched:
+    if event.done >= event.total or not event.timed:
         return ""
-    return f"; about {_duration((event.total - event.done) * event.seconds / event.searched)} left"
+    return f"; about {_duration((event.total - event.done) * event.seconds / event.timed)} left"
 
 
 def _duration(seconds: float) -> str:

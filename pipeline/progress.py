@@ -133,15 +133,15 @@ class GroupsDone:
     ----------
     done, total : int
         Groups, those of an earlier run included.
-    searched : int
-        Groups that this run has searched.
+    timed : int
+        Groups that this run has searched, without the first ones, which wait until the kernels are compiled.
     seconds : float
-        Since this run began to search.
+        That these took.
     """
 
     done: int
     total: int
-    searched: int
+    timed: int
     seconds: float
 
 

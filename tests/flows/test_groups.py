@@ -90,6 +90,7 @@ def test_what_a_terminal_shows():
     again = invoke("run", "job.yaml", "--no-prefect").stdout
     assert "nothing was computed" in again
     assert describe(GroupsDone(30, 90, 20, 10.0)) == "30 of 90 groups; about 30 s left"
+    assert describe(GroupsDone(8, 90, 0, 0.0)) == "8 of 90 groups"
     unknown = invoke("show", STORE, "--group", "2026-11-09", code=2).output
     assert "2026-11-02" in unknown
 

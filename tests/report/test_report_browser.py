@@ -75,6 +75,16 @@ def test_the_page_is_as_wide_as_the_window(page, any_page, window):
     assert page.evaluate(too_wide) == []
 
 
+def test_components_are_lists_on_a_phone_and_a_table_on_a_desk(page, any_page):
+    inside = "[...document.querySelectorAll('.scroll:has(.components)')].map(box => box.scrollWidth - box.clientWidth)"
+    heads = "getComputedStyle(document.querySelector('.components td'), '::before').content"
+    page.open(any_page, **PHONE)
+    assert set(page.evaluate(inside)) == {0}
+    assert page.evaluate(heads) not in ("none", '""')
+    page.open(any_page, **DESK)
+    assert page.evaluate(heads) == "none"
+
+
 def test_text_is_large_enough_to_read_on_a_phone(page, report):
     page.open(report, **PHONE)
     sizes = page.evaluate(

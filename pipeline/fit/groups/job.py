@@ -237,7 +237,7 @@ def _searched(
     config: JobConfig, plan: GroupsPlan, partition: Partition, done: set[int], progress: Progress
 ) -> Iterator[list[GroupResult]]:
     """Yield the results of groups, some at a time: small ones side by side, then large ones one after another."""
-    n_groups, begin = len(partition.keys), time.monotonic()
+    n_groups, begin = len(partition.keys), 0.0
     progress(StageStarted("search", f"{counted(n_groups, 'group')}, {counted(len(plan.candidates), 'candidate')} each"))
     missing = [group for group in range(n_groups) if group not in done]
     small = [group for group in missing if partition.n_rows[group] <= plan.small_rows]
@@ -251,12 +251,15 @@ def _searched(
         plan.candidates,
         plan.sample_rows(n_groups),
     )
-    n_searched = 0
+    n_searched, n_first = 0, 0
     for results in _in_waves(config, plan, partition, search, small), _one_by_one(plan, partition, search, large):
         for some in results:
             n_searched += len(some)
+            if not n_first:  # these wait for the compiled kernels, and tell nothing of the time that the others take
+                n_first, begin = n_searched, time.monotonic()
             yield some
-            progress(GroupsDone(len(done) + n_searched, n_groups, n_searched, time.monotonic() - begin))
+            timed = n_searched - n_first
+            progress(GroupsDone(len(done) + n_searched, n_groups, timed, time.monotonic() - begin))
 
 
 def _in_waves(
