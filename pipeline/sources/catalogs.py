@@ -17,6 +17,10 @@ _S3_PROPERTIES = {
     "s3.session-token": "token",
     "s3.region": "region_name",
 }
+# the same of all services, which count where there is none of S3
+_OF_ALL_SERVICES = {name: name.replace("s3.", "client.") for name in _S3_PROPERTIES if name != "s3.endpoint"}
+# options that say who reads: whoever sets one sets them all
+_WHO = frozenset({"key", "secret", "token", "anon", "profile"})
 
 
 def require_pyiceberg() -> None:
@@ -65,7 +69,9 @@ def metadata_in_catalog(source: str, shown: str, options: dict[str, Any]) -> tup
     properties = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", **configured, **given}
     try:
         with load_catalog(catalog, **properties) as opened:  # one of SQL holds connections
-            location = str(opened.load_table(name).metadata_location)
+            table = opened.load_table(name)
+            # those of the configuration, and what the catalogue hands out with the table, which counts more
+            location, told = str(table.metadata_location), dict(table.io.properties)
     except NoSuchTableError:
         raise UserError(f"data.source: the catalogue {catalog} has no table {name}. Correct the name.") from None
     except (ValueError, NotInstalledError) as error:
@@ -79,8 +85,13 @@ def metadata_in_catalog(source: str, shown: str, options: dict[str, Any]) -> tup
             "its address and its credentials."
         ) from None
     is_on_s3 = location.startswith(("s3://", "s3a://"))
-    added = {option: configured[name] for name, option in _S3_PROPERTIES.items() if name in configured}
-    added = {option: value for option, value in added.items() if is_on_s3 and option not in flat}
+    told = {name: told.get(name) or told.get(_OF_ALL_SERVICES.get(name, "")) for name in _S3_PROPERTIES}
+    set_by_user = {*flat, *(_WHO if _WHO & flat.keys() else ())}
+    added = {
+        option: told[name]
+        for name, option in _S3_PROPERTIES.items()
+        if is_on_s3 and told[name] and option not in set_by_user
+    }
     if "region_name" in added:
         added["client_kwargs"] = {**options.get("client_kwargs", {}), "region_name": added.pop("region_name")}
     return location, added

@@ -1,7 +1,11 @@
 """Iceberg tables: the rows of a snapshot, through the readers of Parquet."""
 
+import http.server
+import json
 import os
 import sys
+import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +23,9 @@ from pipeline.config.data import DataConfig
 from pipeline.config.job import JobConfig
 from pipeline.fit.job import run
 from pipeline.sources import open_keys, open_source
+from pipeline.sources.catalogs import metadata_in_catalog
 from pipeline.sources.formats import iceberg
+from pipeline.sources.location import find_location
 from pipeline.sources.overlap import require_apart
 from pipeline.store import open_result
 from s3 import Bucket, s3_server
@@ -190,6 +196,67 @@ def test_a_job_is_that_of_the_same_rows_as_parquet(table, frame):
     assert (summary.n_rows, run(job(), fresh=True).n_rows) == (600, 700)
 
 
+# -- in a bucket ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def rest_catalog(table):
+    """The URL of a catalogue that answers any question for a table in one way."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            told = {"defaults": {}, "overrides": {}} if self.path.startswith("/v1/config") else table
+            body = json.dumps(told).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def handed_out(table, url, *, prefixed=False, **more):
+    """What a catalogue says of a table, with credentials."""
+    properties = {"s3.access-key-id": "lent", "s3.secret-access-key": "hush-hush", "s3.session-token": "an-hour"}
+    properties |= more
+    credentials = {"storage-credentials": [{"prefix": "s3://out", "config": properties}]}
+    metadata = json.loads(table.metadata.model_dump_json())
+    return {"metadata-location": url, "metadata": metadata, **(credentials if prefixed else {"config": properties})}
+
+
+LENT = {"key": "lent", "secret": "hush-hush", "token": "an-hour"}
+
+
+@pytest.mark.parametrize("prefixed", [False, True])
+@pytest.mark.parametrize(
+    ("options", "added"),
+    [
+        ({}, {**LENT, "client_kwargs": {"region_name": "eu-north-1"}}),
+        ({"client_kwargs": {"region_name": "here"}}, LENT),
+        ({"key": "mine", "secret": "mine"}, {"client_kwargs": {"region_name": "eu-north-1"}}),
+        ({"anon": True}, {"client_kwargs": {"region_name": "eu-north-1"}}),
+    ],
+)
+def test_credentials_that_a_catalogue_hands_out(table, monkeypatch, prefixed, options, added):
+    answer = handed_out(table, "s3://out/t.metadata.json", prefixed=prefixed, **{"client.region": "eu-north-1"})
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__S3__ACCESS_KEY_ID", "configured")
+    with rest_catalog(answer) as url:
+        monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", url)
+        assert metadata_in_catalog(SOURCE, SOURCE, options) == ("s3://out/t.metadata.json", added)
+    with rest_catalog({**answer, "metadata-location": "file:///t.metadata.json"}) as url:
+        monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", url)
+        assert metadata_in_catalog(SOURCE, SOURCE, options) == ("file:///t.metadata.json", {})
+
+
 @pytest.fixture
 def bucket():
     with s3_server() as url:
@@ -197,7 +264,7 @@ def bucket():
 
 
 @pytest.mark.slow
-def test_a_warehouse_in_a_bucket(here, bucket, frame, monkeypatch):
+def test_a_warehouse_in_a_bucket(here, bucket, frame, monkeypatch, caplog):
     """With the catalogue's properties, with options, and with what the environment says of S3."""
     properties = {
         "uri": f"sqlite:///{here}/catalog.db",
@@ -237,6 +304,27 @@ def test_a_warehouse_in_a_bucket(here, bucket, frame, monkeypatch):
     for variable, value in bucket.environment.items():
         monkeypatch.setenv(variable, value)
     assert ids() == ids(url, filter="id >= 0") == list(range(600))
+
+    for variable in bucket.environment:
+        monkeypatch.delenv(variable)
+    lent = handed_out(found, url, **{"s3.endpoint": bucket.url, "s3.region": "us-east-1"})
+    with rest_catalog(lent) as address:
+        monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", address)
+        assert find_location(DataConfig(source=SOURCE)).fs.key == "lent"
+        caplog.set_level("DEBUG")
+        events = []
+        assert run(job("lent.zarr"), progress=events.append).n_rows == 600
+    written = [file.read_bytes() for file in Path("lent.zarr").rglob("*") if file.is_file()]
+    shown = [
+        text.encode()
+        for text in (
+            str(events),
+            *(log.getMessage() for log in caplog.records if log.name.startswith(("gmm_dask", "pipeline", "pyiceberg"))),
+        )
+    ]
+    assert not any(secret in text for secret in (b"hush-hush", b"an-hour") for text in written + shown)
+    for variable, value in bucket.environment.items():
+        monkeypatch.setenv(variable, value)
 
     bucket.client.download_file("out", url.removeprefix("s3://out/"), "copy.metadata.json")
     with pytest.raises(UserError, match=names("data.source", "copy.metadata.json", "s3://", "metadata file")):
