@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from gmm_dask.errors import FaultError
+from gmm_dask.formatting import counted
 from pipeline.config.job import JobConfig
 from pipeline.config.secrets import secrets_hidden
 from pipeline.progress import Event, GroupsDone, PassDone
@@ -70,4 +71,4 @@ def _place_to_stop(event: Event) -> str:
     """Return after what a stage may stop that has sent an event; empty if it may not, or is done."""
     if isinstance(event, PassDone) and event.running:
         return f"pass {event.number}"
-    return f"{event.done:,} groups" if isinstance(event, GroupsDone) and event.done < event.total else ""
+    return counted(event.done, "group") if isinstance(event, GroupsDone) and event.done < event.total else ""

@@ -274,6 +274,18 @@ def test_partitions_of_texts_and_missing_values(here):
     assert rows("d", "day is null", columns=["x"]).tolist() == [[37.0]]
 
 
+@pytest.mark.parametrize(
+    ("values", "others"),
+    [(("1", "2.5", "north"), "north"), (("1", "2"), ""), (("a", "b"), ""), (("1", "2026_01"), "2026_01")],
+)
+def test_partitions_of_which_some_are_no_numbers_are_said_to_be_text(here, values, others):
+    for value in values:
+        (here / "d" / f"site={value}").mkdir(parents=True)
+        pq.write_table(pa.table({"x": [1.0, 2.0]}), here / "d" / f"site={value}" / "a.parquet")
+    found = [note for note in open_source(DataConfig(source="d")).notes if "not all are numbers" in note]
+    assert [note.rpartition(": ")[2] for note in found] == ([others] if others else [])
+
+
 @pytest.mark.parametrize("condition", ["depth < 250", "year == 2025", "year == 2025 and depth in [0, 990]"])
 def test_keys_are_those_of_the_rows(by_year, frame, condition):
     opened = source(by_year, condition, chunk_rows=30)

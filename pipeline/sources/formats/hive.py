@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
@@ -40,6 +41,13 @@ def _texts(path: PurePosixPath, file: PurePosixPath) -> dict[str, str | None]:
         if equals and name:
             found[unquote(name)] = None if value == _MISSING else unquote(value)
     return found
+
+
+def is_number(text: str) -> bool:
+    """Whether the name of a folder tells a number; Python takes 2026_01 as one, too."""
+    with suppress(ValueError):
+        return "_" not in text and math.isfinite(float(text))
+    return False
 
 
 def _typed(texts: Sequence[str | None]) -> list[pa.Scalar]:

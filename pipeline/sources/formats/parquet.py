@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from gmm_dask.errors import UserError
-from gmm_dask.formatting import counted
+from gmm_dask.formatting import counted, listed
 from pipeline.config.data import DataConfig
 from pipeline.config.formats import PARQUET, Format
 from pipeline.config.row_filter import Condition, columns_of, parse_filter, renamed
@@ -37,7 +37,7 @@ from pipeline.sources.base import (
 )
 from pipeline.sources.files import find_files
 from pipeline.sources.formats.arrow_tables import arrow_column, table_block
-from pipeline.sources.formats.hive import Constants, partition_columns
+from pipeline.sources.formats.hive import Constants, is_number, partition_columns
 from pipeline.sources.formats.row_filter import given, passing, require_columns, row_groups
 from pipeline.sources.location import Location
 
@@ -364,7 +364,7 @@ def _filter_notes(data: DataConfig, n_files: int, footers: Sequence[_Footer]) ->
 
 
 def _partition_notes(footers: Sequence[_Footer]) -> Iterator[str]:
-    """Yield the columns that the names of folders tell of some files only."""
+    """Yield the columns that the names of folders tell of some files only, and those of numbers and other texts."""
     n_told, n_stored = (
         Counter(itertools.chain.from_iterable(names))
         for names in ([f.told for f in footers], [f.stored for f in footers])
@@ -376,6 +376,11 @@ def _partition_notes(footers: Sequence[_Footer]) -> Iterator[str]:
                 f"the names of folders tell the column {name!r} of {told:,} of {counted(len(footers), 'file')}; "
                 f"{n_stored[name]:,} store it, {lacking:,} have none"
             )
+        values = dict.fromkeys(value.as_py() for f in footers for each, value in f.file.constants if each == name)
+        texts = [value for value in values if isinstance(value, str)]
+        others = [text for text in texts if not is_number(text)]
+        if 0 < len(others) < len(texts):
+            yield f"the names of folders tell the column {name!r} as text, as not all are numbers: {listed(others)}"
 
 
 def _digest(metadata: parquet.FileMetaData) -> str:
