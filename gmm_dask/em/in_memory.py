@@ -23,6 +23,7 @@ from gmm_dask.em.loop import Settings, State, Status
 from gmm_dask.em.spurious import is_beyond_doubt
 from gmm_dask.families import Family, Noise, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
+from gmm_dask.kernels.arguments import Block, FitRows, FitSettings, Model, Monomials
 from gmm_dask.kernels.constants import CONVERGED, FAILED, INNER_MAX_ITER, MAX_ITER, NEEDS_DOUBLE, SINGULAR
 from gmm_dask.kernels.feature_map import Factors
 from gmm_dask.passes.data_summary import DataSummary
@@ -150,6 +151,12 @@ class FitData:
     summary: DataSummary
     reg_covar: Array
 
+    @property
+    def compiled(self) -> FitRows:
+        """Them as a compiled fit takes them."""
+        summary = self.summary
+        return FitRows(self.x, self.weights, summary.total_weight, summary.center, summary.scatter, self.reg_covar)
+
     @classmethod
     def of(cls, rows: Rows, data_summary: DataSummary, reg_covar: float | Array) -> Self:
         """Return those of rows in memory."""
@@ -209,6 +216,10 @@ class Mixtures:
         """Yield them a few at a time, as many as a call takes."""
         size = group_size(self.vectors[0].nbytes + self.factors[0].nbytes)
         yield from (self[start : start + size] for start in range(0, len(self), size))
+
+    def model(self, n_features: int) -> Model:
+        """Of what kind they are, as kernels take it."""
+        return compiled_model(self.candidate, n_features, self.log_volume)
 
     def parameters(self, i: int, n_features: int) -> Parameters:
         """One of them, in memory of its own."""
@@ -279,50 +290,24 @@ def fit(
     ``n_iter`` and ``prior_bounds`` (n_mixtures,) are the iterations of each so far, and its last lower bound. From
     ``max_kappa`` on components are computed about their own means.
     """
-    family, k = get_family(mixtures.candidate.covariance_type), mixtures.candidate.n_components
-    n, d = len(mixtures), data.x.shape[1]
-    is_noisy = mixtures.log_volume is not None  # noise has no part in what components share
-    first, second, n_lines = monomials(family, d, complete=is_noisy)
-    centred_first, centred_second, _ = monomials(family, d, complete=True)
-    prior = settings.inference.compiled_prior(family, k, data.summary.total_weight)
-    scale = settings.acceleration
-    n_values = mixtures.vectors.shape[1]
-    origin, unit = _plain_scale(n_values) if scale is None else _vector_scale(family, k, scale, is_noisy)
+    family, model = get_family(mixtures.candidate.covariance_type), mixtures.model(data.x.shape[1])
+    n, total_weight = len(mixtures), data.summary.total_weight
+    # noise has no part in what components share
+    first, second, n_lines = monomials(family, model.n_features, complete=model.is_noisy)
+    centred_first, centred_second, _ = monomials(family, model.n_features, complete=True)
     most = np.full(n, settings.max_iter) - n_iter
     ends = Ends(mixtures, np.empty((n, most.max())), np.empty((n, 4), dtype=np.int64), np.empty(n))
     kernels.fit_many(
-        family.kind,
-        family.constraint,
-        family.constrain_address,
-        k,
-        mixtures.log_volume or 0.0,
-        prior.move_address,
-        prior.terms_address,
-        int(not settings.inference.of_likelihood),
-        prior.values,
-        data.x,
-        data.weights,
-        data.summary.total_weight,
-        data.summary.center,
-        data.summary.scatter,
-        data.reg_covar,
-        first,
-        second,
-        centred_first,
-        centred_second,
-        max_kappa,
-        MAX_SINGLE,
-        float(settings.tol),  # with an integer it would be another kernel
-        np.full(n, prior_bounds),
-        BEGIN,
-        0 if scale is None else ORDER,
-        REGULARIZATION,
-        origin,
-        unit,
+        model,
+        settings.inference.compiled_prior(family, model.n_components, total_weight),
+        data.compiled,
+        Monomials(first, second),
+        Monomials(centred_first, centred_second),
+        Block(*block_memory(n_lines, model.n_components + model.is_noisy, 1, len(data.x), dtype), ROW_MULTIPLE),
+        _compiled_settings(settings, family, mixtures, max_kappa),
         mixtures.vectors,
         mixtures.factors,
-        *block_memory(n_lines, k + is_noisy, 1, len(data.x), dtype),
-        ROW_MULTIPLE,
+        np.full(n, prior_bounds),
         most,
         ends.bounds,
         ends.counts,
@@ -331,7 +316,31 @@ def fit(
     return ends
 
 
+def _compiled_settings(settings: Settings, family: Family, mixtures: Mixtures, max_kappa: float) -> FitSettings:
+    scale, k = settings.acceleration, mixtures.candidate.n_components
+    if scale is None:
+        order, (origin, unit) = 0, _plain_scale(mixtures.vectors.shape[1])
+    else:
+        order, (origin, unit) = ORDER, _vector_scale(family, k, scale, mixtures.log_volume is not None)
+    tol = float(settings.tol)  # with an integer it would be another kernel
+    return FitSettings(tol, max_kappa, MAX_SINGLE, BEGIN, order, REGULARIZATION, origin, unit)
+
+
 # -- a mixture as one vector ---------------------------------------------------------------------------------------
+
+
+def compiled_model(candidate: Candidate, n_features: int, log_volume: float | None = None) -> Model:
+    """Return which mixtures a candidate's are, as kernels take it; ``log_volume`` is that of the noise, if any."""
+    family = get_family(candidate.covariance_type)
+    return Model(
+        family.kind,
+        family.constraint,
+        family.constrain_address,
+        candidate.n_components,
+        n_features,
+        log_volume is not None,
+        log_volume or 0.0,
+    )
 
 
 @lru_cache(maxsize=64)

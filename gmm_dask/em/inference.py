@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +17,10 @@ from numpy.typing import NDArray
 from gmm_dask.em.spurious import check_parameters
 from gmm_dask.em.status import Status
 from gmm_dask.families import Family, Parameters, Statistics
+from gmm_dask.kernels.arguments import NO_PRIOR, Prior
 from gmm_dask.kernels.constants import NK_FLOOR
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class CompiledPrior:
-    """A prior as compiled fits take it; see :mod:`gmm_dask.kernels.priors`.
-
-    Attributes
-    ----------
-    move_address, terms_address : int
-        Of what moves the parameters of an M-step towards the prior, and of what the prior adds to the bound; 0 without
-        one.
-    values : ndarray
-        The numbers of the prior.
-    """
-
-    move_address: int
-    terms_address: int
-    values: Array
-
-
-NO_PRIOR = CompiledPrior(0, 0, np.zeros(0))
 
 
 class Inference(ABC):
@@ -75,7 +55,7 @@ class Inference(ABC):
         """Extrapolated parameters, with those that no step moves as they were."""
         return parameters
 
-    def compiled_prior(self, family: Family, n_components: int, total_weight: float) -> CompiledPrior:
+    def compiled_prior(self, family: Family, n_components: int, total_weight: float) -> Prior:
         """What a compiled fit of mixtures takes of a prior."""
         return NO_PRIOR
 

@@ -14,10 +14,11 @@ from typing import Self
 import numpy as np
 
 from gmm_dask import kernels
-from gmm_dask.em.inference import CompiledPrior, MaximumLikelihood
+from gmm_dask.em.inference import MaximumLikelihood
 from gmm_dask.errors import UserError
 from gmm_dask.families import Family, Parameters, Statistics
 from gmm_dask.families.base import Array
+from gmm_dask.kernels.arguments import Prior
 from gmm_dask.kernels.constants import COUNTED, LARGEST, MEAN_PRECISION, PER_ROW, PRIOR_HEADER
 from gmm_dask.passes.data_summary import DataSummary
 
@@ -63,13 +64,13 @@ class DefaultPrior(MaximumLikelihood):
     ) -> list[Parameters | None]:
         return [self._mode(family, one, reg_covar) for one in statistics]
 
-    def compiled_prior(self, family: Family, n_components: int, total_weight: float) -> CompiledPrior:
+    def compiled_prior(self, family: Family, n_components: int, total_weight: float) -> Prior:
         scale = np.ravel(self._scale(family, n_components))
         header = np.zeros(PRIOR_HEADER)
         header[MEAN_PRECISION], header[COUNTED] = SHRINKAGE, self._mode_rows(family, n_components)
         header[PER_ROW] = family.numbers_per_row(len(self.mean))
         move, terms = kernels.mode_addresses()
-        return CompiledPrior(move, terms, np.concatenate([header, self.mean, scale]))
+        return Prior(move, terms, False, np.concatenate([header, self.mean, scale]))
 
     def bound(self, family: Family, statistics: Statistics, before: Parameters, after: Parameters) -> float:
         # the log posterior, without the constants of the prior

@@ -272,10 +272,7 @@ class Subsample:
         factors = np.zeros((len(chosen), math.prod(family.covariance_shape(k, d))))
         sound, reg_covar = np.empty(len(chosen), dtype=bool), self.fit_data.reg_covar
         kernels.assemble(
-            family.kind,
-            family.constraint,
-            family.constrain_address,
-            d,
+            in_memory.compiled_model(slot[0], d),
             np.array(chosen),
             parts.sums,
             parts.means,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask.kernels.arguments import Model, Prior
 from gmm_dask.kernels.chunks import fill_logits
 from gmm_dask.kernels.constants import TIED, UNSOUND
 from gmm_dask.kernels.e_step import softmax
@@ -112,10 +113,7 @@ def add_parts(
 
 @compiled
 def assemble(
-    kind: int,
-    constraint: int,
-    constrain_at: int,
-    d: int,
+    model: Model,
     chosen: NDArray[np.int64],
     sums: Array,
     means: Array,
@@ -128,9 +126,7 @@ def assemble(
 
     Parameters
     ----------
-    kind, constraint, constrain_at : int
-        As in :mod:`gmm_dask.kernels.m_step`.
-    d : int
+    model : Model
     chosen : ndarray of shape (n_mixtures, n_components)
         The parts of each mixture.
     sums : ndarray of shape (n_parts, n_monomials)
@@ -142,31 +138,17 @@ def assemble(
     sound : ndarray of bool, shape (n_mixtures,)
         Receives whether all covariances are positive definite.
     """
-    n_components = chosen.shape[1]
+    n_components, d = model.n_components, model.n_features
     mine, origins = np.empty((n_components, sums.shape[1])), np.empty((n_components, d))
     within, none = np.zeros((d, d)), np.empty(0)
+    no_prior = Prior(ZERO, ZERO, False, none)
     for i in range(len(chosen)):
         for k in range(n_components):
             for p in range(sums.shape[1]):
                 mine[k, p] = sums[chosen[i, k], p]
             for a in range(d):
                 origins[k, a] = means[chosen[i, k], a]
-        if kind == TIED:
+        if model.kind == TIED:
             fill_scatter(n_components, d, mine, within)
-        end = maximise(
-            kind,
-            constraint,
-            constrain_at,
-            n_components,
-            d,
-            mine,
-            origins,
-            within,
-            reg_covar,
-            ZERO,
-            none,
-            none,
-            mixtures[i],
-            factors[i],
-        )
+        end = maximise(model, no_prior, reg_covar, mine, origins, within, none, mixtures[i], factors[i])
         sound[i] = end != UNSOUND

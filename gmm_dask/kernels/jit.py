@@ -52,6 +52,14 @@ def compiled_part(kernel: Kernel) -> Kernel:
     return _compiled(kernel, no_cpython_wrapper=True)
 
 
+def inlined_part(kernel: Kernel) -> Kernel:
+    """Take a kernel's body into those that call it, before they are compiled.
+
+    What is compiled by itself is compiled with all that it calls, and these again with each of its callers.
+    """
+    return _compiled(kernel, no_cpython_wrapper=True, inline="always")
+
+
 def callback(kernel: Callable[..., Any], signature: Any) -> int:
     """Compile a kernel for one signature, and return its address, by which kernels call it that do not know it."""
     found = CFunc(kernel, sigutils.normalize_signature(signature), locals={}, options=dict(OPTIONS))

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask.kernels.arguments import Model, Prior
 from gmm_dask.kernels.cholesky import factorise, invert_upper
 from gmm_dask.kernels.constants import (
     DIAG,
@@ -39,7 +40,7 @@ from gmm_dask.kernels.constants import (
     UNCONSTRAINED,
     UNSOUND,
 )
-from gmm_dask.kernels.jit import compiled, compiled_part
+from gmm_dask.kernels.jit import compiled, compiled_part, inlined_part
 from gmm_dask.kernels.llvm.calls import call_constrain, call_prior
 
 Array = NDArray[np.float64]
@@ -150,40 +151,29 @@ def log_likelihood_correction(kind: int, d: int, factors: Array, scatter: Array)
 
 @compiled_part
 def maximise(
-    kind: int,
-    constraint: int,
-    constrain_at: int,
-    n_components: int,
-    d: int,
+    model: Model,
+    prior: Prior,
+    reg_covar: Array,
     sums: Array,
     origins: Array,
     scatter: Array,
-    reg_covar: Array,
-    prior_at: int,
-    prior: Array,
     previous: Array,
     mixture: Array,
     factors: Array,
 ) -> int:
-    """Fill the mixture that the M-step makes of sums (n_components, n_columns) over the feature map.
+    """Fill the mixture that the M-step makes of sums over the feature map.
 
     Parameters
     ----------
-    kind : int
-    constraint, constrain_at : int
-        What the covariances have in common, and the address of what makes it so, which :func:`constrained` takes.
-    n_components, d : int
+    model : Model
+    prior : Prior
+    reg_covar : ndarray of shape (n_features,)
+        Added to the variances.
     sums : ndarray of shape (n_components, n_columns or more)
     origins : ndarray of shape (n_origins, n_features)
         What the sums are about: one for all components, or one for each.
     scatter : ndarray of shape (n_features, n_features)
         Of the data, each row's about the origins of its components; upper triangle.
-    reg_covar : ndarray of shape (n_features,)
-        Added to the variances.
-    prior_at : int
-        The address of what moves the parameters towards a prior (:mod:`gmm_dask.kernels.priors`); 0 without one.
-    prior : ndarray
-        The numbers of the prior.
     previous : ndarray of the shape of mixture, or (0,)
         The mixture before.
     mixture, factors : ndarray
@@ -194,12 +184,42 @@ def maximise(
     end : int
         UNSOUND where a covariance is not positive definite, else how the iterations within the M-step ended.
     """
-    zero, size = 1 if kind == SPHERICAL else 0, n_components if len(origins) == 1 else 1
+    kind, n_components, d = model.kind, model.n_components, model.n_features
     shift, added = np.empty((n_components, d)), np.empty((n_components, d))
-    all_positive = prior_at == 0  # a prior keeps all covariances wide
+    total = _fill_means(model, prior, reg_covar, sums, origins, mixture, shift, added)
+    if kind == TIED:
+        _fill_shared_covariance(n_components, d, scatter, total, shift, added, mixture)
+    else:
+        _fill_covariances(kind, n_components, d, sums, shift, added, mixture)
+    if prior.move_at != 0:
+        call_prior(prior.move_at, kind, n_components, d, mixture, factors, prior.values)
+    for k in range(n_components):
+        mixture[k] /= total
+    end = constrained(model, mixture, previous)
+    sound = end != UNSOUND and fill_factors(kind, n_components, d, mixture, factors)
+    return end if sound else UNSOUND
+
+
+@inlined_part
+def _fill_means(
+    model: Model,
+    prior: Prior,
+    reg_covar: Array,
+    sums: Array,
+    origins: Array,
+    mixture: Array,
+    shift: Array,
+    added: Array,
+) -> float:
+    """Fill the rows of each component in place of its weight, and its mean; returns the rows of all.
+
+    ``shift`` (n_components, n_features) receives the means about their origins, ``added`` what variances are given.
+    """
+    n_components, d, zero = model.n_components, model.n_features, 1 if model.kind == SPHERICAL else 0
+    size, total = n_components if len(origins) == 1 else 1, 0.0
+    all_positive = prior.move_at == 0  # a prior keeps all covariances wide
     for a in range(d):
         all_positive &= reg_covar[a] > 0.0
-    total = 0.0
     for k in range(n_components):
         nk = sums[k, zero] + NK_FLOOR
         mixture[k] = nk
@@ -210,22 +230,37 @@ def maximise(
             mixture[n_components + k * d + a] = mean
             # no less than the rounding error of the mean: a smaller variance would have no density at its own rows
             added[k, a] = max(reg_covar[a], ROUNDING * np.spacing(abs(mean)) ** 2) if all_positive else reg_covar[a]
+    return total
+
+
+@inlined_part
+def _fill_shared_covariance(
+    n_components: int, d: int, scatter: Array, total: float, shift: Array, added: Array, mixture: Array
+) -> None:
+    """Fill the covariance that tied components share, from what :func:`_fill_means` leaves."""
+    # over all components the responsibilities of a row add up to its weight: the scatter is the data's own
     first = n_components * (d + 1)
-    if kind == TIED:
-        # over all components the responsibilities of a row add up to its weight: the scatter is the data's own
-        for a in range(d):
-            for b in range(a, d):
-                between = 0.0
+    for a in range(d):
+        for b in range(a, d):
+            between = 0.0
+            for k in range(n_components):
+                between += mixture[k] * shift[k, a] * shift[k, b]
+            value = (scatter[a, b] - between) / total
+            if a == b:
+                largest = 0.0
                 for k in range(n_components):
-                    between += mixture[k] * shift[k, a] * shift[k, b]
-                value = (scatter[a, b] - between) / total
-                if a == b:
-                    largest = 0.0
-                    for k in range(n_components):
-                        largest = max(largest, added[k, a])
-                    value += largest
-                mixture[first + a * d + b] = value
-                mixture[first + b * d + a] = value
+                    largest = max(largest, added[k, a])
+                value += largest
+            mixture[first + a * d + b] = value
+            mixture[first + b * d + a] = value
+
+
+@inlined_part
+def _fill_covariances(
+    kind: int, n_components: int, d: int, sums: Array, shift: Array, added: Array, mixture: Array
+) -> None:
+    """Fill the covariance of each component, from what :func:`_fill_means` leaves."""
+    first = n_components * (d + 1)
     for k in range(n_components):
         c, nk = first + covariance_start(kind, k, d), mixture[k]
         if kind == FULL:
@@ -240,40 +275,24 @@ def maximise(
         elif kind == DIAG:
             for a in range(d):
                 mixture[c + a] = sums[k, 1 + d + a] / nk - shift[k, a] * shift[k, a] + added[k, a]
-        elif kind == SPHERICAL:
+        else:
             square = sums[k, 0] / nk
             for a in range(d):
                 square += added[k, a] - shift[k, a] * shift[k, a]
             mixture[c] = square / d
-    if prior_at != 0:
-        call_prior(prior_at, kind, n_components, d, mixture, factors, prior)
-    for k in range(n_components):
-        mixture[k] /= total
-    end = constrained(constraint, constrain_at, n_components, d, mixture, previous)
-    sound = end != UNSOUND and fill_factors(kind, n_components, d, mixture, factors)
-    return end if sound else UNSOUND
 
 
-@compiled_part
-def constrained(constraint: int, constrain_at: int, n_components: int, d: int, mixture: Array, previous: Array) -> int:
+@inlined_part
+def constrained(model: Model, mixture: Array, previous: Array) -> int:
     """Give the covariances of a mixture what those of its model have in common.
 
-    Returns as :func:`gmm_dask.kernels.parsimonious.constrain` does, by UNSOUND, SETTLED or UNSETTLED.
-
-    Parameters
-    ----------
-    constraint : int
-        UNCONSTRAINED, or a model of :mod:`gmm_dask.kernels.parsimonious`.
-    constrain_at : int
-        Its :func:`~gmm_dask.kernels.parsimonious.constrain_address`: fits without one compile nothing of it.
-    n_components, d : int
-    mixture : ndarray
-    previous : ndarray of the same shape, or (0,)
-        The mixture before.
+    Returns as :func:`gmm_dask.kernels.parsimonious.constrain` does, by UNSOUND, SETTLED or UNSETTLED. ``previous``, of
+    the same shape or (0,), is the mixture before.
     """
-    if constraint == UNCONSTRAINED:
+    if model.constraint == UNCONSTRAINED:
         return SETTLED
-    found: int = call_constrain(constrain_at, constraint, n_components, d, mixture, previous)
+    n_components, d = model.n_components, model.n_features
+    found: int = call_constrain(model.constrain_at, model.constraint, n_components, d, mixture, previous)
     return found
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import boolean, float64, from_dtype, int64
+from numba import boolean, float64, from_dtype, int64, types
 
 from gmm_dask.kernels import parsimonious, priors
+from gmm_dask.kernels.arguments import Block, FitRows, FitSettings, Model, Monomials, Prior
 from gmm_dask.kernels.jit import Missing
 
 VALUES, MATRIX, STACK = float64[::1], float64[:, ::1], float64[:, :, ::1]
 INDICES, CHOICE = int64[::1], boolean[::1]
 DOUBLE = np.dtype(np.float64)
+MODEL = types.BaseTuple.from_types([*[int64] * 5, boolean, float64], Model)
 
 
 def of_predictions(rows: np.dtype[Any]) -> Missing:
@@ -88,20 +90,21 @@ def of_fits() -> list[Missing]:
 
 def of_whole_fit(precision: np.dtype[Any]) -> Missing:
     """Return the kernel of fits over rows in memory, in a precision."""
-    block, vectors = from_dtype(precision)[:, ::1], [VALUES, VALUES]
-    data = [MATRIX, VALUES, float64, VALUES, MATRIX, VALUES, *[INDICES] * 4]
-    settings = [float64, float64, float64, VALUES, float64, int64, float64, *vectors]
-    ends = [INDICES, MATRIX, int64[:, ::1], VALUES]
-    model = [*[int64] * 4, float64, *[int64] * 3, VALUES]
-    return _of("fit", "fit_many", *model, *data, *settings, MATRIX, MATRIX, *[block] * 3, int64, *ends)
+    prior = _named(Prior, int64, int64, boolean, VALUES)
+    rows = _named(FitRows, MATRIX, VALUES, float64, VALUES, MATRIX, VALUES)
+    monomials = _named(Monomials, INDICES, INDICES)
+    block = _named(Block, *[from_dtype(precision)[:, ::1]] * 3, int64)
+    settings = _named(FitSettings, *[float64] * 4, int64, float64, VALUES, VALUES)
+    ends = [VALUES, INDICES, MATRIX, int64[:, ::1], VALUES]
+    return _of("fit", "fit_many", MODEL, prior, rows, monomials, monomials, block, settings, MATRIX, MATRIX, *ends)
 
 
 def of_mixtures_from_parts() -> tuple[Missing, Missing]:
     """Return the kernels that a search makes mixtures with: ``assemble`` and ``fill_responsibilities``."""
-    parts, mixture = [int64, int64[:, ::1], MATRIX, MATRIX, VALUES], [MATRIX, MATRIX, VALUES, VALUES]
+    parts, mixture = [int64[:, ::1], MATRIX, MATRIX, VALUES], [MATRIX, MATRIX, VALUES, VALUES]
     block = [INDICES, INDICES, MATRIX, MATRIX, MATRIX, int64]
     return (
-        _of("assembly", "assemble", *[int64] * 3, *parts, MATRIX, MATRIX, CHOICE),
+        _of("assembly", "assemble", MODEL, *parts, MATRIX, MATRIX, CHOICE),
         _of("assembly", "fill_responsibilities", int64, *mixture, *block, MATRIX),
     )
 
@@ -119,5 +122,9 @@ def of_priors() -> list[Missing]:
     return [Missing(priors.__name__, name, priors.SIGNATURE) for name in ("_move_to_prior", "_log_prior")]
 
 
-def _of(module: str, name: str, *types: Any) -> Missing:
-    return Missing(f"gmm_dask.kernels.{module}", name, types)
+def _named(kind: type, *members: Any) -> types.BaseTuple:
+    return types.BaseTuple.from_types(members, kind)
+
+
+def _of(module: str, name: str, *kinds: Any) -> Missing:
+    return Missing(f"gmm_dask.kernels.{module}", name, kinds)

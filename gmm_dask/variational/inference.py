@@ -13,13 +13,14 @@ from typing import Self
 import numpy as np
 
 from gmm_dask import kernels
-from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, CompiledPrior, Inference
+from gmm_dask.em.inference import MAXIMUM_LIKELIHOOD, Inference
 from gmm_dask.em.prior import DefaultPrior
 from gmm_dask.em.status import Status
 from gmm_dask.errors import UserError
 from gmm_dask.families import Family, Parameters, Posterior, Statistics
 from gmm_dask.families.base import Array
 from gmm_dask.families.posterior import expected_weights
+from gmm_dask.kernels.arguments import Prior
 from gmm_dask.kernels.constants import (
     CONCENTRATION,
     COUNTED,
@@ -94,7 +95,7 @@ class Variational(Inference):
     ) -> list[Parameters | None]:
         return [self._posterior(family, one, reg_covar) for one in statistics]
 
-    def compiled_prior(self, family: Family, n_components: int, total_weight: float) -> CompiledPrior:
+    def compiled_prior(self, family: Family, n_components: int, total_weight: float) -> Prior:
         priors, header = self.priors(family, n_components), np.zeros(PRIOR_HEADER)
         header[MEAN_PRECISION], header[COUNTED] = priors.mean_precision, priors.degrees_of_freedom
         header[CONCENTRATION], header[IS_PROCESS] = priors.weight_concentration, priors.is_process
@@ -102,7 +103,7 @@ class Variational(Inference):
         header[TOTAL] = _all_rows(n_components, total_weight)
         values = np.concatenate([header, priors.mean, np.ravel(priors.covariance)])
         move, terms = kernels.posterior_addresses()
-        return CompiledPrior(move, terms, values)
+        return Prior(move, terms, True, values)
 
     def of_compiled(self, family: Family, parameters: Parameters, total_weight: float) -> Parameters:
         nk = parameters.weights * _all_rows(len(parameters.weights), total_weight)
