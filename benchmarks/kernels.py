@@ -32,7 +32,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from gmm_dask.families import Family, Parameters, Statistics, get_family
-from gmm_dask.kernels.jit import compiled
+from gmm_dask.kernels.compilation.jit import compiled
 from gmm_dask.kernels.llvm.vectors import INDEX, Lanes, inlined, matrices
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.map_reduce import one_blas_thread

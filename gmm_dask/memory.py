@@ -15,7 +15,7 @@ from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.budget import BUDGET, searched_candidates
 from gmm_dask.init.noise import MOST_ROWS as NOISE_ROWS
 from gmm_dask.init.noise import NEAREST
-from gmm_dask.kernels.folder import is_kept
+from gmm_dask.kernels.compilation.cache_folder import is_kept
 from gmm_dask.passes.component_sums import BLOCK_ROWS as FILLED_ROWS
 from gmm_dask.passes.data_summary import sample_limit
 from gmm_dask.passes.execution.graph import MERGE_WIDTH

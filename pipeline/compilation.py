@@ -13,7 +13,7 @@ from pipeline.sources import Source
 
 if TYPE_CHECKING:
     from gmm_dask.families.candidate import Candidate
-    from gmm_dask.kernels.jit import Missing
+    from gmm_dask.kernels.compilation.jit import Missing
 
 # a job that has opened its data, measured with some room
 BEGUN_BYTES = 300 << 20
@@ -32,8 +32,8 @@ def kernels_made(config: JobConfig, wanted: Callable[[], list[Missing]], progres
     progress : callable
     """
     # imported late: the command line's help needs no Numba
-    from gmm_dask.kernels import processes
-    from gmm_dask.kernels.jit import compilation_reported, made_by
+    from gmm_dask.kernels.compilation import processes
+    from gmm_dask.kernels.compilation.jit import compilation_reported, made_by
 
     def make(missing: list[Missing], n_processes: int) -> None:
         beside = "a process" if n_processes == 1 else f"{n_processes} processes"
@@ -57,7 +57,7 @@ def _n_processes(memory_limit: int) -> int:
     import dask
     from dask.system import CPU_COUNT
 
-    from gmm_dask.kernels.processes import MOST_PROCESSES, PROCESS_BYTES
+    from gmm_dask.kernels.compilation.processes import MOST_PROCESSES, PROCESS_BYTES
 
     cores = int(dask.config.get("num_workers", None) or CPU_COUNT)
     return max(1, min(MOST_PROCESSES, cores, (memory_limit - BEGUN_BYTES) // PROCESS_BYTES))
@@ -72,7 +72,7 @@ def kernels_of_job(config: JobConfig, source: Source) -> list[Missing]:
     from gmm_dask.init.budget import BUDGET
     from gmm_dask.init.starts import STARTS
     from gmm_dask.init.subsample import screening_dtype
-    from gmm_dask.kernels.signatures import (
+    from gmm_dask.kernels.compilation.signatures import (
         DOUBLE,
         of_draws,
         of_fits,
@@ -107,7 +107,7 @@ def kernels_of_job(config: JobConfig, source: Source) -> list[Missing]:
 
 def kernels_of_scores(config: JobConfig, source: Source) -> list[Missing]:
     """Return the kernels of the scores of rows."""
-    from gmm_dask.kernels.signatures import DOUBLE, of_draws, of_predictions, of_sums
+    from gmm_dask.kernels.compilation.signatures import DOUBLE, of_draws, of_predictions, of_sums
     from gmm_dask.selection.grid import check_candidates
 
     candidates = check_candidates(config.search.n_components, config.search.covariance_types)
@@ -120,7 +120,7 @@ def kernels_of_scores(config: JobConfig, source: Source) -> list[Missing]:
 def _of_constraints(candidates: Sequence[Candidate]) -> list[Missing]:
     """Return the kernels of candidates whose components have something in common, fitted or read from a store."""
     from gmm_dask.families import get_family
-    from gmm_dask.kernels.signatures import of_constraints
+    from gmm_dask.kernels.compilation.signatures import of_constraints
 
     constrained = any(get_family(candidate.covariance_type).is_constrained for candidate in candidates)
     return of_constraints() if constrained else []
@@ -128,7 +128,12 @@ def _of_constraints(candidates: Sequence[Candidate]) -> list[Missing]:
 
 def _of_gaps(config: JobConfig, source: Source) -> list[Missing]:
     """Return the kernels of the rows of a source and of the sample in which values are missing, if any may be."""
-    from gmm_dask.kernels.signatures import DOUBLE, of_imputation, of_incomplete_predictions, of_incomplete_sums
+    from gmm_dask.kernels.compilation.signatures import (
+        DOUBLE,
+        of_imputation,
+        of_incomplete_predictions,
+        of_incomplete_sums,
+    )
 
     if not config.data.has_gaps:
         return []

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from gmm_dask.kernels.arguments import Model, Prior
 from gmm_dask.kernels.chunks import fill_logits
+from gmm_dask.kernels.compilation.jit import ZERO, compiled
 from gmm_dask.kernels.constants import TIED, UNSOUND
 from gmm_dask.kernels.e_step import softmax
-from gmm_dask.kernels.jit import ZERO, compiled
 from gmm_dask.kernels.m_step import fill_coefficients, fill_scatter, maximise
 from gmm_dask.kernels.products import add_sums
 

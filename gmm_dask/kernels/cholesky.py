@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.jit import ZERO, compiled, compiled_part
+from gmm_dask.kernels.compilation.jit import ZERO, compiled, compiled_part
 
 Array = NDArray[np.float64]
 

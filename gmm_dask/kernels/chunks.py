@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask.kernels.compilation.jit import compiled, compiled_part
 from gmm_dask.kernels.e_step import softmax
-from gmm_dask.kernels.jit import compiled, compiled_part
 from gmm_dask.kernels.products import add_sums, log_densities
 
 

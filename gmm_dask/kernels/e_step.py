@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.jit import compiled
+from gmm_dask.kernels.compilation.jit import compiled
 from gmm_dask.kernels.llvm.elementary import elementary
 from gmm_dask.kernels.llvm.vectors import REGISTER_BYTES, Lanes, inlined, integer, matrices
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from gmm_dask.kernels.arguments import FitSettings, Model
 from gmm_dask.kernels.cholesky import factorise
+from gmm_dask.kernels.compilation.jit import compiled_part, inlined_part
 from gmm_dask.kernels.constants import TRIES, UNCONSTRAINED, UNSOUND
-from gmm_dask.kernels.jit import compiled_part, inlined_part
 from gmm_dask.kernels.m_step import constrained, fill_factors
 
 Array = NDArray[np.float64]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.kernels.arguments import Block, FitRows, FitSettings, Model, Monomials, Prior
 from gmm_dask.kernels.chunks import add_chunk
+from gmm_dask.kernels.compilation.jit import ZERO, compiled, compiled_part, inlined_part
 from gmm_dask.kernels.constants import (
     CONVERGED,
     FAILED,
@@ -33,7 +34,6 @@ from gmm_dask.kernels.constants import (
     UNSOUND,
 )
 from gmm_dask.kernels.extrapolation import History, Mixture, copy, empty_mixture, extrapolate, remember
-from gmm_dask.kernels.jit import ZERO, compiled, compiled_part, inlined_part
 from gmm_dask.kernels.llvm.calls import call_prior
 from gmm_dask.kernels.m_step import (
     covariance_start,

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from gmm_dask.kernels.arguments import Model, Prior
 from gmm_dask.kernels.cholesky import factorise, invert_upper
+from gmm_dask.kernels.compilation.jit import compiled, compiled_part, inlined_part
 from gmm_dask.kernels.constants import (
     DIAG,
     FULL,
@@ -40,7 +41,6 @@ from gmm_dask.kernels.constants import (
     UNCONSTRAINED,
     UNSOUND,
 )
-from gmm_dask.kernels.jit import compiled, compiled_part, inlined_part
 from gmm_dask.kernels.llvm.calls import call_constrain, call_prior
 
 Array = NDArray[np.float64]

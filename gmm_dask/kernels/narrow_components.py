@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.cholesky import factorise, invert_upper
+from gmm_dask.kernels.compilation.jit import ZERO, compiled
 from gmm_dask.kernels.constants import SOUND, SPURIOUS, UNDECIDED
-from gmm_dask.kernels.jit import ZERO, compiled
 
 Array = NDArray[np.float64]
 

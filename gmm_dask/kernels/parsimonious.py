@@ -28,6 +28,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.cholesky import factorise, invert_upper
+from gmm_dask.kernels.compilation.jit import ZERO, callback, compiled, compiled_part
 from gmm_dask.kernels.constants import (
     EEI,
     EEV,
@@ -44,7 +45,6 @@ from gmm_dask.kernels.constants import (
     VEI,
     VEV,
 )
-from gmm_dask.kernels.jit import ZERO, callback, compiled, compiled_part
 
 Array = NDArray[np.float64]
 

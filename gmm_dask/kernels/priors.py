@@ -17,6 +17,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from gmm_dask.kernels.compilation.jit import callback, compiled_part
 from gmm_dask.kernels.constants import (
     CONCENTRATION,
     COUNTED,
@@ -30,7 +31,6 @@ from gmm_dask.kernels.constants import (
     TIED,
     TOTAL,
 )
-from gmm_dask.kernels.jit import callback, compiled_part
 from gmm_dask.kernels.m_step import covariance_start
 
 Array = NDArray[np.float64]

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.jit import compiled
+from gmm_dask.kernels.compilation.jit import compiled
 from gmm_dask.kernels.llvm.vectors import N_REGISTERS, REGISTER_BYTES, Lanes, for_each_size, inlined, integer, matrices
 
 # 8 x 3 results with 32 registers, 4 x 3 with 16: of the shapes that fit, the one with the most multiply-adds per load

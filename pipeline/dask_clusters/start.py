@@ -200,7 +200,7 @@ class OneThread(distributed.WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Any) -> None:
         """Set the limit until the worker ends, after the libraries that have thread pools were loaded."""
         import gmm_dask.passes.map_reduce  # noqa: F401
-        from gmm_dask.kernels.processes import compile_in_processes
+        from gmm_dask.kernels.compilation.processes import compile_in_processes
 
         compile_in_processes()
         self._limits = threadpool_limits(limits=1)

@@ -691,7 +691,7 @@ def test_the_machine_is_the_workers(data, tmp_path, shared):
         machine = dask_clusters.machine_of(config, shape)
         pools = dask_clusters.client._current.client.run(threadpoolctl.threadpool_info)
         compiling = dask_clusters.client._current.client.run(
-            lambda: import_module("gmm_dask.kernels.jit").maker is not None
+            lambda: import_module("gmm_dask.kernels.compilation.jit").maker is not None
         )
     assert (machine.threads, machine.memory_limit) == (1, 1 << 30)  # what the workers were started with
     assert {pool["num_threads"] for found in pools.values() for pool in found} == {1}

@@ -13,7 +13,7 @@ import pytest
 import naive
 from gmm_dask import kernels
 from gmm_dask.families.matrix_base import pack_quadratic, unpack_scatter
-from gmm_dask.kernels import jit
+from gmm_dask.kernels.compilation import jit
 from gmm_dask.kernels.feature_map import factors, n_monomials
 from gmm_dask.passes.model_batch import ROW_MULTIPLE
 from marks import slow
@@ -217,7 +217,7 @@ names = "add_chunk", "predict_chunk"
 def test_machine_code_is_made_once(tmp_path, script):
     """What one process compiled, the next one loads: nothing is compiled again for each worker, nor reported."""
     script = f"""
-from gmm_dask.kernels.jit import compilation_reported
+from gmm_dask.kernels.compilation.jit import compilation_reported
 reported = []
 with compilation_reported(reported.append):
 {textwrap.indent(script, "    ")}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gmm_dask import memory
-from gmm_dask.kernels import folder, jit, processes, signatures
+from gmm_dask.kernels.compilation import cache_folder, jit, processes, signatures
 from gmm_dask.memory import COMPILER_BYTES, IMPORTS_BYTES, program_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ CALL = """
 import numpy as np
 from numba import typeof
 from gmm_dask import kernels
-from gmm_dask.kernels import jit, processes
+from gmm_dask.kernels.compilation import jit, processes
 def call():
     resp, shares = np.zeros((2, 48)), np.ones((3, 48))
     given = resp, np.array([0, 2]), shares[2], shares[:1], shares[1:2], 48
@@ -101,10 +101,10 @@ def test_a_process_that_cannot_keep_machine_code_has_the_compiler_projected(monk
     def none_can_be_written():
         raise FileNotFoundError
 
-    monkeypatch.setattr(folder.os, "access", lambda *given: False)
-    assert folder.is_kept()
-    monkeypatch.setattr(folder.tempfile, "gettempdir", none_can_be_written)
-    assert not folder.is_kept()
+    monkeypatch.setattr(cache_folder.os, "access", lambda *given: False)
+    assert cache_folder.is_kept()
+    monkeypatch.setattr(cache_folder.tempfile, "gettempdir", none_can_be_written)
+    assert not cache_folder.is_kept()
     assert memory.program_bytes() == IMPORTS_BYTES + COMPILER_BYTES
     (note,) = memory.compiler_notes()
     assert "160 MiB" in note

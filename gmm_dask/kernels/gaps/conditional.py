@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.cholesky import factorise
+from gmm_dask.kernels.compilation.jit import compiled, compiled_part
 from gmm_dask.kernels.constants import DIAG, SPHERICAL
 from gmm_dask.kernels.gaps.marginals import count_components, marginal_of, split
-from gmm_dask.kernels.jit import compiled, compiled_part
 from gmm_dask.kernels.m_step import covariance_start
 
 Array = NDArray[np.float64]

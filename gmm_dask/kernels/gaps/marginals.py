@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmm_dask.kernels.compilation.jit import compiled_part
 from gmm_dask.kernels.constants import DIAG, FULL, SPHERICAL, TIED
-from gmm_dask.kernels.jit import compiled_part
 from gmm_dask.kernels.m_step import fill_coefficients, fill_factors
 
 Array = NDArray[np.float64]

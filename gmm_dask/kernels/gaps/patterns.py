@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmm_dask.kernels.jit import compiled, compiled_part
+from gmm_dask.kernels.compilation.jit import compiled, compiled_part
 
 Positions = NDArray[np.int64]
 Words = NDArray[np.uint64]

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmm_dask.kernels.chunks import add_chunk, predict_chunk
+from gmm_dask.kernels.compilation.jit import compiled, compiled_part
 from gmm_dask.kernels.constants import DIAG, FULL, SPHERICAL, TIED
 from gmm_dask.kernels.gaps.conditional import regress
 from gmm_dask.kernels.gaps.marginals import columns_of, densities_of, split
-from gmm_dask.kernels.jit import compiled, compiled_part
 
 Array = NDArray[np.float64]
 Positions = NDArray[np.int64]

@@ -12,7 +12,7 @@ from numba import boolean, float64, from_dtype, int64, types
 
 from gmm_dask.kernels import parsimonious, priors
 from gmm_dask.kernels.arguments import Block, FitRows, FitSettings, Model, Monomials, Prior
-from gmm_dask.kernels.jit import Missing
+from gmm_dask.kernels.compilation.jit import Missing
 
 VALUES, MATRIX, STACK = float64[::1], float64[:, ::1], float64[:, :, ::1]
 INDICES, CHOICE = int64[::1], boolean[::1]

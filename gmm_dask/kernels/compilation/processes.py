@@ -1,6 +1,6 @@
 """Processes that compile kernels, and leave the machine code on disk: LLVM's memory is theirs, and goes with them.
 
-``python -m gmm_dask.kernels.processes`` is one of them: it reads what it is to make from its input.
+``python -m gmm_dask.kernels.compilation.processes`` is one of them: it reads what it is to make from its input.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import IO, Any
 import numba
 from numba.core.registry import cpu_target
 
-from gmm_dask.kernels import jit
-from gmm_dask.kernels.jit import KernelCache, Missing, callback
+from gmm_dask.kernels.compilation import jit
+from gmm_dask.kernels.compilation.jit import KernelCache, Missing, callback
 
 # a process at its peak, measured on Linux with some room: 273 MiB for all kernels of a job, 240 for a half of them
 PROCESS_BYTES = 300 << 20

@@ -141,7 +141,7 @@ class _KernelFile(IndexDataCacheFile):  # type: ignore[misc]
 def _sources() -> str:
     """A hash of the sources of all kernels."""
     found = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()
 
