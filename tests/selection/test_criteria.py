@@ -52,7 +52,7 @@ def test_the_smallest_criterion_wins():
 
 
 def test_no_usable_candidate_is_an_error():
-    with pytest.raises(UserError, match=names("1 candidate", "reg_covar")):
+    with pytest.raises(UserError, match=names("no candidate", "reg_covar")):
         choose([outcome(status=Status.SINGULAR)], "bic")
 
 

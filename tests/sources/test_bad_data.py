@@ -278,7 +278,7 @@ CASES = {
     "values whose squares overflow": Case(npy(ROWS * 1e200), ("'x", "float64", "cale the data")),
     "negative weights": Case(parquet(), ("weights", "negative", "0"), config=data(weights="b")),
     "fewer rows than components": Case(
-        csv("a,b\n1,2\n2,1\n3,3\n"), ("n_samples = 3", "fewer components"), config={"search": {"n_components": [5]}}
+        csv("a,b\n1,2\n2,1\n3,3\n"), ("3 rows", "fewer components"), config={"search": {"n_components": [5]}}
     ),
     # the job
     "a key that nobody knows": Case(lambda: None, ("search.n_int", "n_init?"), config={"search": {"n_int": 3}}),
