@@ -45,7 +45,7 @@ from gmm_dask import GaussianMixture, GaussianMixtureSearch
 from gmm_dask.em.loop import State
 from gmm_dask.em.spurious import check_parameters
 from gmm_dask.em.status import Status
-from gmm_dask.families import FAMILIES, Parameters, get_family
+from gmm_dask.families import DEFAULT_TYPES, Parameters, get_family
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.passes.data_summary import summarize_rows
 from gmm_dask.passes.rows import as_rows
@@ -197,7 +197,7 @@ def is_sound(data: Data, name: str, found: Parameters) -> bool:
 
 def theirs(data: Data, seed: int, n_init: int) -> Result:
     bounds, bics, sizes, passes, spent = {}, [], [], 0, Stopwatch()
-    for name in FAMILIES:
+    for name in DEFAULT_TYPES:
         for k in data.ks:
             with spent, threadpool_limits(1):
                 fitted = mixture.GaussianMixture(
@@ -299,7 +299,7 @@ def bounds_of(data: Data, k: int, name: str, **settings) -> np.ndarray:
 def count_passes(data: Data) -> dict[str, list[tuple[int, int, float]]]:
     """Of each cell with several components: plain EM's passes and ours to the same likelihood, and ours above its."""
     found = {side: [] for side in FEWER}
-    for name, k in itertools.product(FAMILIES, data.ks[data.ks[0] == 1 :]):
+    for name, k in itertools.product(DEFAULT_TYPES, data.ks[data.ks[0] == 1 :]):
         plain = bounds_of(data, k, name, init_params="kmeans", **TO_THE_END)
         for side, settings in FEWER.items():
             ours = bounds_of(data, k, name, **settings, **TO_THE_END)
