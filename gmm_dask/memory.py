@@ -147,7 +147,7 @@ def spare_bytes(machine: Machine, needed: int) -> int:
 
 def reads_ahead(shape: Shape, machine: Machine, needed: int) -> bool:
     """Whether each thread of a worker may hold the next chunk of its run, too, if the work needs so many bytes."""
-    return machine.runs and needed + machine.threads * shape.chunk_bytes <= UNPAUSED * machine.memory_limit
+    return machine.runs and needed + busy_threads(shape, machine) * shape.chunk_bytes <= UNPAUSED * machine.memory_limit
 
 
 def model_bytes(candidate: Candidate, n_features: int, gaps: bool = False) -> int:
@@ -188,9 +188,14 @@ def thread_bytes(shape: Shape) -> int:
     return reading + copied + 2 * block + 3 * shape.output_bytes * shape.chunk_rows
 
 
+def busy_threads(shape: Shape, machine: Machine) -> int:
+    """How many threads have a chunk at a time."""
+    return min(machine.threads, shape.n_chunks)
+
+
 def working_bytes(shape: Shape, machine: Machine) -> int:
     """What all threads work on; a thread without a chunk holds nothing."""
-    return min(machine.threads, shape.n_chunks) * thread_bytes(shape)
+    return busy_threads(shape, machine) * thread_bytes(shape)
 
 
 def affordable_threads(shape: Shape, memory_limit: int, most: int) -> int:
@@ -417,11 +422,10 @@ def _sizes(shape: Shape, candidates: Sequence[Candidate], n_init: int) -> list[i
 
 def _too_small(shape: Shape, machine: Machine, needed: int) -> UserError:
     mib = 1 << 20
-    threads = min(machine.threads, shape.n_chunks)
     return UserError(
         f"the memory limit is {machine.memory_limit / mib:,.0f} MiB, and {needed / mib:,.0f} MiB are needed: "
         f"{program_bytes() / mib:,.0f} for the program, {working_bytes(shape, machine) / mib:,.0f} for "
-        f"{threads} thread(s) at work on chunks of {shape.chunk_rows:,} rows (to read one takes "
+        f"{busy_threads(shape, machine)} thread(s) at work on chunks of {shape.chunk_rows:,} rows (to read one takes "
         f"{(shape.chunk_bytes + shape.read_bytes) / mib:,.0f}), the rest for starts, sums and states. Raise "
         "cluster.memory_limit, search fewer components or columns, or use smaller chunks: data.chunk_rows, and in the "
         "data smaller storage chunks, pages or lines."

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from gmm_dask.em.loop import State
 from gmm_dask.families.candidate import Candidate
 from gmm_dask.init.starts import STARTS, require_rows
-from gmm_dask.memory import Machine, Resamples, Shape, compiler_notes, plan_waves, projected_bytes, reads_ahead
+from gmm_dask.memory import (
+    Machine,
+    Resamples,
+    Shape,
+    busy_threads,
+    compiler_notes,
+    plan_waves,
+    projected_bytes,
+    reads_ahead,
+)
 from gmm_dask.passes.data_summary import DataSummary
 from gmm_dask.selection.grid import check_candidates, noise_choices
 from pipeline.config.grouping import require_groupable
@@ -134,7 +143,8 @@ class FitPlan:
     @property
     def memory_bytes(self) -> int:
         """Projected peak of the process, with the chunks that are read ahead."""
-        return self.needed_bytes + (self.machine.threads * self.shape.chunk_bytes if self.reads_ahead else 0)
+        ahead = busy_threads(self.shape, self.machine) * self.shape.chunk_bytes
+        return self.needed_bytes + (ahead if self.reads_ahead else 0)
 
 
 def plan_fits(

@@ -118,6 +118,10 @@ def test_threads_without_a_chunk_hold_nothing():
     few, many = (working_bytes(shape, Machine(8, 0)) for shape in (one, two))
     assert few == thread_bytes(one)
     assert many == 2 * few
+    plans = [
+        FitPlan(shape, Machine(8, 8192 * MIB, runs=True), (Candidate("full", 2),), 1, (1,)) for shape in (one, two)
+    ]
+    assert [(plan.memory_bytes - plan.needed_bytes) / one.chunk_bytes for plan in plans] == [1, 2]
 
 
 def test_components_take_threads():

@@ -16,6 +16,7 @@ from gmm_dask.memory import (
     CHECKPOINT_COPIES,
     Machine,
     Shape,
+    busy_threads,
     covariance_values,
     plan_waves,
     program_bytes,
@@ -188,7 +189,7 @@ def _computing_bytes(shape: Shape, machine: Machine, candidates: Sequence[Candid
     """The imports, and the most of: threads that sort chunks by group, threads with a group each, one with a large."""
     rows = max(1, CHUNK_BYTES // (8 * shape.n_features))
     sorting = working_bytes(shape, machine)
-    sorting += min(machine.threads, shape.n_chunks) * SORT_COPIES * (shape.chunk_bytes + 8 * shape.chunk_rows)
+    sorting += busy_threads(shape, machine) * SORT_COPIES * (shape.chunk_bytes + 8 * shape.chunk_rows)
     group = replace(shape, n_chunks=1, chunk_rows=rows, read_bytes=0, output_bytes=0)
     searching = machine.threads * _search_bytes(group, 1, candidates, n_init)
     large = replace(group, n_chunks=IN_MEMORY_BYTES // CHUNK_BYTES)

@@ -12,13 +12,13 @@ from gmm_dask.formatting import joined, listed
 from pipeline.sources.grids.columns import Variables
 from pipeline.sources.grids.variables import Variable
 
-# dimensions that profiles, spectra and the like are along, by their names
-_FEATURES = re.compile(
-    r"(?i)(depth|lev|level|levels|z|zc|plev|pressure|pres|height|altitude|sigma|band|bands|channel|wavelength|"
-    r"frequency|bin|bins|marker|feature|features)(_?[0-9a-z])?"
-)
-# of names of several words, such as N_LEVELS and ocean_sigma_coordinate
+# a word of the names of vertical dimensions, such as N_LEVELS and ocean_sigma_coordinate
 _VERTICAL = {"depth", "level", "levels", "lev", "layer", "pressure", "height", "altitude", "sigma"}
+# names of dimensions that profiles, spectra and the like are along
+_FEATURES = re.compile(
+    rf"(?i)({'|'.join(sorted(_VERTICAL))}|z|zc|plev|pres|band|bands|channel|wavelength|frequency|bin|bins|marker|feature|"
+    r"features)(_?[0-9a-z])?"
+)
 _PRESSURE = re.compile(r"(?i)(d|deci|m|milli|h|hecto|k|kilo)?(pa|pascals?|bars?)")
 
 
